@@ -1,0 +1,22 @@
+#!/usr/bin/env python3
+"""Generate the synthetic shapes datasets (about 20 seconds).
+
+Example:
+    python datasets/prepare_shapes.py
+"""
+
+import argparse
+import os
+
+from transfer_maskrcnn.data.shapes import prepare_shapes
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--root",
+        default=os.environ.get("DETECTRON2_DATASETS", "datasets"),
+        help="folder that gets shapes/ (default: $DETECTRON2_DATASETS, else datasets)",
+    )
+    print(f"shapes datasets are in {prepare_shapes(parser.parse_args().root)}")

@@ -1,0 +1,49 @@
+"""Packaging. detectron2 is not among the requirements: the name of its distribution differs from
+install to install. Importing transfer_maskrcnn without it says how to get it."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+README = ROOT / "README.md"
+
+
+def version() -> str:
+    """The version, read as text: importing the package would need detectron2."""
+    text = (ROOT / "transfer_maskrcnn" / "version.py").read_text(encoding="utf-8")
+    match = re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)
+    if match is None:
+        raise RuntimeError("transfer_maskrcnn/version.py has no line '__version__ = ...'")
+    return match.group(1)
+
+
+setup(
+    name="transfer-maskrcnn",
+    version=version(),
+    description="Fine-tunes a pretrained Mask R-CNN of detectron2 on your own dataset",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    packages=find_packages(include=["transfer_maskrcnn", "transfer_maskrcnn.*"]),
+    package_data={"transfer_maskrcnn": ["**/*.yaml", "**/*.html", "**/*.pth", "**/*.safetensors"]},
+    python_requires=">=3.10,<3.14",
+    install_requires=[
+        "fvcore>=0.1.5",
+        "iopath>=0.1.9",
+        "jinja2>=3.0",
+        "matplotlib>=3.5",
+        "numpy>=1.23",
+        "pillow>=9.5",
+        "pycocotools>=2.0.6",
+        "pyyaml>=6.0",
+        "safetensors>=0.4",
+        "termcolor>=1.1",
+        "torch>=2.0",
+        "torchvision>=0.15",
+        "tqdm>=4.60",
+        "yacs>=0.1.8",
+    ],
+)

@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from transfer_maskrcnn.data.formats import LoadedDataset, load_labelme_json
+from transfer_maskrcnn.data.formats import base as reasons
+from transfer_maskrcnn.data.formats.bitmasks import rle_to_mask
+from transfer_maskrcnn.errors import DatasetError
+
+POINTS = [[2, 2], [8, 2], [8, 8], [2, 8]]
+FLAT = [2, 2, 8, 2, 8, 8, 2, 8]
+
+
+def shape(label: str = "cat", points: Any = POINTS, **more: Any) -> dict[str, Any]:
+    return {"label": label, "points": points, "group_id": None, "shape_type": "polygon"} | more
+
+
+def png(mask: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(mask).save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def mask_shape(x: int = 4, y: int = 3, **more: Any) -> dict[str, Any]:
+    """A 5x7 mask without its first row, at x, y; the box's far edge is inside, as labelme has it."""
+    mask = np.ones((5, 7), dtype=bool)
+    mask[0] = False
+    box = [[x, y], [x + 6, y + 4]]
+    return shape(points=box, shape_type="mask", mask=png(mask)) | more
+
+
+@pytest.fixture
+def load(tmp_path: Path, make_image: Callable[..., Path], check_counts: Any) -> Any:
+    def load(*shapes: Any, data: Any = None, **options: Any) -> LoadedDataset:
+        """One file 0001.json for images/0001.jpg; ``data`` changes or, if no dict, replaces it."""
+        make_image("images/0001.jpg")
+        content = {
+            "imagePath": "0001.jpg",
+            "imageHeight": 20,
+            "imageWidth": 30,
+            "imageData": None,
+            "shapes": list(shapes),
+        }
+        content = content | (data or {}) if isinstance(data, (dict, type(None))) else data
+        (tmp_path / "json").mkdir(exist_ok=True)
+        (tmp_path / "json/0001.json").write_text(json.dumps(content))
+        dataset = load_labelme_json(tmp_path / "json", tmp_path / "images", **options)
+        check_counts(dataset)
+        return dataset
+
+    return load
+
+
+@pytest.mark.parametrize(
+    "one, bbox",
+    [
+        (shape(), [2, 2, 8, 8]),
+        (shape(shape_type=None), [2, 2, 8, 8]),  # labelme 3 wrote none
+        (shape(points=[[8, 9], [2, 3]], shape_type="rectangle"), [2, 3, 8, 9]),  # any two corners
+        (shape(shape_type="rectangle"), [2, 2, 8, 8]),  # or all four
+        (shape(points=[[10, 9], [10, 13]], shape_type="circle"), [6, 5, 14, 13]),
+        (mask_shape(), [4, 4, 11, 8]),
+        (mask_shape(x=-3), [0, 4, 4, 8]),  # cut off at the border
+        (mask_shape(x=26, y=17), [26, 18, 30, 20]),
+    ],
+)
+def test_shapes(load: Any, one: Any, bbox: list[float]) -> None:
+    dataset = load(one)
+    assert dataset.classes == ("cat",)
+    assert dataset.dicts[0]["annotations"][0]["bbox"] == pytest.approx(bbox, abs=0.1)
+    assert dataset.mask_format == ("bitmask" if one["shape_type"] == "mask" else "polygon")
+
+
+def test_mask_pixels(load: Any) -> None:
+    mask = rle_to_mask(load(mask_shape()).dicts[0]["annotations"][0]["segmentation"])
+    expected = np.zeros((20, 30), dtype=bool)
+    expected[4:8, 4:11] = True
+    assert (mask == expected).all()
+
+
+@pytest.mark.parametrize(
+    "shapes, parts",
+    [
+        ([shape(group_id=1), shape(group_id=1)], [2]),
+        ([shape(group_id=0), shape(group_id=0)], [2]),  # 0 is a group as well
+        ([shape(group_id=1), shape(group_id=2)], [1, 1]),
+        ([shape(group_id=1), shape("dog", group_id=1)], [1, 1]),
+        ([shape(), shape()], [1, 1]),
+        ([shape(group_id=1), shape(), shape(group_id=1)], [2, 1]),
+    ],
+)
+def test_groups(load: Any, shapes: Any, parts: list[int]) -> None:
+    annotations = load(*shapes).dicts[0]["annotations"]
+    assert [len(a["segmentation"]) for a in annotations] == parts
+
+
+def test_group_of_mask_and_polygon(load: Any) -> None:
+    dataset = load(mask_shape(group_id=3), shape(group_id=3), shape())
+    assert dataset.mask_format == "bitmask"
+    both, single = (rle_to_mask(a["segmentation"]) for a in dataset.dicts[0]["annotations"])
+    assert both[2:8, 2:8].all() and both[4:8, 4:11].all()
+    assert both.sum() == 36 + 28 - 16
+    assert single.sum() == 36
+
+
+@pytest.mark.parametrize(
+    "one, reason",
+    [
+        (shape("nose", points=[[3, 3]], shape_type="point"), "of shape 'point'"),
+        (shape("edge", shape_type="linestrip"), "of shape 'linestrip'"),
+        (shape("edge", points=POINTS[:2], shape_type="line"), "of shape 'line'"),
+        (shape(points=[], shape_type="polygon"), reasons.BAD_COORDINATES),
+        (shape(points=POINTS[:2]), reasons.TOO_FEW_POINTS),
+        (shape(points=POINTS[:1], shape_type="rectangle"), reasons.BAD_COORDINATES),
+        (shape(points=[[2, None], [3, 3]], shape_type="circle"), reasons.BAD_COORDINATES),
+        (shape(points=[[2, 2], [2, 2]], shape_type="circle"), reasons.BAD_COORDINATES),
+        (mask_shape(mask=None), reasons.BAD_MASK),
+        (mask_shape(mask="AAAA"), reasons.BAD_MASK),
+        (mask_shape(mask="%%"), reasons.BAD_MASK),
+        (mask_shape(points=[[4, 3], [20, 9]]), reasons.BAD_MASK),  # does not fit its box
+        (mask_shape(mask=png(np.zeros((5, 7), dtype=bool))), reasons.ZERO_AREA),
+        (mask_shape(x=50), reasons.OUTSIDE_IMAGE),
+    ],
+)
+def test_left_out(load: Any, one: Any, reason: str) -> None:
+    dataset = load(shape(), one, classes=["cat"])  # the labels of unusable shapes do not matter
+    assert dataset.report.left_out == {reason: 1}
+    assert dataset.report.examples[reason].endswith("0001.jpg: shapes[1]")
+
+
+@pytest.mark.parametrize(
+    "image_path",
+    [
+        "0001.jpg",
+        None,
+        "",
+        "elsewhere.jpg",
+        "..\\photos\\0001.jpg",
+        "../photos/0001.jpg",
+        "/home/someone/0001.jpg",
+        "C:\\photos\\IMG_7.jpg",
+        "../json/0001.json",  # exists, but outside image_root
+        7,
+        "a\0b",
+    ],
+)
+def test_image_path(load: Any, tmp_path: Path, image_path: Any) -> None:
+    dataset = load(shape(), data={"imagePath": image_path})
+    assert dataset.dicts[0]["file_name"] == str(tmp_path / "images/0001.jpg")
+
+
+def test_image_path_in_a_subfolder(load: Any, make_image: Callable[..., Path]) -> None:
+    path = make_image("images/cam1/0007.jpg")
+    dataset = load(shape(), data={"imagePath": "cam1\\0007.jpg"})
+    assert dataset.dicts[0]["file_name"] == str(path)
+
+
+@pytest.mark.parametrize("size", [{"imageHeight": None}, {"imageWidth": None}])
+def test_size_missing(load: Any, size: Any) -> None:
+    assert load(shape(), data=size).dicts[0]["height"] == 20
+
+
+def test_other_size(load: Any, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="1 whose size differs from the annotation"):
+        load(shape(), data={"imageHeight": 21})
+
+
+def test_label_map(load: Any) -> None:
+    shapes = [shape("cat1"), shape("cat2", group_id=1), shape("cat1", group_id=1), shape("dog")]
+    dataset = load(*shapes, label_map={"cat1": "cat", "cat2": "cat"}, classes=["dog", "cat"])
+    # grouped by the label in the file: cat1 and cat2 are two instances
+    assert [a["category_id"] for a in dataset.dicts[0]["annotations"]] == [1, 1, 1, 0]
+    assert load(*shapes).classes == ("cat1", "cat2", "dog")
+
+
+@pytest.mark.parametrize(
+    "shapes, data, message",
+    [
+        ([{"points": POINTS}], None, r"0001.json: shapes\[0\] has no 'label'"),
+        ([shape(label=3)], None, r"shapes\[0\].label is 3; expected a text"),  # type: ignore[arg-type]
+        ([{"label": "cat"}], None, r"shapes\[0\] has no 'points'"),
+        ([shape(points=[2, 2, 8, 8])], None, r"shapes\[0\].points\[0\] is 2; expected a list"),
+        ([3], None, r"shapes\[0\] is 3; expected an object"),
+        ([shape()], {"imageHeight": "20"}, "imageHeight is '20'; expected a whole number"),
+        ([shape()], {"shapes": None}, "is not a labelme json"),
+        ([shape()], {"imagePath": "x.jpg"}, ""),
+        ([shape("cta")], None, r"'cta' \(1 instance; did you mean 'cat'\?\).*label_map"),
+        ([], {"images": [], "annotations": []}, ""),
+        ([], [], "a list of 0 items"),
+    ],
+)
+def test_errors(load: Any, shapes: Any, data: Any, message: str) -> None:
+    if not message:
+        assert load(*shapes, data=data, classes=["cat"]).dicts
+        return
+    with pytest.raises(DatasetError, match=message):
+        load(*shapes, data=data, classes=["cat"])
+
+
+def test_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"has no \*.json file"):
+        load_labelme_json(tmp_path, tmp_path)
+
+
+def test_files_in_natural_order(load: Any, tmp_path: Path, make_image: Callable[..., Path]) -> None:
+    load(shape())
+    text = (tmp_path / "json/0001.json").read_text()
+    for name in ("x10", "x9"):
+        make_image(f"images/{name}.jpg")
+        (tmp_path / f"json/{name}.json").write_text(text.replace("0001.jpg", f"{name}.jpg"))
+    dicts = load_labelme_json(tmp_path / "json", tmp_path / "images").dicts
+    assert [Path(d["file_name"]).stem for d in dicts] == ["0001", "x9", "x10"]
+    assert [d["image_id"] for d in dicts] == [1, 2, 3]

@@ -1,0 +1,123 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from transfer_maskrcnn.surgery.classes import (
+    EQUAL,
+    FOLDED,
+    MAPPED,
+    MEAN,
+    NEW,
+    PARENT,
+    match_classes,
+    same_name,
+    zoo_dataset,
+)
+
+COCO = ["person", "traffic light", "knife", "bus", "dog"]
+
+# two names, whether they are the same class
+SAME = [
+    ("Traffic_Light", "traffic light", True),
+    ("traffic-lights", "traffic light", True),
+    ("PERSONS", "person", True),
+    ("buses", "bus", True),
+    ("cherry", "cherries", True),
+    # plurals that need a dictionary do not fold, nor do words inside words
+    ("knives", "knife", False),
+    ("car", "carrot", False),
+    ("as", "a", True),
+    # a row without a class never matches
+    ("", "", False),
+]
+
+
+@pytest.mark.parametrize(("a", "b", "expected"), SAME)
+def test_same_name(a: str, b: str, expected: bool) -> None:
+    assert same_name(a, b) is expected
+    assert same_name(b, a) is expected
+
+
+# target class, class map, new_class_init, source class, how
+ROWS = [
+    ("dog", [], "default", "dog", EQUAL),
+    ("Dogs", [], "default", "dog", FOLDED),
+    ("pedestrian", [["person", "pedestrian"]], "default", "person", MAPPED),
+    # a map wins over an equal name, and its own names fold too
+    ("dog", [["person", "dog"]], "default", "person", MAPPED),
+    ("pedestrian", [["Person", "Pedestrians"]], "default", "person", MAPPED),
+    ("cell", [], "default", None, NEW),
+    ("cell", [], "mean", None, MEAN),
+    ("puppy", [], "dog", "dog", PARENT),
+]
+
+
+@pytest.mark.parametrize(("name", "pairs", "init", "source", "how"), ROWS)
+def test_where_rows_come_from(
+    name: str, pairs: list[list[str]], init: str, source: str | None, how: str
+) -> None:
+    rows, problems = match_classes(COCO, [name, "bus"], pairs, init)
+    assert problems == ()
+    assert (rows[0].target, rows[0].source, rows[0].how) == (name, source, how)
+    assert rows[1].how == EQUAL
+
+
+def test_one_source_serves_many_targets() -> None:
+    pairs = [["person", "child"], ["person", "adult"]]
+    rows, problems = match_classes(COCO, ["child", "adult"], pairs, "default")
+    assert problems == ()
+    assert [row.source for row in rows] == ["person", "person"]
+
+
+def test_an_ambiguous_name_is_nobodys() -> None:
+    rows, _ = match_classes(["traffic light", "Traffic_Light", "bus"], ["TRAFFICLIGHT", "bus"], [], "default")
+    assert rows[0].source is None
+
+
+# class map, new_class_init, code, words of the message
+WRONG = [
+    ([["persn", "cell"]], "default", "class_map", ["'persn'", "Did you mean 'person'?"]),
+    ([["person", "nucleus"]], "default", "class_map", ["target class 'nucleus'", "'cell'"]),
+    ([["person", "cell"], ["dog", "cell"]], "default", "class_map", ["two source classes", "'dog'"]),
+    ([["person"]], "default", "class_map", ["not a pair"]),
+    (["ab"], "default", "class_map", ["'ab', not a pair"]),
+    ([], "animal", "new_class_init", ["NEW_CLASS_INIT names the source class 'animal'"]),
+    ([], "default", "no_class_matches", ["no target class ('cell')", "CLASS_MAP"]),
+]
+
+
+@pytest.mark.parametrize(("pairs", "init", "code", "words"), WRONG)
+def test_wrong_names(pairs: list, init: str, code: str, words: list[str]) -> None:
+    _, problems = match_classes(COCO, ["cell"], pairs, init)
+    found = next(problem for problem in problems if problem.code == code)
+    assert all(word in str(found) for word in words), str(found)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.text(min_size=1, max_size=6), unique=True, max_size=8), st.data())
+def test_every_target_class_gets_one_row(names: list[str], data: st.DataObject) -> None:
+    target = data.draw(st.lists(st.sampled_from([*names, "other"]), unique=True))
+    rows, _ = match_classes(names, target, [], "default")
+    assert [row.target for row in rows] == target
+    assert all(row.source == row.target for row in rows if row.target in names)
+
+
+ID = "137849600/model_final_f10217.pkl"
+# address, dataset
+ADDRESSES = [
+    (f"detectron2://COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x/{ID}", "coco_2017_val"),
+    # where iopath caches it
+    (f"/home/me/.torch/detectron2/COCO-Detection/faster_rcnn_R_50_C4_1x/{ID}", "coco_2017_val"),
+    (f"detectron2://COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x/{ID}", "keypoints_coco_2017_val"),
+    (f"detectron2://Detectron1-Comparisons/keypoint_rcnn_R_50_FPN_1x/{ID}", "keypoints_coco_2017_val"),
+    (f"detectron2://LVISv0.5-InstanceSegmentation/mask_rcnn_R_50_FPN_1x/{ID}", "lvis_v0.5_val"),
+    (f"detectron2://Misc/cascade_mask_rcnn_R_50_FPN_3x/{ID}", "coco_2017_val"),
+    # other data, and a file that only lies in a folder of that name
+    (f"detectron2://Cityscapes/mask_rcnn_R_50_FPN/{ID}", None),
+    ("COCO-InstanceSegmentation/mine/model_final.pth", None),
+]
+
+
+@pytest.mark.parametrize(("address", "dataset"), ADDRESSES)
+def test_zoo_dataset(address: str, dataset: str | None) -> None:
+    assert zoo_dataset(address) == dataset

@@ -1,0 +1,137 @@
+"""The real tools as a user runs them, in processes of their own, on generated data."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+WriteDataset = Callable[[str, Path], dict[str, Any]]
+
+# The shapes model, so small and so briefly trained that a run is mostly Python's start.
+TINY = """
+_BASE_: {repository}/configs/shapes/Base-shapes.yaml
+MODEL:
+  DEVICE: cpu
+  WEIGHTS: ""
+  TRANSFER: {{KEEP: structure}}
+  ROI_HEADS: {{BATCH_SIZE_PER_IMAGE: 8}}
+  RPN: {{PRE_NMS_TOPK_TRAIN: 20, POST_NMS_TOPK_TRAIN: 10, POST_NMS_TOPK_TEST: 10}}
+INPUT: {{MIN_SIZE_TRAIN: [64], MIN_SIZE_TEST: 64}}
+DATASETS: {{CATALOG: {catalog}, TRAIN: [toy], TEST: [toy]}}
+DATALOADER: {{NUM_WORKERS: 0}}
+SOLVER: {{IMS_PER_BATCH: 2, MAX_ITER: 2, STEPS: [], WARMUP_ITERS: 1, BASE_LR: 0.001}}
+TEST: {{DETECTIONS_PER_IMAGE: 5}}
+OUTPUT_DIR: {folder}/output
+"""
+
+
+class Project:
+    """A user's folder: data, catalog and config; runs tools/train_net.py on it."""
+
+    def __init__(self, repository: Path, folder: Path, entry: dict[str, Any]):
+        self.folder, self.output = folder, folder / "output"
+        self.script = repository / "tools" / "train_net.py"
+        catalog = folder / "my.yaml"
+        catalog.write_text(yaml.safe_dump({"toy": entry}))
+        self.config = folder / "config.yaml"
+        self.config.write_text(TINY.format(repository=repository, catalog=catalog, folder=folder))
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, str(self.script), "--config-file", str(self.config), *arguments]
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = dict(os.environ, OMP_NUM_THREADS="1")
+        return subprocess.run(
+            self.command(*arguments), capture_output=True, text=True, env=environment, timeout=240
+        )
+
+    def evaluation(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((self.output / "evaluation.json").read_text())
+        return content
+
+
+@pytest.fixture
+def project(repository: Path, write_dataset: WriteDataset, tmp_path: Path) -> Project:
+    return Project(repository, tmp_path, write_dataset("coco", tmp_path))
+
+
+@pytest.mark.parametrize("format", ["via", "labelme", "yolo", "png_masks"])
+def test_trains_on_a_users_catalog(
+    format: str, repository: Path, write_dataset: WriteDataset, tmp_path: Path
+) -> None:
+    project = Project(repository, tmp_path, write_dataset(format, tmp_path))
+    done = project.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "dataset toy: 4 of 4 images, 7 of 7 instances kept" in done.stdout
+    assert set(project.evaluation()["toy"]) == {"bbox", "segm"}
+
+
+def test_train_then_evaluate_then_resume_gives_the_same_and_trains_nothing(
+    project: Project,
+) -> None:
+    done = project.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    plan = json.loads((project.output / "transfer_plan.json").read_text())
+    assert plan, "the plan is written, also for a start from random weights"
+    assert json.loads((project.output / "environment.json").read_text())["seed"] == 0
+    trained = project.evaluation()
+    (project.output / "evaluation.json").unlink()
+
+    evaluated = project.run("--eval-only")
+    assert evaluated.returncode == 0, evaluated.stdout + evaluated.stderr
+    assert project.evaluation() == trained
+
+    resumed = project.run("--resume")
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert "this run is complete" in resumed.stdout
+    assert "Starting training" not in resumed.stdout
+
+
+def test_resume_after_a_kill_goes_on_from_the_last_checkpoint(project: Project) -> None:
+    options = ("SOLVER.MAX_ITER", "40", "SOLVER.CHECKPOINT_PERIOD", "2")
+    process = subprocess.Popen(
+        project.command(*options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    tag = project.output / "last_checkpoint"
+    deadline = time.monotonic() + 120
+    while not tag.exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    reached = int(tag.read_text().removeprefix("model_").removesuffix(".pth")) + 1
+    assert reached < 40
+
+    resumed = project.run("--resume", *options[:1], str(reached + 2))
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert f"Starting training from iteration {reached}" in resumed.stdout
+    assert set(project.evaluation()["toy"]) == {"bbox", "segm"}
+
+
+def test_a_loss_that_is_not_finite_ends_with_one_clear_error(project: Project) -> None:
+    done = project.run("SOLVER.BASE_LR", "1e30", "SOLVER.MAX_ITER", "9")
+    assert done.returncode == 1
+    assert "error: training diverged at iteration" in done.stderr
+    assert "usual remedies: a lower SOLVER.BASE_LR" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_an_image_that_breaks_while_training(project: Project) -> None:
+    # a bad PNG body with a whole header and end: only decoding it in a loader worker finds out
+    image = project.folder / "images" / "train" / "0.png"
+    content = bytearray(image.read_bytes())
+    content[60:-20] = bytes(len(content) - 80)
+    image.write_bytes(content)
+    done = project.run("DATALOADER.NUM_WORKERS", "1")
+    assert done.returncode == 1
+    assert f"cannot use image {image}" in done.stderr
+    assert "Traceback" not in done.stderr

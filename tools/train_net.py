@@ -1,0 +1,7 @@
+#!/usr/bin/env python3
+"""Fine-tune a Mask R-CNN, or evaluate one with --eval-only. See --help, and configs/."""
+
+from transfer_maskrcnn.engine.cli import train_net
+
+if __name__ == "__main__":
+    train_net()

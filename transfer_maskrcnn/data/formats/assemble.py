@@ -1,0 +1,200 @@
+"""From what a parser found to detectron2 dataset dicts: the steps that all formats share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from detectron2.structures import BoxMode
+
+from transfer_maskrcnn.errors import DatasetError
+
+from .base import (
+    BOX_RECOMPUTED,
+    CLIPPED,
+    IMAGE_OTHER_SIZE,
+    IMAGE_ROTATED,
+    IN_LEFT_OUT_IMAGE,
+    OUTSIDE_IMAGE,
+    PART_DROPPED,
+    ZERO_AREA,
+    LoadedDataset,
+    LoadReport,
+    MaskFormat,
+    RawImage,
+    RawInstance,
+)
+from .bitmasks import clean_rle, is_empty, mask_to_rle, paste, polygons_to_rle, rle_box, rle_to_mask
+from .images import ImageProbe, probe_images
+from .polygons import TOLERANCE, clean_polygons, screen_polygons, to_points
+
+Segmentation = list[list[float]] | dict[str, Any]
+
+
+def assemble(
+    images: Sequence[RawImage],
+    *,
+    classes: tuple[str, ...],
+    category_ids: tuple[int, ...] | None = None,
+    source: str,
+    report: LoadReport | None = None,
+) -> LoadedDataset:
+    """Probe the image files, clean the instances, and bring all masks to one format.
+
+    ``category_ids`` are 1 to K unless given. ``report`` may bring counts of the parser's own.
+    Raises DatasetError where no image is left; ``source`` names the dataset in it.
+    """
+    report = report or LoadReport()
+    if not images:
+        raise DatasetError(f"{source} lists no images; expected at least one")
+    index = {name: k for k, name in enumerate(classes)}
+    dicts: list[dict[str, Any]] = []
+    report.images_read += len(images)
+    report.instances_read += sum(len(image.instances) for image in images)
+    probes = probe_images([image.file_name for image in images])
+    for image, probe in zip(images, probes, strict=True):
+        problem = image.problem or probe.problem or _size_problem(image, probe)
+        if problem:
+            report.leave_out_image(problem, _describe(image, probe))
+            report.leave_out(IN_LEFT_OUT_IMAGE, image.file_name, len(image.instances))
+            continue
+        height, width = probe.size
+        dicts.append(
+            {
+                "file_name": image.file_name,
+                "image_id": image.image_id,
+                "height": height,
+                "width": width,
+                "annotations": _annotations(image, height, width, index, report),
+            }
+        )
+    if not dicts:
+        reasons = report.reasons(report.images_left_out)
+        raise DatasetError(f"{source}: none of its {len(images)} images can be used: {reasons}")
+    mask_format = _unify(dicts, report)
+    report.images_kept = len(dicts)
+    report.instances_kept = sum(len(d["annotations"]) for d in dicts)
+    ids = category_ids or tuple(range(1, len(classes) + 1))
+    return LoadedDataset(dicts, classes, ids, mask_format, report)
+
+
+def _size_problem(image: RawImage, probe: ImageProbe) -> str:
+    if image.stated_size in (None, probe.size):
+        return ""
+    return IMAGE_ROTATED if image.stated_size == probe.stored_size else IMAGE_OTHER_SIZE
+
+
+def _describe(image: RawImage, probe: ImageProbe) -> str:
+    if probe.problem or image.stated_size is None or image.stated_size == probe.size:
+        return image.file_name
+    height, width = image.stated_size
+    return (
+        f"{image.file_name}: annotated as {width}x{height}, "
+        f"a viewer shows {probe.size[1]}x{probe.size[0]}"
+    )
+
+
+def _annotations(
+    image: RawImage, height: int, width: int, index: Mapping[str, int], report: LoadReport
+) -> list[dict[str, Any]]:
+    """The usable instances of one image as detectron2 annotations; the others are counted."""
+    for instance in image.instances:
+        if instance.relative:
+            instance.polygons = [_to_pixels(p, height, width) for p in instance.polygons]
+    clean = iter(screen_polygons([p for i in image.instances for p in i.polygons], height, width))
+    annotations = []
+    for instance in image.instances:
+        flags = [next(clean) for _ in instance.polygons]  # all of them, so that the next fit
+        where = f"{image.file_name}: {instance.where}"
+        segmentation, problem, repairs = _segmentation(instance, all(flags), height, width)
+        if problem:
+            report.leave_out(problem, where)
+            continue
+        box = _box(instance, segmentation, height, width, repairs)
+        for repair in repairs:
+            report.repair(repair, where)
+        annotations.append(
+            {
+                "bbox": box,
+                "bbox_mode": BoxMode.XYXY_ABS,
+                "category_id": index[instance.label],
+                "segmentation": segmentation,
+                "iscrowd": instance.iscrowd,
+            }
+        )
+    return annotations
+
+
+def _to_pixels(polygon: Sequence[float], height: int, width: int) -> list[float]:
+    return [value * (height if k % 2 else width) for k, value in enumerate(polygon)]
+
+
+def _segmentation(
+    instance: RawInstance, is_clean: bool, height: int, width: int
+) -> tuple[Segmentation, str, list[str]]:
+    """The mask of one instance, the reason why it has none, and what was repaired."""
+    if instance.problem:
+        return [], instance.problem, []
+    if instance.rle is not None:
+        rle, problem = clean_rle(instance.rle, height, width)
+        return rle, problem, []
+    if is_clean and instance.polygons and not instance.patches:
+        # Floats, since detectron2's transforms would write scaled coordinates into integer arrays.
+        return [list(map(float, polygon)) for polygon in instance.polygons], "", []
+    cleaned = clean_polygons(instance.polygons, height, width)
+    if not instance.patches:
+        return cleaned.polygons, cleaned.problem, cleaned.repairs
+    if not any(patch.mask.any() for patch in instance.patches) and not cleaned.polygons:
+        return [], ZERO_AREA, []
+    mask = paste(instance.patches, height, width)
+    if cleaned.polygons:
+        mask |= rle_to_mask(polygons_to_rle(cleaned.polygons, height, width))
+    return mask_to_rle(mask), "" if mask.any() else OUTSIDE_IMAGE, cleaned.repairs
+
+
+def _box(
+    instance: RawInstance, segmentation: Segmentation, height: int, width: int, repairs: list[str]
+) -> list[float]:
+    """x0, y0, x1, y1 in pixels, inside the image: the file's own box where that is sound."""
+    if not instance.states_bbox or CLIPPED in repairs or PART_DROPPED in repairs:
+        return _box_of(segmentation)
+    points = to_points(instance.bbox_xywh)
+    if points is not None and points.shape == (2, 2) and (points[1] > 0).all():
+        (x0, y0), (w, h) = points.tolist()
+        box = [max(x0, 0.0), max(y0, 0.0), min(x0 + w, float(width)), min(y0 + h, float(height))]
+        moved = max(box[0] - x0, box[1] - y0, x0 + w - box[2], y0 + h - box[3])
+        if moved <= TOLERANCE and box[0] < box[2] and box[1] < box[3]:
+            return box
+    repairs.append(BOX_RECOMPUTED)
+    return _box_of(segmentation)
+
+
+def _box_of(segmentation: Segmentation) -> list[float]:
+    if isinstance(segmentation, dict):
+        return rle_box(segmentation)
+    points = np.concatenate([np.asarray(p).reshape(-1, 2) for p in segmentation])
+    return [*points.min(axis=0).tolist(), *points.max(axis=0).tolist()]
+
+
+def _unify(dicts: list[dict[str, Any]], report: LoadReport) -> MaskFormat:
+    """All polygons: left alone. Any bitmask that is not a crowd: everything becomes a bitmask."""
+    if not any(
+        isinstance(annotation["segmentation"], dict) and not annotation["iscrowd"]
+        for record in dicts
+        for annotation in record["annotations"]
+    ):
+        return "polygon"
+    for record in dicts:
+        height, width = record["height"], record["width"]
+        kept = []
+        for annotation in record["annotations"]:
+            if isinstance(annotation["segmentation"], list):
+                rle = polygons_to_rle(annotation["segmentation"], height, width)
+                annotation["segmentation"] = rle
+            if is_empty(annotation["segmentation"]):
+                report.leave_out(ZERO_AREA, record["file_name"])
+            else:
+                kept.append(annotation)
+        record["annotations"] = kept
+    return "bitmask"

@@ -1,0 +1,200 @@
+"""YOLO segmentation in Ultralytics' layout: a data.yaml, images, and a text file of labels each."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from transfer_maskrcnn.errors import DatasetError
+
+from .assemble import assemble
+from .base import BAD_COORDINATES, NO_MASK, LoadedDataset, RawImage, RawInstance
+from .classes import check_classes, choose_classes, count_labels, list_counts
+from .files import clip, existing_file, read_text
+from .images import IMAGE_SUFFIXES, list_images
+
+
+def load_yolo(
+    annotations: str | Path,
+    image_root: str | Path | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    split: str = "train",
+) -> LoadedDataset:
+    """Load one split of an Ultralytics segmentation dataset.
+
+    The labels of ``.../images/a.jpg`` are ``.../labels/a.txt`` (the last ``/images/`` of the path
+    counts), one line an instance: class number, then x y of each point in fractions of the image's
+    width and height. An image without such a file has no objects; box-only lines (4 numbers) are
+    left out and counted.
+
+    Args:
+        annotations: the data.yaml: ``names`` (list or dict), ``train``, ``val`` (a folder, a text
+            file of image paths, or a list of these) and, where they are not relative to the
+            data.yaml itself, their root ``path``.
+        image_root: what ``train`` and ``val`` are relative to; replaces ``path``.
+        classes: class names, in the order wanted. Default: ``names``.
+        split: the key of the data.yaml to load.
+
+    Raises:
+        DatasetError: for a file or folder that is missing or broken, class numbers that ``names``
+            lacks, labels that ``classes`` lacks, and where no image, or no label file, is found.
+    """
+    wanted = check_classes(classes)
+    path = existing_file(annotations, "data.yaml")
+    source = f"{path} ({split})"
+    config = read_yaml(path)
+    names = parse_names(config.get("names"), str(path))
+    root = _root(config, path, image_root)
+    files = [image for entry in _entries(config, split, path) for image in find_images(entry, root)]
+    images = _read_labels(list(dict.fromkeys(files)), names, source)
+    labels = count_labels(images)
+    chosen = tuple(names.values()) if wanted is None else choose_classes(labels, wanted, source)
+    return assemble(images, classes=chosen, source=source)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a yaml file. DatasetError names line and column of a syntax error."""
+    try:
+        config = yaml.safe_load(read_text(path))
+    except (yaml.YAMLError, ValueError, RecursionError) as e:
+        raise DatasetError(f"{path} is not valid yaml: {' '.join(str(e).split())}") from e
+    if not isinstance(config, dict):
+        raise DatasetError(
+            f"{path} is {clip(repr(config))}; expected a data.yaml with names, train and val"
+        )
+    return config
+
+
+def parse_names(names: Any, source: str) -> dict[int, str]:
+    """Class number -> name, from a list or a dict."""
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    if not isinstance(names, dict) or not names:
+        raise DatasetError(
+            f"{source}: names is {clip(repr(names))}; expected a list or dict of classes"
+        )
+    result: dict[int, str] = {}
+    for key, name in names.items():
+        if not isinstance(key, int) and not str(key).isdecimal():
+            raise DatasetError(
+                f"{source}: names has the key {key!r}; expected class numbers 0, 1, ..."
+            )
+        result[int(key)] = str(name)
+    check_classes(list(result.values()))
+    return dict(sorted(result.items()))
+
+
+def _root(config: dict[str, Any], path: Path, image_root: str | Path | None) -> Path:
+    stated = config.get("path") or ""
+    if not isinstance(stated, str):
+        raise DatasetError(f"{path}: path is {clip(repr(stated))}; expected a folder")
+    root = path.parent / stated if image_root is None else Path(image_root)
+    if root.is_dir():
+        return root
+    origin = f"path of {path}: " if image_root is None else "image_root "
+    raise DatasetError(
+        f"{origin}{root} does not exist; expected the folder that train and val are relative to. "
+        "Correct it, or pass image_root"
+    )
+
+
+def _entries(config: dict[str, Any], split: str, path: Path) -> list[str]:
+    entries = config.get(split)
+    entries = entries if isinstance(entries, list) else [entries]
+    if entries and all(isinstance(entry, str) and entry for entry in entries):
+        return entries
+    raise DatasetError(
+        f"{path}: split {split!r} is {clip(repr(config.get(split)))}; expected a folder, a text "
+        f"file of image paths, or a list of these (keys of the file: {', '.join(map(str, config))})"
+    )
+
+
+def find_images(entry: str, root: Path) -> list[str]:
+    """The image paths of one entry of a split, a folder or a text file with a path a line."""
+    path = root / entry
+    if not path.exists() and entry.startswith("../"):
+        path = root / entry[3:]  # Roboflow writes paths as if the data.yaml lay one folder deeper
+    if path.is_dir():
+        return [str(image) for image in list_images(path, recursive=True)]
+    if not path.is_file():
+        raise DatasetError(
+            f"{root / entry} does not exist; expected a folder of images or a text file of image "
+            "paths. Correct the data.yaml, or pass image_root"
+        )
+    lines = (line.strip() for line in read_text(path).splitlines())
+    images = [os.path.normpath(path.parent / line) for line in lines if line]
+    wrong = [image for image in images if Path(image).suffix.lower() not in IMAGE_SUFFIXES]
+    if wrong:
+        raise DatasetError(f"{path}: {clip(wrong[0])} is no image; expected one image path a line")
+    return images
+
+
+def label_path(image: str) -> Path:
+    """Where the labels of an image lie."""
+    before, found, after = image.replace(os.sep, "/").rpartition("/images/")
+    return Path(f"{before}/labels/{after}" if found else image).with_suffix(".txt")
+
+
+def _read_labels(files: list[str], names: dict[int, str], source: str) -> list[RawImage]:
+    images = []
+    unknown: Counter[str] = Counter()
+    labelled = 0
+    for image_id, file in enumerate(files, start=1):
+        path = label_path(file)
+        image = RawImage(file, image_id)
+        if path.is_file():
+            labelled += 1
+            image.instances = parse_labels(read_text(path), names, str(path), unknown)
+        images.append(image)
+    if unknown:
+        raise DatasetError(
+            f"{source}: class numbers that names lacks: {list_counts(unknown)}; "
+            f"names has {list(names)[:100]}. Add them to names, or correct the label files"
+        )
+    if files and not labelled:
+        raise DatasetError(
+            f"{source}: none of the {len(files)} images has a label file; expected, for the first, "
+            f"{label_path(files[0])}"
+        )
+    return images
+
+
+def parse_labels(
+    text: str, names: dict[int, str], source: str, unknown: Counter[str]
+) -> list[RawInstance]:
+    """The instances of one label file; class numbers that ``names`` lacks go into ``unknown``."""
+    instances = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        first, *rest = line.split()
+        if not _is_class_number(first):
+            raise DatasetError(
+                f"{source}, line {number}: {clip(line)!r}; expected a class number, "
+                "then x y of each point"
+            )
+        if int(float(first)) not in names:
+            unknown[first] += 1
+            continue
+        instance = RawInstance(f"line {number}", names[int(float(first))], relative=True)
+        try:
+            instance.polygons = [[float(value) for value in rest]]
+        except ValueError:
+            instance.problem = BAD_COORDINATES
+        if len(rest) == 4:
+            instance.problem = NO_MASK
+        instances.append(instance)
+    return instances
+
+
+def _is_class_number(text: str) -> bool:
+    try:
+        return float(text).is_integer()
+    except (ValueError, OverflowError):
+        return False

@@ -1,0 +1,210 @@
+"""Registers datasets by name with detectron2's catalogs; annotations are read at first use."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from transfer_maskrcnn.data.formats import FORMATS
+from transfer_maskrcnn.data.formats.base import LoadedDataset
+from transfer_maskrcnn.errors import DatasetError, nearest
+
+logger = logging.getLogger(__name__)
+
+PARTS = ("train", "val")
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """All that makes a dataset; two registrations under a name are the same if these are equal."""
+
+    name: str
+    format: str
+    annotations: str
+    image_root: str | None
+    classes: tuple[str, ...] | None
+    hold_out_every: int | None
+    part: str | None
+    prepare: str | None  # the command that fetches or makes it, for the error where it is missing
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+_registered: dict[str, DatasetLoader] = {}
+
+
+def register_dataset(
+    name: str,
+    *,
+    format: str,
+    annotations: str | os.PathLike[str],
+    image_root: str | os.PathLike[str] | None = None,
+    classes: list[str] | tuple[str, ...] | None = None,
+    hold_out_every: int | None = None,
+    part: str | None = None,
+    prepare: str | None = None,
+    **options: Any,
+) -> None:
+    """Register ``name`` in DatasetCatalog and MetadataCatalog; nothing is read until it is used.
+
+    Args:
+        name: the name for ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
+        format: coco, via, labelme, yolo or png_masks.
+        annotations: the json (coco, via), the folder of json files (labelme), the ``data.yaml``
+            (yolo), or the folder of masks or samples (png_masks).
+        image_root: the folder of images; not needed for yolo, whose ``data.yaml`` names it.
+        classes: class names in the order wanted; None takes what the annotations name.
+        hold_out_every, part: where one file holds everything: each ``hold_out_every``-th image, in
+            the file's order and starting with the first, belongs to ``part="val"``, the others to
+            ``part="train"``.
+        prepare: the command that gets the dataset; named in the error where it is missing.
+        **options: passed to the format's loader, e.g. ``split`` (yolo), ``label_map`` (labelme).
+
+    Registering the same again is fine.
+
+    Raises:
+        DatasetError: an unknown format or option, or a name that is taken by something else.
+    """
+    spec = DatasetSpec(
+        name=name,
+        format=format,
+        annotations=os.fspath(annotations),
+        image_root=None if image_root is None else os.fspath(image_root),
+        classes=None if classes is None else tuple(classes),
+        hold_out_every=hold_out_every,
+        part=part,
+        prepare=prepare,
+        options=options,
+    )
+    _check(spec)
+    if name in DatasetCatalog:
+        _check_same(spec)
+        return
+    loader = DatasetLoader(spec)
+    DatasetCatalog.register(name, loader)
+    _registered[name] = loader
+    metadata = MetadataCatalog.get(name)
+    metadata.set(evaluator_type="coco")
+    if spec.image_root is not None:
+        metadata.set(image_root=spec.image_root)
+    if spec.classes is not None:
+        metadata.set(thing_classes=list(spec.classes))
+    if spec.format == "coco" and spec.hold_out_every is None:
+        metadata.set(json_file=spec.annotations)
+
+
+class DatasetLoader:
+    """What DatasetCatalog calls: reads the annotations once a process, and fills the metadata.
+
+    Callers share the dicts, as everywhere in detectron2: copy before changing one.
+    """
+
+    def __init__(self, spec: DatasetSpec):
+        self.spec = spec
+        self._loaded: LoadedDataset | None = None
+
+    def __call__(self) -> list[dict[str, Any]]:
+        return list(self.load().dicts)
+
+    def load(self) -> LoadedDataset:
+        if self._loaded is None:
+            self._loaded = _load(self.spec)
+        return self._loaded
+
+
+def load_registered(name: str) -> LoadedDataset | None:
+    """The loaded dataset ``name``; None where another package registered that name."""
+    loader = _registered.get(name)
+    return None if loader is None else loader.load()
+
+
+def _load(spec: DatasetSpec) -> LoadedDataset:
+    arguments: dict[str, Any] = dict(spec.options, classes=spec.classes)
+    try:
+        loaded = FORMATS[spec.format](spec.annotations, spec.image_root, **arguments)
+    except DatasetError as error:
+        raise DatasetError(f"dataset {spec.name!r}: {error}{_how_to_get(spec)}") from None
+    loaded = _take_part(spec, loaded)
+    MetadataCatalog.get(spec.name).set(
+        thing_classes=list(loaded.classes),
+        thing_dataset_id_to_contiguous_id={c: i for i, c in enumerate(loaded.category_ids)},
+        mask_format=loaded.mask_format,
+    )
+    log = logger.warning if loaded.report.left_out else logger.info
+    log("dataset %s: %s", spec.name, loaded.report.summary())
+    if spec.part is not None:
+        instances = sum(len(d["annotations"]) for d in loaded.dicts)
+        logger.info(
+            "dataset %s: part %r is %d of these images with %d instances",
+            *(spec.name, spec.part, len(loaded.dicts), instances),
+        )
+    return loaded
+
+
+def _how_to_get(spec: DatasetSpec) -> str:
+    if spec.prepare is None or os.path.exists(spec.annotations):
+        return ""
+    return f" To get this dataset: {spec.prepare}"
+
+
+def _take_part(spec: DatasetSpec, loaded: LoadedDataset) -> LoadedDataset:
+    if spec.hold_out_every is None:
+        return loaded
+    held_out = spec.part == "val"
+    dicts = [d for i, d in enumerate(loaded.dicts) if (i % spec.hold_out_every == 0) == held_out]
+    if not dicts:
+        raise DatasetError(
+            f"dataset {spec.name!r}: part {spec.part!r} of {len(loaded.dicts)} images with "
+            f"hold_out_every {spec.hold_out_every} is empty; use a smaller hold_out_every"
+        )
+    return LoadedDataset(
+        dicts, loaded.classes, loaded.category_ids, loaded.mask_format, loaded.report
+    )
+
+
+def _check(spec: DatasetSpec) -> None:
+    if spec.format not in FORMATS:
+        raise DatasetError(
+            f"dataset {spec.name!r}: unknown format {spec.format!r}; "
+            f"expected one of {', '.join(FORMATS)}{nearest(spec.format, FORMATS)}"
+        )
+    allowed = set(inspect.signature(FORMATS[spec.format]).parameters)
+    allowed -= {"annotations", "image_root", "classes"}
+    for option in spec.options:
+        if option not in allowed:
+            raise DatasetError(
+                f"dataset {spec.name!r}: format {spec.format} has no option {option!r}; it has "
+                f"{', '.join(sorted(allowed)) or 'none'}{nearest(option, allowed)}"
+            )
+    if (spec.hold_out_every is None) != (spec.part is None):
+        raise DatasetError(
+            f"dataset {spec.name!r}: hold_out_every and part go together; got "
+            f"hold_out_every={spec.hold_out_every!r}, part={spec.part!r}"
+        )
+    if spec.hold_out_every is not None and (
+        not isinstance(spec.hold_out_every, int) or spec.hold_out_every < 2
+    ):
+        raise DatasetError(
+            f"dataset {spec.name!r}: hold_out_every is {spec.hold_out_every!r}; "
+            "expected a whole number of at least 2"
+        )
+    if spec.part is not None and spec.part not in PARTS:
+        raise DatasetError(f"dataset {spec.name!r}: part is {spec.part!r}; expected train or val")
+
+
+def _check_same(spec: DatasetSpec) -> None:
+    loader = _registered.get(spec.name)
+    if loader is None:
+        raise DatasetError(
+            f"dataset name {spec.name!r} is already registered by another package; "
+            "choose another name"
+        )
+    if loader.spec != spec:
+        raise DatasetError(
+            f"dataset {spec.name!r} is already registered with other arguments:\n"
+            f"  before: {loader.spec}\n  now:    {spec}\nChoose another name."
+        )

@@ -1,0 +1,120 @@
+"""Checkpoints that know their classes, are written whole or not at all, and are checked when read."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from torch import nn
+
+from transfer_maskrcnn.errors import ConfigError, TrainingDivergedError
+from transfer_maskrcnn.files import atomic_path
+from transfer_maskrcnn.surgery.source import STAMP_KEY, load_source_weights
+
+logger = logging.getLogger(__name__)
+
+# In a model's state, but not learnt: absent from older files, and set from the config anyway.
+_NOT_LEARNT = ("pixel_mean", "pixel_std", "num_batches_tracked", "cell_anchors")
+
+
+class StampedCheckpointer(DetectionCheckpointer):
+    """Stock DetectionCheckpointer, plus a stamp (class names, transfer) inside every file.
+
+    Stock detectron2 loads these files: the stamp is one more key beside ``model``.
+    """
+
+    def __init__(self, model: nn.Module, save_dir: str, stamp: dict[str, Any], **kwargs: Any):
+        super().__init__(model, save_dir, **kwargs)
+        self.stamp = stamp
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write ``save_dir/name.pth``; a kill or a full disk leaves the file before intact.
+
+        Raises:
+            TrainingDivergedError: a weight is not finite; nothing is written.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data: dict[str, Any] = {"model": self.model.state_dict()}
+        check_finite(data["model"])
+        data.update((key, item.state_dict()) for key, item in self.checkpointables.items())
+        data.update(kwargs)
+        data[STAMP_KEY] = self.stamp
+        path = os.path.join(self.save_dir, f"{name}.pth")
+        self.logger.info("Saving checkpoint to %s", path)
+        with atomic_path(path) as temporary:
+            torch.save(data, temporary)
+        self.tag_last_checkpoint(os.path.basename(path))
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        with atomic_path(os.path.join(self.save_dir, "last_checkpoint")) as temporary:
+            temporary.write_text(last_filename_basename)
+
+
+def check_finite(state: Mapping[str, torch.Tensor]) -> None:
+    """Raise TrainingDivergedError where a tensor of ``state`` holds NaN or infinity."""
+    broken = [
+        key
+        for key, tensor in state.items()
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all()
+    ]
+    if broken:
+        raise TrainingDivergedError(
+            f"{len(broken)} weights hold NaN or infinity (first: {broken[0]}); not saved, so the "
+            "last good checkpoint stays. Lower SOLVER.BASE_LR, or lengthen SOLVER.WARMUP_ITERS"
+        )
+
+
+def check_classes(stamp: Mapping[str, Any] | None, path: str, classes: Sequence[str]) -> None:
+    """Compare the class names in a checkpoint with those of the dataset.
+
+    Raises:
+        ConfigError: they differ in names or order; both lists are shown.
+    """
+    if stamp is None:
+        logger.warning(
+            "%s carries no class names; its %d classes are taken to be, in this order: %s",
+            *(path, len(classes), ", ".join(classes)),
+        )
+        return
+    trained = list(stamp["thing_classes"])
+    if trained != list(classes):
+        raise ConfigError(
+            f"{path} was trained on other classes than the dataset has:\n"
+            f"  checkpoint: {trained}\n  dataset:    {list(classes)}\n"
+            "Use the dataset it was trained on, or train again from it (without --eval-only "
+            "and --resume)"
+        )
+
+
+def load_trained_model(model: nn.Module, path: str, classes: Sequence[str]) -> None:
+    """Load a finished model for evaluation or prediction, whole or not at all.
+
+    Raises:
+        ConfigError: the file lacks weights that the model needs, or has other classes.
+        WeightFileError: the file cannot be read.
+    """
+    if not path:
+        raise ConfigError("there is no model to evaluate: MODEL.WEIGHTS is empty")
+    source = load_source_weights(path)
+    check_classes(source.stamp, path, classes)
+    state = model.state_dict()
+    unusable = [
+        key
+        for key, tensor in state.items()
+        if not key.endswith(_NOT_LEARNT)
+        and (key not in source.tensors or source.tensors[key].shape != tensor.shape)
+    ]
+    if unusable:
+        raise ConfigError(
+            f"{path} is not a trained model for this config: {len(unusable)} of {len(state)} "
+            f"tensors are missing or have another shape (first: {unusable[0]}). "
+            "It may be a starting point for training. To evaluate a finished run, leave "
+            "MODEL.WEIGHTS out and keep its OUTPUT_DIR, or name its model_final.pth"
+        )
+    model.load_state_dict({k: source.tensors[k] for k in state if k in source.tensors}, False)
+    logger.info("loaded %s (%d tensors)", path, len(state))

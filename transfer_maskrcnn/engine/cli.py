@@ -1,0 +1,53 @@
+"""The command line of tools/train_net.py: detectron2's arguments, one clear line for a mistake."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.utils.logger import setup_logger
+
+from transfer_maskrcnn.engine import run
+from transfer_maskrcnn.engine.setup import fit_config, load_config, quiet_third_parties
+from transfer_maskrcnn.errors import TransferError
+
+EXAMPLES = """
+Examples:
+  train:      python tools/train_net.py --config-file configs/shapes/mask_rcnn_transfer.yaml
+  evaluate:   ... the same with --eval-only (the last checkpoint of OUTPUT_DIR, or MODEL.WEIGHTS)
+  go on:      ... the same with --resume
+  your data:  ... DATASETS.CATALOG my.yaml DATASETS.TRAIN "('my_train',)" DATASETS.TEST "('my_val',)"
+"""
+
+
+def train_net() -> None:
+    """Parse the command line, then train or evaluate, in as many processes as it asks for."""
+    args = default_argument_parser(epilog=EXAMPLES).parse_args()
+    try:
+        launch(
+            _main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+    except KeyboardInterrupt:
+        sys.exit("interrupted; --resume goes on from the last checkpoint")
+
+
+def _main(args: argparse.Namespace) -> None:
+    quiet_third_parties()
+    try:
+        cfg = load_config(args.config_file, args.opts)
+        setup_logger(cfg.OUTPUT_DIR, name="transfer_maskrcnn", abbrev_name="transfer")
+        fit_config(cfg, eval_only=args.eval_only)
+        cfg.freeze()
+        default_setup(cfg, args)
+        if args.eval_only:
+            run.evaluate(cfg, cfg.MODEL.WEIGHTS if "MODEL.WEIGHTS" in args.opts else None)
+        else:
+            run.train(cfg, resume=args.resume)
+    except TransferError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,46 @@
+"""A progress bar on a terminal; a log file or a pipe gets detectron2's plain lines."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+
+import logging
+
+from detectron2.engine import HookBase
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+
+def on_terminal() -> bool:
+    """Whether a person is watching."""
+    return sys.stdout.isatty()
+
+
+class ProgressBar(HookBase):
+    """Iterations done, time left and the total loss, in one line that log lines pass above."""
+
+    def before_train(self) -> None:
+        self._exit = ExitStack()
+        names = ("detectron2", "fvcore", "transfer_maskrcnn")
+        loggers = [logging.getLogger(name) for name in names]
+        self._exit.enter_context(logging_redirect_tqdm(loggers))
+        self._bar = self._exit.enter_context(
+            tqdm(
+                total=self.trainer.max_iter,
+                initial=self.trainer.start_iter,
+                desc="training",
+                unit="it",
+                file=sys.stdout,
+                dynamic_ncols=True,
+            )
+        )
+
+    def after_step(self) -> None:
+        latest = self.trainer.storage.latest()
+        if "total_loss" in latest:
+            self._bar.set_postfix(loss=f"{latest['total_loss'][0]:.3f}", refresh=False)
+        self._bar.update()
+
+    def after_train(self) -> None:
+        self._exit.close()

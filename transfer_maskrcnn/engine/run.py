@@ -1,0 +1,110 @@
+"""What tools/train_net.py does: train, or evaluate, from a fitted config."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import sys
+from typing import Any
+
+import torch
+import torchvision
+from detectron2 import __version__ as detectron2_version
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+from tabulate import tabulate
+
+from transfer_maskrcnn.engine.checkpoint import load_trained_model
+from transfer_maskrcnn.engine.trainer import TransferTrainer, class_names
+from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.files import write_json
+from transfer_maskrcnn.version import __version__
+
+logger = logging.getLogger(__name__)
+
+
+def train(cfg: CfgNode, resume: bool) -> None:
+    """Train to ``SOLVER.MAX_ITER`` and evaluate; a complete run that is resumed is left alone."""
+    trainer = TransferTrainer(cfg)
+    earlier = trainer.checkpointer.get_checkpoint_file()
+    trainer.resume_or_load(resume=resume)
+    if trainer.start_iter >= trainer.max_iter:
+        logger.info(
+            "this run is complete: %s holds iteration %d of SOLVER.MAX_ITER %d. Raise "
+            "SOLVER.MAX_ITER to go on, or use --eval-only",
+            *(earlier, trainer.start_iter, trainer.max_iter),
+        )
+        return
+    if resume and trainer.start_iter == 0:
+        logger.info("nothing to resume in %s: starting from MODEL.WEIGHTS", cfg.OUTPUT_DIR)
+    if earlier and not resume:
+        logger.warning("%s holds an earlier run; its files are overwritten", cfg.OUTPUT_DIR)
+    if comm.is_main_process():
+        write_json(os.path.join(cfg.OUTPUT_DIR, "environment.json"), environment(cfg))
+    trainer.train()
+    if comm.is_main_process() and cfg.DATASETS.TEST:
+        print_summary(cfg, trainer._last_eval_results)
+
+
+def evaluate(cfg: CfgNode, weights: str | None) -> None:
+    """Evaluate ``weights``, or, where None, the last checkpoint of OUTPUT_DIR.
+
+    Raises:
+        ConfigError: there is no checkpoint, or it is not one of this config.
+    """
+    model = TransferTrainer.build_model(cfg)
+    path = weights or _last_checkpoint(cfg.OUTPUT_DIR)
+    load_trained_model(model, path, class_names(cfg))
+    results = TransferTrainer.test(cfg, model)
+    if comm.is_main_process():
+        print_summary(cfg, results)
+
+
+def _last_checkpoint(output_dir: str) -> str:
+    tag = os.path.join(output_dir, "last_checkpoint")
+    if not os.path.isfile(tag):
+        raise ConfigError(
+            f"--eval-only: OUTPUT_DIR {output_dir} holds no checkpoint; "
+            "train first, or name a trained file with MODEL.WEIGHTS"
+        )
+    with open(tag) as f:
+        return os.path.join(output_dir, f.read().strip())
+
+
+def environment(cfg: CfgNode) -> dict[str, Any]:
+    """What a reader needs to repeat the run."""
+    device = "cpu"
+    if cfg.MODEL.DEVICE.startswith("cuda"):
+        device = torch.cuda.get_device_name(cfg.MODEL.DEVICE)
+    return {
+        "command": sys.argv,
+        "seed": cfg.SEED,
+        "device": device,
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "processes": comm.get_world_size(),
+        "versions": {
+            "transfer_maskrcnn": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "detectron2": detectron2_version,
+        },
+    }
+
+
+def print_summary(cfg: CfgNode, results: dict[str, Any]) -> None:
+    """One row a test set: box and mask AP, AP50 and AP75."""
+    by_dataset = {cfg.DATASETS.TEST[0]: results} if len(cfg.DATASETS.TEST) == 1 else results
+    rows = [
+        [name, task, *(by_task[task].get(metric) for metric in ("AP", "AP50", "AP75"))]
+        for name, by_task in by_dataset.items()
+        for task in ("bbox", "segm")
+        if task in by_task
+    ]
+    if not rows:
+        print("No AP: the model detected nothing, or the test set holds no object.")
+        return
+    print(tabulate(rows, ["dataset", "task", "AP", "AP50", "AP75"], floatfmt=".1f"))
+    print(f"Written to {os.path.join(cfg.OUTPUT_DIR, 'evaluation.json')}")

@@ -1,0 +1,138 @@
+"""From a config file and command-line overrides to a config that fits its datasets and the machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterable, Sequence
+
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from transfer_maskrcnn.config import FOLLOW_DATASET, add_transfer_config
+from transfer_maskrcnn.data.builtin import register_catalog
+from transfer_maskrcnn.data.register import load_registered
+from transfer_maskrcnn.errors import ConfigError, nearest
+
+logger = logging.getLogger(__name__)
+
+
+def quiet_third_parties() -> None:
+    """Hide warnings out of detectron2 and torch that tell a user of this project nothing."""
+    for message in ("torch.meshgrid", "The given NumPy array is not writable", "pkg_resources is"):
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+
+
+def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
+    """Defaults of detectron2 and this project, then ``config_file``, then ``KEY VALUE`` pairs.
+
+    Raises:
+        ConfigError: no such file, not YAML, an unknown key (with the nearest right one) or a value
+            of the wrong type.
+    """
+    cfg = get_cfg()
+    add_transfer_config(cfg)
+    if config_file and not os.path.isfile(config_file):
+        raise ConfigError(f"--config-file {config_file}: there is no such file")
+    try:
+        if config_file:
+            cfg.merge_from_file(config_file)
+        cfg.merge_from_list(list(opts))
+    except (KeyError, AssertionError) as error:  # yacs: from a file, and from the command line
+        raise ConfigError(_unknown_key(cfg, str(error.args[0]))) from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{config_file} is not valid YAML: {error}") from None
+    except (ValueError, FileNotFoundError) as error:
+        raise ConfigError(f"{config_file or 'command line'}: {error}") from None
+    return cfg
+
+
+def _unknown_key(cfg: CfgNode, message: str) -> str:
+    if "Non-existent" not in message:
+        return message  # e.g. a key without a value
+    key = message.rpartition(": ")[2]
+    known = list(_keys(cfg))
+    prefix = key.rpartition(".")[0]
+    siblings = [k for k in known if k.rpartition(".")[0] == prefix]
+    return f"unknown config key {key!r}{nearest(key, siblings) or nearest(key, known)}"
+
+
+def _keys(node: CfgNode, prefix: str = "") -> Iterable[str]:
+    for key, value in node.items():
+        yield prefix + key
+        if isinstance(value, CfgNode):
+            yield from _keys(value, f"{prefix}{key}.")
+
+
+def fit_config(cfg: CfgNode, *, eval_only: bool = False) -> None:
+    """Make ``cfg`` follow its datasets (number of classes, mask format) and check it, in place.
+
+    Registers ``DATASETS.CATALOG``, and reads every dataset the run needs, so that what is wrong with
+    the last test set is known before the first iteration.
+
+    Raises:
+        ConfigError, DatasetError: what does not fit, and how to mend it.
+    """
+    if cfg.DATASETS.CATALOG:
+        register_catalog(cfg.DATASETS.CATALOG)
+    check_device(cfg.MODEL.DEVICE)
+    names = list(cfg.DATASETS.TEST) if eval_only else [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+    if not names or not (eval_only or cfg.DATASETS.TRAIN):
+        key = "DATASETS.TEST" if eval_only else "DATASETS.TRAIN"
+        raise ConfigError(f"{key} names no dataset; for example {key} \"('balloon_train',)\"")
+    classes = _common_classes(names)
+    stated = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    if stated not in (FOLLOW_DATASET, len(classes)):
+        raise ConfigError(
+            f"MODEL.ROI_HEADS.NUM_CLASSES is {stated}, but dataset {names[0]!r} has "
+            f"{len(classes)} classes ({', '.join(classes[:8])}{', ...' if len(classes) > 8 else ''});"
+            " leave the key out, it follows the dataset"
+        )
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes)
+    formats = {getattr(MetadataCatalog.get(n), "mask_format", cfg.INPUT.MASK_FORMAT) for n in names}
+    cfg.INPUT.MASK_FORMAT = "bitmask" if "bitmask" in formats else "polygon"
+
+
+def check_device(device: str) -> None:
+    """Say in one line where the model runs.
+
+    Raises:
+        ConfigError: CUDA is asked for where there is none.
+    """
+    if not device.startswith("cuda"):
+        logger.info("MODEL.DEVICE %s (%d threads)", device, torch.get_num_threads())
+        return
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            f"MODEL.DEVICE is {device!r}, but torch {torch.__version__} sees no CUDA device; "
+            "use MODEL.DEVICE cpu, or install the driver and a CUDA build of torch"
+        )
+    logger.info("MODEL.DEVICE %s (%s)", device, torch.cuda.get_device_name(device))
+
+
+def _common_classes(names: Sequence[str]) -> list[str]:
+    """The class names all of ``names`` share, in their order."""
+    first: list[str] = []
+    for name in names:
+        if name not in DatasetCatalog:
+            raise ConfigError(
+                f"no dataset is registered as {name!r} (one of your own is declared in the YAML "
+                f"file that DATASETS.CATALOG names){nearest(name, DatasetCatalog.list())}"
+            )
+        if load_registered(name) is None:
+            DatasetCatalog.get(name)  # another package's: loading fills its metadata
+        classes = list(MetadataCatalog.get(name).get("thing_classes", []))
+        if not classes:
+            raise ConfigError(f"dataset {name!r} has no thing_classes in its metadata")
+        first = first or classes
+        if classes != first:
+            raise ConfigError(
+                f"datasets {names[0]!r} and {name!r} name different classes:\n"
+                f"  {names[0]}: {first}\n  {name}: {classes}\n"
+                "State the same `classes`, in the same order, where both are declared"
+            )
+    return first

@@ -1,0 +1,159 @@
+"""DefaultTrainer with weight surgery, stamped checkpoints, COCO evaluation and clear failures."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import OrderedDict
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import (
+    MetadataCatalog,
+    build_detection_test_loader,
+    build_detection_train_loader,
+)
+from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from detectron2.utils.events import CommonMetricPrinter, EventWriter
+from torch import nn
+from torch.utils.data import DataLoader
+
+from transfer_maskrcnn.engine.checkpoint import StampedCheckpointer, check_classes
+from transfer_maskrcnn.engine.mapper import CheckedDatasetMapper
+from transfer_maskrcnn.engine.progress import ProgressBar, on_terminal
+from transfer_maskrcnn.errors import TrainingDivergedError, TransferError
+from transfer_maskrcnn.evaluation.coco import InstanceEvaluator
+from transfer_maskrcnn.files import write_json
+from transfer_maskrcnn.surgery.hook import WeightSurgeryHook
+from transfer_maskrcnn.surgery.source import load_source_weights
+
+logger = logging.getLogger(__name__)
+
+
+class TransferTrainer(DefaultTrainer):
+    """Detectron2's DefaultTrainer for a config that :func:`fit_config` has fitted to its datasets.
+
+    ``MODEL.WEIGHTS`` goes through :class:`WeightSurgeryHook` unless ``MODEL.TRANSFER.ENABLED`` is
+    False; checkpoints carry the class names; ``evaluation.json`` holds the last evaluation.
+    """
+
+    def build_hooks(self) -> list[HookBase]:
+        # DefaultTrainer.__init__ makes its own checkpointer just before it asks for the hooks.
+        self.checkpointer = StampedCheckpointer(
+            self.model,
+            self.cfg.OUTPUT_DIR,
+            {"thing_classes": class_names(self.cfg)},
+            **self.checkpointer.checkpointables,
+        )
+        hooks: list[HookBase] = super().build_hooks()
+        if self.cfg.MODEL.TRANSFER.ENABLED:
+            hooks.insert(0, WeightSurgeryHook.from_cfg(self.cfg))
+        if comm.is_main_process() and on_terminal():
+            hooks.append(ProgressBar())
+        return hooks
+
+    def build_writers(self) -> list[EventWriter]:
+        writers: list[EventWriter] = super().build_writers()
+        if on_terminal():  # the bar shows what the lines would
+            writers = [w for w in writers if not isinstance(w, CommonMetricPrinter)]
+        return writers
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Resume from OUTPUT_DIR if asked and possible; otherwise start from MODEL.WEIGHTS.
+
+        Raises:
+            ConfigError: the checkpoint was trained on other classes.
+            WeightFileError: the checkpoint cannot be read.
+        """
+        if resume and self.checkpointer.has_checkpoint():
+            path = self.checkpointer.get_checkpoint_file()
+            check_classes(load_source_weights(path).stamp, path, class_names(self.cfg))
+            super().resume_or_load(resume=True)
+        elif not self.cfg.MODEL.TRANSFER.ENABLED:
+            super().resume_or_load(resume=False)
+
+    def train(self) -> Any:
+        # Detectron2 logs the stack of whatever ends a run; ours say all there is to say.
+        loop = logging.getLogger("detectron2.engine.train_loop")
+        loop.addFilter(_not_our_error)
+        try:
+            return super().train()
+        finally:
+            loop.removeFilter(_not_our_error)
+
+    def run_step(self) -> None:
+        """One iteration.
+
+        Raises:
+            TrainingDivergedError: the loss, or what the RPN predicts, is not finite.
+        """
+        try:
+            super().run_step()
+        except FloatingPointError as error:
+            raise TrainingDivergedError(self._divergence(str(error))) from None
+
+    def _divergence(self, what: str) -> str:
+        rate = self.optimizer_rate()
+        last = {
+            name: round(value, 4)
+            for name, (value, _) in self.storage.latest().items()
+            if "loss" in name
+        }
+        checkpoint = "there is none yet"
+        if self.checkpointer.has_checkpoint():
+            checkpoint = self.checkpointer.get_checkpoint_file()
+        return (
+            f"training diverged at iteration {self.iter}: {' '.join(what.split())}\n"
+            f"  learning rate {rate:g}, last finite losses: {last or 'none'}\n"
+            f"  last good checkpoint: {checkpoint}\n"
+            "  usual remedies: a lower SOLVER.BASE_LR (a tenth), a longer SOLVER.WARMUP_ITERS, a "
+            "lower SOLVER.CLIP_GRADIENTS.CLIP_VALUE; from random weights also MODEL.PIXEL_STD "
+            "about [58, 58, 58] and a norm other than FrozenBN"
+        )
+
+    def optimizer_rate(self) -> float:
+        """The learning rate of the first parameter group."""
+        return float(self._trainer.optimizer.param_groups[0]["lr"])
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> DataLoader:
+        return build_detection_train_loader(cfg, mapper=CheckedDatasetMapper(cfg, is_train=True))
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
+        mapper = CheckedDatasetMapper(cfg, is_train=False)
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        return InstanceEvaluator(
+            dataset_name,
+            os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name),
+            max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
+        )
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> OrderedDict[str, Any]:
+        """Evaluate on every ``DATASETS.TEST``, and write ``evaluation.json`` into OUTPUT_DIR.
+
+        Returns detectron2's results: AP from 0 to 100 by task ("bbox", "segm"), by dataset first
+        where there are several.
+        """
+        results: OrderedDict[str, Any] = super().test(cfg, model, evaluators)
+        if comm.is_main_process() and cfg.OUTPUT_DIR:
+            names = cfg.DATASETS.TEST
+            by_dataset = {names[0]: results} if len(names) == 1 else dict(results)
+            write_json(os.path.join(cfg.OUTPUT_DIR, "evaluation.json"), by_dataset)
+        return results
+
+
+def class_names(cfg: CfgNode) -> list[str]:
+    """The class names of the datasets in a fitted ``cfg``."""
+    name = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)[0]
+    return list(MetadataCatalog.get(name).thing_classes)
+
+
+def _not_our_error(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], TransferError))

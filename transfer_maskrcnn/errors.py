@@ -1,0 +1,43 @@
+"""The errors a user can cause and mend. Each message names the value, what was expected and the fix."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class TransferError(ValueError):
+    """Base of every error this package raises on purpose; tools print its message without a stack trace."""
+
+    def __init__(self, message: str):
+        # A DataLoader worker re-raises the same class with its whole traceback as the message; the
+        # user needs only what stood behind the class name at its end.
+        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
+
+
+class DatasetError(TransferError):
+    """An annotation file, an image or a dataset declaration that cannot be used as it is."""
+
+
+class WeightFileError(TransferError):
+    """A weight file that cannot be read, or may not be read safely."""
+
+
+class TransferPlanError(TransferError):
+    """A transfer that would not do what the configuration says. ``problems`` holds one text each."""
+
+
+class ConfigError(TransferError):
+    """A configuration that contradicts itself, the dataset or the machine."""
+
+
+class TrainingDivergedError(TransferError):
+    """Loss or weights are no longer finite."""
+
+
+def nearest(word: str, known: Iterable[str], found_in: str = "") -> str:
+    """ "; did you mean 'x'?" where a known word is close to ``word``, else ""."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    if not close:
+        return ""
+    return f"; {found_in} has {close[0]!r}" if found_in else f"; did you mean {close[0]!r}?"

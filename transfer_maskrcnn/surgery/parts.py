@@ -1,0 +1,199 @@
+"""What a tensor is, by its name: its part of the model, and where class names show in its shape."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+#: the rungs of MODEL.TRANSFER.KEEP: which parts each keeps
+LADDER: Mapping[str, tuple[str, ...]] = {
+    "structure": (),
+    "backbone": ("backbone",),
+    "backbone_fpn": ("backbone", "FPN"),
+    "backbone_fpn_rpn": ("backbone", "FPN", "RPN"),
+    "all_but_predictors": (
+        "backbone",
+        "FPN",
+        "RPN",
+        "box head",
+        "mask head",
+        "keypoint head",
+        "rest",
+    ),
+    "class_rows": (
+        *("backbone", "FPN", "RPN", "box head", "mask head", "keypoint head", "rest"),
+        "predictors",
+    ),
+}
+
+# Order matters. C4's roi_heads.res5 counts as backbone: it is the trunk's last stage, ImageNet
+# weights carry it, and with frozen norms it cannot be trained from nothing.
+_PARTS = [
+    ("settings", r"(^|\.)(pixel_mean|pixel_std|fed_loss_cls_weights)$|anchor_generator\."),
+    ("predictors", r"(^|\.)(cls_score|bbox_pred)(\.|$)|(^|\.)mask_head\.predictor\."),
+    ("predictors", r"(^|\.)point_head\.predictor\.|(^|\.)coarse_head\.prediction\."),
+    ("predictors", r"(^|\.)sem_seg_head\.predictor\."),
+    ("FPN", r"^(backbone\.)?(fpn_|simfp_|top_block)"),
+    ("backbone", r"^backbone\.|(^|\.)(stem|res[2-5])\."),
+    ("RPN", r"^(proposal_generator|rpn_head)\."),
+    ("box head", r"(^|\.)box_(head|predictor)\."),
+    ("mask head", r"(^|\.)mask_(head|pooler)\."),
+    ("keypoint head", r"(^|\.)keypoint_head\."),
+]
+_PARTS_COMPILED = [(part, re.compile(pattern)) for part, pattern in _PARTS]
+_TRUNK = re.compile(r"(?:^|\.)((?:stem|res[2-5])\..+)$")
+_STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
+
+
+def part_of(name: str) -> str:
+    """The part of a detector that a tensor belongs to: ``backbone``, ``FPN``, ``RPN``,
+    ``box head``, ``mask head``, ``keypoint head``, ``predictors``, ``settings`` (of the
+    configuration) or ``rest``.
+
+    Predictors are the last layers that depend on class names. ``keypoint_head.score_lowres``
+    depends on the keypoints and not on the classes, so it belongs to its head.
+    """
+    return next((part for part, found in _PARTS_COMPILED if found.search(name)), "rest")
+
+
+def group_of(name: str) -> str:
+    """The line of the table that a tensor is counted in: ``backbone.bottom_up.res4``."""
+    trunk = re.match(r"(.*?(?:^|\.)(?:stem|res[2-5]))\.", name)
+    if trunk:
+        return trunk[1]
+    if part_of(name) == "FPN":
+        return name.rpartition("fpn_")[0] + "fpn" if "fpn_" in name else name.rpartition(".")[0]
+    module = name.split(".")[:-1]
+    if part_of(name) != "predictors":
+        module = module[: 3 if len(module) > 2 and module[2].isdigit() else 2]
+    return ".".join(module) or name
+
+
+def is_statistic(name: str) -> bool:
+    """Whether a tensor is a norm's running statistic, which nobody calls a parameter."""
+    return name.endswith(_STATISTICS)
+
+
+def parse_keep(keep: str | Sequence[str]) -> str | tuple[str, ...]:
+    """A rung of :data:`LADDER` as it is; anything else as module prefixes ("a.b,c" or a list)."""
+    if isinstance(keep, str) and keep in LADDER:
+        return keep
+    prefixes = keep.split(",") if isinstance(keep, str) else keep
+    prefixes = tuple(p.strip().rstrip(".") for p in prefixes if p.strip())
+    return prefixes[0] if len(prefixes) == 1 and prefixes[0] in LADDER else prefixes
+
+
+def under(name: str, prefix: str) -> bool:
+    """Whether a tensor lies in the module ``prefix`` (``fpn_`` ends in the middle of names)."""
+    return name.startswith(prefix if prefix.endswith("_") else prefix + ".") or name == prefix
+
+
+def align(source: Iterable[str], target: Iterable[str]) -> tuple[dict[str, str], set[str]]:
+    """Which source tensor each target tensor corresponds to, by name alone.
+
+    The same name; else the longest source name that ends the target's name at a dot (zoo trunks
+    leave ``backbone.bottom_up.`` away); else the same place in a ResNet trunk that is nested
+    elsewhere (an FPN detector's trunk in a C4 detector).
+
+    Returns:
+        target name -> source name, each source name at most once; and the source names that were
+        left out because they end the names of several target tensors.
+    """
+    free = set(source)
+    target = list(target)
+    found = {name: name for name in target if name in free}
+    free -= set(found)
+    candidates: dict[str, list[str]] = {}
+    for name in (n for n in target if n not in found):
+        pieces = name.split(".")
+        endings = (".".join(pieces[i:]) for i in range(1, len(pieces)))
+        suffix = next((ending for ending in endings if ending in free), None)
+        if suffix is not None:
+            candidates.setdefault(suffix, []).append(name)
+    ambiguous = {name for name, places in candidates.items() if len(places) > 1}
+    found.update({places[0]: n for n, places in candidates.items() if len(places) == 1})
+    free -= set(candidates)
+    nested = _trunk_places(free)
+    homes = _trunk_places(name for name in target if name not in found)
+    found.update({homes[key]: nested[key] for key in homes.keys() & nested.keys()})
+    return found, ambiguous
+
+
+def _trunk_places(names: Iterable[str]) -> dict[str, str]:
+    """Place in a trunk (``res2.0.conv1.weight``) -> name, for places that one name only has."""
+    places: dict[str, list[str]] = {}
+    for name in names:
+        if part_of(name) == "backbone" and (found := _TRUNK.search(name)):
+            places.setdefault(found[1], []).append(name)
+    return {place: names[0] for place, names in places.items() if len(names) == 1}
+
+
+@dataclass(frozen=True)
+class ClassAxis:
+    """Where classes lie along one axis of a tensor: ``[shared ..., K blocks ..., shared ...]``.
+
+    Attributes:
+        axis: 0 for rows (outputs), 1 for input columns (PointRend reads coarse class masks).
+        before: indices before the first class.
+        per_class: indices of one class: 1 for scores and masks, 4 for boxes.
+        after: indices after the last class: 1 for the background of ``cls_score``.
+    """
+
+    axis: int
+    before: int
+    per_class: int
+    after: int
+
+    def size(self, classes: int) -> int:
+        return self.before + self.per_class * classes + self.after
+
+
+Shape = tuple[int, ...]
+
+
+def class_axes(
+    name: str, source: Shape, target: Shape, counts: tuple[int, int], fc_out: int | None
+) -> tuple[ClassAxis, ...] | None:
+    """How the classes of two tensors of the same name correspond.
+
+    Args:
+        name: the target tensor.
+        source: its shape in the source; ``target``: in the target.
+        counts: number of classes of source and target.
+        fc_out: output channels of PointRend's ``point_head.fc1``, where there is one.
+
+    Returns:
+        one axis each that depends on classes; () if none does (class-agnostic on both sides);
+        None if the two layouts have nothing to do with each other.
+    """
+    axes = []
+    if part_of(name) == "predictors":
+        row = _row_axis(name, source[0], target[0], counts)
+        if row is None:
+            return None
+        axes += [row] if row.per_class else []
+    if len(target) > 1 and ".point_head." in name and _reads_classes(name, target, fc_out):
+        shared = source[1] - counts[0]
+        axes.append(ClassAxis(1, shared, 1, 0))
+    sizes = {a.axis: (a.size(counts[0]), a.size(counts[1])) for a in axes}
+    pairs = [sizes.get(i, (s, s)) for i, s in enumerate(source)]
+    if len(source) != len(target) or [p[0] for p in pairs] != list(source):
+        return None
+    return tuple(axes) if [p[1] for p in pairs] == list(target) else None
+
+
+def _row_axis(name: str, source: int, target: int, counts: tuple[int, int]) -> ClassAxis | None:
+    """``per_class`` is 0 where the rows do not depend on classes."""
+    if "cls_score." in name:
+        return ClassAxis(0, 0, 1, 1)
+    if source == target and any(
+        rows < count or (rows == 4 and count > 1 and "bbox_pred." in name)
+        for rows, count in zip((source, target), counts, strict=True)
+    ):
+        return ClassAxis(0, source, 0, 0)
+    if source % counts[0] or target % counts[1] or source // counts[0] != target // counts[1]:
+        return None
+    return ClassAxis(0, 0, source // counts[0], 0)
+
+
+def _reads_classes(name: str, shape: Shape, fc_out: int | None) -> bool:
+    return name.endswith("point_head.fc1.weight") or (fc_out is not None and shape[1] > fc_out)

@@ -1,0 +1,65 @@
+"""Weight files that know what they are. A file is complete or absent, never half written."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from transfer_maskrcnn.errors import WeightFileError
+from transfer_maskrcnn.surgery.source import STAMP_KEY
+
+
+def write_weights(
+    path: str | Path, tensors: Mapping[str, Tensor], stamp: Mapping[str, Any]
+) -> None:
+    """Writes weights and what they are, as .pth or .safetensors by the name's end.
+
+    The .pth is a dict with ``model``, which a stock ``DetectionCheckpointer`` loads by exact names.
+
+    Args:
+        path: where to; replaced in one step.
+        tensors: name -> tensor, for example ``model.state_dict()``.
+        stamp: plain values, with the class names in order under ``thing_classes``.
+
+    Raises:
+        WeightFileError: another ending, or a stamp that is not plain or has no ``thing_classes``.
+    """
+    path = Path(path)
+    try:
+        text = json.dumps(dict(stamp))
+    except TypeError as error:
+        raise WeightFileError(f"{path}: the stamp must hold plain values: {error}") from error
+    if not isinstance(stamp.get("thing_classes"), (list, tuple)):
+        raise WeightFileError(f"{path}: the stamp must list the class names as thing_classes.")
+    if path.suffix not in (".pth", ".safetensors"):
+        raise WeightFileError(f"{path}: weights are written as .pth or .safetensors.")
+    plain = {name: tensor.detach() for name, tensor in tensors.items()}
+    with _replacing(path) as unfinished:
+        if path.suffix == ".pth":
+            torch.save({"model": plain, STAMP_KEY: json.loads(text)}, unfinished)
+        else:
+            # a name each, not shared memory, is what the format stores
+            own = {name: tensor.cpu().clone().contiguous() for name, tensor in plain.items()}
+            save_file(own, unfinished, metadata={"format": "pt", STAMP_KEY: text})
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file in one step."""
+    with _replacing(path) as unfinished:
+        unfinished.write_text(text)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
