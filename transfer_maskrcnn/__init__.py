@@ -21,7 +21,7 @@ except ImportError as error:
     ) from None
 
 with warnings.catch_warnings():
-    # Newer torch calls what detectron2 does at import deprecated; an importer can do nothing about it.
+    # Newer torch calls what detectron2 does at import deprecated; no importer can mend that.
     warnings.simplefilter("ignore")
     from transfer_maskrcnn.config import add_transfer_config
     from transfer_maskrcnn.data.builtin import register_builtin_datasets, register_catalog

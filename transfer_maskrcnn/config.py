@@ -10,8 +10,8 @@ FOLLOW_DATASET = -1
 
 def add_transfer_config(cfg: CfgNode) -> None:
     """Add this project's keys, and the defaults it changes, to a detectron2 ``cfg`` in place."""
-    # A YAML file that declares more datasets (see transfer_maskrcnn/data/catalog.yaml for the form);
-    # paths in it are relative to it. "": built-in names only.
+    # A YAML file that declares more datasets (its form: transfer_maskrcnn/data/catalog.yaml); paths
+    # in it are relative to it. "": built-in names only.
     cfg.DATASETS.CATALOG = ""
 
     cfg.MODEL.TRANSFER = CfgNode()

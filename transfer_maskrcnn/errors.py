@@ -1,4 +1,4 @@
-"""The errors a user can cause and mend. Each message names the value, what was expected and the fix."""
+"""The errors a user can cause and mend: each names the value, what was expected and the fix."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class TransferError(ValueError):
-    """Base of every error this package raises on purpose; tools print its message without a stack trace."""
+    """Base of every error this package raises on purpose; tools print it without a stack trace."""
 
     def __init__(self, message: str):
         # A DataLoader worker re-raises the same class with its whole traceback as the message; the
@@ -24,7 +24,7 @@ class WeightFileError(TransferError):
 
 
 class TransferPlanError(TransferError):
-    """A transfer that would not do what the configuration says. ``problems`` holds one text each."""
+    """A transfer that would not do what the configuration says."""
 
 
 class ConfigError(TransferError):

@@ -23,10 +23,15 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write ``text``, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write ``value`` as JSON, whole or not at all; NaN and infinity, which JSON lacks, as null."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(_without_nan(value), indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(_without_nan(value), indent=1) + "\n")
 
 
 def _without_nan(value: Any) -> Any:

@@ -58,7 +58,7 @@ def test_registration_reads_nothing(entry: dict[str, Any]) -> None:
 def test_a_missing_dataset_names_the_command_that_gets_it(entry: dict[str, Any]) -> None:
     entry.update(annotations="/nowhere.json", prepare="python datasets/prepare_toy.py")
     transfer_maskrcnn.register_dataset("toy", **entry)
-    with pytest.raises(DatasetError, match="To get this dataset: python datasets/prepare_toy.py"):
+    with pytest.raises(DatasetError, match=r"To get this dataset: python datasets/prepare_toy\.py"):
         DatasetCatalog.get("toy")
 
 
@@ -78,6 +78,7 @@ def test_a_name_of_another_package_is_left_alone(entry: dict[str, Any]) -> None:
     ("change", "message"),
     [
         ({"format": "cocoo"}, r"unknown format 'cocoo'.*did you mean 'coco'"),
+        ({"image_root": None}, r"format coco needs image_root"),
         ({"attribute": "x"}, r"format coco has no option 'attribute'"),
         ({"hold_out_every": 3}, r"hold_out_every and part go together"),
         ({"hold_out_every": 1, "part": "val"}, r"hold_out_every is 1; .*at least 2"),

@@ -76,5 +76,5 @@ def test_a_starting_point_is_not_a_trained_model(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "model_final.pth").write_text("<html>not found</html>")
-    with pytest.raises(WeightFileError, match="model_final.pth"):
+    with pytest.raises(WeightFileError, match=r"model_final\.pth"):
         load_trained_model(nn.Linear(2, 2), str(tmp_path / "model_final.pth"), ["cat", "dog"])

@@ -19,7 +19,7 @@ WriteDataset = Callable[[str, Path], dict[str, Any]]
 
 @pytest.fixture
 def catalog(write_dataset: WriteDataset, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """A catalog with names of this test's own: detectron2's catalogs live as long as the process."""
+    """A catalog with names of this test's own: detectron2's catalogs outlive a test."""
     tag = request.node.name
     coco, masks = tmp_path / "coco", tmp_path / "png"
     entries = {}
@@ -81,7 +81,9 @@ def test_eval_only_needs_no_training_set(catalog: Path) -> None:
 
 def test_an_unknown_dataset_gets_the_nearest_name() -> None:
     cfg = load_config("", ["DATASETS.TRAIN", "('baloon_train',)", "MODEL.DEVICE", "cpu"])
-    with pytest.raises(ConfigError, match=r"'baloon_train' .*CATALOG.*did you mean 'balloon_train'"):
+    with pytest.raises(
+        ConfigError, match=r"'baloon_train' .*CATALOG.*did you mean 'balloon_train'"
+    ):
         fit_config(cfg)
 
 

@@ -34,7 +34,9 @@ X101 = ["MODEL.RESNETS.NUM_GROUPS", 2, "MODEL.RESNETS.WIDTH_PER_GROUP", 2]
 
 def tiny_cfg(config: str, classes: int, opts: list[Any] | None = None) -> CfgNode:
     """``config`` is a zoo path without .yaml, or "pointrend" (whose configs the zoo lacks)."""
-    cfg = model_zoo.get_config(f"{MASK}R_50_FPN_3x.yaml" if config == POINTREND else f"{config}.yaml")
+    cfg = model_zoo.get_config(
+        f"{MASK}R_50_FPN_3x.yaml" if config == POINTREND else f"{config}.yaml"
+    )
     cfg.merge_from_list(TINY + (X101 if "X_101" in config else []))
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = classes
     if config == POINTREND:
@@ -62,6 +64,47 @@ def _build(config: str, classes: int, opts: list[Any] | None = None, seed: int =
             elif name.endswith(("bias", "running_mean")):
                 tensor.copy_(torch.randn(tensor.shape) * 0.1)
     return model
+
+
+def _tiny(classes: int, agnostic: bool = False, seed: int = 0, width: int = 2) -> nn.Module:
+    """The names and layouts of a Mask R-CNN in 400 numbers, none of them 0."""
+    boxes, masks = (1, 1) if agnostic else (classes, classes)
+    tree = {
+        "backbone": {
+            "bottom_up": {
+                "stem": {"conv1": nn.Conv2d(3, width, 1)},
+                "res2": {"0": {"conv1": nn.Conv2d(width, width, 1)}},
+            },
+            "fpn_lateral2": nn.Conv2d(width, width, 1),
+        },
+        "proposal_generator": {"rpn_head": {"conv": nn.Conv2d(width, width, 1)}},
+        "roi_heads": {
+            "box_head": {"fc1": nn.Linear(width, width)},
+            "box_predictor": {
+                "cls_score": nn.Linear(width, classes + 1),
+                "bbox_pred": nn.Linear(width, 4 * boxes),
+            },
+            "mask_head": {
+                "mask_fcn1": nn.Conv2d(width, width, 1),
+                "predictor": nn.Conv2d(width, masks, 1),
+            },
+        },
+    }
+    model = _module(tree)
+    generator = torch.Generator().manual_seed(seed)
+    for tensor in model.state_dict().values():
+        tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.1)
+    return model
+
+
+def _module(tree: dict[str, Any]) -> nn.Module:
+    return nn.ModuleDict({k: _module(v) if isinstance(v, dict) else v for k, v in tree.items()})
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[..., nn.Module]:
+    """tiny(classes, agnostic=False, seed=0, width=2) -> a module with a detector's names."""
+    return _tiny
 
 
 @pytest.fixture(scope="session")
@@ -106,7 +149,11 @@ def _heads(model: nn.Module) -> dict[str, list[Tensor]]:
         inputs = [features[f] for f in heads.box_in_features]
         x = heads.box_pooler(inputs, boxes)
         stages = isinstance(heads.box_predictor, nn.ModuleList)
-        pairs = zip(heads.box_head, heads.box_predictor) if stages else [(heads.box_head, heads.box_predictor)]
+        pairs = (
+            zip(heads.box_head, heads.box_predictor, strict=True)
+            if stages
+            else [(heads.box_head, heads.box_predictor)]
+        )
         predicted = [predictor(head(x)) for head, predictor in pairs]
         masks = _masks(heads, features, boxes)
     out["logits"] = [scores for scores, _ in predicted]

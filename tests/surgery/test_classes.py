@@ -70,7 +70,9 @@ def test_one_source_serves_many_targets() -> None:
 
 
 def test_an_ambiguous_name_is_nobodys() -> None:
-    rows, _ = match_classes(["traffic light", "Traffic_Light", "bus"], ["TRAFFICLIGHT", "bus"], [], "default")
+    rows, _ = match_classes(
+        ["traffic light", "Traffic_Light", "bus"], ["TRAFFICLIGHT", "bus"], [], "default"
+    )
     assert rows[0].source is None
 
 
@@ -78,7 +80,12 @@ def test_an_ambiguous_name_is_nobodys() -> None:
 WRONG = [
     ([["persn", "cell"]], "default", "class_map", ["'persn'", "Did you mean 'person'?"]),
     ([["person", "nucleus"]], "default", "class_map", ["target class 'nucleus'", "'cell'"]),
-    ([["person", "cell"], ["dog", "cell"]], "default", "class_map", ["two source classes", "'dog'"]),
+    (
+        [["person", "cell"], ["dog", "cell"]],
+        "default",
+        "class_map",
+        ["two source classes", "'dog'"],
+    ),
     ([["person"]], "default", "class_map", ["not a pair"]),
     (["ab"], "default", "class_map", ["'ab', not a pair"]),
     ([], "animal", "new_class_init", ["NEW_CLASS_INIT names the source class 'animal'"]),
@@ -109,7 +116,10 @@ ADDRESSES = [
     # where iopath caches it
     (f"/home/me/.torch/detectron2/COCO-Detection/faster_rcnn_R_50_C4_1x/{ID}", "coco_2017_val"),
     (f"detectron2://COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x/{ID}", "keypoints_coco_2017_val"),
-    (f"detectron2://Detectron1-Comparisons/keypoint_rcnn_R_50_FPN_1x/{ID}", "keypoints_coco_2017_val"),
+    (
+        f"detectron2://Detectron1-Comparisons/keypoint_rcnn_R_50_FPN_1x/{ID}",
+        "keypoints_coco_2017_val",
+    ),
     (f"detectron2://LVISv0.5-InstanceSegmentation/mask_rcnn_R_50_FPN_1x/{ID}", "lvis_v0.5_val"),
     (f"detectron2://Misc/cascade_mask_rcnn_R_50_FPN_3x/{ID}", "coco_2017_val"),
     # other data, and a file that only lies in a folder of that name

@@ -98,7 +98,12 @@ ALIGN = [
     # an end that fits twice is no end at all
     (["conv1.w"], ["a.conv1.w", "b.conv1.w"], {}, {"conv1.w"}),
     # the same place in a trunk that is nested elsewhere
-    (["backbone.res5.0.w"], ["roi_heads.res5.0.w"], {"roi_heads.res5.0.w": "backbone.res5.0.w"}, set()),
+    (
+        ["backbone.res5.0.w"],
+        ["roi_heads.res5.0.w"],
+        {"roi_heads.res5.0.w": "backbone.res5.0.w"},
+        set(),
+    ),
     # but not where a trunk's place exists twice
     (["backbone.res5.0.w"], ["a.res5.0.w", "b.res5.0.w"], {}, set()),
 ]

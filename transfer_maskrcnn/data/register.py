@@ -108,18 +108,9 @@ class DatasetLoader:
         self._loaded: LoadedDataset | None = None
 
     def __call__(self) -> list[dict[str, Any]]:
-        return list(self.load().dicts)
-
-    def load(self) -> LoadedDataset:
         if self._loaded is None:
             self._loaded = _load(self.spec)
-        return self._loaded
-
-
-def load_registered(name: str) -> LoadedDataset | None:
-    """The loaded dataset ``name``; None where another package registered that name."""
-    loader = _registered.get(name)
-    return None if loader is None else loader.load()
+        return list(self._loaded.dicts)
 
 
 def _load(spec: DatasetSpec) -> LoadedDataset:
@@ -134,8 +125,11 @@ def _load(spec: DatasetSpec) -> LoadedDataset:
         thing_dataset_id_to_contiguous_id={c: i for i, c in enumerate(loaded.category_ids)},
         mask_format=loaded.mask_format,
     )
-    log = logger.warning if loaded.report.left_out else logger.info
-    log("dataset %s: %s", spec.name, loaded.report.summary())
+    report = loaded.report
+    lost = report.images_left_out or report.left_out
+    logger.log(
+        logging.WARNING if lost else logging.INFO, "dataset %s: %s", spec.name, report.summary()
+    )
     if spec.part is not None:
         instances = sum(len(d["annotations"]) for d in loaded.dicts)
         logger.info(
@@ -180,6 +174,10 @@ def _check(spec: DatasetSpec) -> None:
                 f"dataset {spec.name!r}: format {spec.format} has no option {option!r}; it has "
                 f"{', '.join(sorted(allowed)) or 'none'}{nearest(option, allowed)}"
             )
+    if spec.image_root is None and spec.format != "yolo":
+        raise DatasetError(
+            f"dataset {spec.name!r}: format {spec.format} needs image_root, the folder of images"
+        )
     if (spec.hold_out_every is None) != (spec.part is None):
         raise DatasetError(
             f"dataset {spec.name!r}: hold_out_every and part go together; got "

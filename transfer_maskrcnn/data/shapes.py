@@ -1,8 +1,8 @@
-"""Synthetic instance-segmentation datasets: textured shapes on textured ground, made from a seed.
+"""Synthetic instance-segmentation datasets: textured shapes on textured ground, from a seed.
 
-Two tasks on the same kind of picture: the *source* task names eight shapes, the *target* task three,
-of which two are new (star, heart) and one is shared (ring). Shapes overlap, and a mask covers what
-is visible, so masks may have holes and parts; they are written as COCO RLE.
+Two tasks on the same kind of picture: the *source* task names eight shapes, the *target* task
+three, of which two are new (star, heart) and one is shared (ring). Shapes overlap, and a mask
+covers what is visible, so masks may have holes and parts; they are written as COCO RLE.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _crescent() -> Outline:
     centre = 0.55  # of the bite, on the x axis
     start = np.arctan2(y0, x0 - centre)
     inner = np.linspace(start, -start - 2 * np.pi, 32)
-    bite = _turn(inner, float(np.hypot(x0 - centre, y0))) + (centre, 0.0)
+    bite = _turn(inner, float(np.hypot(x0 - centre, y0))) + np.array([centre, 0.0])
     return np.concatenate([_turn(outer, 1.0), bite])
 
 
@@ -185,7 +185,8 @@ def write_split(split: ShapesSplit, folder: Path) -> None:
     """Write ``folder/images/*.png`` and ``folder/annotations.json`` (COCO) for one split."""
     rng = np.random.default_rng(split.seed)
     (folder / "images").mkdir(parents=True)
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image_id in range(1, split.images + 1):
         pixels, instances = draw_image(split.classes, rng)
         name = f"{image_id:05d}.png"
@@ -202,17 +203,18 @@ def write_split(split: ShapesSplit, folder: Path) -> None:
     (folder / "annotations.json").write_text(json.dumps(content))
 
 
-def prepare_shapes(
-    root: str | os.PathLike[str], folders: Collection[str] = tuple(s.folder for s in SPLITS)
-) -> Path:
+def prepare_shapes(root: str | os.PathLike[str], folders: Collection[str] | None = None) -> Path:
     """Generate the splits under ``root``/shapes that are not there yet; returns that folder.
+
+    ``folders`` names those that are wanted; None: all of ``SPLITS``.
 
     A split appears under its name only when it is whole: it is written beside and renamed.
     """
     folder = Path(root) / "shapes"
     folder.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
-        if split.folder not in folders or (folder / split.folder).exists():
+        wanted = folders is None or split.folder in folders
+        if not wanted or (folder / split.folder).exists():
             continue
         temporary = Path(tempfile.mkdtemp(prefix=f".{split.folder}-", dir=folder))
         try:

@@ -1,4 +1,4 @@
-"""Checkpoints that know their classes, are written whole or not at all, and are checked when read."""
+"""Checkpoints that know their classes, written whole or not at all, and checked when read."""
 
 from __future__ import annotations
 

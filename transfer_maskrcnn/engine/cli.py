@@ -17,7 +17,7 @@ Examples:
   train:      python tools/train_net.py --config-file configs/shapes/mask_rcnn_transfer.yaml
   evaluate:   ... the same with --eval-only (the last checkpoint of OUTPUT_DIR, or MODEL.WEIGHTS)
   go on:      ... the same with --resume
-  your data:  ... DATASETS.CATALOG my.yaml DATASETS.TRAIN "('my_train',)" DATASETS.TEST "('my_val',)"
+  your data:  ... DATASETS.CATALOG my.yaml DATASETS.TRAIN "('a_train',)" DATASETS.TEST "('a_val',)"
 """
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from contextlib import ExitStack
-
-import logging
 
 from detectron2.engine import HookBase
 from tqdm import tqdm

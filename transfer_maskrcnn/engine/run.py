@@ -16,7 +16,8 @@ from detectron2.utils import comm
 from tabulate import tabulate
 
 from transfer_maskrcnn.engine.checkpoint import load_trained_model
-from transfer_maskrcnn.engine.trainer import TransferTrainer, class_names
+from transfer_maskrcnn.engine.stamp import class_names
+from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.version import __version__

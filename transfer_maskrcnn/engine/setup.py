@@ -1,4 +1,4 @@
-"""From a config file and command-line overrides to a config that fits its datasets and the machine."""
+"""From a config file and overrides to a config that fits its datasets and the machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from transfer_maskrcnn.config import FOLLOW_DATASET, add_transfer_config
 from transfer_maskrcnn.data.builtin import register_catalog
-from transfer_maskrcnn.data.register import load_registered
 from transfer_maskrcnn.errors import ConfigError, nearest
 
 logger = logging.getLogger(__name__)
@@ -71,8 +70,8 @@ def _keys(node: CfgNode, prefix: str = "") -> Iterable[str]:
 def fit_config(cfg: CfgNode, *, eval_only: bool = False) -> None:
     """Make ``cfg`` follow its datasets (number of classes, mask format) and check it, in place.
 
-    Registers ``DATASETS.CATALOG``, and reads every dataset the run needs, so that what is wrong with
-    the last test set is known before the first iteration.
+    Registers ``DATASETS.CATALOG``, and reads every dataset the run needs, so that what is wrong
+    with the last test set is known before the first iteration.
 
     Raises:
         ConfigError, DatasetError: what does not fit, and how to mend it.
@@ -87,10 +86,10 @@ def fit_config(cfg: CfgNode, *, eval_only: bool = False) -> None:
     classes = _common_classes(names)
     stated = cfg.MODEL.ROI_HEADS.NUM_CLASSES
     if stated not in (FOLLOW_DATASET, len(classes)):
+        shown = ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
         raise ConfigError(
             f"MODEL.ROI_HEADS.NUM_CLASSES is {stated}, but dataset {names[0]!r} has "
-            f"{len(classes)} classes ({', '.join(classes[:8])}{', ...' if len(classes) > 8 else ''});"
-            " leave the key out, it follows the dataset"
+            f"{len(classes)} classes ({shown}); leave the key out, it follows the dataset"
         )
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes)
     formats = {getattr(MetadataCatalog.get(n), "mask_format", cfg.INPUT.MASK_FORMAT) for n in names}
@@ -123,8 +122,8 @@ def _common_classes(names: Sequence[str]) -> list[str]:
                 f"no dataset is registered as {name!r} (one of your own is declared in the YAML "
                 f"file that DATASETS.CATALOG names){nearest(name, DatasetCatalog.list())}"
             )
-        if load_registered(name) is None:
-            DatasetCatalog.get(name)  # another package's: loading fills its metadata
+        if not any(record.get("annotations") for record in DatasetCatalog.get(name)):
+            raise ConfigError(f"dataset {name!r} holds no instance: nothing to learn or to score")
         classes = list(MetadataCatalog.get(name).get("thing_classes", []))
         if not classes:
             raise ConfigError(f"dataset {name!r} has no thing_classes in its metadata")

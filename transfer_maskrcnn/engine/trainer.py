@@ -9,7 +9,6 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import (
-    MetadataCatalog,
     build_detection_test_loader,
     build_detection_train_loader,
 )
@@ -23,11 +22,13 @@ from torch.utils.data import DataLoader
 from transfer_maskrcnn.engine.checkpoint import StampedCheckpointer, check_classes
 from transfer_maskrcnn.engine.mapper import CheckedDatasetMapper
 from transfer_maskrcnn.engine.progress import ProgressBar, on_terminal
+from transfer_maskrcnn.engine.stamp import class_names, make_stamp
 from transfer_maskrcnn.errors import TrainingDivergedError, TransferError
 from transfer_maskrcnn.evaluation.coco import InstanceEvaluator
 from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.surgery.hook import WeightSurgeryHook
 from transfer_maskrcnn.surgery.source import load_source_weights
+from transfer_maskrcnn.surgery.write import write_weights
 
 logger = logging.getLogger(__name__)
 
@@ -39,17 +40,19 @@ class TransferTrainer(DefaultTrainer):
     False; checkpoints carry the class names; ``evaluation.json`` holds the last evaluation.
     """
 
+    checkpointer: StampedCheckpointer
+
     def build_hooks(self) -> list[HookBase]:
         # DefaultTrainer.__init__ makes its own checkpointer just before it asks for the hooks.
         self.checkpointer = StampedCheckpointer(
             self.model,
             self.cfg.OUTPUT_DIR,
-            {"thing_classes": class_names(self.cfg)},
+            make_stamp(self.cfg),
             **self.checkpointer.checkpointables,
         )
         hooks: list[HookBase] = super().build_hooks()
-        if self.cfg.MODEL.TRANSFER.ENABLED:
-            hooks.insert(0, WeightSurgeryHook.from_cfg(self.cfg))
+        self._surgery = WeightSurgeryHook.from_cfg(self.cfg)
+        hooks.insert(0, self._surgery)
         if comm.is_main_process() and on_terminal():
             hooks.append(ProgressBar())
         return hooks
@@ -69,8 +72,10 @@ class TransferTrainer(DefaultTrainer):
         """
         if resume and self.checkpointer.has_checkpoint():
             path = self.checkpointer.get_checkpoint_file()
-            check_classes(load_source_weights(path).stamp, path, class_names(self.cfg))
+            stamp = load_source_weights(path).stamp
+            check_classes(stamp, path, class_names(self.cfg))
             super().resume_or_load(resume=True)
+            self.checkpointer.stamp["transfer"] = (stamp or {}).get("transfer")
         elif not self.cfg.MODEL.TRANSFER.ENABLED:
             super().resume_or_load(resume=False)
 
@@ -82,6 +87,22 @@ class TransferTrainer(DefaultTrainer):
             return super().train()
         finally:
             loop.removeFilter(_not_our_error)
+
+    def before_train(self) -> None:
+        super().before_train()
+        if self._surgery.plan is not None:
+            self.checkpointer.stamp["transfer"] = self._surgery.plan.summary()
+
+    def after_train(self) -> None:
+        super().after_train()
+        if comm.is_main_process() and self.iter >= self.max_iter:
+            self._export()
+
+    def _export(self) -> None:
+        """The final weights as .safetensors: half the size of a checkpoint, safe to pass on."""
+        path = os.path.join(self.cfg.OUTPUT_DIR, "model_final.safetensors")
+        write_weights(path, self.checkpointer.model.state_dict(), self.checkpointer.stamp)
+        logger.info("Final weights, with their class names: %s", path)
 
     def run_step(self) -> None:
         """One iteration.
@@ -147,12 +168,6 @@ class TransferTrainer(DefaultTrainer):
             by_dataset = {names[0]: results} if len(names) == 1 else dict(results)
             write_json(os.path.join(cfg.OUTPUT_DIR, "evaluation.json"), by_dataset)
         return results
-
-
-def class_names(cfg: CfgNode) -> list[str]:
-    """The class names of the datasets in a fitted ``cfg``."""
-    name = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)[0]
-    return list(MetadataCatalog.get(name).thing_classes)
 
 
 def _not_our_error(record: logging.LogRecord) -> bool:

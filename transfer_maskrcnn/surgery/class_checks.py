@@ -79,16 +79,17 @@ def rows_apart(t: Transfer) -> Iterator[Problem]:
     """Classifier, regressor and mask rows move together or not at all."""
     if t.matching.keep != "class_rows" or not any(f.fate == "rows" for f in t.fates):
         return
-    for fate in t.fates:
-        if fate.target is None or not fate.reason.startswith("shapes differ"):
-            continue
-        if part_of(fate.target) == "predictors":
-            yield Problem(
-                "rows_apart",
-                f"The rows of {fate.target} cannot move with the classifier's: {fate.reason}.",
-                "Set CLS_AGNOSTIC_BBOX_REG and CLS_AGNOSTIC_MASK as the source has them, and the "
-                "same channels.",
-            )
+    unfit = [f for f in t.fates if f.target and f.reason.startswith("shapes differ")]
+    apart = [f for f in unfit if part_of(f.target or "") == "predictors"]
+    if apart:
+        more = f" (and {len(apart) - 1} more tensors)" if len(apart) > 1 else ""
+        yield Problem(
+            "rows_apart",
+            f"The rows of {apart[0].target} cannot move with the classifier's: "
+            f"{apart[0].reason}{more}.",
+            "Set CLS_AGNOSTIC_BBOX_REG and CLS_AGNOSTIC_MASK as the source has them, and the same "
+            "channels.",
+        )
 
 
 def unused_class_arguments(t: Transfer) -> Iterator[Problem]:
@@ -100,7 +101,7 @@ def unused_class_arguments(t: Transfer) -> Iterator[Problem]:
     if used:
         yield Problem(
             "unused",
-            f"{' and '.join(used)} only count with KEEP class_rows; KEEP is "
-            f"{shown_keep(t.matching.keep)}.",
+            f"{' and '.join(used)} only {'counts' if len(used) == 1 else 'count'} with KEEP "
+            f"class_rows; KEEP is {shown_keep(t.matching.keep)}.",
             "Set MODEL.TRANSFER.KEEP class_rows, or remove them.",
         )

@@ -17,7 +17,7 @@ MEAN = "mean of all source rows"
 NEW = "new class, as detectron2 initialises it"
 
 # model-zoo files lie under <family>/<config>/<id>/model_final_<hash>.pkl
-_ZOO = re.compile(r"([\w.-]+)/[\w.-]+/\d{8,9}/model_final_[0-9a-f]{6}\.pkl(?:\?.*)?$")
+_ZOO = re.compile(r"([\w.-]+)/([\w.-]+)/\d{8,9}/model_final_[0-9a-f]{6}\.pkl(?:\?.*)?$")
 _ZOO_DATASETS = {
     "COCO-Detection": "coco_2017_val",
     "COCO-InstanceSegmentation": "coco_2017_val",
@@ -48,6 +48,12 @@ def zoo_dataset(uri: str) -> str | None:
     if found[1] == "Detectron1-Comparisons" and "keypoint" in uri:
         return "keypoints_coco_2017_val"
     return _ZOO_DATASETS.get(found[1])
+
+
+def zoo_config(uri: str) -> str | None:
+    """The zoo's config of a model-zoo file: ``COCO-Detection/faster_rcnn_R_50_C4_1x``."""
+    found = _ZOO.search(uri)
+    return None if found is None else f"{found[1]}/{found[2]}"
 
 
 def fold(name: str) -> str:

@@ -2,10 +2,13 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
+from detectron2 import model_zoo
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import HookBase
@@ -13,16 +16,36 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
+from transfer_maskrcnn.files import atomic_path
 from transfer_maskrcnn.surgery.apply import apply_plan
-from transfer_maskrcnn.surgery.classes import ClassMap, zoo_dataset
+from transfer_maskrcnn.surgery.classes import ClassMap, zoo_config, zoo_dataset
 from transfer_maskrcnn.surgery.parts import part_of
 from transfer_maskrcnn.surgery.plan import TransferPlan, plan_transfer
 from transfer_maskrcnn.surgery.source import SourceWeights, load_source_weights
 from transfer_maskrcnn.surgery.target import unwrapped
-from transfer_maskrcnn.surgery.write import write_text
+from transfer_maskrcnn.surgery.translate import TORCHVISION_EXPECTS
 
 PLAN_FILE = "transfer_plan.json"
 _TORCHVISION_ROWS = 90  # COCO's category ids 1..90, of which 80 exist
+
+# what the trunks under ImageNetPretrained/ were trained with
+_TRUNKS: Mapping[str, Mapping[str, Any]] = {
+    "MSRA/": {
+        "INPUT.FORMAT": "BGR",
+        "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
+        "MODEL.RESNETS.STRIDE_IN_1X1": True,
+    },
+    "FAIR/X-101": {
+        "INPUT.FORMAT": "BGR",
+        "MODEL.PIXEL_STD": [57.375, 57.12, 58.395],
+        "MODEL.RESNETS.STRIDE_IN_1X1": False,
+    },
+    "torchvision/": TORCHVISION_EXPECTS,
+}
+_INPUT_KEYS = (
+    *("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"),
+    "MODEL.RESNETS.STRIDE_IN_1X1",
+)
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +71,8 @@ def open_source(
     given = _named_classes(source_classes)
     source = load_source_weights(local, classes=given, trust_pickle=trust_pickle)
     classes = source.classes or _known_classes(source, address)
-    return SourceWeights(**{**vars(source), "classes": classes, "path": weights})
+    expects = source.expects or _zoo_expects(address)
+    return replace(source, classes=classes, path=weights, expects=expects)
 
 
 def _named_classes(names: Sequence[str] | None) -> Sequence[str] | None:
@@ -69,6 +93,21 @@ def _known_classes(source: SourceWeights, address: str) -> tuple[str, ...] | Non
     if dataset is None or not any(part_of(name) == "predictors" for name in source.tensors):
         return None
     return tuple(MetadataCatalog.get(dataset).thing_classes)
+
+
+def _zoo_expects(address: str) -> Mapping[str, Any]:
+    """Pixels and strides that a file of the model zoo was trained with; {} for other files."""
+    _, found, trunk = address.partition("ImageNetPretrained/")
+    if found:
+        return next((v for k, v in _TRUNKS.items() if trunk.startswith(k)), {})
+    config = zoo_config(address)
+    try:
+        cfg = None if config is None else model_zoo.get_config(f"{config}.yaml")
+    except RuntimeError:  # a folder that only looks like the zoo's, or a Python config
+        cfg = None
+    if cfg is None:
+        return {}
+    return {key: reduce(getattr, key.split("."), cfg) for key in _INPUT_KEYS}
 
 
 def transfer_weights(
@@ -199,4 +238,5 @@ class WeightSurgeryHook(HookBase):
         self.plan = transfer_weights(model, self._weights, **self._arguments)
         if self._output_dir and comm.is_main_process():
             os.makedirs(self._output_dir, exist_ok=True)
-            write_text(Path(self._output_dir) / PLAN_FILE, self.plan.to_json())
+            with atomic_path(Path(self._output_dir) / PLAN_FILE) as unfinished:
+                unfinished.write_text(self.plan.to_json())

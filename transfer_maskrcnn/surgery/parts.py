@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 #: the rungs of MODEL.TRANSFER.KEEP: which parts each keeps
 LADDER: Mapping[str, tuple[str, ...]] = {
@@ -44,6 +45,7 @@ _TRUNK = re.compile(r"(?:^|\.)((?:stem|res[2-5])\..+)$")
 _STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
 
 
+@lru_cache(maxsize=2**14)
 def part_of(name: str) -> str:
     """The part of a detector that a tensor belongs to: ``backbone``, ``FPN``, ``RPN``,
     ``box head``, ``mask head``, ``keypoint head``, ``predictors``, ``settings`` (of the
@@ -55,6 +57,7 @@ def part_of(name: str) -> str:
     return next((part for part, found in _PARTS_COMPILED if found.search(name)), "rest")
 
 
+@lru_cache(maxsize=2**14)
 def group_of(name: str) -> str:
     """The line of the table that a tensor is counted in: ``backbone.bottom_up.res4``."""
     trunk = re.match(r"(.*?(?:^|\.)(?:stem|res[2-5]))\.", name)

@@ -11,7 +11,7 @@ import pickle
 import re
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -88,6 +88,10 @@ def _latin1(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
+def _empty_bytes() -> bytes:
+    return b""  # how the oldest protocols write it
+
+
 _NUMPY_CORE: dict[str, Callable[..., Any]] = {
     "multiarray._reconstruct": _Array,
     "multiarray.scalar": _scalar,
@@ -98,6 +102,8 @@ _NUMPY_CORE: dict[str, Callable[..., Any]] = {
 SAFE_GLOBALS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": OrderedDict,
     "_codecs.encode": _latin1,
+    "__builtin__.bytes": _empty_bytes,
+    "builtins.bytes": _empty_bytes,
     "numpy.ndarray": _Array,
     "numpy.dtype": _Dtype,
     **{f"numpy.{core}.{k}": v for core in ("core", "_core") for k, v in _NUMPY_CORE.items()},
@@ -107,7 +113,13 @@ SAFE_GLOBALS: dict[str, Callable[..., Any]] = {
 NUMPY_GLOBALS = [(v, k) for k, v in SAFE_GLOBALS.items() if not k.startswith("collections")]
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+    """The one written in Python: the one in C lets four bytes of a file claim gigabytes (a memo
+    index), and a damaged or hostile file must cost an error message and no more."""
+
+    stack: list[Any]
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
+
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
         if full not in SAFE_GLOBALS:
@@ -116,6 +128,17 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> Any:
         raise pickle.UnpicklingError("a reference to data outside the file")
+
+    def load_build(self) -> None:
+        """Sets the state of arrays and dtypes; a pickle may not set attributes of anything else."""
+        state = self.stack.pop()
+        built = self.stack[-1]
+        if isinstance(built, (_Array, _Dtype)):
+            built.__setstate__(state)
+        elif not isinstance(built, OrderedDict):  # whose extra attributes weights do not need
+            raise pickle.UnpicklingError(f"attributes for a {type(built).__name__}")
+
+    dispatch[pickle.BUILD[0]] = load_build
 
 
 def safe_load(file: io.BufferedIOBase) -> Any:

@@ -132,7 +132,9 @@ def _refusal(path: Path, error: Exception) -> WeightFileError:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no details"])[0][:200]
+    text = re.sub(r"\x1b\[\d*m", "", str(error)).strip()
+    text = text.partition("WeightsUnpickler error: ")[2] or text  # not torch's advice to trust it
+    return (text.splitlines() or ["no details"])[0][:200]
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
@@ -156,8 +158,8 @@ def _read_torch(path: Path, trust_pickle: bool) -> Any:
         with _numpy_numbers_admitted():
             return unwrap(torch.load(str(path), map_location="cpu", weights_only=True, mmap=mmap))
     except pickle.UnpicklingError as error:
-        found = re.search(r"(?:GLOBAL|class|global:?) ([\w.]+\.\w+)", str(error))
-        if "Unsupported" in str(error) and found:
+        found = re.search(r"nsupported (?:global: )?(?:GLOBAL|class) ([\w.]+)", str(error))
+        if found:
             raise ForbiddenGlobalError(found[1]) from None
         raise
 

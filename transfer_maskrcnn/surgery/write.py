@@ -1,9 +1,7 @@
 """Weight files that know what they are. A file is complete or absent, never half written."""
 
-import contextlib
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from transfer_maskrcnn.errors import WeightFileError
+from transfer_maskrcnn.files import atomic_path
 from transfer_maskrcnn.surgery.source import STAMP_KEY
 
 
@@ -40,26 +39,10 @@ def write_weights(
     if path.suffix not in (".pth", ".safetensors"):
         raise WeightFileError(f"{path}: weights are written as .pth or .safetensors.")
     plain = {name: tensor.detach() for name, tensor in tensors.items()}
-    with _replacing(path) as unfinished:
+    with atomic_path(path) as unfinished:
         if path.suffix == ".pth":
             torch.save({"model": plain, STAMP_KEY: json.loads(text)}, unfinished)
         else:
             # a name each, not shared memory, is what the format stores
             own = {name: tensor.cpu().clone().contiguous() for name, tensor in plain.items()}
             save_file(own, unfinished, metadata={"format": "pt", STAMP_KEY: text})
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file in one step."""
-    with _replacing(path) as unfinished:
-        unfinished.write_text(text)
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield unfinished
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -156,15 +156,23 @@ def test_left_out(load: Any, segmentation: Any, reason: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "segmentation, repair",
+    "segmentation, repair, box",
     [
-        ([[2, 2, *SQUARE]], reasons.REPEATED_POINTS),
-        ([[20, 0, 50, 0, 50, 9]], reasons.CLIPPED),
-        ([SQUARE, [1, 1]], reasons.PART_DROPPED),
+        ([[2, 2, *SQUARE]], reasons.REPEATED_POINTS, [2, 2, 8, 8]),
+        # where the mask became smaller, so does the box
+        ([[20, 0, 50, 0, 50, 9]], reasons.CLIPPED, [20, 0, 30, 3]),
+        ([[4, 4, 5, 4, 5, 5], [1, 1]], reasons.PART_DROPPED, [4, 4, 5, 5]),
     ],
 )
-def test_repaired(load: Any, segmentation: Any, repair: str) -> None:
-    assert load(coco(segmentation)).report.repaired == {repair: 1}
+def test_repaired(load: Any, segmentation: Any, repair: str, box: list[float]) -> None:
+    dataset = load(coco(segmentation))
+    assert dataset.report.repaired == {repair: 1}
+    assert dataset.dicts[0]["annotations"][0]["bbox"] == box
+
+
+def test_every_instance_is_judged_by_its_own_parts(load: Any) -> None:
+    dataset = load(coco([[1, 1], SQUARE], [[20, 0, 50, 0, 50, 9]], [SQUARE]))
+    assert dataset.report.repaired == {reasons.PART_DROPPED: 1, reasons.CLIPPED: 1}
 
 
 @pytest.mark.parametrize(

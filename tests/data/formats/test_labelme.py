@@ -31,7 +31,7 @@ def png(mask: np.ndarray) -> str:
 
 
 def mask_shape(x: int = 4, y: int = 3, **more: Any) -> dict[str, Any]:
-    """A 5x7 mask without its first row, at x, y; the box's far edge is inside, as labelme has it."""
+    """A 5x7 mask without its first row, at x, y; the box includes its far edge, as in labelme."""
     mask = np.ones((5, 7), dtype=bool)
     mask[0] = False
     box = [[x, y], [x + 6, y + 4]]
@@ -162,6 +162,12 @@ def test_image_path_in_a_subfolder(load: Any, make_image: Callable[..., Path]) -
     path = make_image("images/cam1/0007.jpg")
     dataset = load(shape(), data={"imagePath": "cam1\\0007.jpg"})
     assert dataset.dicts[0]["file_name"] == str(path)
+
+
+def test_image_path_outside_image_root(load: Any, make_image: Callable[..., Path]) -> None:
+    elsewhere = make_image("old/0001.jpg")
+    dataset = load(shape(), data={"imagePath": str(elsewhere)})
+    assert dataset.dicts[0]["file_name"] == str(elsewhere.parents[1] / "images/0001.jpg")
 
 
 @pytest.mark.parametrize("size", [{"imageHeight": None}, {"imageWidth": None}])

@@ -21,8 +21,7 @@ LABELS[10:14, 15:20] = 2
 
 def palette_image(values: np.ndarray) -> Image.Image:
     """Indices whose colours have nothing to do with them."""
-    image = Image.fromarray(values, mode=None).convert("L")
-    image = Image.frombytes("P", image.size, image.tobytes())
+    image = Image.frombytes("P", values.shape[::-1], values.astype(np.uint8).tobytes())
     image.putpalette([(255 - 7 * k) % 256 for k in range(768)])
     return image
 
@@ -34,7 +33,7 @@ def one_bit(values: np.ndarray) -> Image.Image:
 @pytest.fixture
 def load(tmp_path: Path, make_image: Callable[..., Path], check_counts: Any) -> Any:
     def load(mask: Any, **options: Any) -> LoadedDataset:
-        """One image images/a.jpg with the mask masks/a.png: an image, an array or a file's bytes."""
+        """images/a.jpg and its mask masks/a.png: an image, an array or a file's bytes."""
         make_image("images/a.jpg")
         path = tmp_path / "masks/a.png"
         path.parent.mkdir(exist_ok=True)
@@ -59,9 +58,8 @@ def decoded(dataset: LoadedDataset, record: int = 0) -> list[np.ndarray]:
         (LABELS, [1, 2]),
         (palette_image(LABELS), [1, 2]),
         (LABELS.astype(np.uint16) * 300, [300, 600]),
-        (LABELS.astype(np.int32) * 300, [300, 600]),
     ],
-    ids=["grey", "palette", "16 bits", "32 bits"],
+    ids=["grey", "palette", "16 bits"],
 )
 def test_instance_numbers(load: Any, mask: Any, values: list[int], tmp_path: Path) -> None:
     dataset = load(mask)
@@ -128,10 +126,10 @@ def test_images_and_masks_that_do_not_pair(
 
 
 def test_masks_beside_the_images(make_image: Callable[..., Path], tmp_path: Path) -> None:
-    make_image("a.jpg")
+    make_image("a.tiff")
     Image.fromarray(LABELS).save(tmp_path / "a.png")
     dataset = load_png_masks(tmp_path, tmp_path)
-    assert [d["file_name"] for d in dataset.dicts] == [str(tmp_path / "a.jpg")]
+    assert [d["file_name"] for d in dataset.dicts] == [str(tmp_path / "a.tiff")]
 
 
 def test_neither_layout(tmp_path: Path) -> None:
@@ -147,7 +145,7 @@ def samples(tmp_path: Path, make_image: Callable[..., Path]) -> Path:
         for value in (1, 2):
             path = tmp_path / f"samples/{name}/masks/m{value}.png"
             path.parent.mkdir(exist_ok=True)
-            Image.fromarray((LABELS == value).astype(np.uint8) * 255).save(path)
+            Image.fromarray((value == LABELS).astype(np.uint8) * 255).save(path)
     return tmp_path / "samples"
 
 

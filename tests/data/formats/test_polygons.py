@@ -145,7 +145,8 @@ def test_the_fast_look_passes_ordinary_polygons() -> None:
 
 
 @pytest.mark.parametrize(
-    "rx, ry, theta", [(5, 5, 0.0), (12, 3, 0.0), (12, 3, 0.7), (300, 200, 2.0), (0.3, 0.4, 0.0)]
+    "rx, ry, theta",
+    [(5, 5, 0.0), (12, 3, 0.0), (12, 3, 0.7), (300, 200, 2.0), (0.3, 0.4, 0.0), (3e4, 9, 0)],
 )
 def test_ellipse(rx: float, ry: float, theta: float) -> None:
     points = np.array(outlines.ellipse(50, 60, rx, ry, theta)).reshape(-1, 2) - (50, 60)

@@ -98,7 +98,8 @@ def test_shapes(load: Any, shape: Any, bbox: list[float]) -> None:
         ({"name": "polygon"}, reasons.BAD_COORDINATES),
         (POLYGON | {"all_points_x": [2, 8, 8]}, reasons.BAD_COORDINATES),
         (POLYGON | {"all_points_x": [2, 8, None, 2]}, reasons.BAD_COORDINATES),
-        (POLYGON | {"all_points_x": [2] * 4}, reasons.ZERO_AREA),
+        (POLYGON | {"all_points_x": [2] * 4}, reasons.TOO_FEW_POINTS),
+        (POLYGON | {"all_points_x": [2, 3, 4, 5], "all_points_y": [2, 3, 4, 5]}, reasons.ZERO_AREA),
     ],
 )
 def test_left_out(load: Any, shape: Any, reason: str) -> None:

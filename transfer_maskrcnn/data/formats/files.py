@@ -54,7 +54,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as e:
-        line = e.doc.splitlines()[e.lineno - 1] if e.doc.strip() else ""
+        line = e.doc.split("\n")[e.lineno - 1]
         shown = clip(
             line.strip() if len(line) < _MAX_SHOWN else line[max(0, e.colno - 40) :].strip()
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+_MAX_POINTS = 1000
 _SAGITTA = 0.1  # how far, in pixels, an edge of the polygon may run inside the true curve
 
 
@@ -21,8 +22,9 @@ def ellipse(cx: float, cy: float, rx: float, ry: float, theta: float = 0.0) -> l
     radius = max(rx, ry)
     if not (min(rx, ry) > 0 and math.isfinite(radius) and math.isfinite(theta)):
         return [math.nan] * 6
-    step = 2 * math.acos(max(0.5, 1 - _SAGITTA / radius))
-    count = max(16, math.ceil(2 * math.pi / step))
+    count = _MAX_POINTS
+    if radius < 20_000:  # with more points the edges would be closer than needed
+        count = max(16, math.ceil(math.pi / math.acos(max(0.5, 1 - _SAGITTA / radius))))
     cos, sin = math.cos(theta), math.sin(theta)
     points: list[float] = []
     for k in range(count):

@@ -73,14 +73,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def parse_names(names: Any, source: str) -> dict[int, str]:
     """Class number -> name, from a list or a dict."""
-    if isinstance(names, list):
-        names = dict(enumerate(names))
-    if not isinstance(names, dict) or not names:
+    if not isinstance(names, (list, dict)) or not names:
         raise DatasetError(
             f"{source}: names is {clip(repr(names))}; expected a list or dict of classes"
         )
+    pairs = names if isinstance(names, dict) else dict(enumerate(names))
     result: dict[int, str] = {}
-    for key, name in names.items():
+    for key, name in pairs.items():
         if not isinstance(key, int) and not str(key).isdecimal():
             raise DatasetError(
                 f"{source}: names has the key {key!r}; expected class numbers 0, 1, ..."

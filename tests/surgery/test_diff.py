@@ -1,0 +1,50 @@
+import json
+
+import pytest
+import torch
+
+from transfer_maskrcnn.surgery.diff import diff_weights
+from transfer_maskrcnn.surgery.source import SourceWeights
+
+OLD = torch.tensor([[3.0, 4.0], [0.0, 0.0]])
+# before, after, state, rows changed, |after - before|
+PAIRS = [
+    (OLD, OLD.clone(), "identical", 0, 0.0),
+    (OLD, torch.tensor([[3.0, 4.0], [3.0, 4.0]]), "changed", 1, 5.0),
+    # a half-precision copy of exact numbers, and NaN that stayed NaN
+    (OLD, OLD.half(), "identical", 0, 0.0),
+    (torch.tensor([float("nan")]), torch.tensor([float("nan")]), "identical", 0, 0.0),
+    (OLD, OLD[0], "other shape", 0, 0.0),
+    # norms count their batches in a tensor without axes
+    (torch.tensor(3), torch.tensor(4), "changed", 1, 1.0),
+]
+
+
+@pytest.mark.parametrize(("a", "b", "state", "rows", "change"), PAIRS)
+def test_one_tensor(a: torch.Tensor, b: torch.Tensor, state: str, rows: int, change: float) -> None:
+    diff = diff_weights(SourceWeights({"w": a}), SourceWeights({"w": b}))
+    assert [(t.state, t.rows_changed, t.change) for t in diff.tensors] == [(state, rows, change)]
+
+
+def test_part_by_part() -> None:
+    a = {"backbone.res2.0.w": OLD, "backbone.res2.1.w": OLD, "roi_heads.box_head.fc1.bias": OLD}
+    b = {"backbone.res2.0.w": OLD, "backbone.res2.1.w": OLD + 3, "roi_heads.mask_head.w": OLD}
+    diff = diff_weights(SourceWeights(a, "a.pth"), SourceWeights(b, "b.pth"))
+    groups = diff.groups()
+    assert groups["backbone.res2"]["identical"] == groups["backbone.res2"]["changed"] == 1
+    assert (groups["backbone.res2"]["rows_changed"], groups["backbone.res2"]["rows"]) == (2, 4)
+    assert groups["backbone.res2"]["distance"] == pytest.approx(6 / 50**0.5)
+    assert groups["roi_heads.mask_head"]["only in b"] == 1
+    assert groups["roi_heads.box_head"]["only in a"] == 1
+    assert sorted(t.name for t in diff.tensors) == sorted({*a, *b})
+    assert json.loads(diff.to_json())["groups"] == groups
+    lines = diff.table().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any(line.split() == ["backbone.res2", "1", "1", "2/4", "0.8485"] for line in lines)
+    assert "    1 only in b" in lines
+
+
+def test_a_zoo_trunk_is_compared_with_the_detector_it_became() -> None:
+    trunk, detector = {"res2.0.conv1.weight": OLD}, {"backbone.bottom_up.res2.0.conv1.weight": OLD}
+    diff = diff_weights(SourceWeights(trunk), SourceWeights(detector))
+    assert [t.state for t in diff.tensors] == ["identical"]

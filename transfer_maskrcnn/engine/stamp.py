@@ -1,0 +1,49 @@
+"""What a checkpoint says about itself: classes, data, config, and what its weights started from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from transfer_maskrcnn.version import __version__
+
+
+def class_names(cfg: CfgNode) -> list[str]:
+    """The class names of the datasets in a fitted ``cfg``."""
+    name = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)[0]
+    return list(MetadataCatalog.get(name).thing_classes)
+
+
+def make_stamp(cfg: CfgNode) -> dict[str, Any]:
+    """The stamp of a run; plain values only. The trainer adds ``transfer``, the plan's summary."""
+    return {
+        "transfer_maskrcnn": __version__,
+        "thing_classes": class_names(cfg),
+        "train": list(cfg.DATASETS.TRAIN),
+        "dataset_fingerprint": dataset_fingerprint(cfg.DATASETS.TRAIN),
+        "config_hash": config_hash(cfg),
+    }
+
+
+def dataset_fingerprint(names: Sequence[str]) -> str:
+    """A hash of the images' names and sizes and all annotations, wherever the files lie."""
+    digest = hashlib.sha256()
+    for name in names:
+        for record in DatasetCatalog.get(name):
+            content = dict(record, file_name=os.path.basename(record["file_name"]))
+            digest.update(json.dumps(content, sort_keys=True, default=str).encode())
+    return digest.hexdigest()[:16]
+
+
+def config_hash(cfg: CfgNode) -> str:
+    """A hash of what determines the result: not of where it is written or computed."""
+    plain = cfg.clone()
+    plain.defrost()
+    plain.OUTPUT_DIR, plain.MODEL.DEVICE, plain.DATALOADER.NUM_WORKERS = "", "", 0
+    return hashlib.sha256(plain.dump().encode()).hexdigest()[:16]

@@ -1,0 +1,128 @@
+"""The command line of tools/transfer_weights.py: show a plan, write the result, compare two files."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import build_model
+
+from transfer_maskrcnn.data.builtin import register_catalog
+from transfer_maskrcnn.engine.setup import load_config, quiet_third_parties
+from transfer_maskrcnn.errors import ConfigError, TransferError, TransferPlanError
+from transfer_maskrcnn.files import write_text
+from transfer_maskrcnn.surgery.apply import apply_plan
+from transfer_maskrcnn.surgery.diff import diff_weights
+from transfer_maskrcnn.surgery.hook import open_source
+from transfer_maskrcnn.surgery.plan import TransferPlan, plan_transfer
+from transfer_maskrcnn.surgery.source import SourceWeights
+from transfer_maskrcnn.surgery.write import write_weights
+
+EXAMPLES = """
+Examples:
+  what would move:    python tools/transfer_weights.py --dry-run \\
+                        --config-file configs/shapes/mask_rcnn_transfer.yaml
+  move it:            ... --output start.safetensors (or start.pth) instead of --dry-run
+  what really moved:  python tools/transfer_weights.py --diff start.pth output/model_final.pth
+Exit status: 0; 1 for an error, or for a plan that strict mode refuses.
+"""
+
+
+def transfer_weights_tool() -> None:
+    """Parse the command line and do what it asks."""
+    args = _parser().parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    quiet_third_parties()
+    try:
+        if args.diff:
+            a, b = (open_source(path) for path in args.diff)
+            diff = diff_weights(a, b)
+            print(diff.table())
+            if args.json:
+                write_text(args.json, diff.to_json())
+        else:
+            _transfer(args)
+    except TransferError as error:
+        sys.exit(f"error: {error}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Show, or write, what MODEL.WEIGHTS gives to the model of a config.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config-file", default="", metavar="FILE", help="as for train_net.py")
+    parser.add_argument("--weights", metavar="FILE", help="instead of the config's MODEL.WEIGHTS")
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument("--dry-run", action="store_true", help="print the plan, write no weights")
+    action.add_argument(
+        "--output", type=Path, metavar="FILE", help="write the model: .pth or .safetensors"
+    )
+    action.add_argument("--diff", nargs=2, metavar=("A", "B"), help="compare two weight files")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the plan or difference")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, as train_net.py")
+    return parser
+
+
+def _transfer(args: argparse.Namespace) -> None:
+    cfg = load_config(args.config_file, args.opts)
+    if args.weights:
+        cfg.MODEL.WEIGHTS = args.weights
+    classes = _target_classes(cfg)
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes)
+    cfg.MODEL.DEVICE = "cpu"
+    torch.manual_seed(max(cfg.SEED, 0))  # of the tensors that stay initialised
+    model = build_model(cfg)
+    source, plan = _plan(cfg, model, classes)
+    print(plan.table())
+    if args.json:
+        write_text(args.json, plan.to_json())
+    for warning in plan.check(cfg.MODEL.TRANSFER.STRICT):
+        print(f"warning: {warning}")
+    if args.output:
+        apply_plan(plan, source, model)
+        stamp = {"thing_classes": classes, "transfer": plan.summary()}
+        write_weights(args.output, model.state_dict(), stamp)
+        print(f"Written to {args.output}")
+
+
+def _plan(
+    cfg: CfgNode, model: torch.nn.Module, classes: list[str]
+) -> tuple[SourceWeights, TransferPlan]:
+    transfer = cfg.MODEL.TRANSFER
+    if not transfer.ENABLED:
+        raise TransferPlanError("MODEL.TRANSFER.ENABLED is False: there is nothing to plan")
+    source = open_source(
+        cfg.MODEL.WEIGHTS,
+        source_classes=transfer.SOURCE_CLASSES,
+        trust_pickle=transfer.TRUST_PICKLE,
+    )
+    plan = plan_transfer(
+        source,
+        model,
+        keep=transfer.KEEP,
+        target_classes=classes,
+        class_map=transfer.CLASS_MAP,
+        new_class_init=transfer.NEW_CLASS_INIT,
+    )
+    return source, plan
+
+
+def _target_classes(cfg: CfgNode) -> list[str]:
+    """The class names of the training set, which is read only where the catalog lacks them."""
+    if cfg.DATASETS.CATALOG:
+        register_catalog(cfg.DATASETS.CATALOG)
+    if not cfg.DATASETS.TRAIN:
+        raise ConfigError("DATASETS.TRAIN names no dataset; its class names make the target's")
+    name = cfg.DATASETS.TRAIN[0]
+    if name not in DatasetCatalog:
+        raise ConfigError(f"no dataset is registered as {name!r}")
+    if not MetadataCatalog.get(name).get("thing_classes"):
+        DatasetCatalog.get(name)
+    return list(MetadataCatalog.get(name).thing_classes)
