@@ -86,10 +86,12 @@ def test_train_then_evaluate_then_resume_gives_the_same_and_trains_nothing(
     assert json.loads((project.output / "environment.json").read_text())["seed"] == 0
     trained = project.evaluation()
     (project.output / "evaluation.json").unlink()
+    config = (project.output / "config.yaml").read_text()
 
     evaluated = project.run("--eval-only")
     assert evaluated.returncode == 0, evaluated.stdout + evaluated.stderr
     assert project.evaluation() == trained
+    assert (project.output / "config.yaml").read_text() == config, "the run's own, untouched"
 
     resumed = project.run("--resume")
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr

@@ -194,6 +194,16 @@ def test_numbers_loaded_by_position_are_initialised_again(keep: str, tiny: Tiny)
     assert apply_plan(plan, source, target) == ()
 
 
+def test_initialised_again_in_half_precision(tiny: Tiny) -> None:
+    source, target = weights(tiny(3), ("a", "b", "c")), tiny(3).half()
+    plan = plan_transfer(source, target)
+    assert len(apply_plan(plan, source, target)) == 6
+    assert apply_plan(plan, source, target) == ()
+    score = target.state_dict()[f"{BOX}.cls_score.weight"]
+    assert score.dtype == torch.float16
+    assert score.abs().max() < 0.1
+
+
 def test_what_cannot_be_initialised_again_stops_before_writing(tiny: Tiny) -> None:
     def with_token() -> nn.Module:
         model = tiny(3, seed=1)
@@ -202,7 +212,6 @@ def test_what_cannot_be_initialised_again_stops_before_writing(tiny: Tiny) -> No
 
     source, target = weights(with_token(), ("a", "b", "c")), with_token()
     plan = plan_transfer(source, target, keep="backbone")
-    before = {k: v.clone() for k, v in target.state_dict().items()}
     target["backbone"]["fpn_lateral2"].load_state_dict(
         {k: source.tensors[f"backbone.fpn_lateral2.{k}"] for k in ("weight", "bias")}
     )

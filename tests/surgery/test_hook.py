@@ -221,7 +221,7 @@ def test_pixels_and_strides_of_zoo_files(
     path.parent.mkdir(parents=True)
     model = build(MASK, 80, opts)
     torch.save({"model": model.state_dict()}, path)
-    problems = [p for p in plan_transfer(open_source(str(path)), model).problems]
+    problems = plan_transfer(open_source(str(path)), model).problems
     assert [p.code for p in problems] == ([] if words is None else ["input_differs"])
     assert words is None or words in problems[0].remedy
 

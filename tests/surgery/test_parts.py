@@ -1,6 +1,6 @@
 import pytest
 
-from transfer_maskrcnn.surgery.parts import align, group_of, parse_keep, part_of, under
+from transfer_maskrcnn.surgery.parts import align, class_axes, group_of, parse_keep, part_of, under
 
 ROI = "roi_heads"
 # name, part, line of the table
@@ -53,6 +53,44 @@ NAMES = [
 def test_what_a_tensor_is(name: str, part: str, group: str | None) -> None:
     assert part_of(name) == part
     assert group is None or group_of(name) == group
+
+
+AXES = [
+    # K + 1 scores, background last; 4 K boxes; K masks
+    ("cls_score.bias", (81,), (4,), [(0, 0, 1, 1)]),
+    ("bbox_pred.weight", (320, 2), (12, 2), [(0, 0, 4, 0)]),
+    ("mask_head.predictor.weight", (80, 2, 1, 1), (3, 2, 1, 1), [(0, 0, 1, 0)]),
+    # class-agnostic on both sides, on one
+    ("bbox_pred.weight", (4, 2), (4, 2), []),
+    ("bbox_pred.weight", (4, 2), (12, 2), None),
+    ("mask_head.predictor.bias", (1,), (1,), []),
+    ("mask_head.predictor.bias", (80,), (1,), None),
+    # PointRend: 7 x 7 numbers a class; columns that read coarse masks, in the first layer always
+    ("mask_head.coarse_head.prediction.bias", (80 * 49,), (3 * 49,), [(0, 0, 49, 0)]),
+    ("mask_head.point_head.fc1.weight", (8, 86, 1), (8, 9, 1), [(1, 6, 1, 0)]),
+    (
+        "mask_head.point_head.predictor.weight",
+        (80, 88, 1),
+        (3, 11, 1),
+        [(0, 0, 1, 0), (1, 8, 1, 0)],
+    ),
+    ("mask_head.point_head.predictor.weight", (80, 8, 1), (3, 8, 1), [(0, 0, 1, 0)]),
+    ("mask_head.point_head.fc2.bias", (8,), (8,), []),
+    # other channels, other ranks, nothing at all
+    ("cls_score.weight", (81, 2), (4, 3), None),
+    ("cls_score.weight", (81,), (4, 3), None),
+    ("bbox_pred.bias", (), (), None),
+]
+
+
+@pytest.mark.parametrize(("name", "source", "target", "expected"), AXES)
+def test_where_classes_lie(
+    name: str, source: tuple, target: tuple, expected: list[tuple] | None
+) -> None:
+    """From 80 classes to 3; PointRend's layers have 8 channels."""
+    axes = class_axes(f"roi_heads.{name}", source, target, (80, 3), 8)
+    found = axes and [(a.axis, a.before, a.per_class, a.after) for a in axes]
+    assert (None if axes is None else list(found or ())) == expected
 
 
 # keep as written, as understood

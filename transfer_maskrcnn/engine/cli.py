@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
+from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.utils.logger import setup_logger
 
@@ -44,10 +46,18 @@ def _main(args: argparse.Namespace) -> None:
         setup_logger(cfg.OUTPUT_DIR, name="transfer_maskrcnn", abbrev_name="transfer")
         fit_config(cfg, eval_only=args.eval_only)
         cfg.freeze()
-        default_setup(cfg, args)
+        default_setup(_evaluation_logs(cfg) if args.eval_only else cfg, args)
         if args.eval_only:
             run.evaluate(cfg, cfg.MODEL.WEIGHTS if "MODEL.WEIGHTS" in args.opts else None)
         else:
             run.train(cfg, resume=args.resume)
     except TransferError as error:
         sys.exit(f"error: {error}")
+
+
+def _evaluation_logs(cfg: CfgNode) -> CfgNode:
+    """``cfg`` with its logs beside the predictions: the run's own log and config.yaml stay."""
+    logs = cfg.clone()
+    logs.defrost()
+    logs.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "inference")
+    return logs

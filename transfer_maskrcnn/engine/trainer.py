@@ -19,11 +19,12 @@ from detectron2.utils.events import CommonMetricPrinter, EventWriter
 from torch import nn
 from torch.utils.data import DataLoader
 
+from transfer_maskrcnn.config import FOLLOW_DATASET
 from transfer_maskrcnn.engine.checkpoint import StampedCheckpointer, check_classes
 from transfer_maskrcnn.engine.mapper import CheckedDatasetMapper
 from transfer_maskrcnn.engine.progress import ProgressBar, on_terminal
 from transfer_maskrcnn.engine.stamp import class_names, make_stamp
-from transfer_maskrcnn.errors import TrainingDivergedError, TransferError
+from transfer_maskrcnn.errors import ConfigError, TrainingDivergedError, TransferError
 from transfer_maskrcnn.evaluation.coco import InstanceEvaluator
 from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.surgery.hook import WeightSurgeryHook
@@ -137,6 +138,15 @@ class TransferTrainer(DefaultTrainer):
     def optimizer_rate(self) -> float:
         """The learning rate of the first parameter group."""
         return float(self._trainer.optimizer.param_groups[0]["lr"])
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        if cfg.MODEL.ROI_HEADS.NUM_CLASSES == FOLLOW_DATASET:
+            raise ConfigError(
+                "MODEL.ROI_HEADS.NUM_CLASSES is not known yet: call "
+                "transfer_maskrcnn.engine.setup.fit_config(cfg) before building a model"
+            )
+        return super().build_model(cfg)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> DataLoader:

@@ -1,4 +1,4 @@
-"""The command line of tools/transfer_weights.py: show a plan, write the result, compare two files."""
+"""The command line of tools/transfer_weights.py: show a plan, write its result, compare files."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _transfer(args: argparse.Namespace) -> None:
     cfg = load_config(args.config_file, args.opts)
-    if args.weights:
+    if args.weights is not None:
         cfg.MODEL.WEIGHTS = args.weights
     classes = _target_classes(cfg)
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes)

@@ -32,7 +32,7 @@ def comparison_picture(
     images: int = 4,
     min_score: float = 0.5,
 ) -> None:
-    """Write a PNG: a row an image; ground truth first, then one column per entry of ``predictions``.
+    """Write a PNG: a row an image; ground truth first, then a column an entry of ``predictions``.
 
     Args:
         ground_truth: COCO json whose ``file_name`` entries can be opened as they stand.

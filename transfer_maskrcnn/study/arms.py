@@ -1,4 +1,4 @@
-"""Train one model from several starting points, each in a process of its own, and collect the AP."""
+"""Train one model from several starting points, a process each, and collect the AP."""
 
 from __future__ import annotations
 

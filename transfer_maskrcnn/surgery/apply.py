@@ -39,7 +39,9 @@ def apply_plan(plan: TransferPlan, source: SourceWeights, model: nn.Module) -> t
     _verify(plan, source, state)
     preloaded = _preloaded(plan, source, state)
     anew = {name: fresh_tensor(name, state) for name in preloaded}
-    anew = {k: v for k, v in anew.items() if v is None or not torch.equal(v, state[k].cpu())}
+    anew = {
+        k: v for k, v in anew.items() if v is None or not torch.equal(v, state[k].cpu().float())
+    }
     stuck = [name for name, tensor in anew.items() if tensor is None]
     if stuck:
         raise TransferPlanError(

@@ -1,6 +1,7 @@
 """The fate of every tensor: what moves, what stays, and why, decided from names and shapes."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -75,8 +76,9 @@ def match(
 ) -> Matching:
     """Pairs the names of both sides and counts their classes."""
     partner, ambiguous = align(source, target.tensors)
-    here = _class_count(target.tensors, list(target.tensors))
-    there = _class_count(source, [partner[t] for t in target.tensors if t in partner])
+    scores = [t for t in target.tensors if re.search(r"box_predictor\.(\d\.)?cls_score\.bias$", t)]
+    here = _class_count(target.tensors, scores)
+    there = _class_count(source, [partner[t] for t in scores if t in partner])
     conflicts = norm_conflicts(source, target.tensors, partner, group_norm)
     parts = frozenset(part_of(name) for name in source)
     return Matching(
@@ -86,7 +88,7 @@ def match(
 
 def _class_count(tensors: Mapping[str, Tensor], names: Sequence[str]) -> int:
     """Foreground classes, from the first classifier's K + 1 rows; 0 where there is none."""
-    rows = (tensors[n].shape[0] for n in names if n.endswith("cls_score.bias") and tensors[n].dim())
+    rows = (tensors[name].shape[0] for name in names if tensors[name].dim())
     return max(next(rows, 1) - 1, 0)
 
 

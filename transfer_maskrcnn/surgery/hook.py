@@ -16,6 +16,7 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
+from transfer_maskrcnn.errors import WeightFileError
 from transfer_maskrcnn.files import atomic_path
 from transfer_maskrcnn.surgery.apply import apply_plan
 from transfer_maskrcnn.surgery.classes import ClassMap, zoo_config, zoo_dataset
@@ -67,7 +68,13 @@ def open_source(
     if not weights:
         return SourceWeights({})
     address = weights.partition("?")[0]  # "?matching_heuristics=True" is detectron2's
-    local = PathManager.get_local_path(address)
+    try:
+        local = PathManager.get_local_path(address)
+    except OSError as error:  # no network, no such address
+        raise WeightFileError(
+            f"{weights}: cannot be fetched ({error}). Fetch it another way and set MODEL.WEIGHTS "
+            "to the local file."
+        ) from error
     given = _named_classes(source_classes)
     source = load_source_weights(local, classes=given, trust_pickle=trust_pickle)
     classes = source.classes or _known_classes(source, address)
@@ -164,8 +171,9 @@ class WeightSurgeryHook(HookBase):
 
         trainer.register_hooks([WeightSurgeryHook("model_final.pth", output_dir="output")])
 
-    It does not matter whether ``resume_or_load`` has loaded the same file before: what it copied by
-    position is initialised again. A resumed run is left untouched.
+    ``setup_logger(name="transfer_maskrcnn")`` of detectron2 shows what moved as it shows its own
+    messages. It does not matter whether ``resume_or_load`` has loaded the same file before: what it
+    copied by position is initialised again. A resumed run is left untouched.
 
     Attributes:
         plan: what was done, after ``before_train``; None for a resumed run.

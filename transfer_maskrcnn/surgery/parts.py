@@ -117,7 +117,7 @@ def align(source: Iterable[str], target: Iterable[str]) -> tuple[dict[str, str],
     free -= set(candidates)
     nested = _trunk_places(free)
     homes = _trunk_places(name for name in target if name not in found)
-    found.update({homes[key]: nested[key] for key in homes.keys() & nested.keys()})
+    found.update({homes[place]: nested[place] for place in homes if place in nested})
     return found, ambiguous
 
 
@@ -168,6 +168,8 @@ def class_axes(
         one axis each that depends on classes; () if none does (class-agnostic on both sides);
         None if the two layouts have nothing to do with each other.
     """
+    if len(source) != len(target) or not source:
+        return None
     axes = []
     if part_of(name) == "predictors":
         row = _row_axis(name, source[0], target[0], counts)
@@ -179,9 +181,8 @@ def class_axes(
         axes.append(ClassAxis(1, shared, 1, 0))
     sizes = {a.axis: (a.size(counts[0]), a.size(counts[1])) for a in axes}
     pairs = [sizes.get(i, (s, s)) for i, s in enumerate(source)]
-    if len(source) != len(target) or [p[0] for p in pairs] != list(source):
-        return None
-    return tuple(axes) if [p[1] for p in pairs] == list(target) else None
+    fit = [p[0] for p in pairs] == list(source) and [p[1] for p in pairs] == list(target)
+    return tuple(axes) if fit else None
 
 
 def _row_axis(name: str, source: int, target: int, counts: tuple[int, int]) -> ClassAxis | None:
