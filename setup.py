@@ -31,19 +31,18 @@ setup(
     package_data={"transfer_maskrcnn": ["**/*.yaml", "**/*.html", "**/*.pth", "**/*.safetensors"]},
     python_requires=">=3.10,<3.14",
     install_requires=[
-        "fvcore>=0.1.5",
+        "fvcore>=0.1.5",  # as iopath: the sal-detectron2 wheel needs it and does not say so
         "iopath>=0.1.9",
-        "jinja2>=3.0",
         "matplotlib>=3.5",
         "numpy>=1.23",
+        "opencv-python>=4.5",
         "pillow>=9.5",
         "pycocotools>=2.0.6",
         "pyyaml>=6.0",
         "safetensors>=0.4",
-        "termcolor>=1.1",
+        "tabulate>=0.8",
         "torch>=2.0",
         "torchvision>=0.15",
         "tqdm>=4.60",
-        "yacs>=0.1.8",
     ],
 )

@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, SimpleTrainer
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
+from detectron2.utils.file_io import PathManager
 from torch import nn
 
 from transfer_maskrcnn.config import add_transfer_config
@@ -241,6 +242,15 @@ def test_class_names_of_torchvisions_detector(tmp_path: Path) -> None:
         "stop sign",
         "toothbrush",
     )
+
+
+def test_an_address_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(path: str, **_: Any) -> str:
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(PathManager, "get_local_path", unreachable)
+    with pytest.raises(WeightFileError, match=r"detectron2://a.pkl: cannot be fetched .*Name or"):
+        open_source("detectron2://a.pkl")
 
 
 def test_missing_file() -> None:

@@ -37,22 +37,10 @@ def apply_plan(plan: TransferPlan, source: SourceWeights, model: nn.Module) -> t
     """
     state = {k: v for k, v in unwrapped(model).state_dict().items() if isinstance(v, Tensor)}
     _verify(plan, source, state)
-    preloaded = _preloaded(plan, source, state)
-    anew = {name: fresh_tensor(name, state) for name in preloaded}
-    anew = {
-        k: v for k, v in anew.items() if v is None or not torch.equal(v, state[k].cpu().float())
-    }
-    stuck = [name for name, tensor in anew.items() if tensor is None]
-    if stuck:
-        raise TransferPlanError(
-            f"{', '.join(stuck[:4])} must not move, but the source's numbers were loaded into it "
-            "before the surgery, and its kind of layer cannot be initialised again. Set "
-            "MODEL.WEIGHTS '' for the trainer and give the file to WeightSurgeryHook alone."
-        )
+    anew = _initialised_again(_preloaded(plan, source, state), state)
     with torch.no_grad():
         for name, tensor in anew.items():
-            if tensor is not None:
-                state[name].copy_(tensor)
+            state[name].copy_(tensor)
         for fate in plan.tensors:
             if fate.target is None or fate.source is None:
                 continue
@@ -96,6 +84,22 @@ def _preloaded(plan: TransferPlan, source: SourceWeights, state: dict[str, Tenso
         if here.shape == there.shape and torch.equal(here, there.to(here.device, here.dtype)):
             found.append(name)
     return found
+
+
+def _initialised_again(names: Sequence[str], state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """New values for the preloaded tensors that differ from what initialisation gives anyway."""
+    anew: dict[str, Tensor] = {}
+    for name in names:
+        tensor = fresh_tensor(name, state)
+        if tensor is None:
+            raise TransferPlanError(
+                f"{name} must not move, but the source's numbers were loaded into it before the "
+                "surgery, and its kind of layer cannot be initialised again. Set MODEL.WEIGHTS '' "
+                "for the trainer and give the file to WeightSurgeryHook alone."
+            )
+        if not torch.equal(tensor, state[name].cpu().float()):
+            anew[name] = tensor
+    return anew
 
 
 def _copy_rows(target: Tensor, source: Tensor, fate: TensorFate, plan: TransferPlan) -> None:
