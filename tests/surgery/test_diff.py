@@ -11,8 +11,9 @@ OLD = torch.tensor([[3.0, 4.0], [0.0, 0.0]])
 PAIRS = [
     (OLD, OLD.clone(), "identical", 0, 0.0),
     (OLD, torch.tensor([[3.0, 4.0], [3.0, 4.0]]), "changed", 1, 5.0),
-    # a half-precision copy of exact numbers, and NaN that stayed NaN
-    (OLD, OLD.half(), "identical", 0, 0.0),
+    # a half-precision copy, from either side, and NaN that stayed NaN
+    (OLD / 3, (OLD / 3).half(), "identical", 0, 0.0),
+    ((OLD / 3).half(), OLD / 3, "identical", 0, 0.0),
     (torch.tensor([float("nan")]), torch.tensor([float("nan")]), "identical", 0, 0.0),
     (OLD, OLD[0], "other shape", 0, 0.0),
     # norms count their batches in a tensor without axes

@@ -236,6 +236,16 @@ def test_all_problems_are_raised_at_once(tiny: Tiny) -> None:
     assert len(caught.value.problems) == 3
 
 
+def test_names_that_do_not_fit_the_classifier_move_no_rows(tiny: Tiny) -> None:
+    """Not even where STRICT False goes on: only the background's row is beyond doubt."""
+    plan = plan_transfer(
+        weights(tiny(3), ("owl",)), tiny(2), keep="class_rows", target_classes=MINE
+    )
+    assert plan.check(strict=False)
+    assert plan.classes == ()
+    assert plan.totals()["rows"]["moved"] == 3
+
+
 def test_a_shape_that_does_not_fit(tiny: Tiny) -> None:
     source = tiny(3)
     source["roi_heads"]["box_head"]["fc1"] = nn.Linear(2, 5)

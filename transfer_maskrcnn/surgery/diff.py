@@ -90,8 +90,8 @@ def _summed(tensors: Sequence[TensorDiff]) -> dict[str, Any]:
 def diff_weights(a: SourceWeights, b: SourceWeights) -> WeightDiff:
     """Compares two weight files tensor by tensor, paired by name as a transfer from a to b would.
 
-    Values are compared in float32 or wider, so a file and its half-precision copy differ only by
-    what was rounded away. NaN equals NaN.
+    Values are compared as the file of lower precision stores them, so that a file and its
+    half-precision copy are identical. NaN equals NaN.
     """
     partner, _ = align(a.tensors, b.tensors)
     tensors = []
@@ -108,11 +108,10 @@ def diff_weights(a: SourceWeights, b: SourceWeights) -> WeightDiff:
 def _compare(name: str, a: Tensor, b: Tensor) -> TensorDiff:
     if a.shape != b.shape:
         return TensorDiff(name, "other shape")
-    wide = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
-    a, b = torch.atleast_1d(a.to(wide)), torch.atleast_1d(b.to(wide))
+    narrow = min(a.dtype, b.dtype, key=lambda dtype: dtype.itemsize)
+    wide = torch.promote_types(narrow, torch.float32)
+    a, b = (torch.atleast_1d(x.to(narrow).to(wide)) for x in (a, b))
     norm = float(a.norm())
-    if torch.equal(a, b):
-        return TensorDiff(name, "identical", len(a), 0, 0.0, norm)
     differs = ((a != b) & ~(a.isnan() & b.isnan())).reshape(len(a), -1).any(1)
     changed = int(differs.sum())
     state = "changed" if changed else "identical"
