@@ -16,8 +16,8 @@ PAIRS = [
     ((OLD / 3).half(), OLD / 3, "identical", 0, 0.0),
     (torch.tensor([float("nan")]), torch.tensor([float("nan")]), "identical", 0, 0.0),
     (OLD, OLD[0], "other shape", 0, 0.0),
-    # norms count their batches in a tensor without axes
-    (torch.tensor(3), torch.tensor(4), "changed", 1, 1.0),
+    # norms count their batches in a tensor without axes: seen, but no distance
+    (torch.tensor(3), torch.tensor(4), "changed", 1, 0.0),
 ]
 
 
@@ -49,3 +49,12 @@ def test_a_zoo_trunk_is_compared_with_the_detector_it_became() -> None:
     trunk, detector = {"res2.0.conv1.weight": OLD}, {"backbone.bottom_up.res2.0.conv1.weight": OLD}
     diff = diff_weights(SourceWeights(trunk), SourceWeights(detector))
     assert [t.state for t in diff.tensors] == ["identical"]
+
+
+def test_a_step_counter_changes_without_counting_as_distance() -> None:
+    before, after = (
+        SourceWeights({"bn.weight": torch.ones(2), "bn.num_batches_tracked": torch.tensor(steps)})
+        for steps in (100, 200)
+    )
+    part = diff_weights(before, after).groups()["bn"]
+    assert (part["changed"], part["distance"]) == (1, 0.0)

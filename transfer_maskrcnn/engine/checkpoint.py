@@ -75,13 +75,13 @@ def check_classes(stamp: Mapping[str, Any] | None, path: str, classes: Sequence[
     Raises:
         ConfigError: they differ in names or order; both lists are shown.
     """
-    if stamp is None:
+    trained = list((stamp or {}).get("thing_classes", ()))
+    if not trained:
         logger.warning(
             "%s carries no class names; its %d classes are taken to be, in this order: %s",
             *(path, len(classes), ", ".join(classes)),
         )
         return
-    trained = list(stamp["thing_classes"])
     if trained != list(classes):
         raise ConfigError(
             f"{path} was trained on other classes than the dataset has:\n"

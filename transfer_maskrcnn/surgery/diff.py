@@ -25,7 +25,7 @@ class TensorDiff:
         state: one of :data:`STATES`.
         rows, rows_changed: slices along the first axis, and how many of them differ; 0 unless both
             files have the tensor in one shape.
-        change, norm: L2 norms of ``b - a`` and of ``a``.
+        change, norm: L2 norms of ``b - a`` and of ``a``; 0 for tensors of integers.
     """
 
     name: str
@@ -111,8 +111,10 @@ def _compare(name: str, a: Tensor, b: Tensor) -> TensorDiff:
     narrow = min(a.dtype, b.dtype, key=lambda dtype: dtype.itemsize)
     wide = torch.promote_types(narrow, torch.float32)
     a, b = (torch.atleast_1d(x.to(narrow).to(wide)) for x in (a, b))
-    norm = float(a.norm())
     differs = ((a != b) & ~(a.isnan() & b.isnan())).reshape(len(a), -1).any(1)
     changed = int(differs.sum())
     state = "changed" if changed else "identical"
-    return TensorDiff(name, state, len(a), changed, float((b - a).norm()) if changed else 0.0, norm)
+    if not narrow.is_floating_point:  # a BatchNorm's step counter is no weight to measure
+        return TensorDiff(name, state, len(a), changed)
+    change = float((b - a).norm()) if changed else 0.0
+    return TensorDiff(name, state, len(a), changed, change, float(a.norm()))

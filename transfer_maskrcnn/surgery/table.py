@@ -1,5 +1,6 @@
 """A transfer plan as text for an 80-column terminal."""
 
+import math
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -36,7 +37,7 @@ def plan_table(plan: "TransferPlan") -> str:
         if sums["tensors"]:
             count = sums["moved"] if fate == "rows" else sums["parameters"]
             lines.append(row("total", fate, str(sums["tensors"]), f"{count:,}"))
-    share = f"{plan.knowledge():.1%}"
+    share = f"{math.floor(plan.knowledge() * 1000) / 10:.1f}%"  # 100.0% only if nothing is missing
     lines.append(f"{share} of the target's parameters carry knowledge from the source.")
     for text in (*_reasons(plan), *_classes(plan), *(f"note: {note}" for note in plan.notes)):
         lines += wrapped(text)
