@@ -19,6 +19,8 @@ from transfer_maskrcnn.engine import cli
         (["SOLVER.MAX_ITER"], r"SOLVER\.MAX_ITER"),
         # a dataset nobody knows
         (["DATASETS.TRAIN", "('baloon_val',)"], r"did you mean 'balloon_val'\?"),
+        # more GPUs than there are
+        (["--num-gpus", "99"], r"--num-gpus 99, but torch .* CUDA devices"),
         # a config file that is not there
         (["--config-file", "nowhere.yaml"], r"nowhere\.yaml: there is no such file"),
     ],

@@ -15,8 +15,8 @@ from transfer_maskrcnn.errors import TransferError
 from transfer_maskrcnn.surgery.plan import plan_transfer
 from transfer_maskrcnn.surgery.source import load_source_weights
 
-# TRANSFER_FUZZ=2200 makes 200 of each of the eleven files, in about ten seconds
-SAMPLES = int(os.environ.get("TRANSFER_FUZZ", "240"))
+# 200 of each of the eleven files
+SAMPLES = int(os.environ.get("TRANSFER_FUZZ", "2200"))
 RNG = np.random.default_rng(0)
 STATE = {
     "backbone.res2.0.conv1.weight": torch.arange(1200.0).reshape(400, 3),

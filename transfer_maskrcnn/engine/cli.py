@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.utils.logger import setup_logger
@@ -26,6 +27,11 @@ Examples:
 def train_net() -> None:
     """Parse the command line, then train or evaluate, in as many processes as it asks for."""
     args = default_argument_parser(epilog=EXAMPLES).parse_args()
+    if args.num_gpus > max(1, torch.cuda.device_count()):
+        sys.exit(
+            f"error: --num-gpus {args.num_gpus}, but torch {torch.__version__} sees "
+            f"{torch.cuda.device_count()} CUDA devices on this machine"
+        )
     try:
         launch(
             _main,
