@@ -32,6 +32,7 @@ def run(seeds: list[int], output: Path) -> list[ArmResult]:
         for arm in ARMS:
             config = ROOT / "configs" / "shapes" / f"mask_rcnn_{arm}.yaml"
             folder = output / f"{arm}_seed{seed}"
+            print(f"{arm}, seed {seed}: training, log in {folder.relative_to(ROOT)}", flush=True)
             results.append(run_arm(arm, seed, ROOT / "tools" / "train_net.py", config, folder))
             write_json(output / "summary.json", [result.as_dict() for result in results])
     return results

@@ -69,13 +69,14 @@ def _ap(results: dict[str, Any], task: str) -> float:
 
 def _watch(process: subprocess.Popen[bytes], output_dir: Path, title: str) -> None:
     """Show the run's iterations until it ends; its last seconds are evaluation."""
-    total = None
-    with tqdm(desc=title, unit="it", total=total, dynamic_ncols=True) as bar:
+    with tqdm(desc=title, unit="it", dynamic_ncols=True, disable=None) as bar:
         while process.poll() is None:
             time.sleep(0.5)
             if bar.total is None and (output_dir / "config.yaml").exists():
                 bar.total = _max_iter(output_dir / "config.yaml")
-            bar.update(_iterations(output_dir / "metrics.json") - bar.n)
+            done = _iterations(output_dir / "metrics.json")
+            # the evaluation's own line counts as one iteration more
+            bar.update(min(done, bar.total or done) - bar.n)
         if process.returncode == 0 and bar.total:
             bar.update(bar.total - bar.n)
 
