@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pycocotools.mask as mask_util
 import pytest
 
-from transfer_maskrcnn.report.pictures import comparison_picture
+from transfer_maskrcnn.report.pictures import comparison_figure, comparison_picture
 
 
 @pytest.fixture
@@ -46,6 +46,11 @@ def coloured(picture: npt.NDArray[np.uint8]) -> int:
     """Pixels of a contour's colour: neither grey picture nor black or white text."""
     spread = picture.max(axis=2).astype(int) - picture.min(axis=2)
     return int((spread > 80).sum())
+
+
+def test_columns_are_named(files: dict[str, Path]) -> None:
+    figure = comparison_figure(files["truth"], {"seen": files["seen"]}, 4, 0.5)
+    assert [axis.get_title() for axis in figure.axes] == ["ground truth", "seen (score > 0.5)"]
 
 
 def test_contours_are_drawn_where_the_score_is_high(files: dict[str, Path], tmp_path: Path) -> None:

@@ -40,6 +40,15 @@ def comparison_picture(
         images: how many images; those with the most objects come first.
         min_score: predictions below are not drawn.
     """
+    figure = comparison_figure(ground_truth, predictions, images, min_score)
+    with atomic_path(output) as temporary:
+        figure.savefig(temporary, format="png", dpi=130)
+
+
+def comparison_figure(
+    ground_truth: Path, predictions: dict[str, Path], images: int, min_score: float
+) -> Figure:
+    """The figure of :func:`comparison_picture`."""
     truth = json.loads(ground_truth.read_text())
     names = {c["id"]: c["name"] for c in truth["categories"]}
     columns = {"ground truth": _by_image(truth["annotations"], None)}
@@ -51,14 +60,13 @@ def comparison_picture(
     figure = Figure(figsize=(2.6 * len(columns), 2.6 * len(chosen) + 0.3), layout="tight")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(chosen), len(columns), squeeze=False)
+    for axis, title in zip(axes[0], columns, strict=True):
+        axis.set_title(title, fontsize=9)
     for row, image in zip(axes, chosen, strict=True):
         pixels = matplotlib.image.imread(image["file_name"])
-        for axis, (title, instances) in zip(row, columns.items(), strict=True):
+        for axis, instances in zip(row, columns.values(), strict=True):
             _draw(axis, pixels, instances[image["id"]], image, names)
-            if row is axes[0]:
-                axis.set_title(title, fontsize=9)
-    with atomic_path(output) as temporary:
-        figure.savefig(temporary, format="png", dpi=130)
+    return figure
 
 
 def _by_image(instances: Sequence[Instance], min_score: float | None) -> dict[int, list[Instance]]:
