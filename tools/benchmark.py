@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,12 +109,12 @@ def main() -> None:
             stock_read(path)  # the file is in the page cache for both
             surgery(path, model)
             pairs = [
-                (seconds(lambda p=path: stock_read(p)), seconds(lambda p=path: surgery(p, model)))
+                (seconds(partial(stock_read, path)), seconds(partial(surgery, path, model)))
                 for _ in range(runs)
             ]
             read, ours = (statistics.median(column) for column in zip(*pairs, strict=True))
             ratio = statistics.median(b / a for a, b in pairs)
-            memory = peak_mb(lambda p=path: surgery(p, model))
+            memory = peak_mb(partial(surgery, path, model))
             size = path.stat().st_size / 2**20
             rows.append([path.suffix, f"{size:.0f}", read, ours, ratio, f"{memory:.0f}"])
     largest = max(t.numel() * t.element_size() for t in model.state_dict().values()) / 2**20

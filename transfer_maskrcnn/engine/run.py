@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import platform
 import sys
@@ -104,8 +105,7 @@ def print_summary(cfg: CfgNode, results: dict[str, Any]) -> None:
         for task in ("bbox", "segm")
         if task in by_task
     ]
-    if not rows:
-        print("No AP: the model detected nothing, or the test set holds no object.")
-        return
     print(tabulate(rows, ["dataset", "task", "AP", "AP50", "AP75"], floatfmt=".1f"))
+    if any(value is not None and math.isnan(value) for row in rows for value in row[2:]):
+        print("nan: the model detected nothing. It may need more iterations, or MODEL.WEIGHTS.")
     print(f"Written to {os.path.join(cfg.OUTPUT_DIR, 'evaluation.json')}")

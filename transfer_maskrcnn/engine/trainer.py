@@ -8,10 +8,7 @@ from collections import OrderedDict
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import (
-    build_detection_test_loader,
-    build_detection_train_loader,
-)
+from detectron2.data import build_detection_test_loader, build_detection_train_loader
 from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
@@ -117,7 +114,7 @@ class TransferTrainer(DefaultTrainer):
             raise TrainingDivergedError(self._divergence(str(error))) from None
 
     def _divergence(self, what: str) -> str:
-        rate = self.optimizer_rate()
+        rate = self._trainer.optimizer.param_groups[0]["lr"]
         last = {
             name: round(value, 4)
             for name, (value, _) in self.storage.latest().items()
@@ -134,10 +131,6 @@ class TransferTrainer(DefaultTrainer):
             "lower SOLVER.CLIP_GRADIENTS.CLIP_VALUE; from random weights also MODEL.PIXEL_STD "
             "about [58, 58, 58] and a norm other than FrozenBN"
         )
-
-    def optimizer_rate(self) -> float:
-        """The learning rate of the first parameter group."""
-        return float(self._trainer.optimizer.param_groups[0]["lr"])
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -159,10 +152,13 @@ class TransferTrainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        tasks = ["bbox"] + ["segm"] * cfg.MODEL.MASK_ON + ["keypoints"] * cfg.MODEL.KEYPOINT_ON
         return InstanceEvaluator(
             dataset_name,
             os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name),
-            max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
+            tasks=tuple(tasks),
+            # COCO's AP looks at 100 detections an image; a crowded dataset may ask for more.
+            max_dets_per_image=max(100, cfg.TEST.DETECTIONS_PER_IMAGE),
         )
 
     @classmethod
