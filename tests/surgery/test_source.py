@@ -168,7 +168,10 @@ def test_code_is_refused_by_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    path = written(tmp_path / name, {"model": ARRAYS, "x": Planted(function, *arguments)}, 2)
+    model: dict[str, Any] = dict(ARRAYS)
+    if name == "a.pth":  # older torch refuses numpy arrays there before it comes to the plant
+        model = {key: torch.from_numpy(value) for key, value in ARRAYS.items()}
+    path = written(tmp_path / name, {"model": model, "x": Planted(function, *arguments)}, 2)
     with pytest.raises(WeightFileError, match=shown.replace("io.open", "(_?io.open)")) as caught:
         load_source_weights(path)
     assert "TRUST_PICKLE" in str(caught.value)

@@ -64,6 +64,16 @@ def test_cut_short(make_image: Callable[..., Path], suffix: str, share: float) -
     assert probe_image(str(path)).problem == IMAGE_UNREADABLE
 
 
+def test_damaged_png_with_a_whole_end(make_image: Callable[..., Path]) -> None:
+    # Pillow up to 12 hands detectron2's read_image the decoded half of it without an error.
+    path = make_image("a.png", 60, 80)
+    data = bytearray(path.read_bytes())
+    pixels = data.index(b"IDAT") + 4
+    data[pixels + 8 : pixels + 16] = bytes(8)
+    path.write_bytes(data)
+    assert probe_image(str(path)).problem == IMAGE_UNREADABLE
+
+
 def test_thumbnail_does_not_pass_for_the_end_of_a_jpeg(make_image: Callable[..., Path]) -> None:
     path = make_image("a.jpg", 60, 80)
     data = path.read_bytes()

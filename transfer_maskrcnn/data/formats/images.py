@@ -69,10 +69,10 @@ def probe_images(paths: Sequence[str]) -> list[ImageProbe]:
 
 
 def probe_image(path: str) -> ImageProbe:
-    """Size and readability of one image file, from its header.
+    """Size and readability of one image file, without decoding it where that can be avoided.
 
-    JPEG and PNG files, whose end shows that they are complete, are not decoded; a file that seems
-    cut short, and every other format, is.
+    A PNG's checksums are verified. A JPEG whose end shows that it is complete is not decoded; one
+    that seems cut short, and every other format, is.
     """
     if not os.path.isfile(path):
         return ImageProbe(problem=IMAGE_MISSING)
@@ -91,7 +91,9 @@ def _probe_file(path: str) -> ImageProbe:
             if image.format == "TIFF" and orientation in range(2, 9):
                 # Pillow turns a TIFF when it decodes it, detectron2's read_image once more.
                 return ImageProbe(problem=IMAGE_TURNED_TIFF)
-            if not _looks_complete(image.format, tail):
+            if image.format == "PNG":
+                _check_png(file)
+            elif not _looks_complete(image.format, tail):
                 image.load()
     turned = orientation in (5, 6, 7, 8)
     shown = (width, height) if turned else (height, width)
@@ -106,9 +108,15 @@ def _tail(file: BinaryIO) -> bytes:
     return tail
 
 
+def _check_png(file: BinaryIO) -> None:
+    """Raise unless every chunk's checksum is right: detectron2's ``read_image`` looks for EXIF data
+    first, swallows the error of a broken picture there, and trains on the half that was decoded."""
+    file.seek(0)
+    with Image.open(file) as image:
+        image.verify()
+
+
 def _looks_complete(image_format: str | None, tail: bytes) -> bool:
-    if image_format == "PNG":
-        return b"IEND" in tail
     if image_format in ("JPEG", "MPO"):
         # The last end-of-image marker must come after the last start of scan: a thumbnail inside
         # the header has such a marker too.
