@@ -42,7 +42,9 @@ class Project:
         self.folder, self.output = folder, folder / "output"
         self.script = repository / "tools" / "train_net.py"
         catalog = folder / "my.yaml"
-        catalog.write_text(yaml.safe_dump({"toy": entry}))
+        unnamed = {k: v for k, v in entry.items() if k != "classes"}  # found in the annotations
+        swapped = dict(entry, classes=entry.get("classes", ["blob", "bar"])[::-1])
+        catalog.write_text(yaml.safe_dump({"toy": entry, "toy_val": unnamed, "swapped": swapped}))
         self.config = folder / "config.yaml"
         self.config.write_text(TINY.format(repository=repository, catalog=catalog, folder=folder))
 
@@ -79,7 +81,8 @@ def test_trains_on_a_users_catalog(
 def test_train_then_evaluate_then_resume_gives_the_same_and_trains_nothing(
     project: Project,
 ) -> None:
-    done = project.run()
+    same = ("DATASETS.TRAIN", "('toy_val',)")  # the same images; its classes are not declared
+    done = project.run(*same)
     assert done.returncode == 0, done.stdout + done.stderr
     plan = json.loads((project.output / "transfer_plan.json").read_text())
     assert plan, "the plan is written, also for a start from random weights"
@@ -88,12 +91,16 @@ def test_train_then_evaluate_then_resume_gives_the_same_and_trains_nothing(
     (project.output / "evaluation.json").unlink()
     config = (project.output / "config.yaml").read_text()
 
-    evaluated = project.run("--eval-only")
+    evaluated = project.run(*same, "--eval-only")
     assert evaluated.returncode == 0, evaluated.stdout + evaluated.stderr
     assert project.evaluation() == trained
     assert (project.output / "config.yaml").read_text() == config, "the run's own, untouched"
 
-    resumed = project.run("--resume")
+    other = project.run("--eval-only", "DATASETS.TEST", "('swapped',)")
+    assert other.returncode == 1
+    assert "trained on other classes than the dataset has" in other.stderr
+
+    resumed = project.run(*same, "--resume")
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert "this run is complete" in resumed.stdout
     assert "Starting training" not in resumed.stdout

@@ -17,6 +17,13 @@ def test_json_has_null_where_it_has_no_number(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "a.json").read_text()) == {"ap": [None, 1.5], "worst": None}
 
 
+def test_the_file_is_as_readable_as_any_other(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    with atomic_path(tmp_path / "ours") as temporary:
+        temporary.touch(mode=0o600)  # as safetensors makes its files
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_a_failure_keeps_what_was_there_and_leaves_no_litter(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", 1)
     with pytest.raises(RuntimeError), atomic_path(tmp_path / "a.json") as temporary:

@@ -31,6 +31,10 @@ class ConfigError(TransferError):
     """A configuration that contradicts itself, the dataset or the machine."""
 
 
+class CheckpointError(TransferError):
+    """A checkpoint that cannot be written."""
+
+
 class TrainingDivergedError(TransferError):
     """Loss or weights are no longer finite."""
 

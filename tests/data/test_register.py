@@ -106,6 +106,19 @@ def test_hold_out_splits_one_file_without_overlap(
     assert not hasattr(MetadataCatalog.get("toy_val"), "json_file")
 
 
+def test_a_lost_image_moves_no_other_to_the_other_part(entry: dict[str, Any]) -> None:
+    first = sorted(p for p in Path(entry["image_root"]).iterdir() if p.suffix in (".png", ".jpg"))[
+        0
+    ]
+    first.unlink()
+    for part in ("train", "val"):
+        transfer_maskrcnn.register_dataset(f"toy_{part}", **entry, hold_out_every=3, part=part)
+    train, val = (
+        {d["image_id"] for d in DatasetCatalog.get(f"toy_{part}")} for part in ("train", "val")
+    )
+    assert (train, val) == ({1, 2}, {3})
+
+
 def test_one_line_counts_what_was_kept(
     entry: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -135,6 +148,10 @@ def test_catalog_paths_are_relative_to_the_catalog(
         ("toy: {format: coco}", r"'toy' lacks 'annotations'"),
         ("toy: {format: coco, anotations: a.json}", r"lacks 'annotations'; the file has 'anotat"),
         ("toy: {format: coco, annotations: a, classes: [1, 2]}", r"classes is \[1, 2\]; expected"),
+        ("toy: {format: coco, annotations: a, name: b}", r"'name' is no key of a dataset"),
+        ("toy: {format: coco, annotations: a, 1: b}", r"1 is no key of a dataset"),
+        ("toy: {format: [coco], annotations: a}", r"format is \['coco'\]; expected a text"),
+        ("toy: {format: coco, annotations: a, clases: [b]}", r"'clases'; it has .*mean 'classes'"),
         ("toy: {format: coco, annotations: a, classes: [no]}", r"classes is \[False\].*quotes"),
     ],
 )

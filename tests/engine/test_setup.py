@@ -92,6 +92,7 @@ def test_an_unknown_dataset_gets_the_nearest_name() -> None:
     [
         ("MODEL: {TRANSFER: {KEPE: backbone}}", r"'MODEL\.TRANSFER\.KEPE'; did you mean .*KEEP'"),
         ("MODEL: {WIEGHTS: a}", r"'MODEL\.WIEGHTS'; did you mean 'MODEL\.WEIGHTS'"),
+        ("DATASETS: {TRAIN: toy}", r"A list is written"),
         ("MODLE: {WEIGHTS: a}", r"'MODLE'; did you mean 'MODEL'"),
         ("MODEL: {WEIGHTS: 3}", r"config\.yaml: .*WEIGHTS"),
         ("MODEL: {WEIGHTS: a", r"not valid YAML"),

@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
+from transfer_maskrcnn.engine.checkpoint import open_trained
 from transfer_maskrcnn.engine.setup import load_config
 from transfer_maskrcnn.engine.transfer_cli import transfer_weights_tool
+from transfer_maskrcnn.errors import ConfigError
 
 Run = Callable[..., str]
 
@@ -35,6 +38,13 @@ def run(
     return tool
 
 
+def _cfg() -> CfgNode:
+    root = Path(__file__).resolve().parents[2]
+    cfg = load_config(str(root / "configs" / "shapes" / "mask_rcnn_transfer.yaml"))
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.DEVICE = 3, "cpu"
+    return cfg
+
+
 @pytest.fixture
 def start(run: Run, tmp_path: Path) -> Path:
     """A weight file with three classes, written by the tool itself."""
@@ -49,7 +59,7 @@ def test_a_dry_run_shows_the_plan_and_writes_only_json(
     before = set(tmp_path.iterdir())
     shown = run("--dry-run", "--weights", start, "--json", tmp_path / "plan.json")
     assert "roi_heads.mask_head.predictor" in shown
-    assert max(map(len, shown.splitlines())) <= 80
+    assert max(map(len, shown.splitlines()[1:])) <= 80
     plan = json.loads((tmp_path / "plan.json").read_text())
     assert {t["fate"] for t in plan["tensors"]} == {"kept", "initialised", "dropped"}
     assert set(tmp_path.iterdir()) - before == {tmp_path / "plan.json"}
@@ -57,7 +67,8 @@ def test_a_dry_run_shows_the_plan_and_writes_only_json(
 
 def test_what_is_written_is_what_the_plan_says(run: Run, start: Path, tmp_path: Path) -> None:
     whole, heads = tmp_path / "whole.safetensors", tmp_path / "heads.pth"
-    run("--output", whole, "--weights", start, "MODEL.TRANSFER.KEEP", "class_rows")
+    names = ("MODEL.TRANSFER.SOURCE_CLASSES", "['star', 'heart', 'ring']")
+    run("--output", whole, "--weights", start, "MODEL.TRANSFER.KEEP", "class_rows", *names)
     run("--output", heads, "--weights", start, "SEED", "1")
     shown = run("--diff", start, whole)
     counts = [line.split() for line in shown.splitlines()[4:]]
@@ -66,10 +77,8 @@ def test_what_is_written_is_what_the_plan_says(run: Run, start: Path, tmp_path: 
     assert "roi_heads.box_predictor.cls_score" in moved
 
 
-def test_stock_detectron2_loads_the_result(run: Run, start: Path, repository: Path) -> None:
-    cfg = load_config(str(repository / "configs" / "shapes" / "mask_rcnn_transfer.yaml"))
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.DEVICE = 3, "cpu"
-    model = build_model(cfg)
+def test_stock_detectron2_loads_the_result(run: Run, start: Path) -> None:
+    model = build_model(_cfg())
     DetectionCheckpointer(model).load(str(start))
     written = torch.load(start, weights_only=True)["model"]
     assert all(torch.equal(tensor, written[name]) for name, tensor in model.state_dict().items())
@@ -91,3 +100,18 @@ def test_mistakes_end_with_one_line_and_status_1(
 ) -> None:
     with pytest.raises(SystemExit, match=rf"(?s)error: .*{message}"):
         run(*arguments)
+
+
+def test_a_starting_point_does_not_pass_for_a_trained_model(run: Run, start: Path) -> None:
+    with pytest.raises(SystemExit, match="needs the class names"):
+        run("--dry-run", "--weights", start, "MODEL.TRANSFER.KEEP", "class_rows")
+    model = build_model(_cfg())
+    with pytest.raises(ConfigError, match=r"is a starting point: \d+ of its tensors were never"):
+        open_trained(model, str(start), ["star", "heart", "ring"])
+
+
+def test_nothing_is_computed_for_an_impossible_output(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="there is no folder"):
+        run("--output", tmp_path / "nowhere" / "a.pth")
+    with pytest.raises(SystemExit, match=r"expected a name in \.pth or \.safetensors"):
+        run("--output", tmp_path / "a.bin")

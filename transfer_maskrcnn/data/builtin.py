@@ -13,6 +13,7 @@ from transfer_maskrcnn.errors import DatasetError, nearest
 
 BUILTIN_CATALOG = Path(__file__).with_name("catalog.yaml")
 _KEYS = ("format", "annotations", "image_root", "classes", "hold_out_every", "part", "prepare")
+_TEXTS = ("format", "annotations", "image_root", "part", "prepare")
 _REQUIRED = ("format", "annotations")
 
 
@@ -64,6 +65,11 @@ def _arguments(name: Any, entry: Any, path: Path, base: Path) -> dict[str, Any]:
             f"{path}: entry {name!r} is not a name with keys below it; "
             f"expected {', '.join(_REQUIRED)} and image_root"
         )
+    for key, value in entry.items():
+        if not isinstance(key, str) or key == "name":
+            raise DatasetError(f"{path}: dataset {name!r}: {key!r} is no key of a dataset")
+        if key in _TEXTS and not isinstance(value, str):
+            raise DatasetError(f"{path}: dataset {name!r}: {key} is {value!r}; expected a text")
     for key in _REQUIRED:
         if key not in entry:
             close = nearest(key, [k for k in entry if k not in _KEYS], found_in="the file")

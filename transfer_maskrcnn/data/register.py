@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -59,8 +59,9 @@ def register_dataset(
         image_root: the folder of images; not needed for yolo, whose ``data.yaml`` names it.
         classes: class names in the order wanted; None takes what the annotations name.
         hold_out_every, part: where one file holds everything: each ``hold_out_every``-th image, in
-            the file's order and starting with the first, belongs to ``part="val"``, the others to
-            ``part="train"``.
+            the file's order (coco: by image id) and starting with the first, belongs to
+            ``part="val"``, the others to ``part="train"``. Images that cannot be used are counted
+            too, so that the loss of one moves no other to the other part.
         prepare: the command that gets the dataset; named in the error where it is missing.
         **options: passed to the format's loader, e.g. ``split`` (yolo), ``label_map`` (labelme).
 
@@ -149,15 +150,18 @@ def _take_part(spec: DatasetSpec, loaded: LoadedDataset) -> LoadedDataset:
     if spec.hold_out_every is None:
         return loaded
     held_out = spec.part == "val"
-    dicts = [d for i, d in enumerate(loaded.dicts) if (i % spec.hold_out_every == 0) == held_out]
-    if not dicts:
+    chosen = [
+        (record, position)
+        for record, position in zip(loaded.dicts, loaded.positions, strict=True)
+        if (position % spec.hold_out_every == 0) == held_out
+    ]
+    if not chosen:
         raise DatasetError(
             f"dataset {spec.name!r}: part {spec.part!r} of {len(loaded.dicts)} images with "
             f"hold_out_every {spec.hold_out_every} is empty; use a smaller hold_out_every"
         )
-    return LoadedDataset(
-        dicts, loaded.classes, loaded.category_ids, loaded.mask_format, loaded.report
-    )
+    dicts, positions = zip(*chosen, strict=True)
+    return replace(loaded, dicts=list(dicts), positions=positions)
 
 
 def _check(spec: DatasetSpec) -> None:
@@ -166,13 +170,13 @@ def _check(spec: DatasetSpec) -> None:
             f"dataset {spec.name!r}: unknown format {spec.format!r}; "
             f"expected one of {', '.join(FORMATS)}{nearest(spec.format, FORMATS)}"
         )
-    allowed = set(inspect.signature(FORMATS[spec.format]).parameters)
-    allowed -= {"annotations", "image_root", "classes"}
+    own = set(inspect.signature(FORMATS[spec.format]).parameters)
+    known = sorted(own | {"format", "hold_out_every", "part", "prepare"})
     for option in spec.options:
-        if option not in allowed:
+        if option not in own:
             raise DatasetError(
                 f"dataset {spec.name!r}: format {spec.format} has no option {option!r}; it has "
-                f"{', '.join(sorted(allowed)) or 'none'}{nearest(option, allowed)}"
+                f"{', '.join(known)}{nearest(option, known)}"
             )
     if spec.image_root is None and spec.format != "yolo":
         raise DatasetError(

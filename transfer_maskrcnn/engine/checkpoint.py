@@ -11,9 +11,14 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
-from transfer_maskrcnn.errors import ConfigError, TrainingDivergedError
+from transfer_maskrcnn.errors import CheckpointError, ConfigError, TrainingDivergedError
 from transfer_maskrcnn.files import atomic_path
-from transfer_maskrcnn.surgery.source import STAMP_KEY, load_source_weights
+from transfer_maskrcnn.surgery.source import (
+    STAMP_KEY,
+    UNTRAINED_KEY,
+    SourceWeights,
+    load_source_weights,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +51,14 @@ class StampedCheckpointer(DetectionCheckpointer):
         data[STAMP_KEY] = self.stamp
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
-        with atomic_path(path) as temporary:
-            torch.save(data, temporary)
+        try:
+            with atomic_path(path) as temporary:
+                torch.save(data, temporary)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            raise CheckpointError(
+                f"cannot write {path}: {' '.join(str(error).split())}. Is the disk full? The "
+                "checkpoints before it are intact: --resume goes on from the last"
+            ) from None
         self.tag_last_checkpoint(os.path.basename(path))
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
@@ -100,6 +111,19 @@ def load_trained_model(model: nn.Module, path: str, classes: Sequence[str]) -> N
     """
     if not path:
         raise ConfigError("there is no model to evaluate: MODEL.WEIGHTS is empty")
+    source = open_trained(model, path, classes)
+    state = model.state_dict()
+    model.load_state_dict({k: source.tensors[k] for k in state if k in source.tensors}, False)
+    logger.info("loaded %s (%d tensors)", path, len(state))
+
+
+def open_trained(model: nn.Module, path: str, classes: Sequence[str]) -> SourceWeights:
+    """The file of a trained model, after comparing it with ``model`` and ``classes``.
+
+    Raises:
+        ConfigError: it lacks weights that the model needs, was never trained, or has other classes.
+        WeightFileError: it cannot be read.
+    """
     source = load_source_weights(path)
     check_classes(source.stamp, path, classes)
     state = model.state_dict()
@@ -113,8 +137,14 @@ def load_trained_model(model: nn.Module, path: str, classes: Sequence[str]) -> N
         raise ConfigError(
             f"{path} is not a trained model for this config: {len(unusable)} of {len(state)} "
             f"tensors are missing or have another shape (first: {unusable[0]}). "
-            "It may be a starting point for training. To evaluate a finished run, leave "
-            "MODEL.WEIGHTS out and keep its OUTPUT_DIR, or name its model_final.pth"
+            "It may be a starting point for training, or of another architecture. To evaluate a "
+            "finished run, leave MODEL.WEIGHTS out and keep its OUTPUT_DIR, or name its "
+            "model_final.pth"
         )
-    model.load_state_dict({k: source.tensors[k] for k in state if k in source.tensors}, False)
-    logger.info("loaded %s (%d tensors)", path, len(state))
+    untrained = (source.stamp or {}).get(UNTRAINED_KEY)
+    if untrained:
+        raise ConfigError(
+            f"{path} is a starting point: {len(untrained)} of its tensors were never trained "
+            f"(first: {untrained[0]}). Train from it first"
+        )
+    return source

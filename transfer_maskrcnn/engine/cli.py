@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from transfer_maskrcnn.engine import run
+from transfer_maskrcnn.engine.arguments import parse_arguments
 from transfer_maskrcnn.engine.setup import fit_config, load_config, quiet_third_parties
 from transfer_maskrcnn.errors import TransferError
 
+LONGEST_ON_TERMINAL = 30  # lines of one message
 EXAMPLES = """
 Examples:
   train:      python tools/train_net.py --config-file configs/shapes/mask_rcnn_transfer.yaml
@@ -26,7 +30,7 @@ Examples:
 
 def train_net() -> None:
     """Parse the command line, then train or evaluate, in as many processes as it asks for."""
-    args = default_argument_parser(epilog=EXAMPLES).parse_args()
+    args = parse_arguments(default_argument_parser(epilog=EXAMPLES))
     if args.num_gpus > max(1, torch.cuda.device_count()):
         sys.exit(
             f"error: --num-gpus {args.num_gpus}, but torch {torch.__version__} sees "
@@ -42,7 +46,7 @@ def train_net() -> None:
             args=(args,),
         )
     except KeyboardInterrupt:
-        sys.exit("interrupted; --resume goes on from the last checkpoint")
+        sys.exit("interrupted; where a checkpoint was written, --resume goes on from it")
 
 
 def _main(args: argparse.Namespace) -> None:
@@ -50,15 +54,27 @@ def _main(args: argparse.Namespace) -> None:
     try:
         cfg = load_config(args.config_file, args.opts)
         setup_logger(cfg.OUTPUT_DIR, name="transfer_maskrcnn", abbrev_name="transfer")
-        fit_config(cfg, eval_only=args.eval_only)
+        classes = fit_config(cfg, eval_only=args.eval_only)
         cfg.freeze()
-        default_setup(_evaluation_logs(cfg) if args.eval_only else cfg, args)
+        _set_up(_evaluation_logs(cfg) if args.eval_only else cfg, args)
         if args.eval_only:
-            run.evaluate(cfg, cfg.MODEL.WEIGHTS if "MODEL.WEIGHTS" in args.opts else None)
+            named = cfg.MODEL.WEIGHTS if "MODEL.WEIGHTS" in args.opts else None
+            run.evaluate(cfg, classes, named)
         else:
             run.train(cfg, resume=args.resume)
     except TransferError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:  # a full disk, a folder that may not be written, ...
+        sys.exit(f"error: {error}")
+
+
+def _set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Detectron2's default_setup, whose long dumps go to log.txt alone."""
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank())
+    for handler in logging.getLogger("detectron2").handlers:
+        if not isinstance(handler, logging.FileHandler):
+            handler.addFilter(lambda record: record.getMessage().count("\n") < LONGEST_ON_TERMINAL)
+    default_setup(cfg, args)
 
 
 def _evaluation_logs(cfg: CfgNode) -> CfgNode:

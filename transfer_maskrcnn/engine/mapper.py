@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from typing import Any
 
 import cv2
@@ -9,6 +11,9 @@ from detectron2.data import DatasetMapper
 from detectron2.data.detection_utils import SizeMismatchError
 
 from transfer_maskrcnn.errors import DatasetError
+
+# Pillow's decoders raise more than OSError on damaged files.
+PILLOWS_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 
 
 class CheckedDatasetMapper(DatasetMapper):
@@ -21,7 +26,7 @@ class CheckedDatasetMapper(DatasetMapper):
     def __call__(self, dataset_dict: dict[str, Any]) -> Any:
         try:
             return super().__call__(dataset_dict)
-        except (OSError, SizeMismatchError, cv2.error) as error:
+        except (*PILLOWS_ERRORS, SizeMismatchError, cv2.error) as error:
             raise DatasetError(
                 f"cannot use image {dataset_dict.get('file_name')}: "
                 f"{' '.join(str(error).split())}. Mend or remove it, then start again with --resume"

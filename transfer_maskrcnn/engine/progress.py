@@ -19,8 +19,10 @@ def on_terminal() -> bool:
 class ProgressBar(HookBase):
     """Iterations done, time left and the total loss, in one line that log lines pass above."""
 
+    def __init__(self) -> None:
+        self._exit = ExitStack()  # closed by after_train, which also follows a failed before_train
+
     def before_train(self) -> None:
-        self._exit = ExitStack()
         names = ("detectron2", "fvcore", "transfer_maskrcnn")
         loggers = [logging.getLogger(name) for name in names]
         self._exit.enter_context(logging_redirect_tqdm(loggers))

@@ -7,6 +7,8 @@ import math
 import os
 import platform
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,31 +19,43 @@ from detectron2.utils import comm
 from tabulate import tabulate
 
 from transfer_maskrcnn.engine.checkpoint import load_trained_model
-from transfer_maskrcnn.engine.stamp import class_names
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.files import write_json
+from transfer_maskrcnn.surgery.source import load_source_weights
 from transfer_maskrcnn.version import __version__
 
 logger = logging.getLogger(__name__)
 
+# What a run leaves in OUTPUT_DIR, but for log.txt and config.yaml, which the next one begins with.
+RUN_FILES = (
+    "last_checkpoint",
+    "model_*.pth",
+    "model_final.safetensors",
+    "metrics.json",
+    "events.out.tfevents.*",
+    "evaluation.json",
+    "environment.json",
+    "transfer_plan.json",
+    "inference",
+)
+
 
 def train(cfg: CfgNode, resume: bool) -> None:
     """Train to ``SOLVER.MAX_ITER`` and evaluate; a complete run that is resumed is left alone."""
+    if not resume:
+        _set_aside_earlier_run(cfg.OUTPUT_DIR)
     trainer = TransferTrainer(cfg)
-    earlier = trainer.checkpointer.get_checkpoint_file()
     trainer.resume_or_load(resume=resume)
     if trainer.start_iter >= trainer.max_iter:
         logger.info(
             "this run is complete: %s holds iteration %d of SOLVER.MAX_ITER %d. Raise "
             "SOLVER.MAX_ITER to go on, or use --eval-only",
-            *(earlier, trainer.start_iter, trainer.max_iter),
+            *(cfg.OUTPUT_DIR, trainer.start_iter, trainer.max_iter),
         )
         return
     if resume and trainer.start_iter == 0:
         logger.info("nothing to resume in %s: starting from MODEL.WEIGHTS", cfg.OUTPUT_DIR)
-    if earlier and not resume:
-        logger.warning("%s holds an earlier run; its files are overwritten", cfg.OUTPUT_DIR)
     if comm.is_main_process():
         write_json(os.path.join(cfg.OUTPUT_DIR, "environment.json"), environment(cfg))
     trainer.train()
@@ -49,15 +63,42 @@ def train(cfg: CfgNode, resume: bool) -> None:
         print_summary(cfg, trainer._last_eval_results)
 
 
-def evaluate(cfg: CfgNode, weights: str | None) -> None:
+def _set_aside_earlier_run(output_dir: str) -> None:
+    """Move the files of a run that is there already into a folder of its own.
+
+    Otherwise a kill before the new run's first checkpoint, and --resume, would go on with the old.
+    """
+    if comm.is_main_process() and os.path.exists(os.path.join(output_dir, "last_checkpoint")):
+        folder, number = Path(output_dir), 1
+        while (folder / f"earlier_run_{number}").exists():
+            number += 1
+        aside = folder / f"earlier_run_{number}"
+        aside.mkdir()
+        for pattern in RUN_FILES:
+            for path in folder.glob(pattern):
+                path.rename(aside / path.name)
+        logger.warning("%s held an earlier run; its files are now in %s", folder, aside)
+    comm.synchronize()
+
+
+def evaluate(cfg: CfgNode, classes: Sequence[str], weights: str | None) -> None:
     """Evaluate ``weights``, or, where None, the last checkpoint of OUTPUT_DIR.
+
+    That checkpoint is meant, too, where ``weights`` is the file that its run started from: then the
+    command is the training's own with --eval-only added.
+
+    Args:
+        cfg: fitted to its test sets.
+        classes: their class names.
+        weights: what the user named, if anything.
 
     Raises:
         ConfigError: there is no checkpoint, or it is not one of this config.
     """
     model = TransferTrainer.build_model(cfg)
-    path = weights or _last_checkpoint(cfg.OUTPUT_DIR)
-    load_trained_model(model, path, class_names(cfg))
+    if weights is None or _started_from(cfg.OUTPUT_DIR, weights):
+        weights = _last_checkpoint(cfg.OUTPUT_DIR)
+    load_trained_model(model, weights, classes)
     results = TransferTrainer.test(cfg, model)
     if comm.is_main_process():
         print_summary(cfg, results)
@@ -72,6 +113,13 @@ def _last_checkpoint(output_dir: str) -> str:
         )
     with open(tag) as f:
         return os.path.join(output_dir, f.read().strip())
+
+
+def _started_from(output_dir: str, weights: str) -> bool:
+    if not os.path.isfile(os.path.join(output_dir, "last_checkpoint")):
+        return False
+    stamp = load_source_weights(_last_checkpoint(output_dir)).stamp or {}
+    return bool((stamp.get("transfer") or {}).get("source") == weights)
 
 
 def environment(cfg: CfgNode) -> dict[str, Any]:

@@ -12,11 +12,18 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+try:
+    from detectron2.projects.point_rend import add_pointrend_config
+except ImportError:  # not every build of detectron2 brings its projects
+    add_pointrend_config = None
+
 from transfer_maskrcnn.config import FOLLOW_DATASET, add_transfer_config
 from transfer_maskrcnn.data.builtin import register_catalog
 from transfer_maskrcnn.errors import ConfigError, nearest
 
 logger = logging.getLogger(__name__)
+
+_WITHOUT_ROI_HEADS = ("RetinaNet", "FCOS", "SemanticSegmentor", "ProposalNetwork")
 
 
 def quiet_third_parties() -> None:
@@ -24,6 +31,9 @@ def quiet_third_parties() -> None:
     for message in ("torch.meshgrid", "The given NumPy array is not writable", "pkg_resources is"):
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+    logging.raiseExceptions = (
+        False  # a log.txt on a full disk is no reason for a stack trace a line
+    )
 
 
 def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
@@ -34,19 +44,24 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
             of the wrong type.
     """
     cfg = get_cfg()
+    if add_pointrend_config is not None:
+        add_pointrend_config(cfg)
     add_transfer_config(cfg)
     if config_file and not os.path.isfile(config_file):
         raise ConfigError(f"--config-file {config_file}: there is no such file")
+    place = config_file
     try:
         if config_file:
             cfg.merge_from_file(config_file)
+        place = "command line"
         cfg.merge_from_list(list(opts))
     except (KeyError, AssertionError) as error:  # yacs: from a file, and from the command line
         raise ConfigError(_unknown_key(cfg, str(error.args[0]))) from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{config_file} is not valid YAML: {error}") from None
+        raise ConfigError(f"{place} is not valid YAML: {error}") from None
     except (ValueError, FileNotFoundError) as error:
-        raise ConfigError(f"{config_file or 'command line'}: {error}") from None
+        hint = ". A list is written \"('my_train',)\"" if "tuple" in str(error) else ""
+        raise ConfigError(f"{place}: {error}{hint}") from None
     return cfg
 
 
@@ -67,15 +82,22 @@ def _keys(node: CfgNode, prefix: str = "") -> Iterable[str]:
             yield from _keys(value, f"{prefix}{key}.")
 
 
-def fit_config(cfg: CfgNode, *, eval_only: bool = False) -> None:
+def fit_config(cfg: CfgNode, *, eval_only: bool = False) -> list[str]:
     """Make ``cfg`` follow its datasets (number of classes, mask format) and check it, in place.
 
     Registers ``DATASETS.CATALOG``, and reads every dataset the run needs, so that what is wrong
     with the last test set is known before the first iteration.
 
+    Returns the class names that its datasets share, in their order.
+
     Raises:
         ConfigError, DatasetError: what does not fit, and how to mend it.
     """
+    if cfg.MODEL.META_ARCHITECTURE in _WITHOUT_ROI_HEADS:
+        raise ConfigError(
+            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} has no ROI heads; expected "
+            "GeneralizedRCNN, as in configs/Base-Transfer-RCNN-FPN.yaml"
+        )
     if cfg.DATASETS.CATALOG:
         register_catalog(cfg.DATASETS.CATALOG)
     check_device(cfg.MODEL.DEVICE)
@@ -94,6 +116,9 @@ def fit_config(cfg: CfgNode, *, eval_only: bool = False) -> None:
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes)
     formats = {getattr(MetadataCatalog.get(n), "mask_format", cfg.INPUT.MASK_FORMAT) for n in names}
     cfg.INPUT.MASK_FORMAT = "bitmask" if "bitmask" in formats else "polygon"
+    if "POINT_HEAD" in cfg.MODEL:
+        cfg.MODEL.POINT_HEAD.NUM_CLASSES = len(classes)
+    return classes
 
 
 def check_device(device: str) -> None:

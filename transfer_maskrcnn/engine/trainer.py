@@ -17,15 +17,19 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from transfer_maskrcnn.config import FOLLOW_DATASET
-from transfer_maskrcnn.engine.checkpoint import StampedCheckpointer, check_classes
+from transfer_maskrcnn.engine.checkpoint import StampedCheckpointer, open_trained
 from transfer_maskrcnn.engine.mapper import CheckedDatasetMapper
 from transfer_maskrcnn.engine.progress import ProgressBar, on_terminal
 from transfer_maskrcnn.engine.stamp import class_names, make_stamp
-from transfer_maskrcnn.errors import ConfigError, TrainingDivergedError, TransferError
+from transfer_maskrcnn.errors import (
+    ConfigError,
+    TrainingDivergedError,
+    TransferError,
+    WeightFileError,
+)
 from transfer_maskrcnn.evaluation.coco import InstanceEvaluator
 from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.surgery.hook import WeightSurgeryHook
-from transfer_maskrcnn.surgery.source import load_source_weights
 from transfer_maskrcnn.surgery.write import write_weights
 
 logger = logging.getLogger(__name__)
@@ -70,12 +74,19 @@ class TransferTrainer(DefaultTrainer):
         """
         if resume and self.checkpointer.has_checkpoint():
             path = self.checkpointer.get_checkpoint_file()
-            stamp = load_source_weights(path).stamp
-            check_classes(stamp, path, class_names(self.cfg))
+            if not os.path.isfile(path):
+                raise ConfigError(
+                    f"{self.cfg.OUTPUT_DIR}/last_checkpoint names {path}, which is gone. Write the "
+                    "name of another checkpoint there, or start again without --resume"
+                )
+            source = open_trained(self.checkpointer.model, path, class_names(self.cfg))
             super().resume_or_load(resume=True)
-            self.checkpointer.stamp["transfer"] = (stamp or {}).get("transfer")
+            self.checkpointer.stamp["transfer"] = (source.stamp or {}).get("transfer")
         elif not self.cfg.MODEL.TRANSFER.ENABLED:
-            super().resume_or_load(resume=False)
+            try:
+                super().resume_or_load(resume=False)
+            except (AssertionError, OSError) as error:  # fvcore asserts that the file is there
+                raise WeightFileError(f"MODEL.WEIGHTS: {error}") from None
 
     def train(self) -> Any:
         # Detectron2 logs the stack of whatever ends a run; ours say all there is to say.

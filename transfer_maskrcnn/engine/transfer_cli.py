@@ -13,14 +13,16 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 
 from transfer_maskrcnn.data.builtin import register_catalog
+from transfer_maskrcnn.engine.arguments import parse_arguments
 from transfer_maskrcnn.engine.setup import load_config, quiet_third_parties
 from transfer_maskrcnn.errors import ConfigError, TransferError, TransferPlanError
 from transfer_maskrcnn.files import write_text
 from transfer_maskrcnn.surgery.apply import apply_plan
 from transfer_maskrcnn.surgery.diff import diff_weights
 from transfer_maskrcnn.surgery.hook import open_source
+from transfer_maskrcnn.surgery.parts import part_of
 from transfer_maskrcnn.surgery.plan import TransferPlan, plan_transfer
-from transfer_maskrcnn.surgery.source import SourceWeights
+from transfer_maskrcnn.surgery.source import UNTRAINED_KEY, SourceWeights
 from transfer_maskrcnn.surgery.write import write_weights
 
 EXAMPLES = """
@@ -35,10 +37,14 @@ Exit status: 0; 1 for an error, or for a plan that strict mode refuses.
 
 def transfer_weights_tool() -> None:
     """Parse the command line and do what it asks."""
-    args = _parser().parse_args()
+    parser = _parser()
+    args = parse_arguments(parser)
+    if not (args.dry_run or args.output or args.diff):
+        parser.error("one of --dry-run, --output and --diff is needed")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     quiet_third_parties()
     try:
+        _check_outputs(args)
         if args.diff:
             a, b = (open_source(path) for path in args.diff)
             diff = diff_weights(a, b)
@@ -51,6 +57,14 @@ def transfer_weights_tool() -> None:
         sys.exit(f"error: {error}")
 
 
+def _check_outputs(args: argparse.Namespace) -> None:
+    for path in filter(None, (args.output, args.json)):
+        if not path.parent.is_dir():
+            raise ConfigError(f"{path}: there is no folder {path.parent}")
+    if args.output and args.output.suffix not in (".pth", ".safetensors"):
+        raise ConfigError(f"--output {args.output}: expected a name in .pth or .safetensors")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Show, or write, what MODEL.WEIGHTS gives to the model of a config.",
@@ -59,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--config-file", default="", metavar="FILE", help="as for train_net.py")
     parser.add_argument("--weights", metavar="FILE", help="instead of the config's MODEL.WEIGHTS")
-    action = parser.add_mutually_exclusive_group(required=True)
+    action = parser.add_mutually_exclusive_group()
     action.add_argument("--dry-run", action="store_true", help="print the plan, write no weights")
     action.add_argument(
         "--output", type=Path, metavar="FILE", help="write the model: .pth or .safetensors"
@@ -87,7 +101,12 @@ def _transfer(args: argparse.Namespace) -> None:
         print(f"warning: {warning}")
     if args.output:
         apply_plan(plan, source, model)
-        stamp = {"thing_classes": classes, "transfer": plan.summary()}
+        untrained = [t.target for t in plan.tensors if t.target and t.fate == "initialised"]
+        stamp = {
+            "thing_classes": classes,
+            "transfer": plan.summary(),
+            UNTRAINED_KEY: [name for name in untrained if part_of(name) != "settings"],
+        }
         write_weights(args.output, model.state_dict(), stamp)
         print(f"Written to {args.output}")
 

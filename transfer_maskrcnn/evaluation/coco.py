@@ -5,11 +5,21 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.coco import convert_to_coco_dict
 from detectron2.evaluation import COCOEvaluator
 
 from transfer_maskrcnn.files import write_json
+
+
+def ground_truth(dataset_name: str) -> dict[str, Any]:
+    """The dataset as loaded, as a COCO json. ``area``, which decides what counts as small, medium
+    or large, is the annotation file's own where it states a credible one."""
+    content: dict[str, Any] = convert_to_coco_dict(dataset_name)
+    annotations = (a for d in DatasetCatalog.get(dataset_name) for a in d.get("annotations", ()))
+    for written, annotation in zip(content.get("annotations", ()), annotations, strict=True):
+        written["area"] = annotation.get("area", written["area"])
+    return content
 
 
 class InstanceEvaluator(COCOEvaluator):
@@ -29,7 +39,7 @@ class InstanceEvaluator(COCOEvaluator):
         """
         os.makedirs(output_dir, exist_ok=True)
         json_file = os.path.join(output_dir, f"{dataset_name}_ground_truth.json")
-        write_json(json_file, convert_to_coco_dict(dataset_name))
+        write_json(json_file, ground_truth(dataset_name))
         loaded = MetadataCatalog.get(dataset_name)
         # COCOEvaluator finds the json through a metadata entry; one of its own leaves the
         # dataset's entry as it is.

@@ -14,6 +14,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
+from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from transfer_maskrcnn.errors import WeightFileError
@@ -164,6 +165,13 @@ def transfer_weights(
     return plan
 
 
+def _training_classes(trainer: Any) -> list[str] | None:
+    """Class names of the first training dataset, where the trainer has a config that names one."""
+    cfg = getattr(trainer, "cfg", None)
+    train = cfg.DATASETS.TRAIN if isinstance(cfg, CfgNode) else ()
+    return MetadataCatalog.get(train[0]).get("thing_classes") if train else None
+
+
 class WeightSurgeryHook(HookBase):
     """Moves weights into ``trainer.model`` before the first iteration.
 
@@ -171,9 +179,9 @@ class WeightSurgeryHook(HookBase):
 
         trainer.register_hooks([WeightSurgeryHook("model_final.pth", output_dir="output")])
 
-    ``setup_logger(name="transfer_maskrcnn")`` of detectron2 shows what moved as it shows its own
-    messages. It does not matter whether ``resume_or_load`` has loaded the same file before: what it
-    copied by position is initialised again. A resumed run is left untouched.
+    What moved is logged, by detectron2's ``setup_logger`` where nobody set up another logger. It
+    does not matter whether ``resume_or_load`` has loaded the same file before: what it copied by
+    position is initialised again. A resumed run is left untouched.
 
     Attributes:
         plan: what was done, after ``before_train``; None for a resumed run.
@@ -242,6 +250,10 @@ class WeightSurgeryHook(HookBase):
                 "Resumed at iteration %d: the weights stay as they are.", self.trainer.start_iter
             )
             return
+        if not logging.getLogger("transfer_maskrcnn").hasHandlers():  # as DefaultTrainer does
+            setup_logger(self._output_dir, name="transfer_maskrcnn", abbrev_name="transfer")
+        if self._arguments["target_classes"] is None:
+            self._arguments["target_classes"] = _training_classes(self.trainer)
         model = unwrapped(self.trainer.model)
         self.plan = transfer_weights(model, self._weights, **self._arguments)
         if self._output_dir and comm.is_main_process():

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from transfer_maskrcnn.errors import WeightFileError
+from transfer_maskrcnn.surgery.parts import part_of
 from transfer_maskrcnn.surgery.safe_pickle import (
     NUMPY_GLOBALS,
     ForbiddenGlobalError,
@@ -26,6 +27,8 @@ from transfer_maskrcnn.surgery.translate import translate
 
 #: where our own checkpoints say what they are: a key of a .pth, a metadata key of a .safetensors
 STAMP_KEY = "transfer_maskrcnn"
+#: in that stamp: names of tensors that were initialised and never trained
+UNTRAINED_KEY = "untrained"
 
 # torch.save before 1.6 begins with this pickled number
 _LEGACY_TORCH = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
@@ -94,7 +97,10 @@ def load_source_weights(
 def _kind(path: Path) -> str:
     """The container format, from the first bytes. Raises WeightFileError with a sentence a case."""
     if not path.is_file():
-        raise WeightFileError(f"{path}: no such weight file. Check MODEL.WEIGHTS.")
+        seen = "" if path.is_absolute() else f", seen from {Path.cwd()}"
+        raise WeightFileError(
+            f"{path}: no such weight file{seen}. Check MODEL.WEIGHTS, or the path you gave."
+        )
     with path.open("rb") as f:
         head = f.read(1024)
     if not head:
@@ -215,6 +221,8 @@ def _classes(
     path: Path, stamp: Mapping[str, Any] | None, given: Sequence[str] | None
 ) -> tuple[str, ...] | None:
     own = (stamp or {}).get("thing_classes")
+    if any(part_of(str(name)) == "predictors" for name in (stamp or {}).get(UNTRAINED_KEY) or ()):
+        own = None  # its rows are random: the names say what they are for, not what they know
     if not isinstance(own, (list, tuple)) or not all(isinstance(name, str) for name in own):
         return tuple(given) if given else None
     if given and tuple(given) != tuple(own):

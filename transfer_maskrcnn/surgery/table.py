@@ -39,9 +39,14 @@ def plan_table(plan: "TransferPlan") -> str:
             lines.append(row("total", fate, str(sums["tensors"]), f"{count:,}"))
     share = f"{math.floor(plan.knowledge() * 1000) / 10:.1f}%"  # 100.0% only if nothing is missing
     lines.append(f"{share} of the target's parameters carry knowledge from the source.")
-    for text in (*_reasons(plan), *_classes(plan), *(f"note: {note}" for note in plan.notes)):
+    for text in (*_reasons(plan), *_classes(plan), *_notes(plan)):
         lines += wrapped(text)
     return "\n".join(lines)
+
+
+def _notes(plan: "TransferPlan") -> list[str]:
+    # what "stay initialised" notes say stands among the reasons already
+    return [f"note: {note}" for note in plan.notes if " stay initialised: " not in note]
 
 
 def _reasons(plan: "TransferPlan") -> list[str]:

@@ -51,7 +51,8 @@ def check_counts() -> Callable[[LoadedDataset], None]:
         report = dataset.report
         assert report.images_read == report.images_kept + sum(report.images_left_out.values())
         assert report.instances_read == report.instances_kept + sum(report.left_out.values())
-        assert report.images_kept == len(dataset.dicts)
+        assert report.images_kept == len(dataset.dicts) == len(set(dataset.positions))
+        assert list(dataset.positions) == sorted(dataset.positions)
         assert report.instances_kept == sum(len(d["annotations"]) for d in dataset.dicts)
         assert len(dataset.category_ids) == len(dataset.classes) == len(set(dataset.category_ids))
         assert len({d["image_id"] for d in dataset.dicts}) == len(dataset.dicts)

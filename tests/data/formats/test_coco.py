@@ -159,9 +159,9 @@ def test_left_out(load: Any, segmentation: Any, reason: str) -> None:
     "segmentation, repair, box",
     [
         ([[2, 2, *SQUARE]], reasons.REPEATED_POINTS, [2, 2, 8, 8]),
-        # where the mask became smaller, so does the box
-        ([[20, 0, 50, 0, 50, 9]], reasons.CLIPPED, [20, 0, 30, 3]),
-        ([[4, 4, 5, 4, 5, 5], [1, 1]], reasons.PART_DROPPED, [4, 4, 5, 5]),
+        # the file's own box stays as long as it is sound
+        ([[20, 0, 50, 0, 50, 9]], reasons.CLIPPED, [2, 2, 8, 8]),
+        ([[4, 4, 5, 4, 5, 5], [1, 1]], reasons.PART_DROPPED, [2, 2, 8, 8]),
     ],
 )
 def test_repaired(load: Any, segmentation: Any, repair: str, box: list[float]) -> None:
@@ -183,7 +183,6 @@ def test_every_instance_is_judged_by_its_own_parts(load: Any) -> None:
         ([-0.5, 2, 8, 6], [0, 2, 7.5, 8], 0),  # up to a pixel outside is cut off without a word
         ([8, 8, -6, -6], [2, 2, 8, 8], 1),  # negative
         ([2, 2, 0, 6], [2, 2, 8, 8], 1),
-        ([-9, 2, 20, 6], [2, 2, 8, 8], 1),
         ([50, 50, 6, 6], [2, 2, 8, 8], 1),
         ([2, 2, 6], [2, 2, 8, 8], 1),
         ([2, 2, None, 6], [2, 2, 8, 8], 1),
@@ -196,6 +195,57 @@ def test_boxes(load: Any, bbox: Any, box: list[float], repairs: int) -> None:
     dataset = load(data)
     assert dataset.dicts[0]["annotations"][0]["bbox"] == box
     assert dataset.report.repaired[reasons.BOX_RECOMPUTED] == repairs
+
+
+def test_a_box_that_sticks_out_is_clipped(load: Any) -> None:
+    data = coco([SQUARE])
+    data["annotations"][0]["bbox"] = [-9, 2, 20, 60]
+    dataset = load(data)
+    assert dataset.dicts[0]["annotations"][0]["bbox"] == [0, 2, 11, 20]
+    assert dataset.report.repaired == {reasons.BOX_CLIPPED: 1}
+
+
+@pytest.mark.parametrize("segmentation", [[SQUARE], RLE], ids=["polygon", "bitmask"])  # 36, 24
+@pytest.mark.parametrize(
+    "area, kept, repairs",
+    [
+        (30.5, True, 0),
+        (30, True, 0),
+        (5, False, 1),
+        (90, False, 1),
+        *((value, False, 0) for value in (None, 0, -36, "36", True, float("nan"), float("inf"))),
+    ],
+)
+def test_area(load: Any, segmentation: Any, area: Any, kept: bool, repairs: int) -> None:
+    data = coco(segmentation)
+    data["annotations"][0]["area"] = area
+    dataset = load(data)
+    annotation = dataset.dicts[0]["annotations"][0]
+    assert annotation.get("area") == (area if kept else None)
+    assert dataset.report.repaired[reasons.AREA_MISMATCH] == repairs
+
+
+def test_area_of_two_parts(load: Any) -> None:
+    data = coco([[20, 10, 26, 10, 26, 16, 20, 16], SQUARE[::-1]])
+    data["annotations"][0]["area"] = 36 * 4 - 1  # below twice their sum, 72
+    assert load(data).dicts[0]["annotations"][0]["area"] == 143
+
+
+def test_area_of_a_thin_polygon_counts_pixels(load: Any) -> None:
+    thin = [2, 2, 20, 14, 20, 14.5, 2, 2.5]
+    data = coco([thin])
+    pixels = int(mask_util.area(mask_util.frPyObjects([thin], 20, 30))[0])
+    assert pixels > 2 * 9
+    data["annotations"][0]["area"] = pixels
+    assert load(data).dicts[0]["annotations"][0]["area"] == pixels
+
+
+def test_positions_count_the_images_left_out(load: Any) -> None:
+    data = coco()
+    data["images"] = [{"id": k, "file_name": n} for k, n in ((9, "a.jpg"), (2, "b.jpg"))]
+    dataset = load(data)
+    assert [d["image_id"] for d in dataset.dicts] == [9]
+    assert dataset.positions == (1,)  # by image id
 
 
 def test_images_left_out(load: Any, make_image: Callable[..., Path], tmp_path: Path) -> None:

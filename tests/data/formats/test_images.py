@@ -1,14 +1,21 @@
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from detectron2.data.detection_utils import read_image
 from PIL import Image
 
 from transfer_maskrcnn.data.formats import images
-from transfer_maskrcnn.data.formats.base import IMAGE_MISSING, IMAGE_TURNED_TIFF, IMAGE_UNREADABLE
+from transfer_maskrcnn.data.formats.base import (
+    IMAGE_DEEP,
+    IMAGE_MISSING,
+    IMAGE_TURNED_TIFF,
+    IMAGE_UNREADABLE,
+)
 from transfer_maskrcnn.data.formats.images import (
     list_images,
     natural_key,
@@ -41,6 +48,34 @@ def test_turned_tiff_is_no_good(make_image: Callable[..., Path], orientation: in
     assert seen.shape != expected.shape or (seen != expected).any()
     assert probe_image(str(turned)).problem == IMAGE_TURNED_TIFF
     assert probe_image(str(make_image("b.tiff", 20, 30))).size == (20, 30)
+
+
+@pytest.mark.parametrize(
+    "suffix, dtype",
+    [
+        ("png", "uint16"),
+        ("tiff", "uint16"),
+        ("tiff", ">u2"),
+        ("tiff", "int32"),
+        ("tiff", "float32"),
+    ],
+)
+def test_deep_pixels_are_no_good(tmp_path: Path, suffix: str, dtype: str) -> None:
+    # Where this fails, detectron2 or Pillow scales them, and the exception can go.
+    path = tmp_path / f"a.{suffix}"
+    ramp = np.linspace(300, 60000, 600).reshape(20, 30).astype(dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        Image.fromarray(ramp).save(path)
+    assert (read_image(str(path), "BGR") == 255).all()
+    assert probe_image(str(path)).problem == IMAGE_DEEP
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "CMYK"])
+def test_shallow_pixels_are_fine(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / ("a.tiff" if mode == "CMYK" else "a.png")
+    Image.new(mode, (30, 20)).save(path)
+    assert probe_image(str(path)).problem == ""
 
 
 def test_png_orientation_behind_the_pixels(make_image: Callable[..., Path]) -> None:

@@ -188,6 +188,23 @@ def test_label_map(load: Any) -> None:
     assert load(*shapes).classes == ("cat1", "cat2", "dog")
 
 
+def test_label_map_with_a_number(load: Any) -> None:
+    assert load(shape("2"), label_map={2: "dog"}).classes == ("dog",)  # as yaml reads {2: dog}
+
+
+@pytest.mark.parametrize("label_map", [["a"], "a", {"red cat": 1}, {"a": ""}, {None: "a"}, 0])
+def test_unusable_label_map(load: Any, label_map: Any) -> None:
+    with pytest.raises(DatasetError, match=r"label_map is .*expected a mapping of labels"):
+        load(shape(), label_map=label_map)
+
+
+def test_images_without_a_json_file(load: Any, make_image: Callable[..., Path]) -> None:
+    path = make_image("images/0002.jpg")
+    report = load(shape()).report
+    assert report.images_left_out == {reasons.IMAGE_WITHOUT_JSON: 1}
+    assert report.examples[reasons.IMAGE_WITHOUT_JSON] == str(path)
+
+
 @pytest.mark.parametrize(
     "shapes, data, message",
     [

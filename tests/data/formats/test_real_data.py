@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ VIA = "via_region_data.json"
             1,
             "polygon",
         ),
-        ("via", f"kudzu/val/{VIA}", "kudzu/val", {"classes": ["k"]}, 16, 349, 1, "polygon"),
+        ("via", f"kudzu/train/{VIA}", "kudzu/train", {"classes": ["kudzu"]}, 24, 520, 1, "polygon"),
+        ("via", f"kudzu/val/{VIA}", "kudzu/val", {"classes": ["kudzu"]}, 16, 349, 1, "polygon"),
         ("coco", "fruits_nuts/trainval.json", "fruits_nuts/images", {}, 18, 165, 3, "polygon"),
         (
             "coco",
@@ -67,3 +69,18 @@ def test_counts(
     assert (dataset.report.images_kept, dataset.report.instances_kept) == (images, instances)
     assert not dataset.report.left_out and not dataset.report.images_left_out
     assert (len(dataset.classes), dataset.mask_format) == (classes, mask_format)
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} is not there (set TRANSFER_SHARED)")
+def test_coco_boxes_and_areas_are_the_file_s_own() -> None:
+    path = DATA / "coco96_480/annotations.json"
+    records = json.loads(path.read_text())["annotations"]
+    stated: dict[int, list[Any]] = {}
+    for record in records:
+        stated.setdefault(record["image_id"], []).append(record)
+    for image in FORMATS["coco"](path, DATA / "coco96_480/images").dicts:
+        pairs = zip(image["annotations"], stated.get(image["image_id"], []), strict=True)
+        for annotation, record in pairs:
+            x, y, w, h = record["bbox"]
+            assert annotation["bbox"] == pytest.approx([x, y, x + w, y + h], abs=1.0)
+            assert annotation["area"] == record["area"]

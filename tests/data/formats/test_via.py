@@ -116,7 +116,8 @@ def test_left_out(load: Any, shape: Any, reason: str) -> None:
             {"classes": ["cat"]},
             {"a": "x", "b": "y"},
             ("cat",),
-        ),  # one class: attributes do not count
+        ),  # one class that no attribute names: attributes do not count
+        ({"classes": ["cat"]}, {"a": "x", "b": "cat"}, ("cat",)),
         ({}, {"a": "x"}, ("x",)),  # the only attribute
         ({}, {"a": " x "}, ("x",)),
         ({}, {"a": 3}, ("3",)),
@@ -131,6 +132,14 @@ def test_classes(load: Any, options: Any, attributes: Any, classes: Any) -> None
     dataset = load(via(region(**attributes)), **options)
     assert dataset.classes == classes
     assert dataset.report.instances_kept == 1
+
+
+def test_one_class_among_several_labels(load: Any) -> None:
+    regions = [region(kind="red cat"), region(kind="2"), region(kind="red cat", note="red cat")]
+    with pytest.raises(DatasetError, match=r"not among the classes.*'2' \(1 instance\)"):
+        load(via(*regions), classes=["red cat"])
+    report = load(via(regions[0], region()), classes=["red cat"]).report
+    assert report.left_out == {reasons.NO_LABEL: 1}
 
 
 @pytest.mark.parametrize("value", ["", None, {}, {"x": True, "y": True}, {"x": False}, [], True])

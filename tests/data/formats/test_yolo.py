@@ -111,6 +111,33 @@ def test_label_path(image: str, label: str) -> None:
     assert label_path(image) == Path(label)
 
 
+@pytest.mark.parametrize("folder, root", [(".", "."), (".", None), ("images", "..")])
+def test_relative_paths(
+    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, root: str | None
+) -> None:
+    load(TRIANGLE)
+    monkeypatch.chdir(tmp_path / folder)
+    dataset = load_yolo("data.yaml" if folder == "." else "../data.yaml", root)
+    assert dataset.report.instances_kept == 2
+    assert label_path("images/a.jpg") == Path.cwd() / "labels/a.txt"
+
+
+def test_label_files_without_an_image(load: Any, tmp_path: Path) -> None:
+    load(TRIANGLE)
+    for name in ("c", "classes"):
+        (tmp_path / f"labels/train/{name}.txt").write_text(TRIANGLE)
+    report = load(TRIANGLE).report
+    assert report.images_left_out == {reasons.LABELS_WITHOUT_IMAGE: 1}
+    assert report.examples[reasons.LABELS_WITHOUT_IMAGE].endswith("labels/train/c.txt")
+
+
+def test_label_files_of_another_split_are_no_orphans(load: Any, tmp_path: Path) -> None:
+    load(TRIANGLE)
+    (tmp_path / "list.txt").write_text("images/train/a.jpg\n")
+    report = load(TRIANGLE, "train: list.txt\nnames: [cat, dog]").report
+    assert (report.images_read, report.images_left_out) == (1, {})
+
+
 @pytest.mark.parametrize(
     "classes, category",
     [(["dog", "cat"], 0), (["cat", "dog"], 1), (["dog"], 0), (["bird", "dog"], 1)],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,13 +12,13 @@ from detectron2.structures import BoxMode
 from transfer_maskrcnn.errors import DatasetError
 
 from .base import (
+    AREA_MISMATCH,
+    BOX_CLIPPED,
     BOX_RECOMPUTED,
-    CLIPPED,
     IMAGE_OTHER_SIZE,
     IMAGE_ROTATED,
     IN_LEFT_OUT_IMAGE,
     OUTSIDE_IMAGE,
-    PART_DROPPED,
     ZERO_AREA,
     LoadedDataset,
     LoadReport,
@@ -25,9 +26,21 @@ from .base import (
     RawImage,
     RawInstance,
 )
-from .bitmasks import clean_rle, is_empty, mask_to_rle, paste, polygons_to_rle, rle_box, rle_to_mask
+from .bitmasks import (
+    clean_rle,
+    is_empty,
+    mask_to_rle,
+    paste,
+    polygons_to_rle,
+    rle_area,
+    rle_box,
+    rle_to_mask,
+)
+from .files import number
 from .images import ImageProbe, probe_images
-from .polygons import TOLERANCE, clean_polygons, screen_polygons, to_points
+from .polygons import TOLERANCE, clean_polygons, polygons_area, screen_polygons, to_points
+
+_AREA_FACTOR = 2.0  # how far a stated area may be from the mask's, either way
 
 Segmentation = list[list[float]] | dict[str, Any]
 
@@ -50,25 +63,18 @@ def assemble(
         raise DatasetError(f"{source} lists no images; expected at least one")
     index = {name: k for k, name in enumerate(classes)}
     dicts: list[dict[str, Any]] = []
+    positions: list[int] = []
     report.images_read += len(images)
     report.instances_read += sum(len(image.instances) for image in images)
     probes = probe_images([image.file_name for image in images])
-    for image, probe in zip(images, probes, strict=True):
+    for position, (image, probe) in enumerate(zip(images, probes, strict=True)):
         problem = image.problem or probe.problem or _size_problem(image, probe)
         if problem:
             report.leave_out_image(problem, _describe(image, probe))
             report.leave_out(IN_LEFT_OUT_IMAGE, image.file_name, len(image.instances))
             continue
-        height, width = probe.size
-        dicts.append(
-            {
-                "file_name": image.file_name,
-                "image_id": image.image_id,
-                "height": height,
-                "width": width,
-                "annotations": _annotations(image, height, width, index, report),
-            }
-        )
+        positions.append(position)
+        dicts.append(_record(image, *probe.size, index, report))
     if not dicts:
         reasons = report.reasons(report.images_left_out)
         raise DatasetError(f"{source}: none of its {len(images)} images can be used: {reasons}")
@@ -76,7 +82,7 @@ def assemble(
     report.images_kept = len(dicts)
     report.instances_kept = sum(len(d["annotations"]) for d in dicts)
     ids = category_ids or tuple(range(1, len(classes) + 1))
-    return LoadedDataset(dicts, classes, ids, mask_format, report)
+    return LoadedDataset(dicts, classes, ids, mask_format, report, tuple(positions))
 
 
 def _size_problem(image: RawImage, probe: ImageProbe) -> str:
@@ -93,6 +99,18 @@ def _describe(image: RawImage, probe: ImageProbe) -> str:
         f"{image.file_name}: annotated as {width}x{height}, "
         f"a viewer shows {probe.size[1]}x{probe.size[0]}"
     )
+
+
+def _record(
+    image: RawImage, height: int, width: int, index: Mapping[str, int], report: LoadReport
+) -> dict[str, Any]:
+    return {
+        "file_name": image.file_name,
+        "image_id": image.image_id,
+        "height": height,
+        "width": width,
+        "annotations": _annotations(image, height, width, index, report),
+    }
 
 
 def _annotations(
@@ -112,17 +130,17 @@ def _annotations(
             report.leave_out(problem, where)
             continue
         box = _box(instance, segmentation, height, width, repairs)
+        area = _area(instance, segmentation, height, width, repairs)
         for repair in repairs:
             report.repair(repair, where)
-        annotations.append(
-            {
-                "bbox": box,
-                "bbox_mode": BoxMode.XYXY_ABS,
-                "category_id": index[instance.label],
-                "segmentation": segmentation,
-                "iscrowd": instance.iscrowd,
-            }
-        )
+        annotation = {
+            "bbox": box,
+            "bbox_mode": BoxMode.XYXY_ABS,
+            "category_id": index[instance.label],
+            "segmentation": segmentation,
+            "iscrowd": instance.iscrowd,
+        }
+        annotations.append(annotation | area)
     return annotations
 
 
@@ -157,17 +175,41 @@ def _box(
     instance: RawInstance, segmentation: Segmentation, height: int, width: int, repairs: list[str]
 ) -> list[float]:
     """x0, y0, x1, y1 in pixels, inside the image: the file's own box where that is sound."""
-    if not instance.states_bbox or CLIPPED in repairs or PART_DROPPED in repairs:
+    if not instance.states_bbox:
         return _box_of(segmentation)
     points = to_points(instance.bbox_xywh)
     if points is not None and points.shape == (2, 2) and (points[1] > 0).all():
         (x0, y0), (w, h) = points.tolist()
         box = [max(x0, 0.0), max(y0, 0.0), min(x0 + w, float(width)), min(y0 + h, float(height))]
         moved = max(box[0] - x0, box[1] - y0, x0 + w - box[2], y0 + h - box[3])
-        if moved <= TOLERANCE and box[0] < box[2] and box[1] < box[3]:
+        if box[0] < box[2] and box[1] < box[3]:
+            if moved > TOLERANCE:
+                repairs.append(BOX_CLIPPED)
             return box
     repairs.append(BOX_RECOMPUTED)
     return _box_of(segmentation)
+
+
+def _area(
+    instance: RawInstance, segmentation: Segmentation, height: int, width: int, repairs: list[str]
+) -> dict[str, float]:
+    """The file's own area as ``{"area": pixels}``; empty where it has none, or an unlikely one."""
+    stated = number(instance.area)
+    if not 0 < stated < math.inf:
+        return {}
+    if isinstance(segmentation, list):
+        if _is_near(stated, polygons_area(segmentation)):
+            return {"area": stated}
+        # The file may count pixels: a thin polygon has far more of those than it has area.
+        segmentation = polygons_to_rle(segmentation, height, width)
+    if _is_near(stated, rle_area(segmentation)):
+        return {"area": stated}
+    repairs.append(AREA_MISMATCH)
+    return {}
+
+
+def _is_near(stated: float, area: float) -> bool:
+    return area / _AREA_FACTOR <= stated <= area * _AREA_FACTOR
 
 
 def _box_of(segmentation: Segmentation) -> list[float]:

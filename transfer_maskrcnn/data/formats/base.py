@@ -16,6 +16,9 @@ IMAGE_UNREADABLE = "unreadable"
 IMAGE_OTHER_SIZE = "whose size differs from the annotation"
 IMAGE_ROTATED = "turned by their EXIF orientation after they were annotated"
 IMAGE_TURNED_TIFF = "TIFF with an EXIF orientation, which detectron2 applies twice: save upright"
+IMAGE_DEEP = "of 16-bit or float pixels, which detectron2 would clip to white: save as 8 bit"
+IMAGE_WITHOUT_JSON = "without a json file"
+LABELS_WITHOUT_IMAGE = "label files without an image"
 IMAGE_WITHOUT_MASK_FILE = "without a mask file"
 IMAGE_BAD_MASK_FILE = "with an unreadable mask file"
 
@@ -36,6 +39,8 @@ REPEATED_POINTS = "with consecutive repeated points"
 CLIPPED = "clipped to the image"
 PART_DROPPED = "that lost an unusable part"
 BOX_RECOMPUTED = "with a box recomputed from the mask"
+BOX_CLIPPED = "with a box clipped to the image"
+AREA_MISMATCH = "with an area field that does not match the mask"
 DUPLICATE_ID = "duplicate annotation ids"
 DUPLICATE_CATEGORY = "unused categories of a name that another category has"
 
@@ -104,6 +109,9 @@ class LoadedDataset:
     is ASCII text, so that the dicts can go into json). Crowd regions (``iscrowd`` 1) are the
     exception: among polygons they may stay RLE, since detectron2's mapper drops them before it
     looks at masks.
+
+    ``positions[i]`` is the place, from 0, that the image of ``dicts[i]`` has among all images that
+    the annotations list, those left out included: by image id for COCO, else in the file's order.
     """
 
     dicts: list[dict[str, Any]]
@@ -111,6 +119,7 @@ class LoadedDataset:
     category_ids: tuple[int, ...]
     mask_format: MaskFormat
     report: LoadReport
+    positions: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -139,6 +148,7 @@ class RawInstance:
     relative: bool = False
     bbox_xywh: Any = None  # as the file states it; absent in formats that have no boxes
     states_bbox: bool = False  # whether the format has boxes at all
+    area: Any = None  # as the file states it, in pixels
     iscrowd: int = 0
     problem: str = ""
 

@@ -95,7 +95,12 @@ def rle_box(rle: Rle) -> list[float]:
 
 
 def is_empty(rle: Rle) -> bool:
-    return int(mask_util.area(rle)) == 0
+    return rle_area(rle) == 0
+
+
+def rle_area(rle: Rle) -> int:
+    """The number of pixels of a compressed RLE."""
+    return int(mask_util.area(rle))
 
 
 def _plain_counts(counts: Any) -> np.ndarray | None:

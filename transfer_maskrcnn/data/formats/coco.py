@@ -32,7 +32,8 @@ def load_coco_json(
     """Load a COCO json file.
 
     Polygons, compressed and uncompressed RLE; crowd regions are kept, with ``iscrowd`` 1. Image ids
-    are the file's. ``file_name`` is relative to ``image_root``.
+    are the file's. ``file_name`` is relative to ``image_root``. An annotation's ``area`` is kept
+    where it is within half and twice the area of the mask.
 
     Args:
         annotations: the json file.
@@ -132,6 +133,7 @@ def _parse_annotation(record: dict[str, Any], label: str, source: str, place: st
     instance = RawInstance(
         place, label, bbox_xywh=record.get("bbox"), states_bbox=True, iscrowd=int(iscrowd)
     )
+    instance.area = record.get("area")
     segmentation = record.get("segmentation")
     if segmentation in (None, [], {}):
         instance.problem = NO_MASK

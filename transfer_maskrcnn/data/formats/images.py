@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from .base import IMAGE_MISSING, IMAGE_TURNED_TIFF, IMAGE_UNREADABLE
+from .base import IMAGE_DEEP, IMAGE_MISSING, IMAGE_TURNED_TIFF, IMAGE_UNREADABLE
 
 IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm")
@@ -91,6 +91,8 @@ def _probe_file(path: str) -> ImageProbe:
             if image.format == "TIFF" and orientation in range(2, 9):
                 # Pillow turns a TIFF when it decodes it, detectron2's read_image once more.
                 return ImageProbe(problem=IMAGE_TURNED_TIFF)
+            if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+                return ImageProbe(problem=IMAGE_DEEP)
             if image.format == "PNG":
                 _check_png(file)
             elif not _looks_complete(image.format, tail):

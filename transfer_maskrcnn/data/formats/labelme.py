@@ -16,9 +16,18 @@ from transfer_maskrcnn.errors import DatasetError
 
 from . import outlines
 from .assemble import assemble
-from .base import BAD_COORDINATES, BAD_MASK, LoadedDataset, Patch, RawImage, RawInstance
+from .base import (
+    BAD_COORDINATES,
+    BAD_MASK,
+    IMAGE_WITHOUT_JSON,
+    LoadedDataset,
+    LoadReport,
+    Patch,
+    RawImage,
+    RawInstance,
+)
 from .classes import check_classes, choose_classes, count_labels
-from .files import existing_folder, need, number, read_json, wrong_kind, wrong_type
+from .files import clip, existing_folder, need, number, read_json, wrong_kind, wrong_type
 from .images import images_by_stem, list_images, natural_key
 
 
@@ -37,7 +46,8 @@ def load_labelme_json(
     Args:
         annotations: the folder of the json files; all ``*.json`` directly in it are read.
         image_root: the folder of the images. An ``imagePath`` that is missing, or not found in it,
-            is replaced by the image whose name is the json file's.
+            is replaced by the image whose name is the json file's. Images directly in it that no
+            json file belongs to are left out and counted.
         classes: class names, in the order wanted. Default: all labels found, sorted.
         label_map: label in the files -> class name ({"cat1": "cat", "cat2": "cat"}); labels it does
             not name stay as they are. Instances are grouped by the label in the file.
@@ -47,6 +57,7 @@ def load_labelme_json(
             ``classes`` lacks, and where no image can be used.
     """
     wanted = check_classes(classes)
+    mapping = check_label_map(label_map)
     folder = existing_folder(annotations, "annotations")
     root = existing_folder(image_root, "image_root")
     files = sorted(folder.glob("*.json"), key=lambda p: natural_key(p.name))
@@ -54,17 +65,45 @@ def load_labelme_json(
         raise DatasetError(
             f"{folder} has no *.json file; expected the folder of labelme's json files"
         )
-    by_stem = images_by_stem(list_images(root))
+    found = list_images(root)
+    by_stem = images_by_stem(found)
     images = []
     for image_id, file in enumerate(files, start=1):
         data = read_json(file)
-        image = parse_labelme(data, image_id, str(file), label_map or {})
+        image = parse_labelme(data, image_id, str(file), mapping)
         image.file_name = str(find_image(data.get("imagePath"), file.stem, root, by_stem))
         images.append(image)
     chosen = choose_classes(
         count_labels(images), wanted, str(folder), hint=", or map them to classes with label_map"
     )
-    return assemble(images, classes=chosen, source=str(folder))
+    report = _count_others(found, images)
+    return assemble(images, classes=chosen, source=str(folder), report=report)
+
+
+def _count_others(found: Sequence[Path], images: Sequence[RawImage]) -> LoadReport:
+    """A report of the image files that no json file belongs to."""
+    report = LoadReport()
+    used = {image.file_name for image in images}
+    for path in map(str, found):
+        if path not in used:
+            report.images_read += 1
+            report.leave_out_image(IMAGE_WITHOUT_JSON, path)
+    return report
+
+
+def check_label_map(label_map: Any) -> dict[str, str]:
+    """``label_map`` as a dict; yaml reads the label 2 as a number, so keys may be numbers too."""
+    if label_map is None:
+        return {}
+    if not isinstance(label_map, Mapping) or not all(
+        type(label) in (str, int) and isinstance(name, str) and name.strip()
+        for label, name in label_map.items()
+    ):
+        raise DatasetError(
+            f"label_map is {clip(repr(label_map))}; expected a mapping of labels to class names, "
+            "each a text, as {'cat1': 'cat'}"
+        )
+    return {str(label): name for label, name in label_map.items()}
 
 
 def find_image(image_path: Any, stem: str, root: Path, by_stem: Mapping[str, Path]) -> Path:

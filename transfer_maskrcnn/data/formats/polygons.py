@@ -109,6 +109,15 @@ def _is_flat(points: np.ndarray) -> bool:
     return bool((np.abs(x * y[far] - y * x[far]) <= 1e-6).all())
 
 
+def polygons_area(polygons: Sequence[Sequence[float]]) -> float:
+    """The areas of flat x, y polygons, summed."""
+    total = 0.0
+    for polygon in polygons:
+        x, y = (np.asarray(polygon).reshape(-1, 2) - polygon[:2]).T
+        total += abs(float(x[:-1] @ y[1:] - y[:-1] @ x[1:])) / 2  # the first point is the origin
+    return total
+
+
 def clip_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:
     """The part of a polygon inside the image (Sutherland and Hodgman), (N, 2) to (M, 2).
 

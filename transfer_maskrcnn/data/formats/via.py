@@ -34,8 +34,9 @@ def load_via_json(
         image_root: the folder of the images; VIA's ``filename`` is relative to it.
         classes: class names, in the order wanted. Default: all labels found, sorted.
         attribute: the region attribute that holds the class: a text, or a checkbox with exactly one
-            box ticked. Default: where ``classes`` is one name, every region is of that class,
-            whatever its attributes; otherwise the only attribute there is.
+            box ticked. Default: the only attribute there is. Where ``classes`` is one name: the
+            attribute that has this name as a value; where none has, every region is of that class,
+            whatever its attributes.
 
     Raises:
         DatasetError: for a file or folder that is missing, broken or of another kind, an attribute
@@ -46,8 +47,11 @@ def load_via_json(
     root = existing_folder(image_root, "image_root")
     source = str(path)
     records = image_records(read_json(path), source)
-    if attribute is None and wanted is not None and len(wanted) == 1:
-        images = parse_via(records, str(root), source, fixed=wanted[0])
+    one_class = wanted[0] if wanted is not None and len(wanted) == 1 else ""
+    if attribute is None and one_class:
+        attribute = attribute_with(records, one_class)
+    if attribute is None and one_class:
+        images = parse_via(records, str(root), source, fixed=one_class)
     else:
         attribute = choose_attribute(records, attribute, source)
         images = parse_via(records, str(root), source, attribute=attribute)
@@ -83,6 +87,18 @@ def image_records(data: Any, source: str) -> dict[str, dict[str, Any]]:
                 )
         result[key] = {**record, "regions": regions}
     return result
+
+
+def attribute_with(records: dict[str, dict[str, Any]], label: str) -> str | None:
+    """The region attribute that most often has the value ``label``; None where none ever has."""
+    found = Counter(
+        name
+        for record in records.values()
+        for region in record["regions"]
+        for name, value in region["region_attributes"].items()
+        if parse_label(value) == label
+    )
+    return max(found, key=found.__getitem__, default=None)
 
 
 def choose_attribute(records: dict[str, dict[str, Any]], attribute: str | None, source: str) -> str:

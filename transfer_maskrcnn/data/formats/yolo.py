@@ -13,7 +13,15 @@ import yaml
 from transfer_maskrcnn.errors import DatasetError
 
 from .assemble import assemble
-from .base import BAD_COORDINATES, NO_MASK, LoadedDataset, RawImage, RawInstance
+from .base import (
+    BAD_COORDINATES,
+    LABELS_WITHOUT_IMAGE,
+    NO_MASK,
+    LoadedDataset,
+    LoadReport,
+    RawImage,
+    RawInstance,
+)
 from .classes import check_classes, choose_classes, count_labels, list_counts
 from .files import clip, existing_file, read_text
 from .images import IMAGE_SUFFIXES, list_images
@@ -30,8 +38,8 @@ def load_yolo(
 
     The labels of ``.../images/a.jpg`` are ``.../labels/a.txt`` (the last ``/images/`` of the path
     counts), one line an instance: class number, then x y of each point in fractions of the image's
-    width and height. An image without such a file has no objects; box-only lines (4 numbers) are
-    left out and counted.
+    width and height. An image without such a file has no objects; box-only lines (4 numbers),
+    and label files without an image, are left out and counted.
 
     Args:
         annotations: the data.yaml: ``names`` (list or dict), ``train``, ``val`` (a folder, a text
@@ -52,10 +60,13 @@ def load_yolo(
     names = parse_names(config.get("names"), str(path))
     root = _root(config, path, image_root)
     files = [image for entry in _entries(config, split, path) for image in find_images(entry, root)]
-    images = _read_labels(list(dict.fromkeys(files)), names, source)
+    files = list(dict.fromkeys(files))
+    images = _read_labels(files, names, source)
     labels = count_labels(images)
     chosen = tuple(names.values()) if wanted is None else choose_classes(labels, wanted, source)
-    return assemble(images, classes=chosen, source=source)
+    report = LoadReport()
+    _count_orphans(files, report)
+    return assemble(images, classes=chosen, source=source, report=report)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -136,8 +147,25 @@ def find_images(entry: str, root: Path) -> list[str]:
 
 def label_path(image: str) -> Path:
     """Where the labels of an image lie."""
-    before, found, after = image.replace(os.sep, "/").rpartition("/images/")
-    return Path(f"{before}/labels/{after}" if found else image).with_suffix(".txt")
+    # absolute, since a path relative to the dataset's own folder begins with "images/"
+    path = os.path.abspath(image).replace(os.sep, "/")
+    before, found, after = path.rpartition("/images/")
+    return Path(f"{before}/labels/{after}" if found else path).with_suffix(".txt")
+
+
+def _count_orphans(files: list[str], report: LoadReport) -> None:
+    """Count label files without an image, in the label folders that belong to ``files`` alone."""
+    labels = {label_path(file) for file in files}
+    for folder in sorted({Path(file).parent for file in files}):
+        label_folder = label_path(str(folder / "any.jpg")).parent
+        if label_folder == Path(os.path.abspath(folder)) or not label_folder.is_dir():
+            continue  # beside the images, any text file may lie
+        unused = [path for path in sorted(label_folder.glob("*.txt")) if path not in labels]
+        known = {path.stem for path in list_images(folder)} if unused and folder.is_dir() else set()
+        for path in unused:  # images of another split may lie in the same folder
+            if path.stem not in known and path.name != "classes.txt":
+                report.images_read += 1
+                report.leave_out_image(LABELS_WITHOUT_IMAGE, str(path))
 
 
 def _read_labels(files: list[str], names: dict[int, str], source: str) -> list[RawImage]:

@@ -1,0 +1,30 @@
+"""Flags are found before and behind KEY VALUE pairs."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from transfer_maskrcnn.engine.arguments import parse_arguments
+
+
+@pytest.mark.parametrize(
+    ("line", "resume", "file", "opts"),
+    [
+        ("--resume --file a K 1", True, "a", ["K", "1"]),
+        # behind the pairs, as "the same command with --resume" puts it
+        ("--file a K 1 --resume", True, "a", ["K", "1"]),
+        # between them, with a value
+        ("K 1 --file a L 2 --resume M 3", True, "a", ["K", "1", "L", "2", "M", "3"]),
+        ("K -1", False, None, ["K", "-1"]),
+        ("", False, None, []),
+    ],
+)
+def test_any_order(line: str, resume: bool, file: str | None, opts: list[str]) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--file")
+    parser.add_argument("opts", nargs=argparse.REMAINDER)
+    args = parse_arguments(parser, line.split())
+    assert (args.resume, args.file, args.opts) == (resume, file, opts)
