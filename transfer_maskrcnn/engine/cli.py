@@ -62,10 +62,15 @@ def _main(args: argparse.Namespace) -> None:
             run.evaluate(cfg, classes, named)
         else:
             run.train(cfg, resume=args.resume)
-    except TransferError as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:  # a full disk, a folder that may not be written, ...
-        sys.exit(f"error: {error}")
+    except (TransferError, OSError) as error:  # OSError: a full disk, no right to write, ...
+        sys.exit(f"error: {_first_cause(error)}")
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """What went wrong first: detectron2 evaluates and logs after an error too, and fails again."""
+    while error.__context__ is not None and not isinstance(error, TransferError):
+        error = error.__context__
+    return error
 
 
 def _set_up(cfg: CfgNode, args: argparse.Namespace) -> None:

@@ -130,7 +130,7 @@ def _annotations(
             report.leave_out(problem, where)
             continue
         box = _box(instance, segmentation, height, width, repairs)
-        area = _area(instance, segmentation, height, width, repairs)
+        area = _area(instance, segmentation, repairs)
         for repair in repairs:
             report.repair(repair, where)
         annotation = {
@@ -191,25 +191,20 @@ def _box(
 
 
 def _area(
-    instance: RawInstance, segmentation: Segmentation, height: int, width: int, repairs: list[str]
+    instance: RawInstance, segmentation: Segmentation, repairs: list[str]
 ) -> dict[str, float]:
     """The file's own area as ``{"area": pixels}``; empty where it has none, or an unlikely one."""
     stated = number(instance.area)
     if not 0 < stated < math.inf:
         return {}
-    if isinstance(segmentation, list):
-        if _is_near(stated, polygons_area(segmentation)):
-            return {"area": stated}
-        # The file may count pixels: a thin polygon has far more of those than it has area.
-        segmentation = polygons_to_rle(segmentation, height, width)
-    if _is_near(stated, rle_area(segmentation)):
+    if isinstance(segmentation, dict):
+        area = float(rle_area(segmentation))
+    else:
+        area = polygons_area(segmentation)
+    if area / _AREA_FACTOR <= stated <= area * _AREA_FACTOR:
         return {"area": stated}
     repairs.append(AREA_MISMATCH)
     return {}
-
-
-def _is_near(stated: float, area: float) -> bool:
-    return area / _AREA_FACTOR <= stated <= area * _AREA_FACTOR
 
 
 def _box_of(segmentation: Segmentation) -> list[float]:
