@@ -18,7 +18,8 @@ from transfer_maskrcnn.engine.arguments import parse_arguments
 from transfer_maskrcnn.engine.setup import fit_config, load_config, quiet_third_parties
 from transfer_maskrcnn.errors import TransferError
 
-LONGEST_ON_TERMINAL = 30  # lines of one message
+# How the long messages begin that go to log.txt alone.
+DUMPS = ("Environment info", "Contents of args", "Running with full config", "Model:")
 EXAMPLES = """
 Examples:
   train:      python tools/train_net.py --config-file configs/shapes/mask_rcnn_transfer.yaml
@@ -78,7 +79,7 @@ def _set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank())
     for handler in logging.getLogger("detectron2").handlers:
         if not isinstance(handler, logging.FileHandler):
-            handler.addFilter(lambda record: record.getMessage().count("\n") < LONGEST_ON_TERMINAL)
+            handler.addFilter(lambda record: not record.getMessage().startswith(DUMPS))
     default_setup(cfg, args)
 
 
