@@ -56,9 +56,10 @@ def test_a_config_that_was_not_fitted_builds_no_model() -> None:
         TransferTrainer.build_model(cfg)
 
 
-def test_a_bar_that_never_began_ends_quietly() -> None:
+def test_a_bar_that_never_began_ends_quietly(capsys: pytest.CaptureFixture[str]) -> None:
     # a surgery error ends a run before the bar's before_train: its after_train comes all the same
     ProgressBar().after_train()
+    assert capsys.readouterr() == ("", "")
 
 
 def test_an_earlier_run_is_set_aside_whole(tmp_path: Path) -> None:
