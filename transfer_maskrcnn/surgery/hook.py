@@ -18,7 +18,7 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from transfer_maskrcnn.errors import WeightFileError
-from transfer_maskrcnn.files import atomic_path
+from transfer_maskrcnn.files import write_text
 from transfer_maskrcnn.surgery.apply import apply_plan
 from transfer_maskrcnn.surgery.classes import ClassMap, zoo_config, zoo_dataset
 from transfer_maskrcnn.surgery.parts import part_of
@@ -258,5 +258,4 @@ class WeightSurgeryHook(HookBase):
         self.plan = transfer_weights(model, self._weights, **self._arguments)
         if self._output_dir and comm.is_main_process():
             os.makedirs(self._output_dir, exist_ok=True)
-            with atomic_path(Path(self._output_dir) / PLAN_FILE) as unfinished:
-                unfinished.write_text(self.plan.to_json())
+            write_text(Path(self._output_dir) / PLAN_FILE, self.plan.to_json())
