@@ -32,5 +32,40 @@ def add_transfer_config(cfg: CfgNode) -> None:
     # True: unpickle MODEL.WEIGHTS without restriction. It can run any code: for files you made.
     cfg.MODEL.TRANSFER.TRUST_PICKLE = False
 
+    # Parts that keep their weights for the whole run, as in KEEP's ladder ("backbone_fpn" ...), or
+    # module prefixes, comma-separated; "" freezes nothing beside MODEL.BACKBONE.FREEZE_AT.
+    cfg.MODEL.TRANSFER.FREEZE = ""
+
+    # Share of the training images that is used, above 0 to 1: a subset that keeps the classes'
+    # proportions, drawn from SEED; of one seed, a smaller one lies within a larger one.
+    cfg.DATASETS.TRAIN_FRACTION = 1.0
+    # How many times more instances the most frequent class may have than the rarest before images
+    # of rare classes are drawn more often (with SAMPLER_TRAIN TrainingSampler); 0: never.
+    cfg.DATALOADER.REPEAT_IMBALANCE = 10.0
+
+    # [iterations, FREEZE] pairs to begin with: what is frozen for so many iterations, beside
+    # MODEL.TRANSFER.FREEZE; e.g. [[200, "all_but_predictors"], [200, "backbone"]].
+    cfg.SOLVER.PHASES = []
+    # [part or module prefix, factor] pairs: SOLVER.BASE_LR times factor, the last that fits wins.
+    cfg.SOLVER.PART_LR = []
+    # L2-SP (https://arxiv.org/abs/1802.01483): above 0, transferred weights are pulled with this
+    # strength towards where they started, in place of WEIGHT_DECAY towards zero.
+    cfg.SOLVER.L2_SP = 0.0
+    # Above 0: evaluation and the exported model use an exponential moving average of the weights.
+    cfg.SOLVER.EMA_DECAY = 0.0
+    # Above 0: MAX_ITER becomes so many passes over the training images, and STEPS, WARMUP_ITERS and
+    # the periods are scaled with it.
+    cfg.SOLVER.EPOCHS = 0.0
+
+    # Iterations after which to evaluate, beside EVAL_PERIOD's; 0 evaluates the starting point.
+    cfg.TEST.EVAL_ITERS = []
+    # True: every evaluation also measures the training losses on DATASETS.TEST.
+    cfg.TEST.VAL_LOSS = False
+    # The figure of an evaluation ("segm/AP", "bbox/AP50", "val_loss" ...) whose best checkpoint is
+    # kept as model_best.pth, and which EARLY_STOPPING follows; "" keeps none.
+    cfg.TEST.BEST_METRIC = ""
+    # Above 0: training ends after so many evaluations in a row without a better BEST_METRIC.
+    cfg.TEST.EARLY_STOPPING = 0
+
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = FOLLOW_DATASET
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

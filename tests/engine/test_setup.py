@@ -94,6 +94,7 @@ def test_an_unknown_dataset_gets_the_nearest_name() -> None:
         ("MODEL: {WIEGHTS: a}", r"'MODEL\.WIEGHTS'; did you mean 'MODEL\.WEIGHTS'"),
         ("DATASETS: {TRAIN: toy}", r"A list is written"),
         ("MODLE: {WEIGHTS: a}", r"'MODLE'; did you mean 'MODEL'"),
+        ("SOLVER: {EPOCHS: 12}", r"with a point, as 12\.0"),
         ("MODEL: {WEIGHTS: 3}", r"config\.yaml: .*WEIGHTS"),
         ("MODEL: {WEIGHTS: a", r"not valid YAML"),
         ("_BASE_: nowhere.yaml", r"nowhere\.yaml"),

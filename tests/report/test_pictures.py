@@ -12,7 +12,13 @@ import numpy.typing as npt
 import pycocotools.mask as mask_util
 import pytest
 
-from transfer_maskrcnn.report.pictures import comparison_figure, comparison_picture
+from transfer_maskrcnn.errors import TransferError
+from transfer_maskrcnn.report.pictures import (
+    comparison_figure,
+    comparison_picture,
+    comparison_tiles,
+)
+from transfer_maskrcnn.report.plots import Picture
 
 
 @pytest.fixture
@@ -60,3 +66,108 @@ def test_contours_are_drawn_where_the_score_is_high(files: dict[str, Path], tmp_
     half = seen.shape[1] // 2
     assert coloured(seen[:, :half]) > 300 and coloured(seen[:, half:]) > 300
     assert coloured(doubted[:, :half]) > 300 and coloured(doubted[:, half:]) == 0
+
+
+def decoded(picture: Picture) -> npt.NDArray[np.uint8]:
+    return cv2.imdecode(np.frombuffer(picture.data, np.uint8), cv2.IMREAD_COLOR)
+
+
+def test_tiles_are_single_pictures_in_words_and_colours(files: dict[str, Path]) -> None:
+    columns = {"seen": files["seen"], "doubted": files["doubted"]}
+    tiles = comparison_tiles(files["truth"], columns)
+    assert tiles is not None
+    assert tiles.titles == ("ground truth", "seen", "doubted")
+    assert [[p.alt for p in row] for row in tiles.rows] == [["box", "box 0.90", "nothing"]]
+    assert list(tiles.colours) == ["box"]
+    truth, seen, doubted = (coloured(decoded(picture)) for picture in tiles.rows[0])
+    assert truth > 300 and seen > 300 and doubted == 0
+
+
+def test_images_that_are_gone_give_no_tiles(files: dict[str, Path]) -> None:
+    (files["truth"].parent / "a.png").unlink()
+    assert comparison_tiles(files["truth"], {}) is None
+
+
+def outline(files: dict[str, Path], change: dict[str, Any], side: int = 60) -> list[int]:
+    """Left, top, right and bottom of the coloured pixels of one tile, in 60ths of its side."""
+    picture = np.full((side, side, 3), 128, np.uint8)
+    cv2.imwrite(str(files["truth"].parent / "a.png"), picture)
+    truth = json.loads(files["truth"].read_text())
+    truth["images"][0] |= {"height": side, "width": side}
+    truth["categories"][0]["name"] = " "
+    truth["annotations"][0] |= change
+    if not truth["annotations"][0].get("segmentation"):
+        del truth["annotations"][0]["segmentation"]
+    files["truth"].write_text(json.dumps(truth))
+    tiles = comparison_tiles(files["truth"], {})
+    assert tiles is not None
+    pixels = decoded(tiles.rows[0][0])
+    rows, columns = np.nonzero(pixels.max(axis=2).astype(int) - pixels.min(axis=2) > 80)
+    scale = 60 / len(pixels)
+    edges = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    return [round(edge * scale) for edge in edges]
+
+
+OUTLINES = [
+    # a polygon
+    ({}, 60),
+    # an outline of COCO's own tools: run lengths as numbers, column by column
+    ({"segmentation": {"size": [60, 60], "counts": [610, *([30, 30] * 29), 30, 1220]}}, 60),
+    # a model without masks has boxes
+    ({"segmentation": None}, 60),
+    # a large photograph is drawn from every fourth pixel
+    (
+        {
+            "bbox": [500, 500, 1500, 1500],
+            "segmentation": [[500, 500, 2000, 500, 2000, 2000, 500, 2000]],
+        },
+        3000,
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "side"), OUTLINES, ids=["polygon", "counts", "box", "large"])
+def test_outlines_lie_where_the_objects_are(
+    files: dict[str, Path], change: dict[str, Any], side: int
+) -> None:
+    assert outline(files, change, side) == pytest.approx([10, 10, 40, 40], abs=1)
+
+
+def test_an_object_at_the_border_has_a_closed_outline(files: dict[str, Path]) -> None:
+    whole = [[0, 0, 60, 0, 60, 60, 0, 60]]
+    change = {"bbox": [0, 0, 60, 60], "segmentation": whole}
+    assert outline(files, change) == pytest.approx([0, 0, 60, 60], abs=1)
+
+
+def test_a_mask_without_pixels_is_no_outline(files: dict[str, Path]) -> None:
+    truth = json.loads(files["truth"].read_text())
+    truth["annotations"][0]["segmentation"] = {"size": [60, 60], "counts": [3600]}
+    files["truth"].write_text(json.dumps(truth))
+    tiles = comparison_tiles(files["truth"], {})
+    assert tiles is not None and coloured(decoded(tiles.rows[0][0])) == 0
+
+
+def test_names_are_left_out_where_there_are_too_many(files: dict[str, Path]) -> None:
+    counts = []
+    for many in (1, 11):
+        truth = json.loads(files["truth"].read_text())
+        truth["annotations"] = [dict(truth["annotations"][0], id=i) for i in range(many)]
+        files["truth"].write_text(json.dumps(truth))
+        tiles = comparison_tiles(files["truth"], {})
+        assert tiles is not None
+        counts.append(int((decoded(tiles.rows[0][0]).max(axis=2) < 60).sum()))
+    assert counts[0] > 50 and counts[1] == 0  # the black rim of letters
+
+
+def test_damaged_predictions_are_named(files: dict[str, Path]) -> None:
+    files["seen"].write_text("[{")
+    with pytest.raises(TransferError, match=r"seen\.json cannot be read as JSON"):
+        comparison_tiles(files["truth"], {"seen": files["seen"]})
+
+
+def test_class_names_are_no_formulas(files: dict[str, Path]) -> None:
+    truth = json.loads(files["truth"].read_text())
+    truth["categories"][0]["name"] = "$\\nonsense{$"
+    files["truth"].write_text(json.dumps(truth))
+    tiles = comparison_tiles(files["truth"], {})
+    assert tiles is not None and tiles.rows[0][0].alt == "$\\nonsense{$"

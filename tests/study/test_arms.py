@@ -1,48 +1,111 @@
-"""An arm is one process: its AP is collected, its failure shown."""
+"""What an arm's name means, and what training from nothing is given to be a fair rival."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
 
-from transfer_maskrcnn.errors import TransferError
-from transfer_maskrcnn.study.arms import run_arm
-
-# Stands for tools/train_net.py: same arguments, same files.
-PROGRAM = """
-import json, pathlib, sys
-opts = dict(zip(sys.argv[3::2], sys.argv[4::2]))
-out = pathlib.Path(opts["OUTPUT_DIR"])
-(out / "config.yaml").write_text("SOLVER:\\n  MAX_ITER: 3\\n")
-(out / "metrics.json").write_text('{"iteration": 2}\\n{"itera')
-if sys.argv[2].endswith("bad.yaml"):
-    print("error: the dataset is empty")
-    sys.exit(1)
-ap = {"AP": 10 + int(opts["SEED"])}
-print(sys.argv)
-out.joinpath("evaluation.json").write_text(json.dumps({"val": {"bbox": ap, "segm": {"AP": None}}}))
-"""
+from transfer_maskrcnn.engine.setup import load_config
+from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.study.arms import Arm, parse_arm
 
 
 @pytest.fixture
-def program(tmp_path: Path) -> Path:
-    path = tmp_path / "train_net.py"
-    path.write_text(PROGRAM)
-    return path
+def thin(repository: object) -> CfgNode:
+    return load_config(f"{repository}/configs/Base-thin-R50-FPN-cpu.yaml", ["SEED", "0"])
 
 
-def test_collects_ap_and_starts_from_an_empty_folder(program: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "left_by_another_run").touch()
-    result = run_arm("transfer", 2, program, Path("good.yaml"), out)
-    assert (result.arm, result.seed, result.box_ap) == ("transfer", 2, 12)
-    assert result.mask_ap == 0, "NaN of COCO: nothing was detected"
-    assert result.seconds > 0
-    assert not (out / "left_by_another_run").exists()
+def with_weights(cfg: CfgNode, arm: str) -> Arm:
+    cfg.MODEL.WEIGHTS = "coco.pth"
+    return parse_arm(arm, cfg)
 
 
-def test_a_failed_run_shows_its_last_words(program: Path, tmp_path: Path) -> None:
-    with pytest.raises(TransferError, match=r"ended with 1:\nerror: the dataset is empty"):
-        run_arm("transfer", 0, program, Path("bad.yaml"), tmp_path / "out")
+ARMS = [
+    # text, name, keep, weights
+    ("backbone", "backbone", "backbone", "coco.pth"),
+    ("class_rows", "class_rows", "class_rows", "coco.pth"),
+    ("backbone@/some/where/a.pkl", "backbone@a.pkl", "backbone", "/some/where/a.pkl"),
+    (" backbone_fpn @ b.pth ", "backbone_fpn@b.pth", "backbone_fpn", "b.pth"),
+    ("structure", "structure", "structure", ""),
+    ("structure_fair", "structure_fair", "structure", ""),
+]
+
+
+@pytest.mark.parametrize(("text", "name", "keep", "weights"), ARMS)
+def test_names(text: str, name: str, keep: str, weights: str, thin: CfgNode) -> None:
+    arm = with_weights(thin, text)
+    assert (arm.name, arm.keep, arm.weights) == (name, keep, weights)
+    assert "/" not in arm.folder and "@" not in arm.folder
+    thin.merge_from_list(list(arm.settings))
+    assert (weights, keep) == (thin.MODEL.WEIGHTS, thin.MODEL.TRANSFER.KEEP)
+
+
+MISTAKES = [
+    ("bakbone", "no arm 'bakbone'.*did you mean 'backbone'"),  # misspelt
+    ("backbone_fpn_rpm@a.pth", "did you mean 'backbone_fpn_rpn'"),  # misspelt, with a file
+    ("structure@a.pth", "structure trains from random weights and takes no file"),
+    ("structure_fair@a.pth", "structure_fair trains from random weights"),
+    ("", "no arm ''"),  # a comma too many
+]
+
+
+@pytest.mark.parametrize(("text", "message"), MISTAKES)
+def test_mistakes(text: str, message: str, thin: CfgNode) -> None:
+    with pytest.raises(ConfigError, match=message):
+        with_weights(thin, text)
+
+
+def test_an_arm_without_weights_to_start_from(thin: CfgNode) -> None:
+    with pytest.raises(ConfigError, match=r"set MODEL.WEIGHTS in the config, or write backbone@"):
+        parse_arm("backbone", thin)
+
+
+def test_class_arguments_are_for_class_rows_alone(thin: CfgNode) -> None:
+    thin.MODEL.TRANSFER.CLASS_MAP = [["kite", "balloon"]]
+    thin.MODEL.TRANSFER.NEW_CLASS_INIT = "mean"
+    for name, kept in (("class_rows", True), ("all_but_predictors", False), ("structure", False)):
+        cfg = thin.clone()
+        cfg.merge_from_list(list(with_weights(cfg, name).settings))
+        assert bool(cfg.MODEL.TRANSFER.CLASS_MAP) == kept
+        assert (cfg.MODEL.TRANSFER.NEW_CLASS_INIT == "mean") == kept
+
+
+def test_structure_shows_the_mistake_as_it_is(thin: CfgNode) -> None:
+    before = thin.clone()
+    thin.merge_from_list(list(parse_arm("structure", thin).settings))
+    assert not thin.MODEL.TRANSFER.STRICT, "the plan would refuse it"
+    for key in ("BACKBONE", "RESNETS", "FPN", "PIXEL_STD"):
+        assert thin.MODEL[key] == before.MODEL[key]
+
+
+def fair(cfg: CfgNode) -> CfgNode:
+    cfg.merge_from_list(list(parse_arm("structure_fair", cfg).settings))
+    return cfg
+
+
+def test_fair_training_from_nothing(thin: CfgNode) -> None:
+    thin.SOLVER.MAX_ITER, thin.SOLVER.WARMUP_ITERS = 4000, 100
+    cfg = fair(thin)
+    assert cfg.MODEL.BACKBONE.FREEZE_AT == 0
+    assert (cfg.MODEL.RESNETS.NORM, cfg.MODEL.FPN.NORM) == ("GN", "GN")
+    assert cfg.MODEL.PIXEL_STD == [57.375, 57.12, 58.395]
+    assert cfg.SOLVER.WARMUP_ITERS == 400
+    assert cfg.MODEL.TRANSFER.STRICT, "nothing in it is to be refused"
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.DEVICE = 1, "cpu"
+    assert all(p.requires_grad for p in build_model(cfg).parameters())
+
+
+def test_too_few_channels_for_groups(thin: CfgNode) -> None:
+    thin.MODEL.RESNETS.WIDTH_PER_GROUP = 16
+    assert fair(thin).MODEL.RESNETS.NORM == "BN"
+
+
+def test_what_is_fair_already_stays(repository: object) -> None:
+    cfg = load_config(f"{repository}/configs/shapes/mask_rcnn_transfer.yaml")
+    before = cfg.clone()
+    after = fair(cfg)
+    assert after.MODEL.RESNETS == before.MODEL.RESNETS
+    assert after.MODEL.FPN == before.MODEL.FPN
+    assert after.MODEL.PIXEL_STD == before.MODEL.PIXEL_STD
+    assert after.SOLVER.WARMUP_ITERS == before.SOLVER.WARMUP_ITERS

@@ -44,22 +44,34 @@ class StampedCheckpointer(DetectionCheckpointer):
         """
         if not self.save_dir or not self.save_to_disk:
             return
-        data: dict[str, Any] = {"model": self.model.state_dict()}
-        check_finite(data["model"])
-        data.update((key, item.state_dict()) for key, item in self.checkpointables.items())
-        data.update(kwargs)
-        data[STAMP_KEY] = self.stamp
+        states = {key: item.state_dict() for key, item in self.checkpointables.items()}
+        self._write(name, {**states, **kwargs})
+        self.tag_last_checkpoint(f"{name}.pth")
+
+    def save_weights(self, name: str, **kwargs: Any) -> None:
+        """Write ``save_dir/name.pth`` with weights, stamp and ``kwargs``, but nothing to resume.
+
+        ``last_checkpoint`` stays as it is, so that ``--resume`` does not go on from this file.
+
+        Raises:
+            TrainingDivergedError: a weight is not finite; nothing is written.
+        """
+        if self.save_dir and self.save_to_disk:
+            self._write(name, kwargs)
+
+    def _write(self, name: str, rest: Mapping[str, Any]) -> None:
+        model = self.model.state_dict()
+        check_finite(model)
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
         try:
             with atomic_path(path) as temporary:
-                torch.save(data, temporary)
+                torch.save({"model": model, **rest, STAMP_KEY: self.stamp}, temporary)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             raise CheckpointError(
                 f"cannot write {path}: {' '.join(str(error).split())}. Is the disk full? The "
                 "checkpoints before it are intact: --resume goes on from the last"
             ) from None
-        self.tag_last_checkpoint(os.path.basename(path))
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         with atomic_path(os.path.join(self.save_dir, "last_checkpoint")) as temporary:

@@ -16,16 +16,18 @@ from detectron2.utils.logger import setup_logger
 from transfer_maskrcnn.engine import run
 from transfer_maskrcnn.engine.arguments import parse_arguments
 from transfer_maskrcnn.engine.setup import fit_config, load_config, quiet_third_parties
-from transfer_maskrcnn.errors import TransferError
+from transfer_maskrcnn.errors import TrainingDivergedError, TransferError
 
 # How the long messages begin that go to log.txt alone.
 DUMPS = ("Environment info", "Contents of args", "Running with full config", "Model:")
+DIVERGED_STATUS = 3
 EXAMPLES = """
 Examples:
   train:      python tools/train_net.py --config-file configs/shapes/mask_rcnn_transfer.yaml
   evaluate:   ... the same with --eval-only (the last checkpoint of OUTPUT_DIR, or MODEL.WEIGHTS)
   go on:      ... the same with --resume
   your data:  ... DATASETS.CATALOG my.yaml DATASETS.TRAIN "('a_train',)" DATASETS.TEST "('a_val',)"
+Exit status: 0; 1 for an error; 3 where training diverged (the loss is no longer finite).
 """
 
 
@@ -63,6 +65,9 @@ def _main(args: argparse.Namespace) -> None:
             run.evaluate(cfg, classes, named)
         else:
             run.train(cfg, resume=args.resume)
+    except TrainingDivergedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(DIVERGED_STATUS)
     except (TransferError, OSError) as error:  # OSError: a full disk, no right to write, ...
         sys.exit(f"error: {_first_cause(error)}")
 

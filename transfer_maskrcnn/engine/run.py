@@ -31,7 +31,12 @@ logger = logging.getLogger(__name__)
 RUN_FILES = (
     "last_checkpoint",
     "model_*.pth",
+    "model_initial.safetensors",
     "model_final.safetensors",
+    "curve.json",
+    "drift.json",
+    "cost.json",
+    "report.html",
     "metrics.json",
     "events.out.tfevents.*",
     "evaluation.json",
@@ -47,7 +52,7 @@ def train(cfg: CfgNode, resume: bool) -> None:
         _set_aside_earlier_run(cfg.OUTPUT_DIR)
     trainer = TransferTrainer(cfg)
     trainer.resume_or_load(resume=resume)
-    if trainer.start_iter >= trainer.max_iter:
+    if trainer.start_iter > trainer.max_iter or trainer.is_complete():
         logger.info(
             "this run is complete: %s holds iteration %d of SOLVER.MAX_ITER %d. Raise "
             "SOLVER.MAX_ITER to go on, or use --eval-only",
@@ -59,8 +64,8 @@ def train(cfg: CfgNode, resume: bool) -> None:
     if comm.is_main_process():
         write_json(os.path.join(cfg.OUTPUT_DIR, "environment.json"), environment(cfg))
     trainer.train()
-    if comm.is_main_process() and cfg.DATASETS.TEST:
-        print_summary(cfg, trainer._last_eval_results)
+    if comm.is_main_process() and cfg.DATASETS.TEST and trainer.results:
+        print_summary(cfg, trainer.results)
 
 
 def _set_aside_earlier_run(output_dir: str) -> None:
@@ -134,13 +139,18 @@ def environment(cfg: CfgNode) -> dict[str, Any]:
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
         "processes": comm.get_world_size(),
-        "versions": {
-            "transfer_maskrcnn": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "detectron2": detectron2_version,
-        },
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what a run's result may depend on."""
+    return {
+        "transfer_maskrcnn": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "detectron2": detectron2_version,
     }
 
 

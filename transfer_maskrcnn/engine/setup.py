@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import yaml
@@ -19,10 +20,13 @@ except ImportError:  # not every build of detectron2 brings its projects
 
 from transfer_maskrcnn.config import FOLLOW_DATASET, add_transfer_config
 from transfer_maskrcnn.data.builtin import register_catalog
+from transfer_maskrcnn.engine.loader import training_images
+from transfer_maskrcnn.engine.schedule import fit_schedule
 from transfer_maskrcnn.errors import ConfigError, nearest
 
 logger = logging.getLogger(__name__)
 
+_WHOLE = "(<class 'float'> vs. <class 'int'>)"
 _WITHOUT_ROI_HEADS = ("RetinaNet", "FCOS", "SemanticSegmentor", "ProposalNetwork")
 
 
@@ -61,6 +65,7 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
         raise ConfigError(f"{place} is not valid YAML: {error}") from None
     except (ValueError, FileNotFoundError) as error:
         hint = ". A list is written \"('my_train',)\"" if "tuple" in str(error) else ""
+        hint = ". Write the number with a point, as 12.0" if _WHOLE in str(error) else hint
         raise ConfigError(f"{place}: {error}{hint}") from None
     return cfg
 
@@ -69,21 +74,23 @@ def _unknown_key(cfg: CfgNode, message: str) -> str:
     if "Non-existent" not in message:
         return message  # e.g. a key without a value
     key = message.rpartition(": ")[2]
-    known = list(_keys(cfg))
+    known = [*cfg, *(key for key, _ in flat_config(cfg))]
     prefix = key.rpartition(".")[0]
     siblings = [k for k in known if k.rpartition(".")[0] == prefix]
     return f"unknown config key {key!r}{nearest(key, siblings) or nearest(key, known)}"
 
 
-def _keys(node: CfgNode, prefix: str = "") -> Iterable[str]:
+def flat_config(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key of a config in its dotted form, with its value."""
     for key, value in node.items():
-        yield prefix + key
         if isinstance(value, CfgNode):
-            yield from _keys(value, f"{prefix}{key}.")
+            yield from flat_config(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def fit_config(cfg: CfgNode, *, eval_only: bool = False) -> list[str]:
-    """Make ``cfg`` follow its datasets (number of classes, mask format) and check it, in place.
+    """Make ``cfg`` follow its datasets (classes, mask format, schedule) and check it, in place.
 
     Registers ``DATASETS.CATALOG``, and reads every dataset the run needs, so that what is wrong
     with the last test set is known before the first iteration.
@@ -118,6 +125,8 @@ def fit_config(cfg: CfgNode, *, eval_only: bool = False) -> list[str]:
     cfg.INPUT.MASK_FORMAT = "bitmask" if "bitmask" in formats else "polygon"
     if "POINT_HEAD" in cfg.MODEL:
         cfg.MODEL.POINT_HEAD.NUM_CLASSES = len(classes)
+    if not eval_only:
+        fit_schedule(cfg, training_images(cfg), logger)
     return classes
 
 

@@ -11,7 +11,10 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from transfer_maskrcnn.engine.setup import flat_config, load_config
 from transfer_maskrcnn.version import __version__
+
+_ELSEWHERE = ("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS")
 
 
 def class_names(cfg: CfgNode) -> list[str]:
@@ -42,8 +45,10 @@ def dataset_fingerprint(names: Sequence[str]) -> str:
 
 
 def config_hash(cfg: CfgNode) -> str:
-    """A hash of what determines the result: not of where it is written or computed."""
-    plain = cfg.clone()
-    plain.defrost()
-    plain.OUTPUT_DIR, plain.MODEL.DEVICE, plain.DATALOADER.NUM_WORKERS = "", "", 0
-    return hashlib.sha256(plain.dump().encode()).hexdigest()[:16]
+    """A hash of what determines the result: not of where it is written or computed.
+
+    Only what differs from the defaults counts, so that a new key leaves old runs what they were.
+    """
+    defaults = dict(flat_config(load_config("")))
+    own = {k: v for k, v in flat_config(cfg) if k not in _ELSEWHERE and v != defaults.get(k)}
+    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:16]

@@ -5,12 +5,18 @@ from __future__ import annotations
 import logging
 import os
 from collections import OrderedDict
+from contextlib import nullcontext
+from itertools import chain
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.data import build_detection_test_loader
+from detectron2.data.detection_utils import build_augmentation
 from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter
 from torch import nn
@@ -18,9 +24,18 @@ from torch.utils.data import DataLoader
 
 from transfer_maskrcnn.config import FOLLOW_DATASET
 from transfer_maskrcnn.engine.checkpoint import StampedCheckpointer, open_trained
+from transfer_maskrcnn.engine.curve import EvaluationCurve
+from transfer_maskrcnn.engine.ema import WeightAverage
+from transfer_maskrcnn.engine.freezing import FreezePhases, freeze
+from transfer_maskrcnn.engine.loader import build_train_loader
 from transfer_maskrcnn.engine.mapper import CheckedDatasetMapper
 from transfer_maskrcnn.engine.progress import ProgressBar, on_terminal
+from transfer_maskrcnn.engine.record import FINAL_FILE, Cost, InitialWeights, write_drift
+from transfer_maskrcnn.engine.rng import StepSeed, run_seed
+from transfer_maskrcnn.engine.solver import L2SP, build_optimizer
 from transfer_maskrcnn.engine.stamp import class_names, make_stamp
+from transfer_maskrcnn.engine.stopping import BestCheckpoint, StopTraining
+from transfer_maskrcnn.engine.validation import validation_losses
 from transfer_maskrcnn.errors import (
     ConfigError,
     TrainingDivergedError,
@@ -43,8 +58,9 @@ class TransferTrainer(DefaultTrainer):
     """
 
     checkpointer: StampedCheckpointer
+    results: dict[str, Any]  # of the last evaluation in this process
 
-    def build_hooks(self) -> list[HookBase]:
+    def build_hooks(self) -> list[HookBase | None]:
         # DefaultTrainer.__init__ makes its own checkpointer just before it asks for the hooks.
         self.checkpointer = StampedCheckpointer(
             self.model,
@@ -52,12 +68,33 @@ class TransferTrainer(DefaultTrainer):
             make_stamp(self.cfg),
             **self.checkpointer.checkpointables,
         )
-        hooks: list[HookBase] = super().build_hooks()
-        self._surgery = WeightSurgeryHook.from_cfg(self.cfg)
-        hooks.insert(0, self._surgery)
-        if comm.is_main_process() and on_terminal():
-            hooks.append(ProgressBar())
-        return hooks
+        cfg = self.cfg
+        self.results, self._stopped = {}, False
+        self._surgery = WeightSurgeryHook.from_cfg(cfg)
+        average = WeightAverage.from_cfg(cfg)
+        self._evaluated_weights = average.applied if average else nullcontext
+        best = BestCheckpoint.from_cfg(cfg, self.checkpointer, self._evaluated_weights)
+        self.curve = EvaluationCurve(
+            self._figures,
+            cfg.OUTPUT_DIR,
+            period=cfg.TEST.EVAL_PERIOD,
+            iterations=cfg.TEST.EVAL_ITERS,
+            listeners=[best] if best else [],
+        )
+        stock = [self.curve if isinstance(h, EvalHook) else h for h in super().build_hooks()]
+        bar = ProgressBar() if comm.is_main_process() and on_terminal() else None
+        return [
+            self._surgery,
+            InitialWeights(self.checkpointer),
+            StepSeed(run_seed(cfg)),
+            FreezePhases.from_cfg(cfg),
+            L2SP.from_cfg(cfg),
+            average,
+            *stock,
+            Cost(cfg.OUTPUT_DIR),
+            bar,
+            best,
+        ]
 
     def build_writers(self) -> list[EventWriter]:
         writers: list[EventWriter] = super().build_writers()
@@ -81,6 +118,7 @@ class TransferTrainer(DefaultTrainer):
                 )
             source = open_trained(self.checkpointer.model, path, class_names(self.cfg))
             super().resume_or_load(resume=True)
+            self.data_loader.batch_sampler.start = self.start_iter
             self.checkpointer.stamp["transfer"] = (source.stamp or {}).get("transfer")
         elif not self.cfg.MODEL.TRANSFER.ENABLED:
             try:
@@ -94,24 +132,71 @@ class TransferTrainer(DefaultTrainer):
         loop.addFilter(_not_our_error)
         try:
             return super().train()
+        except StopTraining as stop:
+            logger.info("%s", stop)
+            return None
         finally:
             loop.removeFilter(_not_our_error)
 
     def before_train(self) -> None:
-        super().before_train()
+        try:
+            super().before_train()
+        except StopTraining as stop:
+            self._end_at(stop.iteration)
+            raise
         if self._surgery.plan is not None:
             self.checkpointer.stamp["transfer"] = self._surgery.plan.summary()
 
+    def after_step(self) -> None:
+        try:
+            super().after_step()
+        except StopTraining as stop:
+            self._end_at(stop.iteration)
+            self.checkpointer.save("model_final", iteration=self.iter)
+            raise
+
+    def _end_at(self, iteration: int) -> None:
+        """Make ``iteration`` the last one: hooks then do what they do after the last."""
+        self._stopped = True
+        self.max_iter = iteration
+
     def after_train(self) -> None:
-        super().after_train()
-        if comm.is_main_process() and self.iter >= self.max_iter:
+        if comm.is_main_process() and (self._stopped or self.iter >= self.max_iter):
             self._export()
+        super().after_train()
+
+    def is_complete(self) -> bool:
+        """Whether nothing is left to do: trained, exported and evaluated to the last iteration."""
+        exported = os.path.isfile(os.path.join(self.cfg.OUTPUT_DIR, FINAL_FILE))
+        return (
+            self.start_iter >= self.max_iter and exported and self.curve.is_written(self.max_iter)
+        )
 
     def _export(self) -> None:
         """The final weights as .safetensors: half the size of a checkpoint, safe to pass on."""
-        path = os.path.join(self.cfg.OUTPUT_DIR, "model_final.safetensors")
-        write_weights(path, self.checkpointer.model.state_dict(), self.checkpointer.stamp)
+        path = os.path.join(self.cfg.OUTPUT_DIR, FINAL_FILE)
+        with self._evaluated_weights():
+            write_weights(path, self.checkpointer.model.state_dict(), self.checkpointer.stamp)
         logger.info("Final weights, with their class names: %s", path)
+        write_drift(self.cfg.OUTPUT_DIR)
+
+    def _figures(self) -> dict[str, float]:
+        """One evaluation: detectron2's results as ``segm/AP``, and the validation losses if wanted.
+
+        Where there are several test sets, a result's name begins with its set's."""
+        with self._evaluated_weights():
+            self.results = self._last_eval_results = self.test(self.cfg, self.model)
+            figures: dict[str, float] = flatten_results_dict(self._last_eval_results)
+            if self.cfg.TEST.VAL_LOSS:
+                loaders = (self._build_validation_loader(name) for name in self.cfg.DATASETS.TEST)
+                figures |= validation_losses(self.model, chain.from_iterable(loaders))
+        return figures
+
+    def _build_validation_loader(self, dataset_name: str) -> DataLoader[Any]:
+        """The images of a test set at their test size, with their annotations."""
+        sizes = build_augmentation(self.cfg, is_train=False)
+        mapper = CheckedDatasetMapper(self.cfg, is_train=True, augmentations=sizes)
+        return build_detection_test_loader(self.cfg, dataset_name, mapper=mapper)
 
     def run_step(self) -> None:
         """One iteration.
@@ -150,11 +235,17 @@ class TransferTrainer(DefaultTrainer):
                 "MODEL.ROI_HEADS.NUM_CLASSES is not known yet: call "
                 "transfer_maskrcnn.engine.setup.fit_config(cfg) before building a model"
             )
-        return super().build_model(cfg)
+        model = super().build_model(cfg)
+        freeze(model, cfg.MODEL.TRANSFER.FREEZE)
+        return model
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(cfg, model)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> DataLoader:
-        return build_detection_train_loader(cfg, mapper=CheckedDatasetMapper(cfg, is_train=True))
+        return build_train_loader(cfg, CheckedDatasetMapper(cfg, is_train=True))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
@@ -188,4 +279,4 @@ class TransferTrainer(DefaultTrainer):
 
 
 def _not_our_error(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], TransferError))
+    return not (record.exc_info and isinstance(record.exc_info[1], (TransferError, StopTraining)))

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.modeling import build_model
 
 from transfer_maskrcnn.data.builtin import register_catalog
 from transfer_maskrcnn.engine.arguments import parse_arguments
+from transfer_maskrcnn.engine.planning import plan_of_config
 from transfer_maskrcnn.engine.setup import load_config, quiet_third_parties
 from transfer_maskrcnn.errors import ConfigError, TransferError, TransferPlanError
 from transfer_maskrcnn.files import write_text
@@ -21,8 +21,7 @@ from transfer_maskrcnn.surgery.apply import apply_plan
 from transfer_maskrcnn.surgery.diff import diff_weights
 from transfer_maskrcnn.surgery.hook import open_source
 from transfer_maskrcnn.surgery.parts import part_of
-from transfer_maskrcnn.surgery.plan import TransferPlan, plan_transfer
-from transfer_maskrcnn.surgery.source import UNTRAINED_KEY, SourceWeights
+from transfer_maskrcnn.surgery.source import UNTRAINED_KEY
 from transfer_maskrcnn.surgery.write import write_weights
 
 EXAMPLES = """
@@ -92,8 +91,9 @@ def _transfer(args: argparse.Namespace) -> None:
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes)
     cfg.MODEL.DEVICE = "cpu"
     torch.manual_seed(max(cfg.SEED, 0))  # of the tensors that stay initialised
-    model = build_model(cfg)
-    source, plan = _plan(cfg, model, classes)
+    if not cfg.MODEL.TRANSFER.ENABLED:
+        raise TransferPlanError("MODEL.TRANSFER.ENABLED is False: there is nothing to plan")
+    source, model, plan = plan_of_config(cfg, classes)
     print(plan.table())
     if args.json:
         write_text(args.json, plan.to_json())
@@ -109,28 +109,6 @@ def _transfer(args: argparse.Namespace) -> None:
         }
         write_weights(args.output, model.state_dict(), stamp)
         print(f"Written to {args.output}")
-
-
-def _plan(
-    cfg: CfgNode, model: torch.nn.Module, classes: list[str]
-) -> tuple[SourceWeights, TransferPlan]:
-    transfer = cfg.MODEL.TRANSFER
-    if not transfer.ENABLED:
-        raise TransferPlanError("MODEL.TRANSFER.ENABLED is False: there is nothing to plan")
-    source = open_source(
-        cfg.MODEL.WEIGHTS,
-        source_classes=transfer.SOURCE_CLASSES,
-        trust_pickle=transfer.TRUST_PICKLE,
-    )
-    plan = plan_transfer(
-        source,
-        model,
-        keep=transfer.KEEP,
-        target_classes=classes,
-        class_map=transfer.CLASS_MAP,
-        new_class_init=transfer.NEW_CLASS_INIT,
-    )
-    return source, plan
 
 
 def _target_classes(cfg: CfgNode) -> list[str]:

@@ -1,98 +1,107 @@
-"""Train one model from several starting points, a process each, and collect the AP."""
+"""The starting points that a study compares: each a few settings on top of one config."""
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
-from tqdm import tqdm
+from detectron2.config import CfgNode
 
-from transfer_maskrcnn.errors import TransferError
+from transfer_maskrcnn.errors import ConfigError, nearest
+from transfer_maskrcnn.surgery.parts import LADDER
+
+FAIR = "structure_fair"
+ARM_NAMES = (*LADDER, FAIR)
+GROUPS = 32  # of detectron2's "GN"
+IMAGENET_STD = [57.375, 57.12, 58.395]  # of the three channels, of pixels from 0 to 255
+WITH_FILE = "backbone@imagenet.pkl"
+LEAST_WARMUP = 0.1  # of the iterations
 
 
 @dataclass(frozen=True)
-class ArmResult:
-    """One finished run. AP from 0 to 100; seconds are those of the whole process."""
+class Arm:
+    """One starting point.
 
-    arm: str
-    seed: int
-    box_ap: float
-    mask_ap: float
-    seconds: float
+    Attributes:
+        name: ``backbone``, ``structure_fair``; with a file of its own ``backbone@imagenet.pkl``,
+            wherever that file lies.
+        text: as the user wrote it, with the file's folder.
+        keep: the rung of MODEL.TRANSFER.KEEP.
+        weights: the weight file; "" for none.
+        settings: ``KEY VALUE`` pairs in which this arm differs from the config.
+    """
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    name: str
+    text: str
+    keep: str
+    weights: str
+    settings: tuple[str, ...]
+
+    @property
+    def folder(self) -> str:
+        """The name as part of a folder's name."""
+        return "".join(
+            c if c.isalnum() or c in "._-" else "-" for c in self.name.replace("@", "-at-")
+        )
 
 
-def run_arm(
-    arm: str, seed: int, train_net: Path, config: Path, output_dir: Path, opts: Sequence[str] = ()
-) -> ArmResult:
-    """Run ``train_net`` with ``config`` into an emptied ``output_dir``, with a progress bar.
+def parse_arm(text: str, cfg: CfgNode) -> Arm:
+    """``RUNG``, ``RUNG@WEIGHTS`` or ``structure_fair`` for the config ``cfg``.
 
     Raises:
-        TransferError: the run failed; shows the end of what it printed.
+        ConfigError: no such rung, a file for an arm that takes none, or none for one that needs it.
     """
-    shutil.rmtree(output_dir, ignore_errors=True)
-    output_dir.mkdir(parents=True)
-    command = [sys.executable, str(train_net), "--config-file", str(config)]
-    command += ["OUTPUT_DIR", str(output_dir), "SEED", str(seed), *opts]
-    console = output_dir / "console.txt"
-    started = time.monotonic()
-    with console.open("w") as out:
-        environment = dict(os.environ, PYTHONUNBUFFERED="1")
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment)
-        try:
-            _watch(process, output_dir, f"{arm}, seed {seed}")
-        finally:
-            if process.poll() is None:
-                process.kill()
-    if process.returncode:
-        end = "\n".join(console.read_text(errors="replace").splitlines()[-15:])
-        raise TransferError(f"{' '.join(command)}\nended with {process.returncode}:\n{end}")
-    seconds = time.monotonic() - started
-    results = next(iter(json.loads((output_dir / "evaluation.json").read_text()).values()))
-    return ArmResult(arm, seed, _ap(results, "bbox"), _ap(results, "segm"), round(seconds, 1))
+    rung, at, file = (part.strip() for part in text.partition("@"))
+    if rung not in ARM_NAMES:
+        raise ConfigError(
+            f"--arms: there is no arm {rung!r}; expected {', '.join(ARM_NAMES)}, those that take "
+            f"weights also as {WITH_FILE}{nearest(rung, ARM_NAMES)}"
+        )
+    if rung in ("structure", FAIR):
+        if at:
+            raise ConfigError(f"--arms {text}: {rung} trains from random weights and takes no file")
+        settings = _fair_settings(cfg) if rung == FAIR else ["MODEL.TRANSFER.STRICT", "False"]
+        return _arm(rung, rung, "structure", "", settings)
+    weights = file or cfg.MODEL.WEIGHTS
+    if not weights:
+        raise ConfigError(
+            f"--arms {text}: it needs weights; set MODEL.WEIGHTS in the config, or write "
+            f"{rung}@FILE"
+        )
+    name = f"{rung}@{file.rpartition('/')[2]}" if at else rung
+    return _arm(name, text.strip(), rung, weights, [])
 
 
-def _ap(results: dict[str, Any], task: str) -> float:
-    # A model that detects nothing has no entry, and COCO writes NaN (here None): that is AP 0.
-    return round(results.get(task, {}).get("AP") or 0.0, 2)
+def _arm(name: str, text: str, keep: str, weights: str, settings: list[str]) -> Arm:
+    common = ["MODEL.WEIGHTS", weights, "MODEL.TRANSFER.KEEP", keep]
+    if keep != "class_rows":  # the plan refuses these where they would mean nothing
+        common += ["MODEL.TRANSFER.CLASS_MAP", "[]", "MODEL.TRANSFER.NEW_CLASS_INIT", "default"]
+    return Arm(name, text, keep, weights, (*common, *settings))
 
 
-def _watch(process: subprocess.Popen[bytes], output_dir: Path, title: str) -> None:
-    """Show the run's iterations until it ends; its last seconds are evaluation."""
-    with tqdm(desc=title, unit="it", dynamic_ncols=True, disable=None) as bar:
-        while process.poll() is None:
-            time.sleep(0.5)
-            if bar.total is None and (output_dir / "config.yaml").exists():
-                bar.total = _max_iter(output_dir / "config.yaml")
-            done = _iterations(output_dir / "metrics.json")
-            # the evaluation's own line counts as one iteration more
-            bar.update(min(done, bar.total or done) - bar.n)
-        if process.returncode == 0 and bar.total:
-            bar.update(bar.total - bar.n)
+def _fair_settings(cfg: CfgNode) -> list[str]:
+    """Training from random weights as it is done by those who know how (arXiv:1811.08883).
+
+    All layers learn; FrozenBN, which cannot, gives way to GroupNorm, or to BatchNorm where a layer
+    has too few channels for 32 groups; pixels are scaled to unit variance; the warm-up is no
+    shorter than a tenth of training. What the config does already stays.
+    """
+    settings = ["MODEL.BACKBONE.FREEZE_AT", "0"]
+    if cfg.MODEL.RESNETS.NORM == "FrozenBN":
+        norm = "GN" if _group_norm_fits(cfg) else "BN"
+        settings += ["MODEL.RESNETS.NORM", norm]
+        settings += [] if cfg.MODEL.FPN.NORM else ["MODEL.FPN.NORM", norm]
+    if max(cfg.MODEL.PIXEL_STD) <= 1:
+        settings += ["MODEL.PIXEL_STD", str(IMAGENET_STD)]
+    warmup = max(cfg.SOLVER.WARMUP_ITERS, round(LEAST_WARMUP * cfg.SOLVER.MAX_ITER))
+    return [*settings, "SOLVER.WARMUP_ITERS", str(warmup)]
 
 
-def _max_iter(config: Path) -> int | None:
-    lines = [line for line in config.read_text().splitlines() if line.startswith("  MAX_ITER:")]
-    return int(lines[0].split()[1]) if lines else None
-
-
-def _iterations(metrics: Path) -> int:
-    if not metrics.exists():
-        return 0
-    done = 0
-    for line in metrics.read_text().splitlines():
-        try:
-            done = int(json.loads(line)["iteration"]) + 1
-        except (ValueError, KeyError):  # the line being written
-            continue
-    return done
+def _group_norm_fits(cfg: CfgNode) -> bool:
+    resnet = cfg.MODEL.RESNETS
+    narrowest = (
+        resnet.STEM_OUT_CHANNELS,
+        resnet.NUM_GROUPS * resnet.WIDTH_PER_GROUP,
+        resnet.RES2_OUT_CHANNELS,
+        cfg.MODEL.FPN.OUT_CHANNELS,
+    )
+    return all(channels % GROUPS == 0 for channels in narrowest)

@@ -1,0 +1,103 @@
+"""Which runs a study consists of, and what each is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from transfer_maskrcnn.engine.setup import load_config
+from transfer_maskrcnn.errors import ConfigError, TransferPlanError
+from transfer_maskrcnn.study.design import Design, check_arms, make_design, run_key
+
+CONFIG = "configs/shapes/mask_rcnn_transfer.yaml"
+
+
+@pytest.fixture(autouse=True)
+def in_repository(monkeypatch: pytest.MonkeyPatch, repository: Path) -> None:
+    monkeypatch.chdir(repository)
+
+
+def design(*options: str, arms: str = "structure,backbone", seeds: int = 2) -> Design:
+    return make_design(CONFIG, options, arms.split(","), [1, 0.25], seeds)
+
+
+def test_all_else_is_equal() -> None:
+    study = design("SOLVER.MAX_ITER", "160")
+    runs = study.runs()
+    assert len(runs) == 8 and len({run.folder for run in runs}) == 8
+    assert [run.seed for run in runs] == [0] * 4 + [1] * 4, "a comparison is whole early"
+    configs = [load_config(CONFIG, study.arguments(run, Path("out"))[2:]) for run in runs]
+    for run, cfg in zip(runs, configs, strict=True):
+        assert (run.seed, run.fraction) == (cfg.SEED, cfg.DATASETS.TRAIN_FRACTION)
+        assert f"out/{run.folder}" == cfg.OUTPUT_DIR
+        assert cfg.SOLVER == configs[0].SOLVER, "budget, batches and learning rate"
+        assert cfg.TEST.EVAL_ITERS == [0, 10, 20, 40, 80]
+        assert cfg.SOLVER.CHECKPOINT_PERIOD == 20
+
+
+def test_the_config_may_say_when_to_evaluate() -> None:
+    study = design("TEST.EVAL_ITERS", "[3]")
+    cfg = load_config(CONFIG, study.arguments(study.runs()[0], Path("out"))[2:])
+    assert cfg.TEST.EVAL_ITERS == [3]
+
+
+MISTAKES = [
+    # arguments of make_design from arms on, what the error says
+    ((["backbone"], [1], 1), "at least two arms"),  # nothing to compare with
+    ((["backbone", "backbone"], [1], 1), "each with another name"),  # the same twice
+    ((["backbone@a/x.pth", "backbone@b/x.pth"], [1], 1), "not its folder"),  # same file name
+    ((["structure", "backbone"], [1], 0), "--seeds 0"),  # no run
+    ((["structure", "backbone"], [1.5], 1), "--fractions"),  # more than all images
+    ((["structure", "backbone"], [], 1), "--fractions"),  # no fraction
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES)
+def test_mistakes(arguments: tuple[list[str], list[float], int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_design(CONFIG, [], *arguments)
+
+
+def test_one_dataset_a_side() -> None:
+    with pytest.raises(ConfigError, match=r"one dataset in DATASETS.TRAIN"):
+        make_design(CONFIG, ["DATASETS.TEST", "()"], ["structure", "backbone"], [1], 1)
+
+
+@pytest.fixture
+def toy(write_dataset: object, tmp_path: Path) -> list[str]:
+    """Options that put a tiny dataset in the place of the shapes."""
+    import yaml
+
+    entry = write_dataset("coco", tmp_path)  # type: ignore[operator]
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump({f"toy_{tmp_path.name}": entry}))
+    name = f"('toy_{tmp_path.name}',)"
+    catalog = ["DATASETS.CATALOG", str(tmp_path / "my.yaml"), "MODEL.DEVICE", "cpu"]
+    return [*catalog, "DATASETS.TRAIN", name, "DATASETS.TEST", name]
+
+
+def test_arms_are_checked_before_anything_is_trained(toy: list[str], tmp_path: Path) -> None:
+    study = design(*toy, arms="structure_fair,backbone,all_but_predictors")
+    shares = check_arms(study, tmp_path / "out")
+    assert shares["structure_fair"] == 0
+    assert 0.3 < shares["backbone"] < shares["all_but_predictors"] < 1
+    # class_rows, and no class of the source is among blob and bar
+    with pytest.raises(TransferPlanError, match="no target class"):
+        check_arms(design(*toy, arms="structure,class_rows"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_runs_key(toy: list[str], tmp_path: Path) -> None:
+    study = design(*toy)
+    first, *others = [run_key(study.config(run, tmp_path)) for run in study.runs()]
+    assert all(key["config"] != first["config"] for key in others)
+    elsewhere = study.config(study.runs()[0], tmp_path / "other")
+    elsewhere.DATALOADER.NUM_WORKERS = 7
+    assert run_key(elsewhere) == first, "where and with how many workers changes no result"
+    copy = tmp_path / "copy.pth"
+    copy.write_bytes(Path("configs/shapes/shapes_source.pth").read_bytes() + b" ")
+    moved = design(*toy, "MODEL.WEIGHTS", str(copy))
+    backbone = next(run for run in moved.runs() if run.arm.name == "backbone")
+    same = next(run for run in study.runs() if run.arm.name == "backbone")
+    a, b = run_key(moved.config(backbone, tmp_path)), run_key(study.config(same, tmp_path))
+    assert a["weights"] != b["weights"] and a["data"] == b["data"]

@@ -1,0 +1,93 @@
+"""One run as a process: resumed, watched, ended, and its failure shown."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from transfer_maskrcnn.errors import TransferError
+from transfer_maskrcnn.study.process import (
+    Interrupted,
+    drop_older_checkpoints,
+    iterations_done,
+    train,
+)
+
+# Stands for tools/train_net.py: writes its arguments, then does what the first of them says.
+PROGRAM = """
+import os, pathlib, sys, time
+print(sys.argv[1:], os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
+if sys.argv[1] == "fail":
+    sys.exit("error: the dataset is empty")
+if sys.argv[1] == "diverge":
+    print("error: training diverged at iteration 7: loss is nan", file=sys.stderr)
+    sys.exit(3)
+if sys.argv[1] == "hang":
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    path = tmp_path / "train_net.py"
+    path.write_text(PROGRAM)
+    return path
+
+
+def run(program: Path, what: str, stop: threading.Event | None = None) -> str:
+    return train(
+        program,
+        [what],
+        program.parent / "out",
+        {"CUDA_VISIBLE_DEVICES": "3"},
+        stop or threading.Event(),
+        lambda done: None,
+    )
+
+
+def test_a_run_that_ends_well(program: Path) -> None:
+    assert run(program, "ok") == ""
+    console = (program.parent / "out" / "console.txt").read_text()
+    assert console == "['ok', '--resume'] 3\n"
+
+
+def test_a_failed_run_shows_its_last_words(program: Path) -> None:
+    with pytest.raises(TransferError, match=r"ended with 1:\n.*\nerror: the dataset is empty"):
+        run(program, "fail")
+
+
+def test_a_run_that_diverged_is_a_result(program: Path) -> None:
+    assert run(program, "diverge") == "training diverged at iteration 7: loss is nan"
+
+
+def test_stopping_ends_the_process_at_once(program: Path) -> None:
+    stop = threading.Event()
+    threading.Timer(0.3, stop.set).start()
+    started = time.monotonic()
+    with pytest.raises(Interrupted):
+        run(program, "hang", stop)
+    assert time.monotonic() - started < 10
+
+
+def test_progress_is_read_from_a_file_that_is_being_written(tmp_path: Path) -> None:
+    assert iterations_done(tmp_path) == 0
+    (tmp_path / "metrics.json").write_text('{"iteration": 19}\n{"iteration": 39}\n{"itera')
+    assert iterations_done(tmp_path) == 40
+
+
+def test_only_the_last_checkpoint_stays(tmp_path: Path) -> None:
+    names = ["model_0000009.pth", "model_0000019.pth", "model_0000029.pth", "model_best.pth"]
+    for name in names:
+        (tmp_path / name).touch()
+    drop_older_checkpoints(tmp_path)
+    assert len(list(tmp_path.glob("*.pth"))) == 4, "no tag yet: nothing is known to be older"
+    (tmp_path / "last_checkpoint").write_text("model_0000019.pth")
+    drop_older_checkpoints(tmp_path)
+    # the one after the tag is just being written
+    assert sorted(p.name for p in tmp_path.glob("*.pth")) == names[1:]
+    (tmp_path / "last_checkpoint").write_text("model_final.pth")
+    drop_older_checkpoints(tmp_path)
+    assert sorted(p.name for p in tmp_path.glob("*.pth")) == ["model_best.pth"]

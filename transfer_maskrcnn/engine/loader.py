@@ -1,0 +1,142 @@
+"""The training data loader: detectron2's samplers and mapper, resumable at any batch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import (
+    DatasetCatalog,
+    DatasetFromList,
+    MetadataCatalog,
+    get_detection_dataset_dicts,
+)
+from detectron2.data.build import _train_loader_from_config, trivial_batch_collator
+from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from transfer_maskrcnn.data.balance import choose_sampler
+from transfer_maskrcnn.data.subset import nested_subset
+from transfer_maskrcnn.engine.rng import derive_seed, run_seed, seeded
+
+logger = logging.getLogger(__name__)
+
+Draw = tuple[int, int]  # how many images this process drew before, and the image's index
+Shape = tuple[int, int]  # width, height of an image in pixels
+
+
+class Batches(Sampler[list[Draw]]):
+    """An endless stream of batches of this process, which can begin at any of them.
+
+    Detectron2's loader groups by aspect ratio what has been loaded, so to find out what the 1,000th
+    batch holds it must load the 999 before it. Grouping the indices needs no image.
+
+    Attributes:
+        start: how many batches to pass over; set it before the first is drawn.
+    """
+
+    def __init__(
+        self, indices: Sampler[int], batch_size: int, shapes: Sequence[Shape] | None = None
+    ):
+        """
+        Args:
+            indices: an endless stream of image indices, one of detectron2's training samplers.
+            batch_size: images a batch of this process.
+            shapes: of all images; with them, a batch holds only upright or only wide images.
+        """
+        self.start = 0
+        self._indices = indices
+        self._batch_size = batch_size
+        self._shapes = shapes
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        return islice(self._batches(), self.start, None)
+
+    def _batches(self) -> Iterator[list[Draw]]:
+        groups: tuple[list[Draw], list[Draw]] = ([], [])
+        for draw in enumerate(self._indices):
+            wide = self._shapes is not None and self._shapes[draw[1]][0] > self._shapes[draw[1]][1]
+            group = groups[wide]
+            group.append(draw)
+            if len(group) == self._batch_size:
+                yield group[:]
+                group.clear()
+
+
+class SeededImages(Dataset[Any]):
+    """Maps each draw with random numbers of its own: the same in any worker, and after --resume."""
+
+    def __init__(
+        self, dicts: list[dict[str, Any]], mapper: Callable[[dict[str, Any]], Any], seed: int
+    ):
+        self._dicts = DatasetFromList(dicts, copy=False)  # serialised: workers share the memory
+        self._mapper = mapper
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self._dicts)
+
+    def __getitem__(self, draw: Draw) -> Any:
+        number, index = draw
+        with seeded(derive_seed(self._seed, comm.get_rank(), number)):
+            return self._mapper(self._dicts[index])
+
+
+def training_images(cfg: CfgNode) -> int:
+    """How many images :func:`training_dicts` gives, without detectron2's tables in the log."""
+    records = [record for name in cfg.DATASETS.TRAIN for record in DatasetCatalog.get(name)]
+    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        records = [r for r in records if any(not a.get("iscrowd", 0) for a in r["annotations"])]
+    return len(nested_subset(records, cfg.DATASETS.TRAIN_FRACTION, max(cfg.SEED, 0)))
+
+
+def training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
+    """The images a run trains on: ``DATASETS.TRAIN``, or ``DATASETS.TRAIN_FRACTION`` of them."""
+    dicts = get_detection_dataset_dicts(
+        cfg.DATASETS.TRAIN,
+        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+        min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
+        if cfg.MODEL.KEYPOINT_ON
+        else 0,
+        proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
+    )
+    subset = nested_subset(dicts, cfg.DATASETS.TRAIN_FRACTION, max(cfg.SEED, 0))
+    if len(subset) < len(dicts):
+        logger.info(
+            "DATASETS.TRAIN_FRACTION %g: training on %d of %d images",
+            *(cfg.DATASETS.TRAIN_FRACTION, len(subset), len(dicts)),
+        )
+    return subset
+
+
+def build_train_loader(cfg: CfgNode, mapper: Callable[[dict[str, Any]], Any]) -> DataLoader[Any]:
+    """The loader of ``cfg``; its ``batch_sampler`` is a :class:`Batches`."""
+    seed = run_seed(cfg)
+    dicts = training_dicts(cfg)
+    sampler, why = choose_sampler(
+        dicts,
+        MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes,
+        cfg.DATALOADER.SAMPLER_TRAIN,
+        cfg.DATALOADER.REPEAT_IMBALANCE,
+        seed,
+    )
+    if why:
+        logger.info(why)
+    with seeded(seed):  # detectron2's samplers draw their seed from numpy
+        parts = _train_loader_from_config(cfg, mapper=mapper, dataset=dicts, sampler=sampler)
+    shapes = [(d["width"], d["height"]) for d in dicts] if parts["aspect_ratio_grouping"] else None
+    batch_size = parts["total_batch_size"] // comm.get_world_size()
+    batches = Batches(parts["sampler"], batch_size, shapes)
+    return DataLoader(
+        SeededImages(dicts, mapper, seed),
+        batch_sampler=batches,
+        num_workers=parts["num_workers"],
+        # Starting it draws a number. Taken from the global generator, it would give the first step
+        # after --resume other random numbers than the same step of an undisturbed run.
+        generator=torch.Generator().manual_seed(seed),
+        collate_fn=trivial_batch_collator,
+    )

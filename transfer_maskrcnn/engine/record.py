@@ -1,0 +1,93 @@
+"""What a run leaves for its report: where its weights began, how far they moved, what it cost."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+
+from transfer_maskrcnn.engine.checkpoint import StampedCheckpointer
+from transfer_maskrcnn.files import write_json
+from transfer_maskrcnn.surgery.diff import diff_weights
+from transfer_maskrcnn.surgery.parts import is_statistic
+from transfer_maskrcnn.surgery.source import load_source_weights
+from transfer_maskrcnn.surgery.write import write_weights
+
+INITIAL_FILE = "model_initial.safetensors"
+FINAL_FILE = "model_final.safetensors"
+DRIFT_FILE = "drift.json"
+COST_FILE = "cost.json"
+
+logger = logging.getLogger(__name__)
+
+
+class InitialWeights(HookBase):
+    """Writes the weights after the surgery and before the first iteration."""
+
+    def __init__(self, checkpointer: StampedCheckpointer):
+        self._checkpointer = checkpointer
+
+    def before_train(self) -> None:
+        if self.trainer.start_iter == 0 and comm.is_main_process():
+            path = os.path.join(self._checkpointer.save_dir, INITIAL_FILE)
+            write_weights(path, self._checkpointer.model.state_dict(), self._checkpointer.stamp)
+        comm.synchronize()
+
+
+class Cost(HookBase):
+    """Seconds and peak memory of a run, over all its resumptions, in ``cost.json``.
+
+    Work that a kill threw away is not counted: the clock is saved with each checkpoint.
+    """
+
+    def __init__(self, output_dir: str):
+        self._path = os.path.join(output_dir, COST_FILE)
+        self._before = 0.0
+        self._memory = 0.0
+        self._started = time.monotonic()
+
+    def after_train(self) -> None:
+        if comm.is_main_process():
+            write_json(self._path, self.state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "seconds": round(self._before + time.monotonic() - self._started, 2),
+            "peak_memory_mb": round(max(self._memory, _peak_memory_mb()), 1),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._before = state["seconds"]
+        self._memory = state["peak_memory_mb"]
+
+
+def _peak_memory_mb() -> float:
+    """Of this process on the GPU if it uses one, else in main memory, in MiB."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def write_drift(output_dir: str | os.PathLike[str]) -> None:
+    """Write ``drift.json``: part -> ``|final - initial| / |initial|``, L2 norms of parameters.
+
+    Running statistics of norms are no parameters: they follow the images.
+    """
+    folder = Path(output_dir)
+    if not (folder / INITIAL_FILE).exists():
+        logger.warning("%s is gone: what training moved is not known", folder / INITIAL_FILE)
+        return
+    initial, final = (load_source_weights(str(folder / f)) for f in (INITIAL_FILE, FINAL_FILE))
+    diff = diff_weights(initial, final)
+    learnt = tuple(tensor for tensor in diff.tensors if not is_statistic(tensor.name))
+    groups = replace(diff, tensors=learnt).groups()
+    drift = {name: part["distance"] for name, part in groups.items() if part["rows"]}
+    write_json(folder / DRIFT_FILE, drift)

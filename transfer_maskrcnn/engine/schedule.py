@@ -1,0 +1,139 @@
+"""How long a run trains and how fast, in iterations, from epochs and the number of processes."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+
+from transfer_maskrcnn.engine.freezing import parse_phases
+from transfer_maskrcnn.errors import ConfigError
+
+
+def fit_schedule(cfg: CfgNode, train_images: int, logger: logging.Logger) -> None:
+    """Bring the schedule of ``cfg`` into iterations of this run, in place, and log it.
+
+    First ``SOLVER.REFERENCE_WORLD_SIZE``, see :func:`describe_scaling`; then ``SOLVER.EPOCHS``,
+    which sets ``SOLVER.MAX_ITER`` and scales with it all that is counted in iterations. Either
+    says afterwards that it has been applied (EPOCHS is 0), so that the ``config.yaml`` of a run
+    gives the same schedule again.
+
+    Args:
+        cfg: not frozen.
+        train_images: images of one epoch, at least 1.
+        logger: gets a line on each of the two, and one on the schedule.
+
+    Raises:
+        ConfigError: values that cannot be; phases that are longer than the run.
+    """
+    parse_phases(cfg.SOLVER.PHASES, cfg.SOLVER.MAX_ITER)
+    processes = comm.get_world_size()
+    logger.info(describe_scaling(cfg, processes))
+    _fit_processes(cfg, processes)
+    epochs, batch = cfg.SOLVER.EPOCHS, cfg.SOLVER.IMS_PER_BATCH
+    if not 0 <= epochs < math.inf:
+        raise ConfigError(
+            f"SOLVER.EPOCHS is {epochs}; expected 0 (SOLVER.MAX_ITER counts) or a number above it"
+        )
+    if epochs:
+        # 1.1 * 100 is 110.00000000000001: not 111 iterations.
+        iterations = math.ceil(round(epochs * train_images / batch, 6))
+        logger.info(
+            "SOLVER.EPOCHS %g of %d images: SOLVER.MAX_ITER %d -> %d, and all that is counted in "
+            "iterations with it; config.yaml holds the outcome, and EPOCHS 0",
+            *(epochs, train_images, cfg.SOLVER.MAX_ITER, iterations),
+        )
+        _stretch(cfg, iterations)
+        cfg.SOLVER.EPOCHS = 0.0
+    parse_phases(cfg.SOLVER.PHASES, cfg.SOLVER.MAX_ITER)
+    logger.info(_describe_schedule(cfg, train_images))
+
+
+def describe_scaling(cfg: CfgNode, processes: int) -> str:
+    """What detectron2's rule for another number of processes makes of ``cfg``, in one line.
+
+    With ``SOLVER.REFERENCE_WORLD_SIZE`` above 0, batch size and learning rate grow with the number
+    of processes, and iterations shrink (https://arxiv.org/abs/1706.02677).
+
+    Args:
+        cfg: as configured, before the rule is applied.
+        processes: over all machines.
+
+    Raises:
+        ConfigError: the batch cannot be split over the reference number of processes.
+    """
+    reference, before = cfg.SOLVER.REFERENCE_WORLD_SIZE, cfg.SOLVER
+    counted = f"{processes} process{'es' if processes > 1 else ''}"
+    if reference in (0, processes):
+        off = "off, " if reference == 0 else ""
+        return (
+            f"SOLVER.REFERENCE_WORLD_SIZE {reference} ({off}{counted}): batch "
+            f"{before.IMS_PER_BATCH} and learning rate {before.BASE_LR:g}, as configured"
+        )
+    scaled = cfg.clone()
+    scaled.defrost()
+    _fit_processes(scaled, processes)
+    after = scaled.SOLVER
+    return (
+        f"SOLVER.REFERENCE_WORLD_SIZE {reference}, {counted}: batch {before.IMS_PER_BATCH} -> "
+        f"{after.IMS_PER_BATCH}, learning rate {before.BASE_LR:g} -> {after.BASE_LR:g}, iterations "
+        f"{before.MAX_ITER} -> {after.MAX_ITER}"
+    )
+
+
+def _fit_processes(cfg: CfgNode, processes: int) -> None:
+    """As ``DefaultTrainer.auto_scale_workers``, which does not know the keys of this project."""
+    reference, batch = cfg.SOLVER.REFERENCE_WORLD_SIZE, cfg.SOLVER.IMS_PER_BATCH
+    if reference in (0, processes):
+        return
+    if reference < 0 or batch % reference:
+        raise ConfigError(
+            f"SOLVER.IMS_PER_BATCH {batch} cannot be split over SOLVER.REFERENCE_WORLD_SIZE "
+            f"{reference}; expected a multiple of it, or REFERENCE_WORLD_SIZE 0 (off)"
+        )
+    cfg.SOLVER.IMS_PER_BATCH = batch // reference * processes
+    cfg.SOLVER.BASE_LR *= processes / reference
+    _stretch(cfg, max(1, round(cfg.SOLVER.MAX_ITER * reference / processes)))
+    cfg.SOLVER.REFERENCE_WORLD_SIZE = processes
+
+
+def _stretch(cfg: CfgNode, max_iter: int) -> None:
+    """Set ``SOLVER.MAX_ITER``, and move everything that is counted in iterations with it."""
+    solver, test = cfg.SOLVER, cfg.TEST
+    ratio = max_iter / solver.MAX_ITER
+
+    def scaled(iterations: int) -> int:
+        return max(1, round(iterations * ratio)) if iterations > 0 else iterations
+
+    # A step at the very end changes nothing, and detectron2's scheduler refuses it.
+    solver.STEPS = tuple(step for step in map(scaled, solver.STEPS) if step < max_iter)
+    solver.WARMUP_ITERS = scaled(solver.WARMUP_ITERS)
+    solver.CHECKPOINT_PERIOD = scaled(solver.CHECKPOINT_PERIOD)
+    test.EVAL_PERIOD = scaled(test.EVAL_PERIOD)
+    test.EVAL_ITERS = sorted(set(map(scaled, test.EVAL_ITERS)))
+    phases, begin, end = [], 0, 0
+    for iterations, spec in solver.PHASES:  # by their ends, so that their sum keeps its share
+        end += iterations
+        phases.append([max(1, scaled(end) - begin), spec])
+        begin += phases[-1][0]
+    solver.PHASES = phases
+    solver.MAX_ITER = max_iter
+
+
+def _describe_schedule(cfg: CfgNode, train_images: int) -> str:
+    solver = cfg.SOLVER
+    epochs = solver.MAX_ITER * solver.IMS_PER_BATCH / train_images
+    rate = f"learning rate {solver.BASE_LR:g}"
+    if solver.WARMUP_ITERS > 0:
+        rate += f", warmed up over {solver.WARMUP_ITERS}"
+    if solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
+        steps = [str(step) for step in solver.STEPS if step < solver.MAX_ITER]
+        rate += f", times {solver.GAMMA:g} after {', '.join(steps)}" if steps else ", constant"
+    else:
+        rate += f", {solver.LR_SCHEDULER_NAME}"
+    return (
+        f"schedule: {solver.MAX_ITER} iterations of {solver.IMS_PER_BATCH} images, {epochs:.3g} "
+        f"epochs of {train_images}; {rate}"
+    )

@@ -1,0 +1,245 @@
+"""detectron2's SGD with a learning rate of its own for each part, and L2-SP regularisation."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2 import solver
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+from detectron2.solver.build import (
+    _create_gradient_clipper,
+    _generate_optimizer_class_with_gradient_clipping,
+    reduce_param_groups,
+)
+from torch import Tensor, nn
+
+from transfer_maskrcnn.engine.freezing import names_of
+from transfer_maskrcnn.engine.record import INITIAL_FILE
+from transfer_maskrcnn.errors import CheckpointError, ConfigError
+from transfer_maskrcnn.surgery.hook import PLAN_FILE
+from transfer_maskrcnn.surgery.plan import TransferPlan
+from transfer_maskrcnn.surgery.source import load_source_weights
+from transfer_maskrcnn.surgery.target import unwrapped
+
+PART_LR_KEY = "SOLVER.PART_LR"
+
+logger = logging.getLogger(__name__)
+
+
+class LatePullSGD(torch.optim.SGD):
+    """SGD that calls ``pull`` when nothing but its own update is left to do.
+
+    By then the gradients are unscaled (AMP) and clipped. A step pre-hook of torch would come first
+    in a resumed run and last in others: with detectron2's clipping, which is a subclass, torch
+    hooks ``step`` of either class, depending on whether a state was loaded.
+
+    Attributes:
+        pull: changes the gradients in place.
+    """
+
+    pull: Callable[[], None] | None = None
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if self.pull is not None:
+            self.pull()
+        super().step()
+        return loss
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """``detectron2.solver.build_optimizer``, with ``SOLVER.PART_LR``, and ready for :class:`L2SP`.
+
+    A factor multiplies the learning rate that detectron2 would give a parameter; the schedule then
+    multiplies each group's own.
+
+    Args:
+        cfg: see ``SOLVER``.
+        model: not yet wrapped in DistributedDataParallel; frozen parameters are left out.
+
+    Raises:
+        ConfigError: ``SOLVER.PART_LR`` names no such part, or a factor is no number above 0.
+    """
+    unclipped = cfg.clone()
+    unclipped.defrost()
+    unclipped.SOLVER.CLIP_GRADIENTS.ENABLED = False
+    optimizer: torch.optim.Optimizer = solver.build_optimizer(unclipped, model)
+    if cfg.SOLVER.PART_LR:
+        _multiply_rates(optimizer, model, cfg.SOLVER.PART_LR)
+    if cfg.SOLVER.L2_SP:
+        optimizer.__class__ = LatePullSGD  # clipping is then added on top, as a subclass
+    if cfg.SOLVER.CLIP_GRADIENTS.ENABLED:
+        optimizer.__class__ = _clipping(type(optimizer), cfg)
+    return optimizer
+
+
+def _clipping(optimizer_class: type[torch.optim.Optimizer], cfg: CfgNode) -> Any:
+    """Detectron2's subclass, but for parameters without a gradient, which its clipping by value
+    cannot take: those that a phase has frozen."""
+    clip = _create_gradient_clipper(cfg.SOLVER.CLIP_GRADIENTS)
+
+    def clip_if_trained(parameter: nn.Parameter) -> None:
+        if parameter.grad is not None:
+            clip(parameter)
+
+    return _generate_optimizer_class_with_gradient_clipping(
+        optimizer_class, per_param_clipper=clip_if_trained
+    )
+
+
+def _multiply_rates(
+    optimizer: torch.optim.Optimizer, model: nn.Module, part_lr: Sequence[Any]
+) -> None:
+    """Split the optimizer's groups so that every parameter has its part's learning rate."""
+    named = dict(model.named_parameters())
+    factor_of = part_factors(part_lr, list(named))
+    names = {id(parameter): name for name, parameter in named.items()}
+    groups = optimizer.param_groups[:]
+    optimizer.param_groups.clear()
+    single = [
+        {**group, "params": [p], "lr": group["lr"] * factor_of.get(names[id(p)], 1.0)}
+        for group in groups
+        for p in group["params"]
+    ]
+    for group in reduce_param_groups(single):
+        optimizer.add_param_group(group)
+    rates = {f"{group['lr']:g}": 0 for group in optimizer.param_groups}
+    for group in optimizer.param_groups:
+        rates[f"{group['lr']:g}"] += sum(p.numel() for p in group["params"])
+    shown = ", ".join(f"{rate} for {count:,} parameters" for rate, count in rates.items())
+    logger.info("%s: learning rate %s", PART_LR_KEY, shown)
+
+
+def part_factors(part_lr: Sequence[Any], names: Sequence[str]) -> dict[str, float]:
+    """Parameter name -> factor, for the names that an entry of ``SOLVER.PART_LR`` speaks of.
+
+    Args:
+        part_lr: [rung of KEEP's ladder or module prefixes, factor] pairs; the last that fits wins.
+        names: of the model's parameters.
+
+    Raises:
+        ConfigError: no such pair or part, or a factor that is no number above 0.
+    """
+    factors: dict[str, float] = {}
+    for pair in part_lr:
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+            raise ConfigError(
+                f"{PART_LR_KEY}: {pair!r} is no pair of a part and a factor; for example "
+                '[["backbone", 0.1]]'
+            )
+        part, factor = pair
+        if type(factor) not in (int, float) or not 0 < factor < math.inf:
+            raise ConfigError(
+                f"{PART_LR_KEY}: the factor of {part!r} is {factor!r}; expected a number above 0. "
+                "MODEL.TRANSFER.FREEZE keeps a part as it is"
+            )
+        factors.update(dict.fromkeys(names_of(part, names, PART_LR_KEY), float(factor)))
+    return factors
+
+
+class L2SP(HookBase):
+    """L2-SP (https://arxiv.org/abs/1802.01483): pulls transferred weights to where they started.
+
+    To the gradient of each weight ``w`` it adds ``alpha * (w - start)``, the paper's penalty, and
+    takes weight decay out again; weights that were initialised keep their weight decay towards
+    zero. Where a tensor received some rows only, it is pulled as a whole. Like weight decay, the
+    pull comes after gradient clipping and the AMP scaler, and does not touch parameters that have
+    no gradient.
+
+    The start is read from what a run writes before its first iteration, so that a resumed run pulls
+    to the same place: this hook goes behind ``InitialWeights`` and ``WeightSurgeryHook``.
+    """
+
+    def __init__(self, alpha: float, output_dir: str):
+        """
+        Args:
+            alpha: strength of the pull, in the place of ``SOLVER.WEIGHT_DECAY``.
+            output_dir: holds ``model_initial.safetensors`` and ``transfer_plan.json``.
+        """
+        self._alpha = alpha
+        self._folder = Path(output_dir)
+
+    @classmethod
+    def from_cfg(cls, cfg: CfgNode) -> L2SP | None:
+        """From ``SOLVER.L2_SP`` and ``OUTPUT_DIR``; None where it is 0.
+
+        Raises:
+            ConfigError: it is negative, or nothing is transferred that it could pull.
+        """
+        alpha = cfg.SOLVER.L2_SP
+        if not 0 <= alpha < math.inf:
+            raise ConfigError(f"SOLVER.L2_SP is {alpha}; expected 0 (off) or a number above it")
+        if alpha and not cfg.MODEL.TRANSFER.ENABLED:
+            raise ConfigError(
+                f"SOLVER.L2_SP {alpha} pulls transferred weights towards where they started, but "
+                "MODEL.TRANSFER.ENABLED is False; set it True, or SOLVER.L2_SP 0"
+            )
+        return cls(alpha, cfg.OUTPUT_DIR) if alpha else None
+
+    def before_train(self) -> None:
+        """
+        Raises:
+            CheckpointError: the run's starting point is gone, or of another model.
+            ConfigError: the optimizer is not that of :func:`build_optimizer`.
+        """
+        optimizer = self.trainer.optimizer
+        if not isinstance(optimizer, LatePullSGD):
+            raise ConfigError(
+                f"SOLVER.L2_SP: the optimizer is {type(optimizer).__name__}; expected that of "
+                "transfer_maskrcnn.engine.solver.build_optimizer with SOLVER.L2_SP above 0"
+            )
+        parameters = dict(unwrapped(self.trainer.model).named_parameters())
+        starts = self._read_starts(parameters)
+        group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+        self._pulled = [
+            (parameters[name], start, group_of[id(parameters[name])])
+            for name, start in starts.items()
+            if id(parameters[name]) in group_of
+        ]
+        optimizer.pull = self._pull
+        logger.info(
+            "SOLVER.L2_SP %g: %d tensors (%s parameters) are pulled towards their start",
+            *(self._alpha, len(self._pulled), f"{sum(p.numel() for p, *_ in self._pulled):,}"),
+        )
+
+    def _pull(self) -> None:
+        for parameter, start, group in self._pulled:
+            if parameter.grad is not None:
+                parameter.grad.add_(parameter - start, alpha=self._alpha)
+                parameter.grad.add_(parameter, alpha=-group["weight_decay"])  # SGD adds it back
+
+    def _read_starts(self, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+        """Name -> where it started, of each transferred parameter; on the parameter's device."""
+        plan = TransferPlan.from_json(self._existing(PLAN_FILE).read_text(encoding="utf-8"))
+        path = self._existing(INITIAL_FILE)
+        initial = load_source_weights(path).tensors
+        starts = {}
+        for name in (t.target for t in plan.tensors if t.fate in ("kept", "rows")):
+            if name in parameters:
+                if name not in initial or initial[name].shape != parameters[name].shape:
+                    raise CheckpointError(
+                        f"{path} holds no {name} of the shape {list(parameters[name].shape)}: it "
+                        "is of another model. Start again without --resume"
+                    )
+                starts[name] = initial[name].to(parameters[name])
+        return starts
+
+    def _existing(self, name: str) -> Path:
+        path = self._folder / name
+        if not os.path.isfile(path):
+            raise CheckpointError(
+                f"{path} is gone, and SOLVER.L2_SP needs to know where the weights started. Start "
+                "again without --resume, or set SOLVER.L2_SP 0"
+            )
+        return path

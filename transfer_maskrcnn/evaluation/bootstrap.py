@@ -1,0 +1,137 @@
+"""COCO AP of resampled images, without matching again."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from transfer_maskrcnn.errors import TransferError
+from transfer_maskrcnn.evaluation.matches import Matches
+
+#: COCO's 101 recall levels, computed as pycocotools does
+RECALLS = np.linspace(0.0, 1.0, 101)
+#: elements of the largest temporary array
+CELLS = 2**21
+
+
+class Interval(NamedTuple):
+    """A range of AP, or of a difference of APs, from 0 to 100."""
+
+    low: float
+    high: float
+
+
+def average_precision(matches: Matches, weights: np.ndarray | None = None) -> float:
+    """COCO AP, 0 to 100, of the images as they are, or with image i ``weights[i]`` times.
+
+    Args:
+        weights: (N images,) integers, none negative.
+
+    Returns:
+        the mean over IoU thresholds and those classes that have ground truth; NaN where none has.
+    """
+    if weights is None:
+        weights = np.ones(len(matches.image_ids), dtype=np.int64)
+    return float(bootstrap_ap(matches, weights[None])[0])
+
+
+def resample(images: int, replicates: int, seed: int) -> np.ndarray:
+    """How often each image is drawn when as many are drawn as there are, with replacement.
+
+    Returns:
+        (replicates, images) integers; each row adds up to ``images``.
+
+    Raises:
+        TransferError: there is no image to draw.
+    """
+    if images < 1:
+        raise TransferError(f"{images} images to resample: expected at least 1; name a data set")
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(images, np.full(images, 1 / images), size=replicates)
+
+
+def interval(values: np.ndarray) -> Interval:
+    """The 95 % percentile interval of bootstrap replicates.
+
+    Replicates without any ground truth, NaN, do not count; where all are NaN, so is the interval.
+
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
+    """
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return Interval(np.nan, np.nan)
+    low, high = np.percentile(known, [2.5, 97.5])
+    return Interval(float(low), float(high))
+
+
+def bootstrap_ap(matches: Matches, weights: np.ndarray) -> np.ndarray:
+    """COCO AP of many resamples of the images.
+
+    It is pycocotools' AP on a data set in which image i is there ``weights[b, i]`` times, its
+    copies side by side in the order of image ids. Only where one image, drawn more than once, has
+    detections of equal score in one class does that order, which is arbitrary, differ.
+
+    Args:
+        weights: (B replicates, N images) integers, none negative.
+
+    Returns:
+        (B,) AP from 0 to 100: as COCO does, a class without ground truth in the replicate is left
+        out of the mean; NaN where none has any.
+
+    Raises:
+        TransferError: ``weights`` is of another number of images, or not of counts.
+    """
+    weights = np.asarray(weights)
+    images = len(matches.image_ids)
+    if weights.ndim != 2 or weights.shape[1] != images:
+        raise TransferError(
+            f"weights of shape {weights.shape}: expected (replicates, {images}), a column for each "
+            f"image of the matches; make them with resample({images}, ...)"
+        )
+    if weights.dtype.kind not in "iu" or (weights.size and weights.min() < 0):
+        raise TransferError(
+            f"weights of type {weights.dtype}, some perhaps negative: expected how often each "
+            "image is drawn; make them with resample"
+        )
+    total, classes = np.zeros(len(weights)), np.zeros(len(weights))
+    for category, objects in enumerate(matches.objects):
+        ap = _class_ap(matches, matches.category == category, objects, weights)
+        total += np.nan_to_num(ap)
+        classes += ~np.isnan(ap)
+    return np.where(classes > 0, 100 * total / np.maximum(classes, 1), np.nan)
+
+
+def _class_ap(
+    matches: Matches, of_class: np.ndarray, objects: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """(B,) AP of one class, 0 to 1; NaN where the replicate has none of its ``objects`` (N,)."""
+    image = matches.image[of_class]
+    counted = ~matches.ignored[:, of_class]
+    matched = matches.matched[:, of_class]
+    to_find = weights @ objects
+    ap = np.zeros(len(weights))
+    step = max(1, CELLS // max(1, len(image)))
+    for start in range(0, len(weights), step):
+        part = slice(start, start + step)
+        for counts, hits in zip(counted, matched, strict=True):
+            ap[part] += _interpolated(weights[part], image[counts], hits[counts], to_find[part])
+    return np.where(to_find > 0, ap / len(counted), np.nan)
+
+
+def _interpolated(
+    weights: np.ndarray, image: np.ndarray, hits: np.ndarray, to_find: np.ndarray
+) -> np.ndarray:
+    """(B,) 101-point AP of one class at one IoU threshold.
+
+    Precision rises while copies of a hit are added and falls with each miss, so its envelope needs
+    no other points than those after the last copy of each hit.
+    """
+    detected = np.cumsum(np.take(weights, image, axis=1), axis=1)[:, hits]
+    found = np.cumsum(np.take(weights, image[hits], axis=1), axis=1)
+    precision = found / np.maximum(detected, 1)
+    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    recall = found / np.maximum(to_find, 1)[:, None]
+    levels_reached = np.searchsorted(RECALLS, recall, side="right")
+    new_levels = np.diff(levels_reached, axis=1, prepend=0)
+    return (envelope * new_levels).sum(axis=1) / len(RECALLS)

@@ -1,0 +1,40 @@
+"""From a template and its content to one HTML file that needs nothing beside itself."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from transfer_maskrcnn.files import write_text
+from transfer_maskrcnn.report import texts
+
+REPORT_FILE = "report.html"
+
+
+@lru_cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("transfer_maskrcnn.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters = (texts.decimal, texts.count, texts.interval, texts.percent, texts.pieces)
+    environment.filters.update({show.__name__: show for show in filters})
+    return environment
+
+
+def write_page(folder: Path, template: str, content: dict[str, Any]) -> Path:
+    """Write ``report.html`` into ``folder``, whole or not at all, and return its path.
+
+    Args:
+        template: the name of a file in ``templates``.
+        content: its variables. All text is escaped.
+    """
+    output = folder / REPORT_FILE
+    write_text(output, _environment().get_template(template).render(content))
+    return output

@@ -1,0 +1,123 @@
+"""The files of a single run's OUTPUT_DIR, as values: those that are there and can be read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transfer_maskrcnn.errors import TransferError
+from transfer_maskrcnn.report.json_files import metrics, number, numbers, read_json
+from transfer_maskrcnn.report.study_input import Figures
+
+FILES = (
+    "evaluation.json",
+    "curve.json",
+    "metrics.json",
+    "transfer_plan.json",
+    "environment.json",
+    "drift.json",
+    "cost.json",
+)
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What a run left behind; empty where a file is missing.
+
+    Attributes:
+        evaluation: dataset -> task -> metric -> value, None where COCO has no number.
+        curve, metrics: rows by iteration.
+        plan: ``transfer_plan.json`` as it stands.
+        unreadable: a sentence for every file, or part of one, that is damaged.
+    """
+
+    folder: Path
+    evaluation: dict[str, dict[str, Figures]]
+    curve: list[Row]
+    metrics: list[Row]
+    plan: dict[str, Any]
+    environment: dict[str, Any]
+    drift: Figures
+    cost: Figures
+    unreadable: tuple[str, ...]
+
+
+def read_run(folder: Path) -> RunFiles:
+    """The files in ``folder``.
+
+    Raises:
+        TransferError: the folder holds none of them.
+    """
+    if not any((folder / name).is_file() for name in FILES):
+        raise TransferError(
+            f"{folder} holds no run: none of {', '.join(FILES)} is there; give a run's OUTPUT_DIR"
+        )
+    unreadable: list[str] = []
+
+    def read(name: str, shape: type, convert: Callable[[Any], Any]) -> Any:
+        try:
+            content = read_json(folder / name)
+            if content is None:
+                return shape()
+            if not isinstance(content, shape):
+                raise TypeError(f"a JSON {type(content).__name__}")
+            return convert(content)
+        except (TransferError, AttributeError, KeyError, TypeError, ValueError):
+            unreadable.append(f"{name} is damaged; what it holds is left out.")
+            return shape()
+
+    rows, lost = read_lines(folder / "metrics.json")
+    if lost:
+        unreadable.append(f"metrics.json: {lost} of its lines are damaged and left out.")
+    return RunFiles(
+        folder,
+        read("evaluation.json", dict, _evaluation),
+        read("curve.json", list, _by_iteration),
+        rows,
+        read("transfer_plan.json", dict, dict),
+        read("environment.json", dict, dict),
+        read("drift.json", dict, numbers),
+        read("cost.json", dict, numbers),
+        tuple(unreadable),
+    )
+
+
+def read_lines(path: Path) -> tuple[list[Row], int]:
+    """The rows of detectron2's ``metrics.json``, by iteration, and how many lines are damaged.
+
+    Lines of the same iteration, as resumed runs write them, become one row; the last has its say. A
+    last line that was cut is a sign of a kill, not of damage.
+    """
+    if not path.is_file():
+        return [], 0
+    text = path.read_text(encoding="utf-8", errors="replace")
+    rows: list[Row] = []
+    lost = 0
+    for line in text.splitlines(keepends=True):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict) and number(row.get("iteration")) is not None:
+            rows.append(row)
+        else:
+            lost += line.endswith("\n") and bool(line.strip())
+    return _by_iteration(rows), lost
+
+
+def _by_iteration(rows: list[Row]) -> list[Row]:
+    merged: dict[float, Row] = {}
+    for row in rows:
+        merged.setdefault(float(row["iteration"]), {}).update(row)
+    return [merged[iteration] for iteration in sorted(merged)]
+
+
+def _evaluation(content: dict[str, Any]) -> dict[str, dict[str, Figures]]:
+    return {
+        dataset: {task: metrics(figures) for task, figures in tasks.items()}
+        for dataset, tasks in content.items()
+    }

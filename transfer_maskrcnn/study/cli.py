@@ -1,0 +1,82 @@
+"""The command line of tools/compare_inits.py."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from transfer_maskrcnn.engine.arguments import parse_arguments
+from transfer_maskrcnn.engine.setup import quiet_third_parties
+from transfer_maskrcnn.errors import ConfigError, TransferError
+from transfer_maskrcnn.study.arms import ARM_NAMES
+from transfer_maskrcnn.study.design import make_design
+from transfer_maskrcnn.study.study import STUDY_FILE, run_study
+from transfer_maskrcnn.study.words import table
+
+REPORT_FILE = "report.html"
+WIDTH = 80
+DEFAULT_ARMS = "structure_fair,backbone,all_but_predictors"
+EXAMPLES = f"""
+Arms, from least to most: {", ".join(ARM_NAMES[:3])},
+  {", ".join(ARM_NAMES[3:])}.
+structure is the layers without weights, as the config has them; structure_fair the same with what
+training from nothing needs. Others take MODEL.WEIGHTS, or a file of their own: backbone@trunk.pkl.
+
+Examples:
+  python tools/compare_inits.py --config-file configs/shapes/mask_rcnn_transfer.yaml \\
+    --output-dir output/study
+  ... --arms structure_fair,backbone@imagenet.pkl,all_but_predictors --seeds 5 --fractions 0.25,1
+The same command goes on with a study that was cut off; more arms, seeds or fractions add to it.
+"""
+
+
+def compare_inits(train_net: Path) -> None:
+    """Parse the command line, then run or go on with the study."""
+    args = parse_arguments(_parser())
+    quiet_third_parties()
+    try:
+        design = make_design(
+            args.config_file, args.opts, args.arms.split(","), _numbers(args.fractions), args.seeds
+        )
+        print_study(run_study(design, args.output_dir, train_net, args.num_gpus), args.output_dir)
+    except (TransferError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on with it")
+
+
+def print_study(content: dict[str, Any], output_dir: Path) -> None:
+    """What a study found, for a terminal."""
+    print(f"\n{table(content)}\n")
+    print(textwrap.fill(content["verdict"], WIDTH))
+    print(f"Figures: {output_dir / STUDY_FILE}\nReport:  {output_dir / REPORT_FILE}")
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--fractions {text}: expected numbers like 0.25,1.0") from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Train one model from several starting points and say what each was worth.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="as for train_net.py")
+    parser.add_argument("--output-dir", required=True, type=Path, metavar="DIR")
+    parser.add_argument("--arms", default=DEFAULT_ARMS, help=f"default: {DEFAULT_ARMS}")
+    parser.add_argument("--seeds", type=int, default=3, help="how many; default: 3")
+    parser.add_argument(
+        "--fractions", default="1", help="shares of the training images; default: 1 (all)"
+    )
+    parser.add_argument(
+        "--num-gpus", type=int, default=0, help="runs at a time, a GPU each; default: one run"
+    )
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, as train_net.py")
+    return parser

@@ -1,0 +1,173 @@
+"""What a study runs: every arm on every share of the images with every seed, all else equal."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+from detectron2.config import CfgNode
+
+from transfer_maskrcnn.engine.loader import training_images
+from transfer_maskrcnn.engine.planning import plan_of_config
+from transfer_maskrcnn.engine.setup import fit_config, load_config
+from transfer_maskrcnn.engine.stamp import class_names, config_hash, dataset_fingerprint
+from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.study.arms import Arm, parse_arm
+
+CURVE_SHARES = (0, 1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of the iterations, beside the last
+CHECKPOINTS = 8  # a run: what a kill costs at most is an eighth of it
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of a study."""
+
+    arm: Arm
+    fraction: float
+    seed: int
+
+    @property
+    def folder(self) -> str:
+        """Where it lies below the study's folder."""
+        return f"runs/{self.arm.folder}_f{self.fraction:g}_s{self.seed}"
+
+    @property
+    def title(self) -> str:
+        share = "" if self.fraction == 1 else f", {self.fraction:.0%} of the images"
+        return f"{self.arm.name}{share}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Design:
+    """A study: one config, what is varied, and how it is measured."""
+
+    config_file: str
+    options: tuple[str, ...]
+    arms: tuple[Arm, ...]
+    fractions: tuple[float, ...]
+    seeds: tuple[int, ...]
+
+    def runs(self) -> list[Run]:
+        """Seed by seed, so that a study that is stopped early has compared something."""
+        return [
+            Run(arm, fraction, seed)
+            for seed in self.seeds
+            for fraction in self.fractions
+            for arm in self.arms
+        ]
+
+    def arguments(self, run: Run, output_dir: Path) -> list[str]:
+        """What ``tools/train_net.py`` is called with for ``run``."""
+        own = ["DATASETS.TRAIN_FRACTION", str(run.fraction), "SEED", str(run.seed)]
+        own += ["OUTPUT_DIR", str(output_dir / run.folder)]
+        config = ["--config-file", self.config_file]
+        return [*config, *self.options, *self._measured, *run.arm.settings, *own]
+
+    def config(self, run: Run, output_dir: Path) -> CfgNode:
+        """The config of ``run``, fitted to its datasets."""
+        cfg = load_config(self.config_file, self.arguments(run, output_dir)[2:])
+        fit_config(cfg)
+        return cfg
+
+    @cached_property
+    def _measured(self) -> list[str]:
+        """Curve points and checkpoints, unless the config says when to evaluate."""
+        cfg = load_config(self.config_file, self.options)
+        last = cfg.SOLVER.MAX_ITER
+        period = max(1, min(cfg.SOLVER.CHECKPOINT_PERIOD, last // CHECKPOINTS))
+        settings = ["SOLVER.CHECKPOINT_PERIOD", str(period)]
+        if not (cfg.TEST.EVAL_ITERS or cfg.TEST.EVAL_PERIOD):
+            points = sorted({round(share * last) for share in CURVE_SHARES})
+            settings += ["TEST.EVAL_ITERS", str(points)]
+        return settings
+
+
+def make_design(
+    config_file: str,
+    options: Sequence[str],
+    arms: Sequence[str],
+    fractions: Sequence[float],
+    seeds: int,
+) -> Design:
+    """A study of ``seeds`` seeds, 0 and on, for each arm and fraction.
+
+    Raises:
+        ConfigError: what does not fit, before anything is trained.
+    """
+    cfg = load_config(config_file, options)
+    if len(cfg.DATASETS.TRAIN) != 1 or len(cfg.DATASETS.TEST) != 1:
+        raise ConfigError(
+            "a study needs one dataset in DATASETS.TRAIN and one in DATASETS.TEST; the config has "
+            f"{cfg.DATASETS.TRAIN} and {cfg.DATASETS.TEST}"
+        )
+    if cfg.SOLVER.EPOCHS:
+        raise ConfigError(
+            f"SOLVER.EPOCHS is {cfg.SOLVER.EPOCHS:g}, but a study gives every run the same number "
+            "of iterations, on few images as on many: set SOLVER.MAX_ITER, and EPOCHS 0"
+        )
+    parsed = tuple(parse_arm(arm, cfg) for arm in arms)
+    if len({arm.name for arm in parsed}) != len(arms) or len(arms) < 2:
+        raise ConfigError(
+            f"--arms {','.join(arms)}: expected at least two arms, each with another name (of a "
+            "file, its name counts, not its folder)"
+        )
+    if not fractions or not all(0 < fraction <= 1 for fraction in fractions):
+        raise ConfigError(f"--fractions {fractions}: expected numbers above 0 and at most 1")
+    if seeds < 1:
+        raise ConfigError(f"--seeds {seeds}: expected at least 1")
+    ordered = tuple(sorted({float(fraction) for fraction in fractions}))
+    return Design(config_file, tuple(options), parsed, ordered, tuple(range(seeds)))
+
+
+def check_arms(design: Design, output_dir: Path) -> dict[str, float]:
+    """Plan every arm's transfer without training.
+
+    Returns arm name -> share of the model's parameters that come from its weights, 0 to 1.
+
+    Raises:
+        TransferPlanError, WeightFileError, ConfigError: of the first arm that would fail.
+    """
+    shares = {}
+    for arm in design.arms:
+        cfg = design.config(Run(arm, design.fractions[-1], design.seeds[0]), output_dir)
+        cfg.MODEL.DEVICE = "cpu"
+        _, _, plan = plan_of_config(cfg, class_names(cfg))
+        plan.check(cfg.MODEL.TRANSFER.STRICT)
+        shares[arm.name] = round(plan.knowledge(), 4)
+    return shares
+
+
+def images_by_fraction(design: Design, output_dir: Path) -> list[dict[str, float]]:
+    """How many images each fraction trains on, with the first seed."""
+    counts = []
+    for fraction in design.fractions:
+        cfg = design.config(Run(design.arms[0], fraction, design.seeds[0]), output_dir)
+        counts.append({"fraction": fraction, "images": training_images(cfg)})
+    return counts
+
+
+def run_key(cfg: CfgNode) -> dict[str, str]:
+    """What a run's result depends on; two runs with equal keys would give the same."""
+    return {
+        "config": config_hash(cfg),
+        "data": _data_fingerprint((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)),
+        "weights": _checksum(cfg.MODEL.WEIGHTS),
+    }
+
+
+_data_fingerprint = lru_cache(dataset_fingerprint)
+
+
+@lru_cache
+def _checksum(weights: str) -> str:
+    if not os.path.isfile(weights):
+        return weights  # an address: what lies there has a name of its own
+    digest = hashlib.sha256()
+    with open(weights, "rb") as f:
+        while block := f.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:16]

@@ -1,0 +1,128 @@
+"""A study from its design to its report."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+
+from transfer_maskrcnn.engine.record import COST_FILE
+from transfer_maskrcnn.engine.run import versions
+from transfer_maskrcnn.engine.stamp import class_names
+from transfer_maskrcnn.files import write_json
+from transfer_maskrcnn.report.study_page import write_study_report
+from transfer_maskrcnn.study.design import Design, Run, check_arms, images_by_fraction
+from transfer_maskrcnn.study.results import load_matches, task_of
+from transfer_maskrcnn.study.runner import StudyRunner
+from transfer_maskrcnn.study.summary import Finished, summarise
+
+STUDY_FILE = "study.json"
+COSTS_FILE = "costs.json"
+VERSION = 1
+
+
+def run_study(design: Design, output_dir: Path, train_net: Path, gpus: int = 0) -> dict[str, Any]:
+    """Train what is missing, then write ``study.json``, ``costs.json`` and ``report.html``.
+
+    Returns the content of ``study.json``.
+
+    Raises:
+        TransferError: an arm's transfer would not do what it says (nothing is trained then), a run
+            failed, or ``output_dir`` holds runs of other settings.
+    """
+    transferred = check_arms(design, output_dir)
+    results = StudyRunner(design, output_dir, train_net, gpus).run()
+    cfg = design.config(Run(design.arms[0], design.fractions[-1], design.seeds[0]), output_dir)
+    matches = [load_matches(output_dir / r["folder"], cfg, r) for r in results]
+    finished = Finished(design, task_of(cfg), cfg.SOLVER.MAX_ITER, results, matches, transferred)
+    content = {
+        **_setting(design, output_dir, cfg, transferred),
+        "runs": [{k: v for k, v in result.items() if k != "key"} for result in results],
+        **summarise(finished),
+    }
+    write_json(output_dir / STUDY_FILE, content)
+    write_json(output_dir / COSTS_FILE, _costs(output_dir, results))
+    write_study_report(output_dir)
+    return content
+
+
+def _setting(
+    design: Design, output_dir: Path, cfg: CfgNode, transferred: dict[str, float]
+) -> dict[str, Any]:
+    """What was compared, and on what."""
+    validation = DatasetCatalog.get(cfg.DATASETS.TEST[0])
+    return {
+        "version": VERSION,
+        "config_file": design.config_file,
+        "options": list(design.options),
+        "train": cfg.DATASETS.TRAIN[0],
+        "val": cfg.DATASETS.TEST[0],
+        "classes": class_names(cfg),
+        "train_images": images_by_fraction(design, output_dir),
+        "val_images": len(validation),
+        "val_instances": sum(len(record["annotations"]) for record in validation),
+        "iterations": cfg.SOLVER.MAX_ITER,
+        "images_per_batch": cfg.SOLVER.IMS_PER_BATCH,
+        "metric": f"{task_of(cfg)}/AP",
+        "fractions": list(design.fractions),
+        "seeds": list(design.seeds),
+        "arms": [
+            {
+                "name": arm.name,
+                "keep": arm.keep,
+                "weights": arm.weights,
+                "transferred": transferred[arm.name],
+                "settings": list(arm.settings),
+            }
+            for arm in design.arms
+        ],
+        "commands": _commands(design, output_dir),
+        "versions": versions(),
+    }
+
+
+def _commands(design: Design, output_dir: Path) -> list[str]:
+    """The study's own command, and one training of each arm."""
+    study = ["tools/compare_inits.py", "--config-file", design.config_file]
+    study += ["--arms", ",".join(arm.text for arm in design.arms)]
+    study += ["--seeds", str(len(design.seeds))]
+    study += ["--fractions", ",".join(f"{fraction:g}" for fraction in design.fractions)]
+    study += ["--output-dir", str(output_dir), *design.options]
+    single = [
+        design.arguments(Run(arm, design.fractions[-1], design.seeds[0]), output_dir)
+        for arm in design.arms
+    ]
+    commands = [study, *(["tools/train_net.py", *arguments] for arguments in single)]
+    return [f"python {shlex.join(command)}" for command in commands]
+
+
+def _costs(output_dir: Path, results: list[dict[str, Any]]) -> dict[str, Any]:
+    costs = {}
+    for result in results:
+        path = output_dir / result["folder"] / COST_FILE
+        costs[result["folder"]] = json.loads(path.read_text()) if path.exists() else {}
+    return {"machine": _machine(), "runs": costs}
+
+
+def _machine() -> dict[str, Any]:
+    cuda = torch.cuda.is_available()
+    return {
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
