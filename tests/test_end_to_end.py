@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 WriteDataset = Callable[[str, Path], dict[str, Any]]
 
 # The shapes model, so small and so briefly trained that a run is mostly Python's start.
@@ -126,9 +129,65 @@ def test_resume_after_a_kill_goes_on_from_the_last_checkpoint(project: Project) 
     assert set(project.evaluation()["toy"]) == {"bbox", "segm"}
 
 
+FEATURES = (
+    *("MODEL.WEIGHTS", str(REPOSITORY / "configs/shapes/shapes_source.pth")),
+    *("MODEL.TRANSFER.KEEP", "all_but_predictors", "SOLVER.BASE_LR", "0.01"),
+    *("SOLVER.PHASES", "[[3, 'all_but_predictors'], [2, 'backbone']]"),
+    *("SOLVER.PART_LR", "[['backbone', 0.1]]", "SOLVER.L2_SP", "0.01"),
+    *("SOLVER.EMA_DECAY", "0.9", "TEST.VAL_LOSS", "True", "TEST.BEST_METRIC", "val_loss"),
+    *("TEST.EVAL_PERIOD", "2", "SOLVER.MAX_ITER", "9", "SOLVER.CHECKPOINT_PERIOD", "2"),
+)
+
+
+def test_a_killed_run_ends_with_the_same_weights_as_an_undisturbed_one(project: Project) -> None:
+    """With everything switched on that has a state to lose."""
+    whole, killed = project.folder / "whole", project.folder / "killed"
+    done = project.run(*FEATURES, "OUTPUT_DIR", str(whole))
+    assert done.returncode == 0, done.stdout + done.stderr
+    command = project.command("--resume", *FEATURES, "OUTPUT_DIR", str(killed))
+    for checkpoint in ("model_0000001.pth", "model_0000005.pth"):
+        process = subprocess.Popen(command, env=dict(os.environ, OMP_NUM_THREADS="1"))
+        deadline = time.monotonic() + 120
+        while not (killed / checkpoint).exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    resumed = project.run("--resume", *FEATURES, "OUTPUT_DIR", str(killed))
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert "Starting training from iteration 0" not in resumed.stdout
+    for name in ("curve.json", "drift.json", "evaluation.json"):
+        assert (killed / name).read_text() == (whole / name).read_text(), name
+    expected = load_file(whole / "model_final.safetensors")
+    found = load_file(killed / "model_final.safetensors")
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    best = min(json.loads((whole / "curve.json").read_text()), key=lambda row: row["val_loss"])
+    kept = torch.load(killed / "model_best.pth", weights_only=True)["evaluation"]
+    assert kept["iteration"] == best["iteration"]
+    page = (killed / "report.html").read_text()
+    assert "val_loss" in page or "validation" in page
+
+
+def test_training_ends_early_and_stays_ended(project: Project) -> None:
+    options = ("TEST.BEST_METRIC", "segm/AP", "TEST.EARLY_STOPPING", "2", "TEST.EVAL_PERIOD", "2")
+    long = ("SOLVER.MAX_ITER", "40", "SOLVER.BASE_LR", "1e-9")
+    done = project.run(*options, *long)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 evaluations without a better segm/AP" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    iterations = [
+        row["iteration"] for row in json.loads((project.output / "curve.json").read_text())
+    ]
+    assert iterations[-1] <= 8
+    assert (project.output / "model_final.safetensors").exists()
+    again = project.run("--resume", *options, *long)
+    assert again.returncode == 0, again.stdout + again.stderr
+    rows = json.loads((project.output / "curve.json").read_text())
+    assert [row["iteration"] for row in rows] == iterations, "nothing more was trained"
+
+
 def test_a_loss_that_is_not_finite_ends_with_one_clear_error(project: Project) -> None:
     done = project.run("SOLVER.BASE_LR", "1e30", "SOLVER.MAX_ITER", "9")
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert "error: training diverged at iteration" in done.stderr
     assert "usual remedies: a lower SOLVER.BASE_LR" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,25 +61,31 @@ def test_kills_at_any_moment_change_nothing(toy: list[str], tmp_path: Path) -> N
     """SIGKILL takes the study alone; its training must end with it, and go on with the next."""
     for name in ("undisturbed", "killed"):
         (tmp_path / name).mkdir()
+    started = time.monotonic()
     whole = subprocess.run(
         toy, cwd=tmp_path / "undisturbed", env=environment(), capture_output=True, text=True
     )
     assert whole.returncode == 0, whole.stdout + whole.stderr
     expected = (tmp_path / "undisturbed" / "study" / "study.json").read_text()
 
+    duration = time.monotonic() - started
     moments = random.Random(0)
-    interrupted = 0
+    half_trained = set()
     for _ in range(KILLS):
         process = subprocess.Popen(
             toy, cwd=tmp_path / "killed", env=environment(), stdout=subprocess.DEVNULL
         )
         try:
-            process.wait(moments.uniform(3, 15))
+            process.wait(moments.uniform(0.05, 0.4) * duration)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
-            interrupted += 1
-    assert interrupted > 0
+        half_trained |= {
+            tag.parent.name
+            for tag in (tmp_path / "killed").glob("study/runs/*/last_checkpoint")
+            if not (tag.parent / "result.json").exists()
+        }
+    assert half_trained, "no kill came in the middle of a training"
     last = subprocess.run(
         toy, cwd=tmp_path / "killed", env=environment(), capture_output=True, text=True
     )

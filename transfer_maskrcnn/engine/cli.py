@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import sys
+from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
@@ -31,8 +32,11 @@ Exit status: 0; 1 for an error; 3 where training diverged (the loss is no longer
 """
 
 
-def train_net() -> None:
-    """Parse the command line, then train or evaluate, in as many processes as it asks for."""
+def train_net() -> Path | None:
+    """Parse the command line, then train or evaluate, in as many processes as it asks for.
+
+    Returns the OUTPUT_DIR of a training, None after an evaluation.
+    """
     args = parse_arguments(default_argument_parser(epilog=EXAMPLES))
     if args.num_gpus > max(1, torch.cuda.device_count()):
         sys.exit(
@@ -50,6 +54,7 @@ def train_net() -> None:
         )
     except KeyboardInterrupt:
         sys.exit("interrupted; where a checkpoint was written, --resume goes on from it")
+    return None if args.eval_only else Path(load_config(args.config_file, args.opts).OUTPUT_DIR)
 
 
 def _main(args: argparse.Namespace) -> None:

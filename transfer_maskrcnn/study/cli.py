@@ -13,6 +13,7 @@ from transfer_maskrcnn.engine.setup import quiet_third_parties
 from transfer_maskrcnn.errors import ConfigError, TransferError
 from transfer_maskrcnn.study.arms import ARM_NAMES
 from transfer_maskrcnn.study.design import make_design
+from transfer_maskrcnn.study.runner import visible_gpus
 from transfer_maskrcnn.study.study import STUDY_FILE, run_study
 from transfer_maskrcnn.study.words import table
 
@@ -38,6 +39,11 @@ def compare_inits(train_net: Path) -> None:
     args = parse_arguments(_parser())
     quiet_third_parties()
     try:
+        if not 0 <= args.num_gpus <= len(visible_gpus()):
+            raise ConfigError(
+                f"--num-gpus {args.num_gpus}, but torch sees {len(visible_gpus())} CUDA devices; "
+                "without the option, one run follows the other, wherever MODEL.DEVICE says"
+            )
         design = make_design(
             args.config_file, args.opts, args.arms.split(","), _numbers(args.fractions), args.seeds
         )

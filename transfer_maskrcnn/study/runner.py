@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from transfer_maskrcnn.errors import ConfigError
@@ -40,7 +42,7 @@ class StudyRunner:
         self.design, self.output_dir = design, output_dir
         self._train_net = train_net
         self._slots: list[dict[str, str]] = [
-            {"CUDA_VISIBLE_DEVICES": str(gpu)} for gpu in range(gpus)
+            {"CUDA_VISIBLE_DEVICES": gpu} for gpu in visible_gpus()[:gpus]
         ] or [{}]
         self._stop = threading.Event()
         self._errors: list[BaseException] = []
@@ -137,6 +139,14 @@ class StudyRunner:
         collect(run, folder, cfg, key, diverged)
         result = self._result(run, key) or {}
         tqdm.write(f"{run.title}: {_outcome(result, task_of(cfg))}")
+
+
+def visible_gpus() -> list[str]:
+    """The names of this process's GPUs, as CUDA_VISIBLE_DEVICES takes them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [gpu for gpu in named.split(",") if gpu]
+    return [str(gpu) for gpu in range(torch.cuda.device_count())]
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from transfer_maskrcnn.engine.run import versions
 from transfer_maskrcnn.engine.stamp import class_names
 from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.report.study_page import write_study_report
+from transfer_maskrcnn.report.study_plots import write_study_figure
 from transfer_maskrcnn.study.design import Design, Run, check_arms, images_by_fraction
 from transfer_maskrcnn.study.results import load_matches, task_of
 from transfer_maskrcnn.study.runner import StudyRunner
@@ -24,11 +25,12 @@ from transfer_maskrcnn.study.summary import Finished, summarise
 
 STUDY_FILE = "study.json"
 COSTS_FILE = "costs.json"
+FIGURE_FILE = "figure.png"
 VERSION = 1
 
 
 def run_study(design: Design, output_dir: Path, train_net: Path, gpus: int = 0) -> dict[str, Any]:
-    """Train what is missing, then write ``study.json``, ``costs.json`` and ``report.html``.
+    """Train what is missing, then write its figures (json), page and picture.
 
     Returns the content of ``study.json``.
 
@@ -49,6 +51,7 @@ def run_study(design: Design, output_dir: Path, train_net: Path, gpus: int = 0) 
     write_json(output_dir / STUDY_FILE, content)
     write_json(output_dir / COSTS_FILE, _costs(output_dir, results))
     write_study_report(output_dir)
+    write_study_figure(output_dir, output_dir / FIGURE_FILE)
     return content
 
 

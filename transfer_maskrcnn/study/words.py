@@ -46,7 +46,7 @@ def table(content: dict[str, Any]) -> str:
     transferred = {arm["name"]: arm["transferred"] for arm in content["arms"]}
     rows = [
         [
-            _clipped(cell["arm"], 34),
+            _clipped(cell["arm"], 26),
             f"{transferred[cell['arm']]:.0%}",
             images[cell["fraction"]],
             cell["mean"],

@@ -1,0 +1,50 @@
+"""Mistakes on the command line of tools/compare_inits.py end with one line."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from detectron2.config import CfgNode
+
+from transfer_maskrcnn.study import cli
+
+CONFIG = ["--config-file", "configs/shapes/mask_rcnn_transfer.yaml"]
+MISTAKES = [
+    # more GPUs than there are
+    (["--num-gpus", "99"], r"--num-gpus 99, but torch sees \d+ CUDA devices"),
+    # a misspelt arm
+    (["--arms", "structure,bakbone"], "did you mean 'backbone'"),
+    # no number
+    (["--fractions", "0.5,all"], r"--fractions 0\.5,all: expected numbers"),
+    # an unknown key
+    (["SOLVER.MAX_ITRE", "3"], r"did you mean 'SOLVER\.MAX_ITER'"),
+    # a budget that depends on the number of images
+    (["SOLVER.EPOCHS", "3.0"], r"EPOCHS is 3, .* set SOLVER\.MAX_ITER"),
+    # weights that are not there
+    (["--arms", "structure,backbone@nowhere.pth"], r"nowhere\.pth"),
+]
+
+
+def three_classes(cfg: CfgNode) -> None:
+    """Stands for reading the datasets, which may not be there."""
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 3
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES)
+def test_mistakes(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    repository: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(repository)
+    output = ["--output-dir", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["compare_inits.py", *CONFIG, *output, *arguments])
+    monkeypatch.setattr("transfer_maskrcnn.study.design.fit_config", three_classes)
+    monkeypatch.setattr("transfer_maskrcnn.study.design.class_names", lambda cfg: ["a", "b", "c"])
+    with pytest.raises(SystemExit, match=rf"^error: .*{message}"):
+        cli.compare_inits(Path("train_net.py"))
+    assert not (tmp_path / "out").exists(), "nothing is begun"
