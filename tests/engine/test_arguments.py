@@ -28,3 +28,32 @@ def test_any_order(line: str, resume: bool, file: str | None, opts: list[str]) -
     parser.add_argument("opts", nargs=argparse.REMAINDER)
     args = parse_arguments(parser, line.split())
     assert (args.resume, args.file, args.opts) == (resume, file, opts)
+
+
+def strict_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--output", required=True)
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--dry-run", action="store_true")
+    group.add_argument("--write", action="store_true")
+    parser.add_argument("opts", nargs=argparse.REMAINDER)
+    return parser
+
+
+def test_what_is_required_may_stand_behind_the_pairs() -> None:
+    assert parse_arguments(strict_parser(), ["K", "1", "--output", "a"]).output == "a"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--output a --dry-run K 1 --write", "not allowed with argument --dry-run"),
+        ("K 1", "--output"),
+    ],
+)
+def test_mistakes_behind_the_pairs(
+    line: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse_arguments(strict_parser(), line.split())
+    assert message in capsys.readouterr().err

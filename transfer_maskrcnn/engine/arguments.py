@@ -10,10 +10,9 @@ def parse_arguments(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None = None
 ) -> argparse.Namespace:
     """Parse like ``parser``, whose last argument is ``opts``, but find flags among ``opts`` too."""
-    args = parser.parse_args(argv)
-    pairs: list[str] = []
-    while flags := [i for i, word in enumerate(args.opts) if word.startswith("--")]:
-        pairs += args.opts[: flags[0]]
-        args = parser.parse_args(args.opts[flags[0] :], namespace=args)
-    args.opts = pairs + args.opts
+    for action in parser._actions:
+        if action.nargs == argparse.REMAINDER:
+            action.nargs = argparse.ZERO_OR_MORE
+    args = parser.parse_intermixed_args(argv)
+    args.opts = args.opts or []
     return args

@@ -35,7 +35,10 @@ def verdict(
     if comparison.verdict == "better" and arm["reaches"]:
         text += f" The final AP of {reference['arm']}: it {arm['reaches']['words']}."
     if comparison.seeds == 1:
-        text += " With one seed, the interval covers the choice of images, not of the seed."
+        text += (
+            " One seed: the interval covers the choice of images alone, and other seeds may differ "
+            "by more; --seeds 3 finds out."
+        )
     return text
 
 
