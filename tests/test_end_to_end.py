@@ -167,6 +167,37 @@ def test_a_killed_run_ends_with_the_same_weights_as_an_undisturbed_one(project: 
     assert "val_loss" in page or "validation" in page
 
 
+def test_an_average_is_what_is_evaluated_again(project: Project) -> None:
+    options = ("SOLVER.EMA_DECAY", "0.99", *FEATURES[:6], "SOLVER.MAX_ITER", "6")
+    done = project.run(*options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    trained = project.evaluation()
+    other = ("DATASETS.TEST", "('toy_val',)")
+    for more in ((), other):
+        evaluated = project.run(*options, "--eval-only", *more)
+        assert evaluated.returncode == 0, evaluated.stdout + evaluated.stderr
+    found = project.evaluation()
+    assert found["toy"] == trained["toy"], "the average, and what another dataset gave beside it"
+    assert set(found) == {"toy", "toy_val"}
+
+
+def test_a_resumed_run_is_not_mixed_with_another(project: Project) -> None:
+    done = project.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    config = (project.output / "config.yaml").read_text()
+    changed = ("SOLVER.BASE_LR", "0.5", "MODEL.TRANSFER.FREEZE", "backbone")
+    mixed = project.run("--resume", "SOLVER.MAX_ITER", "4", *changed)
+    assert mixed.returncode == 1
+    assert "MODEL.TRANSFER.FREEZE: 'the default' before, 'backbone' now" in mixed.stderr
+    assert "SOLVER.BASE_LR: 0.001 before, 0.5 now" in mixed.stderr
+    assert "MAX_ITER" not in mixed.stderr, "a run may become longer"
+    assert (project.output / "config.yaml").read_text() == config
+    longer = project.run("--resume", "SOLVER.MAX_ITER", "3")
+    assert longer.returncode == 0, longer.stdout + longer.stderr
+    shorter = project.run("--resume", "SOLVER.MAX_ITER", "1")
+    assert "holds a checkpoint of iteration 3, beyond SOLVER.MAX_ITER 1" in shorter.stderr
+
+
 def test_training_ends_early_and_stays_ended(project: Project) -> None:
     options = ("TEST.BEST_METRIC", "segm/AP", "TEST.EARLY_STOPPING", "2", "TEST.EVAL_PERIOD", "2")
     long = ("SOLVER.MAX_ITER", "40", "SOLVER.BASE_LR", "1e-9")

@@ -37,8 +37,10 @@ def main() -> None:
     print("from weights that know eight other shapes (all_but_predictors): same model, images and")
     print("budget. Runs that have finished are not run again; they are in output/demo.", flush=True)
     design = make_design(CONFIG, ["TEST.EVAL_ITERS", "[0, 25, 50]"], ARMS, [1.0], args.seeds)
-    print_study(run_study(design, OUTPUT, ROOT / "tools" / "train_net.py"), OUTPUT)
-    print("\nCopying the layers copied the structure; the difference is what the weights know.")
+    found = run_study(design, OUTPUT, ROOT / "tools" / "train_net.py")
+    print_study(found, OUTPUT)
+    if found["comparisons"][0]["verdict"] == "better":
+        print("\nBoth copied the layers, the structure; the difference is what the weights know.")
 
 
 if __name__ == "__main__":

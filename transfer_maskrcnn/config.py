@@ -53,8 +53,8 @@ def add_transfer_config(cfg: CfgNode) -> None:
     cfg.SOLVER.L2_SP = 0.0
     # Above 0: evaluation and the exported model use an exponential moving average of the weights.
     cfg.SOLVER.EMA_DECAY = 0.0
-    # Above 0: MAX_ITER becomes so many passes over the training images, and STEPS, WARMUP_ITERS and
-    # the periods are scaled with it.
+    # Above 0: MAX_ITER becomes so many passes over the training images, and STEPS the same shares
+    # of it; all else that is counted in iterations stays.
     cfg.SOLVER.EPOCHS = 0.0
 
     # Iterations after which to evaluate, beside EVAL_PERIOD's; 0 evaluates the starting point.

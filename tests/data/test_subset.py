@@ -54,6 +54,13 @@ def test_classes_keep_their_proportions() -> None:
         assert abs(counts[label] - expected) <= 2
 
 
+def test_a_crowd_is_no_example_of_its_class() -> None:
+    dicts = images(*[[0]] * 20)
+    dicts[0]["annotations"] = [{"category_id": 1, "iscrowd": 1}]
+    dicts[1]["annotations"] = [{"category_id": 1, "iscrowd": 0}]
+    assert all(1 in ids(nested_subset(dicts, 0.1, seed)) for seed in range(50))
+
+
 def test_another_seed_takes_other_images() -> None:
     dicts = images(*[[0]] * 100)
     parts = [frozenset(ids(nested_subset(dicts, 0.3, seed))) for seed in range(5)]

@@ -44,25 +44,10 @@ def counts(cfg: CfgNode) -> dict[str, Any]:
     }
 
 
-HALF = {
-    "max": 500,
-    "steps": (300, 450),
-    "warmup": 50,
-    "save": 125,
-    "phases": [100, 150],
-    "eval": 25,
-    "points": [0, 5, 500],
-}
-# so few iterations that most would round to 0; a step at the very end is left out
-TINY = {
-    "max": 4,
-    "steps": (2,),
-    "warmup": 1,
-    "save": 1,
-    "phases": [1, 1],
-    "eval": 1,
-    "points": [0, 1, 4],
-}
+# the steps keep their shares of the run; all else is said in iterations, and stays so
+HALF = {**counts(config()), "max": 500, "steps": (300, 450)}
+# so few iterations that a step comes at the very end, and is left out
+TINY = {**counts(config()), "max": 4, "steps": (2,), "phases": []}
 # epochs, images, the schedule
 EPOCHS = [
     (0.0, 100, counts(config())),
@@ -77,9 +62,29 @@ EPOCHS = [
 @pytest.mark.parametrize(("epochs", "images", "expected"), EPOCHS)
 def test_epochs(epochs: float, images: int, expected: dict[str, Any]) -> None:
     cfg = config(EPOCHS=epochs)
+    cfg.SOLVER.PHASES = cfg.SOLVER.PHASES if expected["phases"] else []
     fit_schedule(cfg, images, logger)
     assert counts(cfg) == expected
-    assert [spec for _, spec in cfg.SOLVER.PHASES] == ["backbone_fpn", "backbone"]
+
+
+def test_phases_that_are_longer_than_the_epochs() -> None:
+    with pytest.raises(ConfigError, match=r"PHASES take 500 iterations, but .*MAX_ITER is 4"):
+        fit_schedule(config(EPOCHS=0.1), 150, logger)
+
+
+def test_the_default_length_is_no_measure_of_anything() -> None:
+    cfg = load_config("", ["SOLVER.EPOCHS", "12.0", "TEST.EVAL_PERIOD", "50"])
+    cfg.SOLVER.IMS_PER_BATCH = 4
+    before = counts(cfg)
+    fit_schedule(cfg, 61, logger)
+    assert counts(cfg) == {**before, "max": 183, "steps": (137,)}
+
+
+def test_steps_behind_the_end_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    cfg = config(MAX_ITER=600, PHASES=[])
+    fit_schedule(cfg, 100, logger)
+    assert cfg.SOLVER.STEPS == ()
+    assert "SOLVER.STEPS [600, 900] come after SOLVER.MAX_ITER 600: left out" in caplog.text
 
 
 def test_rounding_makes_no_iteration() -> None:
@@ -89,10 +94,13 @@ def test_rounding_makes_no_iteration() -> None:
     assert cfg.SOLVER.MAX_ITER == 110
 
 
-def test_phases_keep_their_place() -> None:
+def test_phases_keep_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each rounded by itself would make 6 iterations of 5."""
-    cfg = config(EPOCHS=1.0, IMS_PER_BATCH=1, MAX_ITER=9, PHASES=[[3, ""], [3, ""], [3, ""]])
+    monkeypatch.setattr(schedule.comm, "get_world_size", lambda: 9)
+    phases = [[3, ""], [3, ""], [3, ""]]
+    cfg = config(REFERENCE_WORLD_SIZE=5, IMS_PER_BATCH=5, MAX_ITER=9, PHASES=phases, STEPS=())
     fit_schedule(cfg, 5, logger)
+    assert counts(cfg)["max"] == 5
     assert counts(cfg)["phases"] == [2, 1, 2]
 
 
@@ -100,7 +108,7 @@ def test_what_is_off_stays_off() -> None:
     cfg = config(EPOCHS=20.0, STEPS=(), WARMUP_ITERS=0, PHASES=[])
     cfg.TEST.EVAL_PERIOD, cfg.TEST.EVAL_ITERS = 0, []
     fit_schedule(cfg, 100, logger)
-    off = {"steps": (), "warmup": 0, "phases": [], "eval": 0, "points": []}
+    off: dict[str, Any] = {"steps": (), "warmup": 0, "phases": [], "eval": 0, "points": []}
     assert counts(cfg) == {**HALF, **off}
 
 
@@ -175,7 +183,7 @@ SCHEDULES: list[tuple[dict[str, Any], str]] = [
         "times 0.1 after 600, 900",
     ),
     (
-        {"EPOCHS": 0.1, "STEPS": (), "WARMUP_ITERS": 0},
+        {"EPOCHS": 0.1, "STEPS": (), "WARMUP_ITERS": 0, "PHASES": []},
         "3 iterations of 4 images, 0.12 epochs of 100; learning rate 0.02, constant",
     ),
     (
@@ -205,7 +213,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"REFERENCE_WORLD_SIZE": -2}, "REFERENCE_WORLD_SIZE -2"),
     ({"PHASES": [[2000, "backbone"]]}, "take 2000 iterations, but SOLVER.MAX_ITER is 1000"),
     # two phases need two iterations
-    ({"EPOCHS": 0.01}, "take 2 iterations, but SOLVER.MAX_ITER is 1"),
+    ({"EPOCHS": 0.01}, "take 500 iterations, but SOLVER.MAX_ITER is 1"),
 ]
 
 

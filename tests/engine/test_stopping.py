@@ -244,13 +244,24 @@ def test_an_unknown_metric(tmp_path: Path) -> None:
         trainer.train(0, 1)
 
 
-FOLLOW = ["TEST.BEST_METRIC", "segm/AP", "DATASETS.TEST", "('cats',)"]
+FOLLOW = ["TEST.BEST_METRIC", "segm/AP", "DATASETS.TEST", "('cats',)", "MODEL.MASK_ON", "True"]
 # options, words of the error
 BAD_CONFIGS = [
     (["TEST.EARLY_STOPPING", "3"], "3 needs a metric to follow"),
-    ([*FOLLOW, "TEST.EARLY_STOPPING", "3"], "needs evaluations during training.*EVAL_PERIOD"),
+    (
+        [*FOLLOW, "TEST.EARLY_STOPPING", "3"],
+        "more than 3 evaluations .* there will be 0.*EVAL_PERIOD",
+    ),
     ([*FOLLOW, "TEST.EARLY_STOPPING", "-1"], "is -1; expected 0"),
+    (
+        [*FOLLOW, "TEST.EARLY_STOPPING", "3", "TEST.EVAL_ITERS", "[1,2,3]"],
+        "there will be 3",
+    ),
     (FOLLOW[:2], "DATASETS.TEST names no dataset"),
+    # misspelt; of one of several datasets
+    ([*FOLLOW, "TEST.BEST_METRIC", "segm/ap"], "did you mean 'segm/AP'"),
+    ([*FOLLOW, "DATASETS.TEST", "('cats','dogs')"], "did you mean '(cats|dogs)/segm/AP'"),
+    ([*FOLLOW, "MODEL.MASK_ON", "False"], "'segm/AP' is not among .*: bbox/AP, "),
     ([*FOLLOW, "TEST.BEST_METRIC", "val_loss_mask"], "val_loss_mask .*TEST.VAL_LOSS True"),
 ]
 

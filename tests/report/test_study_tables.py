@@ -90,7 +90,7 @@ def test_drift_of_a_smaller_fraction_where_the_largest_has_none(
 def test_settings_that_differ_and_those_that_do_not(study_json: Content, read: Read) -> None:
     del study_json["arms"][0]["settings"][:2]
     study = read(study_json)
-    assert settings_rows(study) == [("SOLVER.BASE_LR", ["", "0.01", "0.02"])]
+    assert settings_rows(study) == [("SOLVER.BASE_LR", [None, "0.01", "0.02"])]
     assert shared_settings(study) == {"SEED": "0"}
 
 

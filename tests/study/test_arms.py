@@ -86,7 +86,11 @@ def fair(cfg: CfgNode) -> CfgNode:
 
 def test_fair_training_from_nothing(thin: CfgNode) -> None:
     thin.SOLVER.MAX_ITER, thin.SOLVER.WARMUP_ITERS = 4000, 100
+    thin.MODEL.TRANSFER.FREEZE, thin.SOLVER.PHASES = "backbone", [[5, "backbone"]]
+    thin.SOLVER.PART_LR, thin.SOLVER.L2_SP = [["backbone", 0.1]], 0.1
     cfg = fair(thin)
+    spared = (cfg.MODEL.TRANSFER.FREEZE, cfg.SOLVER.PHASES, cfg.SOLVER.PART_LR, cfg.SOLVER.L2_SP)
+    assert spared == ("", [], [], 0), "random weights need no care"
     assert cfg.MODEL.BACKBONE.FREEZE_AT == 0
     assert (cfg.MODEL.RESNETS.NORM, cfg.MODEL.FPN.NORM) == ("GN", "GN")
     assert cfg.MODEL.PIXEL_STD == [57.375, 57.12, 58.395]

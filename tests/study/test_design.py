@@ -39,7 +39,22 @@ def test_all_else_is_equal() -> None:
 def test_the_config_may_say_when_to_evaluate() -> None:
     study = design("TEST.EVAL_ITERS", "[3]")
     cfg = load_config(CONFIG, study.arguments(study.runs()[0], Path("out"))[2:])
-    assert cfg.TEST.EVAL_ITERS == [3]
+    assert cfg.TEST.EVAL_ITERS == [0, 3], "and the start is always measured"
+
+
+SETTINGS_OF_THE_STUDY = [
+    # what a study decides, or could not be compared with, and what the error says
+    (["SEED", "3"], "SEED is set by the study"),
+    (["MODEL.TRANSFER.KEEP", "backbone"], "KEEP is set by the study"),
+    (["TEST.EARLY_STOPPING", "2"], "EARLY_STOPPING is 2, but a study"),
+    (["SOLVER.EPOCHS", "2.0"], "EPOCHS is 2, but a study"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), SETTINGS_OF_THE_STUDY)
+def test_what_a_study_does_not_leave_to_the_config(options: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        design(*options)
 
 
 MISTAKES = [
@@ -47,6 +62,7 @@ MISTAKES = [
     ((["backbone"], [1], 1), "at least two arms"),  # nothing to compare with
     ((["backbone", "backbone"], [1], 1), "each with another name"),  # the same twice
     ((["backbone@a/x.pth", "backbone@b/x.pth"], [1], 1), "not its folder"),  # same file name
+    ((["backbone@x y.pth", "backbone@x+y.pth"], [1], 1), "letters, digits"),  # same folder name
     ((["structure", "backbone"], [1], 0), "--seeds 0"),  # no run
     ((["structure", "backbone"], [1.5], 1), "--fractions"),  # more than all images
     ((["structure", "backbone"], [], 1), "--fractions"),  # no fraction

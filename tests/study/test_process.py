@@ -23,7 +23,8 @@ print(sys.argv[1:], os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
 if sys.argv[1] == "fail":
     sys.exit("error: the dataset is empty")
 if sys.argv[1] == "diverge":
-    print("error: training diverged at iteration 7: loss is nan", file=sys.stderr)
+    print("saved to output/diverged_before/model_0000001.pth")
+    print("error: 9 weights hold NaN or infinity", file=sys.stderr)
     sys.exit(3)
 if sys.argv[1] == "hang":
     time.sleep(60)
@@ -60,7 +61,7 @@ def test_a_failed_run_shows_its_last_words(program: Path) -> None:
 
 
 def test_a_run_that_diverged_is_a_result(program: Path) -> None:
-    assert run(program, "diverge") == "training diverged at iteration 7: loss is nan"
+    assert run(program, "diverge") == "9 weights hold NaN or infinity"
 
 
 def test_stopping_ends_the_process_at_once(program: Path) -> None:

@@ -117,7 +117,7 @@ def test_what_pre_trained_weights_are_worth_on_shapes(
     arms = ["--arms", "structure_fair,all_but_predictors"]
     rows = ["--arms", "structure,class_rows"]
     for folder, arguments in (
-        ("arms", [*common, "3", *arms, *budget, "TEST.EVAL_ITERS", "[0]"]),
+        ("arms", [*common, "3", *arms, *budget, "TEST.EVAL_ITERS", "[25]"]),
         ("rows", [*common, "1", *rows, "SOLVER.MAX_ITER", "1", "TEST.EVAL_ITERS", "[0]"]),
     ):
         done = subprocess.run(

@@ -41,9 +41,12 @@ CASES: list[tuple[Comparison, str, list[str], list[str]]] = [
     (
         Comparison(24.5, 20.0, 29.0, 1, "better"),
         "",
-        ["1 seed)", "One seed: the interval covers the choice of images alone"],
-        ["1 seeds"],
+        ["In one run of each, rows is better than fair", "1 seed)", "the choice of images alone"],
+        ["1 seeds", "weights pay"],
     ),
+    # bounds that would round to zero show on which side of it they are
+    (Comparison(1.5, 0.03, 3.1, 3, "better"), "", ["+0.03 to +3.1, excludes"], []),
+    (Comparison(1.5, -0.004, 3.1, 3, "cannot tell"), "", ["-0.004 to +3.1, includes"], []),
 ]
 
 
@@ -51,17 +54,25 @@ CASES: list[tuple[Comparison, str, list[str], list[str]]] = [
 def test_verdict(
     comparison: Comparison, words: str, expected: list[str], absent: list[str]
 ) -> None:
-    text = verdict("segm", cell("rows", 29.5, words), cell("fair", 5.0), comparison, 13)
+    rows, fair = cell("rows", 29.5, words), cell("fair", 5.0)
+    text = verdict("segm", rows, fair, comparison, 13, about_weights=True)
     assert [part for part in expected if part not in text] == [], text
     assert [part for part in absent if part in text] == [], text
 
 
+def test_two_arms_with_weights_say_nothing_about_weights() -> None:
+    comparison = Comparison(24.5, 20.0, 29.0, 3, "better")
+    text = verdict("segm", cell("a", 29.5), cell("b", 5.0), comparison, 1, about_weights=False)
+    assert text.startswith("a is better than b here: ")
+    assert "(1 validation image, 3 seeds)" in text
+
+
 def test_the_table_fits_a_terminal() -> None:
-    long = "all_but_predictors@a_file_with_a_very_long_name.safetensors"
+    long = "all_but_predictors@a_file_with_a_very_long_name_coco.pth"
     content = {
         "metric": "segm/AP",
         "train_images": [{"fraction": 0.25, "images": 120000}],
-        "arms": [{"name": long, "transferred": 1.0}],
+        "arms": [{"name": long, "transferred": 0.998}],
         "cells": [
             {
                 "arm": long,
@@ -75,12 +86,18 @@ def test_the_table_fits_a_terminal() -> None:
     lines = table(content).splitlines()
     assert max(map(len, lines)) <= 80
     assert "100.0 to 100.0" in lines[-1] and "120000" in lines[-1]
+    assert "99%" in lines[-1], "nearly all is not all"
+    assert "coco.pth" in lines[-1], "the end of a name tells files apart"
 
 
 def test_every_verdict_has_an_opening() -> None:
     kinds: tuple[Verdict, ...] = ("better", "worse", "cannot tell")
     texts = {
-        verdict("bbox", cell("a", 1), cell("b", 1), Comparison(0, -1, 1, 2, kind), 4)
+        verdict(
+            *("bbox", cell("a", 1), cell("b", 1), Comparison(0, -1, 1, 2, kind), 4),
+            about_weights=about,
+        )
         for kind in kinds
+        for about in (True, False)
     }
-    assert len(texts) == 3 and all("box AP" in text for text in texts)
+    assert len(texts) == 6 and all("box AP" in text for text in texts)

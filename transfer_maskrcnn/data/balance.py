@@ -20,12 +20,13 @@ IMBALANCE_KEY = "DATALOADER.REPEAT_IMBALANCE"
 def class_counts(dataset_dicts: DatasetDicts, classes: int) -> list[int]:
     """Instances of each of so many classes; crowds, which training leaves out, do not count."""
     counts = Counter(
-        annotation["category_id"]
-        for record in dataset_dicts
-        for annotation in record.get("annotations", ())
-        if not annotation.get("iscrowd", 0)
+        annotation["category_id"] for record in dataset_dicts for annotation in _single(record)
     )
     return [counts[i] for i in range(classes)]
+
+
+def _single(record: dict[str, Any]) -> list[dict[str, Any]]:
+    return [a for a in record.get("annotations", ()) if not a.get("iscrowd", 0)]
 
 
 def imbalance(counts: Sequence[int]) -> float:
@@ -47,7 +48,7 @@ def repeat_factors(dataset_dicts: DatasetDicts, threshold: float) -> Tensor:
     Returns:
         float32, one number an image.
     """
-    records = [{"annotations": record.get("annotations", ())} for record in dataset_dicts]
+    records = [{"annotations": _single(record)} for record in dataset_dicts]
     return RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(records, threshold)
 
 
@@ -63,7 +64,7 @@ def square_root_threshold(dataset_dicts: DatasetDicts) -> float:
     images = Counter(
         category
         for record in dataset_dicts
-        for category in {a["category_id"] for a in record.get("annotations", ())}
+        for category in {a["category_id"] for a in _single(record)}
     )
     return max(images.values(), default=0) / max(len(dataset_dicts), 1)
 

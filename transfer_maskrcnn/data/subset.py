@@ -38,7 +38,10 @@ def nested_subset(
 
 def _ranks(dataset_dicts: Sequence[dict[str, Any]], rng: np.random.Generator) -> list[float]:
     """A number per image in [0, 1), evenly spread within a stratum; -1 for each class's first."""
-    classes = [{a["category_id"] for a in d.get("annotations", ())} for d in dataset_dicts]
+    classes = [
+        {a["category_id"] for a in d.get("annotations", ()) if not a.get("iscrowd", 0)}
+        for d in dataset_dicts
+    ]
     images_of = Counter(c for present in classes for c in present)
     strata: dict[int, list[int]] = {}
     for i in rng.permutation(len(dataset_dicts)):

@@ -16,6 +16,7 @@ from detectron2.utils.logger import setup_logger
 
 from transfer_maskrcnn.engine import run
 from transfer_maskrcnn.engine.arguments import parse_arguments
+from transfer_maskrcnn.engine.resume import check_same_run, settle_seed
 from transfer_maskrcnn.engine.setup import fit_config, load_config, quiet_third_parties
 from transfer_maskrcnn.errors import TrainingDivergedError, TransferError
 
@@ -62,7 +63,10 @@ def _main(args: argparse.Namespace) -> None:
     try:
         cfg = load_config(args.config_file, args.opts)
         setup_logger(cfg.OUTPUT_DIR, name="transfer_maskrcnn", abbrev_name="transfer")
+        settle_seed(cfg, args.resume)
         classes = fit_config(cfg, eval_only=args.eval_only)
+        if args.resume and not args.eval_only:
+            check_same_run(cfg)  # before config.yaml is written anew
         cfg.freeze()
         _set_up(_evaluation_logs(cfg) if args.eval_only else cfg, args)
         if args.eval_only:

@@ -75,7 +75,8 @@ class EvaluationCurve(HookBase):
 
     def after_train(self) -> None:
         last = self.trainer.max_iter
-        if self.trainer.iter + 1 >= last and not self.has(last):
+        # after an error in the last iteration, trainer.iter is still one less
+        if self.trainer.iter >= last and not self.has(last):
             self._add(last)
 
     def has(self, iteration: int) -> bool:

@@ -19,7 +19,10 @@ def derive_seed(*numbers: int) -> int:
 
 
 def run_seed(cfg: CfgNode) -> int:
-    """``cfg.SEED``, or, where it is negative, one that all processes draw together."""
+    """``cfg.SEED``, or, where it is negative, one that all processes draw together.
+
+    (tools/train_net.py settles a negative one beforehand: ``engine.resume.settle_seed``.)
+    """
     return int(cfg.SEED) if cfg.SEED >= 0 else int(comm.shared_random_seed())
 
 

@@ -19,6 +19,7 @@ from detectron2.utils import comm
 from tabulate import tabulate
 
 from transfer_maskrcnn.engine.checkpoint import load_trained_model
+from transfer_maskrcnn.engine.record import FINAL_FILE
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.files import write_json
@@ -50,9 +51,18 @@ def train(cfg: CfgNode, resume: bool) -> None:
     """Train to ``SOLVER.MAX_ITER`` and evaluate; a complete run that is resumed is left alone."""
     if not resume:
         _set_aside_earlier_run(cfg.OUTPUT_DIR)
+    elif not os.path.exists(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
+        # of iterations that are lost, and will be written again
+        Path(cfg.OUTPUT_DIR, "metrics.json").unlink(missing_ok=True)
     trainer = TransferTrainer(cfg)
     trainer.resume_or_load(resume=resume)
-    if trainer.start_iter > trainer.max_iter or trainer.is_complete():
+    if trainer.start_iter > trainer.max_iter:
+        raise ConfigError(
+            f"{cfg.OUTPUT_DIR} holds a checkpoint of iteration {trainer.start_iter}, beyond "
+            f"SOLVER.MAX_ITER {trainer.max_iter}: raise SOLVER.MAX_ITER, or evaluate the "
+            "checkpoint with --eval-only"
+        )
+    if trainer.is_complete():
         logger.info(
             "this run is complete: %s holds iteration %d of SOLVER.MAX_ITER %d. Raise "
             "SOLVER.MAX_ITER to go on, or use --eval-only",
@@ -73,15 +83,16 @@ def _set_aside_earlier_run(output_dir: str) -> None:
 
     Otherwise a kill before the new run's first checkpoint, and --resume, would go on with the old.
     """
-    if comm.is_main_process() and os.path.exists(os.path.join(output_dir, "last_checkpoint")):
-        folder, number = Path(output_dir), 1
+    folder, number = Path(output_dir), 1
+    found = [path for pattern in RUN_FILES for path in folder.glob(pattern)]
+    comm.synchronize()  # all have looked before one of them moves anything
+    if comm.is_main_process() and found:
         while (folder / f"earlier_run_{number}").exists():
             number += 1
         aside = folder / f"earlier_run_{number}"
         aside.mkdir()
-        for pattern in RUN_FILES:
-            for path in folder.glob(pattern):
-                path.rename(aside / path.name)
+        for path in found:
+            path.rename(aside / path.name)
         logger.warning("%s held an earlier run; its files are now in %s", folder, aside)
     comm.synchronize()
 
@@ -103,6 +114,11 @@ def evaluate(cfg: CfgNode, classes: Sequence[str], weights: str | None) -> None:
     model = TransferTrainer.build_model(cfg)
     if weights is None or _started_from(cfg.OUTPUT_DIR, weights):
         weights = _last_checkpoint(cfg.OUTPUT_DIR)
+        if cfg.SOLVER.EMA_DECAY and not weights.endswith(FINAL_FILE):
+            logger.warning(
+                "%s is of an unfinished run: its last weights are evaluated, not their average",
+                weights,
+            )
     load_trained_model(model, weights, classes)
     results = TransferTrainer.test(cfg, model)
     if comm.is_main_process():
@@ -116,8 +132,11 @@ def _last_checkpoint(output_dir: str) -> str:
             f"--eval-only: OUTPUT_DIR {output_dir} holds no checkpoint; "
             "train first, or name a trained file with MODEL.WEIGHTS"
         )
-    with open(tag) as f:
-        return os.path.join(output_dir, f.read().strip())
+    name = Path(tag).read_text(encoding="utf-8").strip()
+    exported = os.path.join(output_dir, FINAL_FILE)
+    if name == "model_final.pth" and os.path.isfile(exported):
+        return exported  # with SOLVER.EMA_DECAY the average, which the checkpoint's weights are not
+    return os.path.join(output_dir, name)
 
 
 def _started_from(output_dir: str, weights: str) -> bool:

@@ -16,9 +16,10 @@ def fit_schedule(cfg: CfgNode, train_images: int, logger: logging.Logger) -> Non
     """Bring the schedule of ``cfg`` into iterations of this run, in place, and log it.
 
     First ``SOLVER.REFERENCE_WORLD_SIZE``, see :func:`describe_scaling`; then ``SOLVER.EPOCHS``,
-    which sets ``SOLVER.MAX_ITER`` and scales with it all that is counted in iterations. Either
-    says afterwards that it has been applied (EPOCHS is 0), so that the ``config.yaml`` of a run
-    gives the same schedule again.
+    which sets ``SOLVER.MAX_ITER`` and moves ``SOLVER.STEPS`` to the same shares of it; what else is
+    counted in iterations (warm-up, phases, evaluations, checkpoints) stays. Either says afterwards
+    that it has been applied (EPOCHS is 0), so that the ``config.yaml`` of a run gives the same
+    schedule again.
 
     Args:
         cfg: not frozen.
@@ -28,7 +29,8 @@ def fit_schedule(cfg: CfgNode, train_images: int, logger: logging.Logger) -> Non
     Raises:
         ConfigError: values that cannot be; phases that are longer than the run.
     """
-    parse_phases(cfg.SOLVER.PHASES, cfg.SOLVER.MAX_ITER)
+    if cfg.SOLVER.MAX_ITER < 1:
+        raise ConfigError(f"SOLVER.MAX_ITER is {cfg.SOLVER.MAX_ITER}; expected at least 1")
     processes = comm.get_world_size()
     logger.info(describe_scaling(cfg, processes))
     _fit_processes(cfg, processes)
@@ -39,14 +41,16 @@ def fit_schedule(cfg: CfgNode, train_images: int, logger: logging.Logger) -> Non
         )
     if epochs:
         # 1.1 * 100 is 110.00000000000001: not 111 iterations.
-        iterations = math.ceil(round(epochs * train_images / batch, 6))
+        iterations = max(1, math.ceil(round(epochs * train_images / batch, 6)))
         logger.info(
-            "SOLVER.EPOCHS %g of %d images: SOLVER.MAX_ITER %d -> %d, and all that is counted in "
-            "iterations with it; config.yaml holds the outcome, and EPOCHS 0",
+            "SOLVER.EPOCHS %g of %d images: SOLVER.MAX_ITER %d -> %d, and SOLVER.STEPS with it; "
+            "config.yaml holds the outcome, and EPOCHS 0",
             *(epochs, train_images, cfg.SOLVER.MAX_ITER, iterations),
         )
-        _stretch(cfg, iterations)
-        cfg.SOLVER.EPOCHS = 0.0
+        ratio = iterations / cfg.SOLVER.MAX_ITER
+        cfg.SOLVER.STEPS = tuple(max(1, round(step * ratio)) for step in cfg.SOLVER.STEPS)
+        cfg.SOLVER.MAX_ITER, cfg.SOLVER.EPOCHS = iterations, 0.0
+    _drop_late_steps(cfg, logger)
     parse_phases(cfg.SOLVER.PHASES, cfg.SOLVER.MAX_ITER)
     logger.info(_describe_schedule(cfg, train_images))
 
@@ -99,6 +103,16 @@ def _fit_processes(cfg: CfgNode, processes: int) -> None:
     cfg.SOLVER.REFERENCE_WORLD_SIZE = processes
 
 
+def _drop_late_steps(cfg: CfgNode, logger: logging.Logger) -> None:
+    """A step at or after the end changes nothing, and detectron2's scheduler refuses it."""
+    last = cfg.SOLVER.MAX_ITER
+    late = [step for step in cfg.SOLVER.STEPS if step >= last]
+    if late:
+        cfg.SOLVER.STEPS = tuple(step for step in cfg.SOLVER.STEPS if step < last)
+        if cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
+            logger.warning("SOLVER.STEPS %s come after SOLVER.MAX_ITER %d: left out", late, last)
+
+
 def _stretch(cfg: CfgNode, max_iter: int) -> None:
     """Set ``SOLVER.MAX_ITER``, and move everything that is counted in iterations with it."""
     solver, test = cfg.SOLVER, cfg.TEST
@@ -107,8 +121,7 @@ def _stretch(cfg: CfgNode, max_iter: int) -> None:
     def scaled(iterations: int) -> int:
         return max(1, round(iterations * ratio)) if iterations > 0 else iterations
 
-    # A step at the very end changes nothing, and detectron2's scheduler refuses it.
-    solver.STEPS = tuple(step for step in map(scaled, solver.STEPS) if step < max_iter)
+    solver.STEPS = tuple(map(scaled, solver.STEPS))
     solver.WARMUP_ITERS = scaled(solver.WARMUP_ITERS)
     solver.CHECKPOINT_PERIOD = scaled(solver.CHECKPOINT_PERIOD)
     test.EVAL_PERIOD = scaled(test.EVAL_PERIOD)

@@ -121,13 +121,35 @@ def fit_config(cfg: CfgNode, *, eval_only: bool = False) -> list[str]:
             f"{len(classes)} classes ({shown}); leave the key out, it follows the dataset"
         )
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes)
-    formats = {getattr(MetadataCatalog.get(n), "mask_format", cfg.INPUT.MASK_FORMAT) for n in names}
+    if "POINT_HEAD_ON" in cfg.MODEL.ROI_MASK_HEAD and cfg.MODEL.ROI_MASK_HEAD.POINT_HEAD_ON:
+        cfg.INPUT.MASK_FORMAT = "bitmask"  # PointRend reads masks at points, not polygons
+    formats = {getattr(MetadataCatalog.get(n), "mask_format", "polygon") for n in names}
+    formats.add(cfg.INPUT.MASK_FORMAT)  # the mapper makes bitmasks of polygons where asked to
     cfg.INPUT.MASK_FORMAT = "bitmask" if "bitmask" in formats else "polygon"
     if "POINT_HEAD" in cfg.MODEL:
         cfg.MODEL.POINT_HEAD.NUM_CLASSES = len(classes)
     if not eval_only:
-        fit_schedule(cfg, training_images(cfg), logger)
+        images = training_images(cfg)
+        if not images:
+            raise ConfigError(
+                f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)}: every instance is a crowd, and "
+                "crowds are not trained on"
+            )
+        fit_schedule(cfg, images, logger)
+        _check_points(cfg)
     return classes
+
+
+def _check_points(cfg: CfgNode) -> None:
+    last = cfg.SOLVER.MAX_ITER
+    wrong = [i for i in cfg.TEST.EVAL_ITERS if type(i) is not int or not 0 <= i <= last]
+    if wrong:
+        raise ConfigError(
+            f"TEST.EVAL_ITERS holds {wrong[0]!r}; expected whole numbers from 0 to SOLVER.MAX_ITER "
+            f"({last})"
+        )
+    if cfg.TEST.VAL_LOSS and not cfg.DATASETS.TEST:
+        raise ConfigError("TEST.VAL_LOSS True: DATASETS.TEST names no dataset to measure it on")
 
 
 def check_device(device: str) -> None:

@@ -207,6 +207,12 @@ class L2SP(HookBase):
             for name, start in starts.items()
             if id(parameters[name]) in group_of
         ]
+        if not self._pulled:
+            raise ConfigError(
+                f"SOLVER.L2_SP {self._alpha:g} pulls transferred weights towards where they "
+                "started, but no trainable tensor was transferred (MODEL.TRANSFER.KEEP, FREEZE); "
+                "set SOLVER.L2_SP 0.0"
+            )
         optimizer.pull = self._pull
         logger.info(
             "SOLVER.L2_SP %g: %d tensors (%s parameters) are pulled towards their start",

@@ -31,6 +31,7 @@ def make_stamp(cfg: CfgNode) -> dict[str, Any]:
         "train": list(cfg.DATASETS.TRAIN),
         "dataset_fingerprint": dataset_fingerprint(cfg.DATASETS.TRAIN),
         "config_hash": config_hash(cfg),
+        "config": own_config(cfg),
     }
 
 
@@ -49,6 +50,12 @@ def config_hash(cfg: CfgNode) -> str:
 
     Only what differs from the defaults counts, so that a new key leaves old runs what they were.
     """
+    return hashlib.sha256(json.dumps(own_config(cfg), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def own_config(cfg: CfgNode) -> dict[str, Any]:
+    """What in ``cfg`` differs from the defaults and determines the result, by dotted key."""
     defaults = dict(flat_config(load_config("")))
     own = {k: v for k, v in flat_config(cfg) if k not in _ELSEWHERE and v != defaults.get(k)}
-    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:16]
+    plain: dict[str, Any] = json.loads(json.dumps(own))  # tuples become lists, as read back
+    return plain

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
@@ -172,14 +173,42 @@ def _check_config(cfg: CfgNode) -> None:
             f"TEST.EARLY_STOPPING {patience} needs a metric to follow; for example "
             "TEST.BEST_METRIC segm/AP"
         )
-    if patience and cfg.TEST.EVAL_PERIOD <= 0:
+    due = _evaluations_before_the_last(cfg)
+    if patience and due <= patience:
         raise ConfigError(
-            f"TEST.EARLY_STOPPING {patience} needs evaluations during training; set "
-            "TEST.EVAL_PERIOD, for example to a tenth of SOLVER.MAX_ITER"
+            f"TEST.EARLY_STOPPING {patience} needs more than {patience} evaluations during "
+            f"training, and there will be {due}; set TEST.EVAL_PERIOD, for example to a tenth of "
+            "SOLVER.MAX_ITER"
         )
     if metric and not cfg.DATASETS.TEST:
         raise ConfigError(
             f"TEST.BEST_METRIC {metric}: DATASETS.TEST names no dataset to measure it on"
         )
-    if metric.startswith("val_loss") and not cfg.TEST.VAL_LOSS:
-        raise ConfigError(f"TEST.BEST_METRIC {metric} is measured with TEST.VAL_LOSS True only")
+    if metric.startswith("val_loss"):
+        if not cfg.TEST.VAL_LOSS:
+            raise ConfigError(f"TEST.BEST_METRIC {metric} is measured with TEST.VAL_LOSS True only")
+    elif metric and metric not in (known := _metric_names(cfg)):
+        raise ConfigError(
+            f"TEST.BEST_METRIC {metric!r} is not among what is measured: {', '.join(known[:12])}"
+            f"{', ...' if len(known) > 12 else ''}, val_loss{nearest(metric, known)}"
+        )
+
+
+def _evaluations_before_the_last(cfg: CfgNode) -> int:
+    last, period = cfg.SOLVER.MAX_ITER, cfg.TEST.EVAL_PERIOD
+    periodic = range(period, last, period) if period > 0 else ()
+    return len({*periodic, *(i for i in cfg.TEST.EVAL_ITERS if i < last)})
+
+
+def _metric_names(cfg: CfgNode) -> list[str]:
+    """What detectron2's COCOEvaluator measures, by the names of an evaluation's figures."""
+    tasks = ["segm"] * cfg.MODEL.MASK_ON + ["bbox"] + ["keypoints"] * cfg.MODEL.KEYPOINT_ON
+    several = len(cfg.DATASETS.TEST) > 1
+    names = []
+    for dataset in cfg.DATASETS.TEST:
+        classes = MetadataCatalog.get(dataset).get("thing_classes") or []
+        figures = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
+        figures += [f"AP-{name}" for name in classes] if len(classes) > 1 else []
+        prefix = f"{dataset}/" if several else ""
+        names += [f"{prefix}{task}/{figure}" for task in tasks for figure in figures]
+    return names

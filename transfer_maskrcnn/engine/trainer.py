@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections import OrderedDict
 from contextlib import nullcontext
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader
+from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
 from detectron2.data.detection_utils import build_augmentation
 from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.engine.hooks import EvalHook
@@ -141,7 +143,7 @@ class TransferTrainer(DefaultTrainer):
     def before_train(self) -> None:
         try:
             super().before_train()
-        except StopTraining as stop:
+        except StopTraining as stop:  # a kill came between the last evaluation and the end
             self._end_at(stop.iteration)
             raise
         if self._surgery.plan is not None:
@@ -152,13 +154,14 @@ class TransferTrainer(DefaultTrainer):
             super().after_step()
         except StopTraining as stop:
             self._end_at(stop.iteration)
-            self.checkpointer.save("model_final", iteration=self.iter)
             raise
 
     def _end_at(self, iteration: int) -> None:
-        """Make ``iteration`` the last one: hooks then do what they do after the last."""
+        """Make ``iteration`` the last one: what follows the last, follows."""
         self._stopped = True
         self.max_iter = iteration
+        self.iter = iteration - 1
+        self.checkpointer.save("model_final", iteration=self.iter)
 
     def after_train(self) -> None:
         if comm.is_main_process() and (self._stopped or self.iter >= self.max_iter):
@@ -193,10 +196,15 @@ class TransferTrainer(DefaultTrainer):
         return figures
 
     def _build_validation_loader(self, dataset_name: str) -> DataLoader[Any]:
-        """The images of a test set at their test size, with their annotations."""
-        sizes = build_augmentation(self.cfg, is_train=False)
-        mapper = CheckedDatasetMapper(self.cfg, is_train=True, augmentations=sizes)
-        return build_detection_test_loader(self.cfg, dataset_name, mapper=mapper)
+        """The images of a test set at test size, with annotations; empty ones as in training."""
+        cfg = self.cfg
+        mapper = CheckedDatasetMapper(
+            cfg, is_train=True, augmentations=build_augmentation(cfg, is_train=False)
+        )
+        filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+        dicts = get_detection_dataset_dicts(dataset_name, filter_empty=filter_empty)
+        workers = cfg.DATALOADER.NUM_WORKERS
+        return build_detection_test_loader(dicts, mapper=mapper, num_workers=workers)
 
     def run_step(self) -> None:
         """One iteration.
@@ -267,6 +275,8 @@ class TransferTrainer(DefaultTrainer):
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> OrderedDict[str, Any]:
         """Evaluate on every ``DATASETS.TEST``, and write ``evaluation.json`` into OUTPUT_DIR.
 
+        Results on other datasets that stand there already stay.
+
         Returns detectron2's results: AP from 0 to 100 by task ("bbox", "segm"), by dataset first
         where there are several.
         """
@@ -274,7 +284,9 @@ class TransferTrainer(DefaultTrainer):
         if comm.is_main_process() and cfg.OUTPUT_DIR:
             names = cfg.DATASETS.TEST
             by_dataset = {names[0]: results} if len(names) == 1 else dict(results)
-            write_json(os.path.join(cfg.OUTPUT_DIR, "evaluation.json"), by_dataset)
+            path = Path(cfg.OUTPUT_DIR, "evaluation.json")
+            others = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            write_json(path, {**others, **by_dataset})
         return results
 
 

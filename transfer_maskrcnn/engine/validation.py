@@ -70,7 +70,9 @@ def validation_losses(
 
 def _mean_over_processes(sums: dict[str, float], count: int) -> dict[str, float]:
     shares = comm.all_gather((dict(sums), count))
-    images = max(sum(share[1] for share in shares), 1)
+    images = sum(share[1] for share in shares)
+    if not images:
+        return {}
     names = sorted({name for share in shares for name in share[0]})
     means = {
         f"val_{name}": sum(share[0].get(name, 0.0) for share in shares) / images for name in names

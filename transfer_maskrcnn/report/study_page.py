@@ -67,7 +67,11 @@ def _content(study: Study) -> dict[str, Any]:
         "shared_settings": shared_settings(study),
         "commands": facts.get("commands") or [],
         "repeat": _repeat(study),
-        "options": settings(facts.get("options") or ()),
+        "options": {
+            key: value
+            for key, value in settings(facts.get("options") or ()).items()
+            if not any(key in arm.settings for arm in study.arms)  # that the arms did not override
+        },
         "failed": [run for run in study.runs if run.status != "finished"],
     }
 
@@ -151,7 +155,8 @@ def _inference(study: Study, fraction: float) -> tuple[Path | None, dict[str, Pa
             folder = study.folder / run.folder / "inference" / val
             found = folder / "coco_instances_results.json"
             here = folder / f"{val}_ground_truth.json"
-            if run.folder and found.is_file() and here.is_file():
+            finished = run.folder and run.status == "finished"
+            if finished and found.is_file() and here.is_file():
                 predictions[arm.name], truth = found, truth or here
                 break
     return truth, predictions

@@ -101,10 +101,10 @@ def moved(study: Study) -> tuple[str, HeatTable] | None:
     return None
 
 
-def settings_rows(study: Study) -> list[tuple[str, list[str]]]:
-    """A row a configuration key whose value is not the same in all arms; "" where not set."""
+def settings_rows(study: Study) -> list[tuple[str, list[str | None]]]:
+    """A row a configuration key whose value is not the same in all arms; None where not set."""
     keys = dict.fromkeys(key for arm in study.arms for key in arm.settings)
-    rows = [(key, [arm.settings.get(key, "") for arm in study.arms]) for key in keys]
+    rows = [(key, [arm.settings.get(key) for arm in study.arms]) for key in keys]
     return [(key, values) for key, values in rows if len(set(values)) > 1]
 
 

@@ -13,6 +13,12 @@ FAIR = "structure_fair"
 ARM_NAMES = (*LADDER, FAIR)
 GROUPS = 32  # of detectron2's "GN"
 IMAGENET_STD = [57.375, 57.12, 58.395]  # of the three channels, of pixels from 0 to 255
+# what spares weights that are worth it, and would only hinder random ones
+_NO_CARE_FOR_WEIGHTS = (
+    *("MODEL.TRANSFER.FREEZE", "", "SOLVER.PHASES", "[]", "SOLVER.PART_LR", "[]"),
+    *("SOLVER.L2_SP", "0.0"),
+)
+_AS_IT_IS = ("MODEL.TRANSFER.STRICT", "False", "SOLVER.L2_SP", "0.0")
 WITH_FILE = "backbone@imagenet.pkl"
 LEAST_WARMUP = 0.1  # of the iterations
 
@@ -59,7 +65,7 @@ def parse_arm(text: str, cfg: CfgNode) -> Arm:
     if rung in ("structure", FAIR):
         if at:
             raise ConfigError(f"--arms {text}: {rung} trains from random weights and takes no file")
-        settings = _fair_settings(cfg) if rung == FAIR else ["MODEL.TRANSFER.STRICT", "False"]
+        settings = _fair_settings(cfg) if rung == FAIR else list(_AS_IT_IS)
         return _arm(rung, rung, "structure", "", settings)
     weights = file or cfg.MODEL.WEIGHTS
     if not weights:
@@ -81,11 +87,12 @@ def _arm(name: str, text: str, keep: str, weights: str, settings: list[str]) -> 
 def _fair_settings(cfg: CfgNode) -> list[str]:
     """Training from random weights as it is done by those who know how (arXiv:1811.08883).
 
-    All layers learn; FrozenBN, which cannot, gives way to GroupNorm, or to BatchNorm where a layer
-    has too few channels for 32 groups; pixels are scaled to unit variance; the warm-up is no
-    shorter than a tenth of training. What the config does already stays.
+    All layers learn from the first iteration, at one rate; FrozenBN, which cannot, gives way to
+    GroupNorm, or to BatchNorm where a layer has too few channels for 32 groups; pixels are scaled
+    to unit variance; the warm-up is no shorter than a tenth of training. What the config does
+    already stays, the learning rate too.
     """
-    settings = ["MODEL.BACKBONE.FREEZE_AT", "0"]
+    settings = ["MODEL.BACKBONE.FREEZE_AT", "0", *_NO_CARE_FOR_WEIGHTS]
     if cfg.MODEL.RESNETS.NORM == "FrozenBN":
         norm = "GN" if _group_norm_fits(cfg) else "BN"
         settings += ["MODEL.RESNETS.NORM", norm]

@@ -33,6 +33,8 @@ Runs = Sequence[Matches | None]
 Verdict = Literal["better", "worse", "cannot tell"]
 
 HIGHEST_AP = 100.0
+#: with fewer, images that happen to agree would pass for certainty
+LEAST_IMAGES = 5
 NODES, NODE_WEIGHTS = np.polynomial.legendre.leggauss(64)
 #: P(|T| < t) of a 95 % interval
 CONFIDENCE = 0.95
@@ -60,7 +62,7 @@ def arm_interval(runs: Runs, weights: np.ndarray) -> Interval:
         weights: (B, N images), of ``resample``.
 
     Returns:
-        AP, 0 to 100; all of it where fewer than two images have ground truth.
+        AP, 0 to 100; all of it where fewer than five images have ground truth.
 
     Raises:
         TransferError: no runs, or runs on different ground truths.
@@ -78,7 +80,7 @@ def compare_arms(a: Runs, b: Runs, weights: np.ndarray) -> Comparison:
 
     Returns:
         the verdict is "cannot tell" unless the interval excludes 0. The interval is -100 to 100
-        where fewer than two images have ground truth.
+        where fewer than five images have ground truth.
 
     Raises:
         TransferError: no runs, not as many in both arms, or runs on different ground truths.
@@ -127,7 +129,7 @@ def _confidence(values: np.ndarray, images_that_tell: int, lowest: float) -> Int
     seeds = len(values)
     observed, resampled = values[:, 0], values[:, 1:].mean(axis=0)
     resampled = resampled[~np.isnan(resampled)]  # without ground truth there is no AP
-    if images_that_tell < 2 or len(resampled) < 2:
+    if images_that_tell < LEAST_IMAGES or len(resampled) < 2:
         return Interval(lowest, HIGHEST_AP)
     freedom = images_that_tell - 1
     parts = [(float(resampled.var()) * images_that_tell / freedom, freedom)]

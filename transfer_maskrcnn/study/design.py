@@ -10,6 +10,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 
 from transfer_maskrcnn.engine.loader import training_images
 from transfer_maskrcnn.engine.planning import plan_of_config
@@ -19,6 +20,10 @@ from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.study.arms import Arm, parse_arm
 
 CURVE_SHARES = (0, 1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of the iterations, beside the last
+SET_BY_THE_STUDY = (
+    *("MODEL.TRANSFER.KEEP", "MODEL.TRANSFER.STRICT", "DATASETS.TRAIN_FRACTION"),
+    *("SEED", "OUTPUT_DIR"),
+)
 CHECKPOINTS = 8  # a run: what a kill costs at most is an eighth of it
 
 
@@ -80,10 +85,10 @@ class Design:
         last = cfg.SOLVER.MAX_ITER
         period = max(1, min(cfg.SOLVER.CHECKPOINT_PERIOD, last // CHECKPOINTS))
         settings = ["SOLVER.CHECKPOINT_PERIOD", str(period)]
+        points = {0, *cfg.TEST.EVAL_ITERS}  # without the start, no curve tells what weights bring
         if not (cfg.TEST.EVAL_ITERS or cfg.TEST.EVAL_PERIOD):
-            points = sorted({round(share * last) for share in CURVE_SHARES})
-            settings += ["TEST.EVAL_ITERS", str(points)]
-        return settings
+            points |= {round(share * last) for share in CURVE_SHARES}
+        return [*settings, "TEST.EVAL_ITERS", str(sorted(points))]
 
 
 def make_design(
@@ -104,16 +109,27 @@ def make_design(
             "a study needs one dataset in DATASETS.TRAIN and one in DATASETS.TEST; the config has "
             f"{cfg.DATASETS.TRAIN} and {cfg.DATASETS.TEST}"
         )
+    set_by_the_study = [key for key in options[::2] if key in SET_BY_THE_STUDY]
+    if set_by_the_study:
+        raise ConfigError(
+            f"{set_by_the_study[0]} is set by the study itself, run by run: see --arms, "
+            "--fractions, --seeds and --output-dir"
+        )
+    if cfg.TEST.EARLY_STOPPING:
+        raise ConfigError(
+            f"TEST.EARLY_STOPPING is {cfg.TEST.EARLY_STOPPING}, but a study gives every run the "
+            "same number of iterations: set it to 0"
+        )
     if cfg.SOLVER.EPOCHS:
         raise ConfigError(
             f"SOLVER.EPOCHS is {cfg.SOLVER.EPOCHS:g}, but a study gives every run the same number "
             "of iterations, on few images as on many: set SOLVER.MAX_ITER, and EPOCHS 0"
         )
     parsed = tuple(parse_arm(arm, cfg) for arm in arms)
-    if len({arm.name for arm in parsed}) != len(arms) or len(arms) < 2:
+    if len({arm.folder for arm in parsed}) != len(arms) or len(arms) < 2:
         raise ConfigError(
             f"--arms {','.join(arms)}: expected at least two arms, each with another name (of a "
-            "file, its name counts, not its folder)"
+            "file, its name counts, not its folder, and of that letters, digits, '.', '_' and '-')"
         )
     if not fractions or not all(0 < fraction <= 1 for fraction in fractions):
         raise ConfigError(f"--fractions {fractions}: expected numbers above 0 and at most 1")
@@ -151,15 +167,28 @@ def images_by_fraction(design: Design, output_dir: Path) -> list[dict[str, float
 
 
 def run_key(cfg: CfgNode) -> dict[str, str]:
-    """What a run's result depends on; two runs with equal keys would give the same."""
+    """What a run's result depends on, but for the machine and the versions of libraries.
+
+    Where the weights and the catalog lie does not matter: what is in them does.
+    """
+    content = cfg.clone()
+    content.defrost()
+    content.MODEL.WEIGHTS, content.DATASETS.CATALOG = "", ""
     return {
-        "config": config_hash(cfg),
+        "config": config_hash(content),
         "data": _data_fingerprint((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)),
         "weights": _checksum(cfg.MODEL.WEIGHTS),
     }
 
 
-_data_fingerprint = lru_cache(dataset_fingerprint)
+@lru_cache
+def _data_fingerprint(names: tuple[str, ...]) -> str:
+    """Of the annotations, and of the images as far as their files' sizes tell them apart."""
+    digest = hashlib.sha256(dataset_fingerprint(names).encode())
+    for name in names:
+        for record in DatasetCatalog.get(name):
+            digest.update(f"{os.path.getsize(record['file_name'])} ".encode())
+    return digest.hexdigest()[:16]
 
 
 @lru_cache

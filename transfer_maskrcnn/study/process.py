@@ -65,7 +65,8 @@ def train(
                 process.wait()
     lines = (folder / CONSOLE).read_text(errors="replace").splitlines()
     if process.returncode == DIVERGED_STATUS:
-        return next((line for line in lines if "diverged" in line), "").removeprefix("error: ")
+        errors = [line for line in lines if line.startswith("error: ")] or ["training diverged"]
+        return errors[-1].removeprefix("error: ")
     if process.returncode:
         end = "\n".join(lines[-LAST_WORDS:])
         raise TransferError(f"{' '.join(command)}\nended with {process.returncode}:\n{end}")

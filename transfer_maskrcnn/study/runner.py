@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import threading
 from collections.abc import Iterator
@@ -19,7 +18,14 @@ from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.study.design import Design, Run, run_key
 from transfer_maskrcnn.study.process import Interrupted, train
-from transfer_maskrcnn.study.results import DIVERGED, collect, read_result, task_of
+from transfer_maskrcnn.study.results import (
+    DIVERGED,
+    collect,
+    read_record,
+    read_result,
+    task_of,
+    unfinished_files,
+)
 
 KEY_FILE = "study_run.json"
 LOCK_FILE = ".study.lock"
@@ -96,7 +102,7 @@ class StudyRunner:
         for run, key in keys.items():
             path = self.output_dir / run.folder / KEY_FILE
             if path.exists():
-                _check_same(path, json.loads(path.read_text(encoding="utf-8")), key)
+                _check_same(path, read_record(path), key)
         return keys
 
     def _result(self, run: Run, key: dict[str, str]) -> dict[str, Any] | None:
@@ -117,6 +123,8 @@ class StudyRunner:
         folder = self.output_dir / run.folder
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / KEY_FILE, key)
+        for path in unfinished_files(folder):
+            path.unlink()
         cfg = self.design.config(run, self.output_dir)
         arguments = self.design.arguments(run, self.output_dir)
         with tqdm(
@@ -143,10 +151,9 @@ class StudyRunner:
 
 def visible_gpus() -> list[str]:
     """The names of this process's GPUs, as CUDA_VISIBLE_DEVICES takes them."""
+    count = torch.cuda.device_count()
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [gpu for gpu in named.split(",") if gpu]
-    return [str(gpu) for gpu in range(torch.cuda.device_count())]
+    return named.split(",")[:count] if named else [str(gpu) for gpu in range(count)]
 
 
 @contextlib.contextmanager

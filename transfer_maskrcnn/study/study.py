@@ -26,6 +26,7 @@ from transfer_maskrcnn.study.summary import Finished, summarise
 STUDY_FILE = "study.json"
 COSTS_FILE = "costs.json"
 FIGURE_FILE = "figure.png"
+REPEAT_FOLDER = "repeat"
 VERSION = 1
 
 
@@ -42,14 +43,17 @@ def run_study(design: Design, output_dir: Path, train_net: Path, gpus: int = 0) 
     results = StudyRunner(design, output_dir, train_net, gpus).run()
     cfg = design.config(Run(design.arms[0], design.fractions[-1], design.seeds[0]), output_dir)
     matches = [load_matches(output_dir / r["folder"], cfg, r) for r in results]
-    finished = Finished(design, task_of(cfg), cfg.SOLVER.MAX_ITER, results, matches, transferred)
+    images = len(DatasetCatalog.get(cfg.DATASETS.TEST[0]))
+    finished = Finished(
+        design, task_of(cfg), cfg.SOLVER.MAX_ITER, results, matches, transferred, images
+    )
     content = {
         **_setting(design, output_dir, cfg, transferred),
         "runs": [{k: v for k, v in result.items() if k != "key"} for result in results],
         **summarise(finished),
     }
     write_json(output_dir / STUDY_FILE, content)
-    write_json(output_dir / COSTS_FILE, _costs(output_dir, results))
+    write_json(output_dir / COSTS_FILE, _costs(output_dir, results, cfg))
     write_study_report(output_dir)
     write_study_figure(output_dir, output_dir / FIGURE_FILE)
     return content
@@ -97,26 +101,28 @@ def _commands(design: Design, output_dir: Path) -> list[str]:
     study += ["--seeds", str(len(design.seeds))]
     study += ["--fractions", ",".join(f"{fraction:g}" for fraction in design.fractions)]
     study += ["--output-dir", str(output_dir), *design.options]
+    repeats = output_dir / REPEAT_FOLDER  # the study's own runs stay as they are
     single = [
-        design.arguments(Run(arm, design.fractions[-1], design.seeds[0]), output_dir)
+        design.arguments(Run(arm, design.fractions[-1], design.seeds[0]), repeats)
         for arm in design.arms
     ]
     commands = [study, *(["tools/train_net.py", *arguments] for arguments in single)]
     return [f"python {shlex.join(command)}" for command in commands]
 
 
-def _costs(output_dir: Path, results: list[dict[str, Any]]) -> dict[str, Any]:
+def _costs(output_dir: Path, results: list[dict[str, Any]], cfg: CfgNode) -> dict[str, Any]:
     costs = {}
     for result in results:
         path = output_dir / result["folder"] / COST_FILE
         costs[result["folder"]] = json.loads(path.read_text()) if path.exists() else {}
-    return {"machine": _machine(), "runs": costs}
+    return {"machine": _machine(cfg), "runs": costs}
 
 
-def _machine() -> dict[str, Any]:
-    cuda = torch.cuda.is_available()
+def _machine(cfg: CfgNode) -> dict[str, Any]:
+    """What the study was summarised on, which is what its last runs were trained on."""
+    device = cfg.MODEL.DEVICE
     return {
-        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
         "processor": _processor(),
         "threads": torch.get_num_threads(),
     }

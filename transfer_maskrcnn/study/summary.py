@@ -42,6 +42,12 @@ class Finished:
     results: Sequence[dict[str, Any]]
     matches: Sequence[Matches | None]
     transferred: dict[str, float]
+    images: int  # of the validation set
+
+    @cached_property
+    def keeps(self) -> dict[str, str]:
+        """Arm name -> rung."""
+        return {arm.name: arm.keep for arm in self.design.arms}
 
     @cached_property
     def reference(self) -> str:
@@ -60,9 +66,7 @@ class Finished:
     @cached_property
     def weights(self) -> np.ndarray:
         """(replicates, validation images): the resamples that all comparisons share."""
-        some = next((m for m in self.matches if m is not None), None)
-        images = 1 if some is None else len(some.image_ids)
-        return resample(images, REPLICATES, BOOTSTRAP_SEED)
+        return resample(self.images, REPLICATES, BOOTSTRAP_SEED)
 
     def runs(self, arm: str, fraction: float) -> list[int]:
         """Indices of an arm's runs, by seed."""
@@ -80,12 +84,11 @@ def summarise(study: Finished) -> dict[str, Any]:
     by_name = {(cell["arm"], cell["fraction"]): cell for cell in cells}
     for cell in cells:
         reference = by_name[study.reference, cell["fraction"]]
-        learnt = reference["mean"] >= LEAST_LEVEL
+        useful = study.keeps[study.reference] == "structure" and reference["mean"] >= LEAST_LEVEL
         cell["reaches"] = (
-            _reaches(study, cell, reference) if cell is not reference and learnt else None
+            _reaches(study, cell, reference) if useful and cell is not reference else None
         )
     whole = fractions[-1]
-    images = study.weights.shape[1]
     comparison = _compare(study, study.main, study.reference, whole)
     return {
         "reference": study.reference,
@@ -100,7 +103,9 @@ def summarise(study: Finished) -> dict[str, Any]:
             by_name[study.main, whole],
             by_name[study.reference, whole],
             comparison,
-            images,
+            study.images,
+            about_weights=study.keeps[study.reference] == "structure"
+            and study.transferred[study.main] > 0,
         ),
     }
 
@@ -146,7 +151,7 @@ def _cell(study: Finished, arm: str, fraction: float) -> dict[str, Any]:
 
 
 def _curve(results: Sequence[dict[str, Any]], metric: str, last: int) -> list[dict[str, Any]]:
-    """Mean and range over seeds at each point; a run that diverged has AP 0 from there on."""
+    """Mean and range over seeds at each point; a run that diverged has AP 0 from then on."""
     points = sorted({row["iteration"] for r in results for row in r["curve"]} | {last})
     curve = []
     for iteration in points:
@@ -167,11 +172,11 @@ def _points(curve: Sequence[dict[str, Any]]) -> list[tuple[float, float]]:
 def _reaches(study: Finished, cell: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
     level = reference["mean"]
     reached = iterations_to_reach(_points(cell["curve"]), level)
-    needed = iterations_to_reach(_points(reference["curve"]), level)
+    needed = iterations_to_reach(_points(reference["curve"]), level) or study.iterations
     return {
         "level": level,
         "iterations": None if reached is None else round(reached, 2),
-        "words": speed_up_in_words(reached, study.iterations if needed is None else needed),
+        "words": speed_up_in_words(reached, needed),
     }
 
 
@@ -181,13 +186,12 @@ def _means(results: Sequence[dict[str, Any]]) -> dict[str, float | None]:
     means: dict[str, float | None] = {}
     for name in names:
         overall = f"{name.partition('/')[0]}/AP"
-        known = [
-            result.get(name)
-            for result in results
-            # a model that detects nothing has no AP at all, which is 0
-            if result.get(name) is not None or result.get(overall) is None
-        ]
-        means[name] = _mean(known) if known else None
+        # a model that detects nothing has no AP at all, which is 0; one that has AP, but not this
+        # figure, says that there is nothing of the kind to detect
+        absent = any(
+            result.get(name) is None and result.get(overall) is not None for result in results
+        )
+        means[name] = None if absent else _mean([result.get(name) for result in results])
     return means
 
 

@@ -9,37 +9,61 @@ from tabulate import tabulate
 from transfer_maskrcnn.study.compare import Comparison
 
 KIND = {"segm": "mask AP", "bbox": "box AP"}
-OPENING = {
+# against an arm without weights, and against one with others
+ABOUT_WEIGHTS = {
     "better": "Pre-trained weights pay here",
     "worse": "Pre-trained weights do harm here",
     "cannot tell": "Whether pre-trained weights pay here cannot be told",
 }
+ABOUT_ARMS = {
+    "better": "{a} is better than {b} here",
+    "worse": "{a} is worse than {b} here",
+    "cannot tell": "Whether {a} or {b} is better here cannot be told",
+}
 
 
 def verdict(
-    task: str, arm: dict[str, Any], reference: dict[str, Any], comparison: Comparison, images: int
+    task: str,
+    arm: dict[str, Any],
+    reference: dict[str, Any],
+    comparison: Comparison,
+    images: int,
+    *,
+    about_weights: bool,
 ) -> str:
     """One or two sentences on ``arm`` against ``reference``, two cells of a study.
 
     Args:
         images: of the validation set.
+        about_weights: whether ``arm`` starts from weights and ``reference`` from none.
     """
     seeds = f"{comparison.seeds} seed{'s' * (comparison.seeds != 1)}"
-    zero = " includes zero" if comparison.verdict == "cannot tell" else ""
+    counted = f"{images} validation image{'s' * (images != 1)}, {seeds}"
+    several = comparison.seeds > 1  # one pair of runs says nothing about weights as such
+    openings = ABOUT_WEIGHTS if about_weights and several else ABOUT_ARMS
+    opening = openings[comparison.verdict].format(a=arm["arm"], b=reference["arm"])
+    if not several:
+        opening = f"In one run of each, {opening[0].lower()}{opening[1:]}"
+    zero = "includes" if comparison.verdict == "cannot tell" else "excludes"
     text = (
-        f"{OPENING[comparison.verdict]}: {arm['arm']} reaches {KIND[task]} {arm['mean']:.1f}, "
+        f"{opening}: {arm['arm']} reaches {KIND[task]} {arm['mean']:.1f}, "
         f"{reference['arm']} {reference['mean']:.1f}, and the 95 % interval of the difference, "
-        f"{comparison.low:+.1f} to {comparison.high:+.1f},{zero or ' excludes zero'} "
-        f"({images} validation images, {seeds})."
+        f"{_bound(comparison.low)} to {_bound(comparison.high)}, {zero} zero ({counted})."
     )
     if comparison.verdict == "better" and arm["reaches"]:
         text += f" The final AP of {reference['arm']}: it {arm['reaches']['words']}."
     if comparison.seeds == 1:
         text += (
-            " One seed: the interval covers the choice of images alone, and other seeds may differ "
-            "by more; --seeds 3 finds out."
+            " The interval covers the choice of images alone: other seeds may differ by more, and "
+            "--seeds 3 finds out."
         )
     return text
+
+
+def _bound(value: float) -> str:
+    """With as many digits as it takes to see on which side of zero it lies."""
+    digits = next((d for d in (1, 2, 3) if abs(value) >= 0.5 * 10**-d), 4)
+    return f"{value:+.{digits if value else 1}f}"
 
 
 def table(content: dict[str, Any]) -> str:
@@ -50,7 +74,7 @@ def table(content: dict[str, Any]) -> str:
     rows = [
         [
             _clipped(cell["arm"], 26),
-            f"{transferred[cell['arm']]:.0%}",
+            f"{int(100 * transferred[cell['arm']])}%",  # 100 is all of it, not nearly all
             images[cell["fraction"]],
             cell["mean"],
             "{:.1f} to {:.1f}".format(*cell["interval"]),
@@ -63,4 +87,6 @@ def table(content: dict[str, Any]) -> str:
 
 
 def _clipped(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: width - 3]}..."
+    """Without its middle, where it is too long: file names differ at their ends."""
+    head = (width - 3) // 2
+    return text if len(text) <= width else f"{text[:head]}...{text[head + 3 - width :]}"

@@ -1,0 +1,79 @@
+"""A run without a seed gets one, and keeps it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from detectron2.config import CfgNode
+from torch import nn
+
+from transfer_maskrcnn.engine.checkpoint import StampedCheckpointer
+from transfer_maskrcnn.engine.resume import check_same_run, settle_seed
+from transfer_maskrcnn.engine.setup import load_config
+from transfer_maskrcnn.engine.stamp import own_config
+from transfer_maskrcnn.errors import ConfigError
+
+
+def config(folder: Path, *options: str) -> CfgNode:
+    return load_config("", ["OUTPUT_DIR", str(folder), *options])
+
+
+def leave_checkpoint(cfg: CfgNode, **stamp: object) -> None:
+    content = {"thing_classes": ["cat"], "config": own_config(cfg), **stamp}
+    StampedCheckpointer(nn.Linear(1, 1), cfg.OUTPUT_DIR, content).save("model_0000004", iteration=4)
+
+
+def test_a_run_without_a_seed_is_resumed_with_the_one_it_drew(tmp_path: Path) -> None:
+    first = config(tmp_path)
+    assert first.SEED < 0
+    settle_seed(first, resume=False)
+    assert first.SEED >= 0
+    leave_checkpoint(first)
+    resumed, new = config(tmp_path), config(tmp_path)
+    settle_seed(resumed, resume=True)
+    settle_seed(new, resume=False)
+    assert resumed.SEED == first.SEED != new.SEED
+    check_same_run(resumed)
+
+
+def test_a_stated_seed_stays(tmp_path: Path) -> None:
+    cfg = config(tmp_path, "SEED", "7")
+    settle_seed(cfg, resume=True)
+    assert cfg.SEED == 7
+
+
+CHANGES = [
+    # key, value, whether --resume may change it
+    ("SOLVER.MAX_ITER", "70", True),
+    ("TEST.EVAL_PERIOD", "7", True),
+    ("TEST.BEST_METRIC", "segm/AP", True),
+    ("MODEL.WEIGHTS", "moved/a.pth", True),
+    ("DATALOADER.NUM_WORKERS", "0", True),
+    ("SEED", "8", False),
+    ("DATASETS.TRAIN_FRACTION", "0.5", False),
+    ("SOLVER.PART_LR", "[['backbone', 0.1]]", False),
+    ("MODEL.TRANSFER.KEEP", "backbone", False),
+    ("INPUT.MIN_SIZE_TRAIN", "(200,)", False),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "allowed"), CHANGES)
+def test_what_may_change(key: str, value: str, allowed: bool, tmp_path: Path) -> None:
+    leave_checkpoint(config(tmp_path, "SEED", "1"))
+    changed = config(tmp_path, "SEED", "1", key, value)
+    if allowed:
+        check_same_run(changed)
+        assert own_config(changed) is not None
+    else:
+        with pytest.raises(ConfigError, match=f"{key}: .* before, .* now"):
+            check_same_run(changed)
+
+
+def test_nothing_to_compare_with(tmp_path: Path) -> None:
+    cfg = config(tmp_path)
+    check_same_run(cfg)  # no checkpoint
+    leave_checkpoint(config(tmp_path, "SEED", "1"), config=None)
+    check_same_run(cfg)  # one that does not say
+    settle_seed(cfg, resume=True)
+    assert cfg.SEED >= 0

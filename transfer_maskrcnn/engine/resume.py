@@ -1,0 +1,70 @@
+"""Whether --resume goes on with the run that is there, or would mix two."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+
+from transfer_maskrcnn.engine.stamp import own_config
+from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.surgery.source import load_source_weights
+
+# What may change when a run goes on: how long it is, where things lie, what is looked at.
+_MAY_CHANGE = (
+    *("SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.EPOCHS"),
+    *("MODEL.WEIGHTS", "DATASETS.CATALOG", "DATASETS.TEST", "VIS_PERIOD"),
+)
+_MAY_CHANGE_BELOW = "TEST."
+
+
+def check_same_run(cfg: CfgNode) -> None:
+    """Compare a fitted ``cfg`` with the one that the checkpoint in OUTPUT_DIR was trained with.
+
+    Raises:
+        ConfigError: keys differ that the rest of the run cannot change: the optimizer's state and
+            what was trained so far are of the old values.
+        WeightFileError: the checkpoint cannot be read.
+    """
+    before = _checkpoint_config(cfg.OUTPUT_DIR)
+    if before is None:
+        return
+    now = own_config(cfg)
+    changed = [
+        f"  {key}: {before.get(key, 'the default')!r} before, {now.get(key, 'the default')!r} now"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+        and key not in _MAY_CHANGE
+        and not key.startswith(_MAY_CHANGE_BELOW)
+    ]
+    if changed:
+        raise ConfigError(
+            f"--resume: {cfg.OUTPUT_DIR} holds a run of another config:\n"
+            + "\n".join(changed)
+            + "\nGo on with the values before; or start a new run without --resume, from "
+            "MODEL.WEIGHTS or from a checkpoint of this one"
+        )
+
+
+def settle_seed(cfg: CfgNode, resume: bool) -> None:
+    """Replace a negative ``cfg.SEED`` by the run's own: its checkpoint's, or one drawn now.
+
+    All processes get the same. With it, a run that had no seed can be resumed and repeated, too.
+    """
+    if cfg.SEED >= 0:
+        return
+    before = _checkpoint_config(cfg.OUTPUT_DIR) if resume else None
+    drawn = comm.shared_random_seed() % 2**31
+    cfg.SEED = int((before or {}).get("SEED", drawn))
+
+
+def _checkpoint_config(output_dir: str) -> dict[str, Any] | None:
+    tag = Path(output_dir, "last_checkpoint")
+    path = os.path.join(output_dir, tag.read_text().strip()) if tag.exists() else ""
+    if not os.path.isfile(path):
+        return None
+    config: dict[str, Any] | None = (load_source_weights(path).stamp or {}).get("config")
+    return config
