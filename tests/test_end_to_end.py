@@ -188,7 +188,7 @@ def test_a_resumed_run_is_not_mixed_with_another(project: Project) -> None:
     changed = ("SOLVER.BASE_LR", "0.5", "MODEL.TRANSFER.FREEZE", "backbone")
     mixed = project.run("--resume", "SOLVER.MAX_ITER", "4", *changed)
     assert mixed.returncode == 1
-    assert "MODEL.TRANSFER.FREEZE: 'the default' before, 'backbone' now" in mixed.stderr
+    assert "MODEL.TRANSFER.FREEZE: '' before, 'backbone' now" in mixed.stderr
     assert "SOLVER.BASE_LR: 0.001 before, 0.5 now" in mixed.stderr
     assert "MAX_ITER" not in mixed.stderr, "a run may become longer"
     assert (project.output / "config.yaml").read_text() == config

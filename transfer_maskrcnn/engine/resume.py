@@ -9,6 +9,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
+from transfer_maskrcnn.engine.setup import flat_config, load_config
 from transfer_maskrcnn.engine.stamp import own_config
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.surgery.source import load_source_weights
@@ -32,9 +33,10 @@ def check_same_run(cfg: CfgNode) -> None:
     before = _checkpoint_config(cfg.OUTPUT_DIR)
     if before is None:
         return
-    now = own_config(cfg)
+    now, defaults = own_config(cfg), dict(flat_config(load_config("")))
     changed = [
-        f"  {key}: {before.get(key, 'the default')!r} before, {now.get(key, 'the default')!r} now"
+        f"  {key}: {before.get(key, defaults.get(key))!r} before, "
+        f"{now.get(key, defaults.get(key))!r} now"
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key)
         and key not in _MAY_CHANGE
