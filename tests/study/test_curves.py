@@ -73,6 +73,7 @@ def test_iterations_to_reach(points: Curve, level: float, expected: float | None
 SPEED_UPS = [
     # own iterations, the reference's budget, factor, words
     (65, 400, 400 / 65, "reaches it 6.2x sooner"),
+    (4, 400, 100, "reaches it about 100x sooner"),  # roughly: it lies between two points
     (400, 400, 1, "reaches it just as soon"),
     (395, 400, 400 / 395, "reaches it just as soon"),
     (600, 400, 2 / 3, "reaches it 1.5x later"),

@@ -75,7 +75,9 @@ def speed_up_in_words(own: float | None, reference_budget: float) -> str:
         return "does not reach it"
     if factor == math.inf:
         return "is there before the first iteration"
-    times = f"{max(factor, 1 / factor):.1f}x"
+    ratio = max(factor, 1 / factor)
+    # between two far points of a curve, the place of a level is known roughly
+    times = f"{ratio:.1f}x" if ratio < 10 else f"about {ratio:.0f}x"
     if times == "1.0x":
         return "reaches it just as soon"
     return f"reaches it {times} {'sooner' if factor > 1 else 'later'}"
