@@ -233,7 +233,8 @@ class TransferTrainer(DefaultTrainer):
             f"  last good checkpoint: {checkpoint}\n"
             "  usual remedies: a lower SOLVER.BASE_LR (a tenth), a longer SOLVER.WARMUP_ITERS, a "
             "lower SOLVER.CLIP_GRADIENTS.CLIP_VALUE; from random weights also MODEL.PIXEL_STD "
-            "about [58, 58, 58] and a norm other than FrozenBN"
+            "about [58, 58, 58] and a norm other than FrozenBN. Then start without --resume; with "
+            "MODEL.WEIGHTS, from that checkpoint"
         )
 
     @classmethod
