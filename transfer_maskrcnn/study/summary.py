@@ -98,7 +98,8 @@ def summarise(study: Finished) -> dict[str, Any]:
             for f in fractions
             for a, b in _pairs(study)
         ],
-        "verdict": verdict(
+        "verdict": _share(whole)
+        + verdict(
             study.task,
             by_name[study.main, whole],
             by_name[study.reference, whole],
@@ -108,6 +109,10 @@ def summarise(study: Finished) -> dict[str, Any]:
             and study.transferred[study.main] > 0,
         ),
     }
+
+
+def _share(fraction: float) -> str:
+    return "" if fraction == 1 else f"On {fraction:.0%} of the training images. "
 
 
 def _pairs(study: Finished) -> list[tuple[str, str]]:
