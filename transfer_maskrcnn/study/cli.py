@@ -23,14 +23,17 @@ DEFAULT_ARMS = "structure_fair,backbone,all_but_predictors"
 EXAMPLES = f"""
 Arms, from least to most: {", ".join(ARM_NAMES[:3])},
   {", ".join(ARM_NAMES[3:])}.
-structure is the layers without weights, as the config has them; structure_fair the same with what
-training from nothing needs. Others take MODEL.WEIGHTS, or a file of their own: backbone@trunk.pkl.
+structure is the layers without weights, as the config has them; structure_fair
+the same with what training from nothing needs. Others take MODEL.WEIGHTS, or a
+file of their own: backbone@trunk.pkl.
 
 Examples:
   python tools/compare_inits.py --config-file configs/shapes/mask_rcnn_transfer.yaml \\
     --output-dir output/study
-  ... --arms structure_fair,backbone@imagenet.pkl,all_but_predictors --seeds 5 --fractions 0.25,1
-The same command goes on with a study that was cut off; more arms, seeds or fractions add to it.
+  ... --arms structure_fair,backbone@imagenet.pkl,all_but_predictors --seeds 5
+  ... --fractions 0.25,1
+The same command goes on with a study that was cut off; more arms, seeds or
+fractions add to it. Exit status: 0, or 1 for an error.
 """
 
 
