@@ -11,13 +11,14 @@ from typing import Any
 from transfer_maskrcnn.engine.arguments import parse_arguments
 from transfer_maskrcnn.engine.setup import quiet_third_parties
 from transfer_maskrcnn.errors import ConfigError, TransferError
+from transfer_maskrcnn.report.page import REPORT_FILE
+from transfer_maskrcnn.report.study_input import STUDY_FILE
 from transfer_maskrcnn.study.arms import ARM_NAMES
 from transfer_maskrcnn.study.design import make_design
 from transfer_maskrcnn.study.runner import visible_gpus
-from transfer_maskrcnn.study.study import STUDY_FILE, run_study
+from transfer_maskrcnn.study.study import run_study
 from transfer_maskrcnn.study.words import table
 
-REPORT_FILE = "report.html"
 WIDTH = 80
 DEFAULT_ARMS = "structure_fair,backbone,all_but_predictors"
 EXAMPLES = f"""

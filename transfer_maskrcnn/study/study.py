@@ -16,6 +16,7 @@ from transfer_maskrcnn.engine.record import COST_FILE
 from transfer_maskrcnn.engine.run import versions
 from transfer_maskrcnn.engine.stamp import class_names
 from transfer_maskrcnn.files import write_json
+from transfer_maskrcnn.report.study_input import COSTS_FILE, STUDY_FILE, VERSION
 from transfer_maskrcnn.report.study_page import write_study_report
 from transfer_maskrcnn.report.study_plots import write_study_figure
 from transfer_maskrcnn.study.design import Design, Run, check_arms, images_by_fraction
@@ -23,11 +24,8 @@ from transfer_maskrcnn.study.results import load_matches, task_of
 from transfer_maskrcnn.study.runner import StudyRunner
 from transfer_maskrcnn.study.summary import Finished, summarise
 
-STUDY_FILE = "study.json"
-COSTS_FILE = "costs.json"
 FIGURE_FILE = "figure.png"
 REPEAT_FOLDER = "repeat"
-VERSION = 1
 
 
 def run_study(design: Design, output_dir: Path, train_net: Path, gpus: int = 0) -> dict[str, Any]:

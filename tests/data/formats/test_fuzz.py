@@ -106,12 +106,13 @@ def mutated(data: Any, path: tuple[Any, ...], value: Any) -> Any:
 
 
 @pytest.fixture
-def load_or_refuse(tmp_path: Path, make_image: Callable[..., Path], check_counts: Any) -> Any:
+def assert_clear(tmp_path: Path, make_image: Callable[..., Path], check_counts: Any) -> Any:
     make_image("images/a.png")
     (tmp_path / "json").mkdir()
     path = tmp_path / "json/a.json"
 
     def load(name: str, data: Any, **options: Any) -> bool:
+        """Assert that the file loads with right counts, or that the error names its place."""
         path.write_text(data if isinstance(data, str) else json.dumps(data))
         annotations = path.parent if name == "labelme" else path
         try:
@@ -126,46 +127,46 @@ def load_or_refuse(tmp_path: Path, make_image: Callable[..., Path], check_counts
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_the_examples_load(name: str, load_or_refuse: Any) -> None:
-    assert load_or_refuse(name, EXAMPLES[name])
+def test_the_examples_load(name: str, assert_clear: Any) -> None:
+    assert assert_clear(name, EXAMPLES[name])
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_every_entry_removed_once(name: str, load_or_refuse: Any) -> None:
+def test_every_entry_removed_once(name: str, assert_clear: Any) -> None:
     for path in places(EXAMPLES[name]):
-        load_or_refuse(name, mutated(EXAMPLES[name], path, ...))
+        assert_clear(name, mutated(EXAMPLES[name], path, ...))
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 @relaxed
 @given(data=st.data())
-def test_entries_replaced_by_junk(name: str, data: st.DataObject, load_or_refuse: Any) -> None:
+def test_entries_replaced_by_junk(name: str, data: st.DataObject, assert_clear: Any) -> None:
     example = EXAMPLES[name]
     for _ in range(data.draw(st.integers(1, 3))):
         path = data.draw(st.sampled_from(places(example)))
         example = mutated(example, path, data.draw(junk))
         if not places(example):
             break
-    load_or_refuse(name, example)
+    assert_clear(name, example)
 
 
 @relaxed
 @given(
     polygons=st.lists(st.lists(st.lists(st.floats(-60, 90), max_size=12), max_size=3), max_size=4)
 )
-def test_any_polygons_of_coco(polygons: Any, load_or_refuse: Any) -> None:
+def test_any_polygons_of_coco(polygons: Any, assert_clear: Any) -> None:
     annotation = EXAMPLES["coco"]["annotations"][0]
     annotations = [annotation | {"segmentation": parts} for parts in polygons]
     rle = EXAMPLES["coco"]["annotations"][1]
     for more in ([], [rle]):  # as polygons, and all turned into bitmasks
-        assert load_or_refuse("coco", EXAMPLES["coco"] | {"annotations": annotations + more})
+        assert assert_clear("coco", EXAMPLES["coco"] | {"annotations": annotations + more})
 
 
 @pytest.mark.parametrize("name", ["coco", "via", "labelme"])
 @relaxed
 @given(text=st.text(st.sampled_from('{}[]",:0129.eE- tfn\\u\n'), max_size=30))
-def test_any_text(name: str, text: str, load_or_refuse: Any) -> None:
-    assert not load_or_refuse(name, text)
+def test_any_text(name: str, text: str, assert_clear: Any) -> None:
+    assert not assert_clear(name, text)
 
 
 @relaxed
