@@ -4,7 +4,7 @@ install to install. Importing transfer_maskrcnn without it says how to get it.""
 import re
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
 README = ROOT / "README.md"
@@ -29,8 +29,20 @@ setup(
     license_files=["LICENSE"],
     packages=find_packages(include=["transfer_maskrcnn", "transfer_maskrcnn.*"]),
     package_data={"transfer_maskrcnn": ["**/*.yaml", "**/*.html", "**/*.pth", "**/*.safetensors"]},
+    # Optional: without a C compiler, or Python.h, torchvision's RoIAlign is used.
+    ext_modules=[
+        Extension(
+            "transfer_maskrcnn.engine._roi_align",
+            ["transfer_maskrcnn/engine/roi_align.c"],
+            depends=["transfer_maskrcnn/engine/roi_weights.h"],
+            libraries=["m"],
+            extra_compile_args=["-O3", "-Wno-psabi"],
+            optional=True,
+        )
+    ],
     python_requires=">=3.10,<3.14",
     install_requires=[
+        "faster-coco-eval>=1.8",
         "fvcore>=0.1.5",  # as iopath: the sal-detectron2 wheel needs it and does not say so
         "iopath>=0.1.9",
         "jinja2>=3.0",

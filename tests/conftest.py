@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+os.environ["TRANSFER_CACHE"] = ""  # no test, nor a process it starts, writes to a user's home
 SIDE = 64
 CLASSES = ["blob", "bar"]
 # class, x0, y0, x1, y1 of each image's rectangles

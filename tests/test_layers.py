@@ -24,6 +24,7 @@ LAYERS = {
     "inference": 1,
     "engine": 2,
     "study": 3,
+    "benchmark": 3,
     "": TOP,  # the package's own __init__, which gathers the public names
 }
 # The `__init__` of a package that holds two layers counts as the upper one.
@@ -45,7 +46,7 @@ THIRD_PARTY = {
     },
     "report": {"jinja2", "matplotlib", "numpy", "pycocotools"},
 }
-READS_CONFIG = ("config", "engine", "surgery.hook", "evaluation", "study")
+READS_CONFIG = ("config", "engine", "surgery.hook", "evaluation", "study", "benchmark")
 CONFIG_NAMES = {"detectron2.config", "fvcore.common.config", "yacs"}
 
 

@@ -36,6 +36,10 @@ def add_transfer_config(cfg: CfgNode) -> None:
     # module prefixes, comma-separated; "" freezes nothing beside MODEL.BACKBONE.FREEZE_AT.
     cfg.MODEL.TRANSFER.FREEZE = ""
 
+    # Whether what frozen layers make of an image is kept and not computed again: "auto" where it
+    # pays (in memory, what does not fit in files under OUTPUT_DIR), "memory", "disk" or "off".
+    cfg.MODEL.TRANSFER.CACHE_FEATURES = "auto"
+
     # Share of the training images that is used, above 0 to 1: a subset that keeps the classes'
     # proportions, drawn from SEED; of one seed, a smaller one lies within a larger one.
     cfg.DATASETS.TRAIN_FRACTION = 1.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,10 @@ import pycocotools.mask as mask_util
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, BoxMode, Instances
 
 from transfer_maskrcnn.data.register import register_dataset
+from transfer_maskrcnn.errors import DatasetError
 from transfer_maskrcnn.evaluation.coco import InstanceEvaluator
 
 WriteDataset = Callable[[str, Path], dict[str, Any]]
@@ -73,3 +76,53 @@ def test_an_old_ground_truth_file_is_never_used(
     (out / "stale_toy_coco_format.json").write_text("{}")
     evaluator = InstanceEvaluator("stale_toy", str(out), distributed=False)
     assert len(evaluator._coco_api.getAnnIds()) == 7
+
+
+def evaluator_of(name: str, records: list[dict[str, Any]], folder: Path) -> InstanceEvaluator:
+    DatasetCatalog.register(name, lambda: records)
+    MetadataCatalog.get(name).set(thing_classes=["blob", "bar"])
+    evaluator = InstanceEvaluator(name, str(folder), tasks=("bbox", "segm"), distributed=False)
+    evaluator.reset()
+    return evaluator
+
+
+def record(objects: int) -> dict[str, Any]:
+    one = {
+        "bbox": [4.0, 4.0, 30.0, 28.0],
+        "bbox_mode": BoxMode.XYXY_ABS,
+        "category_id": 0,
+        "segmentation": [[4.0, 4.0, 30.0, 4.0, 30.0, 28.0, 4.0, 28.0]],
+    }
+    image = {"file_name": "0.png", "image_id": 3, "height": 64, "width": 64}
+    return {**image, "annotations": [one] * objects}
+
+
+def test_a_model_that_finds_nothing_has_no_figures(tmp_path: Path) -> None:
+    evaluator = evaluator_of("coco_nothing_found", [record(objects=1)], tmp_path)
+    evaluator.process([record(1)], [{"instances": perfect(record(1))["instances"][:0]}])
+    results = evaluator.evaluate()
+    assert list(results) == ["bbox", "segm"]
+    assert all(math.isnan(figure) for figures in results.values() for figure in figures.values())
+    assert (tmp_path / "coco_instances_results.json").read_text() == "[]"
+
+
+def test_images_without_any_object_have_no_figures(tmp_path: Path) -> None:
+    evaluator = evaluator_of("coco_no_objects", [record(objects=0)], tmp_path)
+    evaluator.process([record(1)], [perfect(record(1))])
+    assert evaluator.evaluate() == {}
+    assert (tmp_path / "coco_instances_results.json").exists()
+
+
+def test_a_model_of_more_classes_is_an_error(tmp_path: Path) -> None:
+    evaluator = evaluator_of("coco_more_classes", [record(objects=1)], tmp_path)
+    prediction = perfect(record(1))
+    prediction["instances"].pred_classes += 2
+    evaluator.process([record(1)], [prediction])
+    with pytest.raises(DatasetError, match="of class 2, but the dataset has 2, from 0 on"):
+        evaluator.evaluate()
+
+
+def test_no_slow_evaluation_is_announced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        evaluator_of("coco_announced", [record(objects=1)], tmp_path)
+    assert "Falling back" not in caplog.text

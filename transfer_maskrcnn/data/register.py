@@ -5,13 +5,16 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from transfer_maskrcnn.data.dataset_cache import DatasetSource, load_dataset
 from transfer_maskrcnn.data.formats import FORMATS
 from transfer_maskrcnn.data.formats.base import LoadedDataset
+from transfer_maskrcnn.data.record_file import RecordFile
 from transfer_maskrcnn.errors import DatasetError, nearest
 
 logger = logging.getLogger(__name__)
@@ -101,23 +104,28 @@ def register_dataset(
 class DatasetLoader:
     """What DatasetCatalog calls: reads the annotations once a process, and fills the metadata.
 
-    Callers share the dicts, as everywhere in detectron2: copy before changing one.
+    A small dataset is a list whose dicts all callers share, as everywhere in detectron2: copy
+    before changing one. A large one that is cached (``dataset_cache``) is a :class:`RecordFile`,
+    from the first time on: each access makes a new dict, so what a caller changes is lost unless
+    the caller keeps that dict, as ``list`` does.
     """
 
     def __init__(self, spec: DatasetSpec):
         self.spec = spec
         self._loaded: LoadedDataset | None = None
 
-    def __call__(self) -> list[dict[str, Any]]:
+    def __call__(self) -> Sequence[dict[str, Any]]:
         if self._loaded is None:
             self._loaded = _load(self.spec)
-        return list(self._loaded.dicts)
+        dicts = self._loaded.dicts
+        return dicts if isinstance(dicts, RecordFile) else list(dicts)
 
 
 def _load(spec: DatasetSpec) -> LoadedDataset:
     arguments: dict[str, Any] = dict(spec.options, classes=spec.classes)
+    source = DatasetSource(spec.format, spec.annotations, spec.image_root, arguments)
     try:
-        loaded = FORMATS[spec.format](spec.annotations, spec.image_root, **arguments)
+        loaded = load_dataset(spec.name, source)
     except DatasetError as error:
         raise DatasetError(f"dataset {spec.name!r}: {error}{_how_to_get(spec)}") from None
     loaded = _take_part(spec, loaded)
@@ -132,10 +140,9 @@ def _load(spec: DatasetSpec) -> LoadedDataset:
         logging.WARNING if lost else logging.INFO, "dataset %s: %s", spec.name, report.summary()
     )
     if spec.part is not None:
-        instances = sum(len(d["annotations"]) for d in loaded.dicts)
         logger.info(
             "dataset %s: part %r is %d of these images with %d instances",
-            *(spec.name, spec.part, len(loaded.dicts), instances),
+            *(spec.name, spec.part, len(loaded.dicts), sum(loaded.instances)),
         )
     return loaded
 
@@ -151,8 +158,8 @@ def _take_part(spec: DatasetSpec, loaded: LoadedDataset) -> LoadedDataset:
         return loaded
     held_out = spec.part == "val"
     chosen = [
-        (record, position)
-        for record, position in zip(loaded.dicts, loaded.positions, strict=True)
+        i
+        for i, position in enumerate(loaded.positions)
         if (position % spec.hold_out_every == 0) == held_out
     ]
     if not chosen:
@@ -160,8 +167,13 @@ def _take_part(spec: DatasetSpec, loaded: LoadedDataset) -> LoadedDataset:
             f"dataset {spec.name!r}: part {spec.part!r} of {len(loaded.dicts)} images with "
             f"hold_out_every {spec.hold_out_every} is empty; use a smaller hold_out_every"
         )
-    dicts, positions = zip(*chosen, strict=True)
-    return replace(loaded, dicts=list(dicts), positions=positions)
+    dicts = loaded.dicts
+    return replace(
+        loaded,
+        dicts=dicts.take(chosen) if isinstance(dicts, RecordFile) else [dicts[i] for i in chosen],
+        positions=tuple(loaded.positions[i] for i in chosen),
+        instances=tuple(loaded.instances[i] for i in chosen),
+    )
 
 
 def _check(spec: DatasetSpec) -> None:

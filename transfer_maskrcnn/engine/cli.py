@@ -15,6 +15,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from transfer_maskrcnn.engine import run
+from transfer_maskrcnn.engine.allocator import keep_freed_memory
 from transfer_maskrcnn.engine.arguments import parse_arguments
 from transfer_maskrcnn.engine.resume import check_same_run, settle_seed
 from transfer_maskrcnn.engine.setup import fit_config, load_config, quiet_third_parties
@@ -68,6 +69,8 @@ def _main(args: argparse.Namespace) -> None:
         if args.resume and not args.eval_only:
             check_same_run(cfg)  # before config.yaml is written anew
         cfg.freeze()
+        if cfg.MODEL.DEVICE == "cpu":
+            keep_freed_memory()
         _set_up(_evaluation_logs(cfg) if args.eval_only else cfg, args)
         if args.eval_only:
             named = cfg.MODEL.WEIGHTS if "MODEL.WEIGHTS" in args.opts else None

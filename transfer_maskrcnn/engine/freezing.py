@@ -125,6 +125,24 @@ def _hold_statistics(norm: nn.Module) -> RemovableHandle:
     return norm.register_forward_pre_hook(_stay_in_eval)
 
 
+def is_frozen(module: nn.Module) -> bool:
+    """Whether training leaves ``module`` as it is, so that an image always gets the same output."""
+    if any(parameter.requires_grad for parameter in module.parameters()):
+        return False
+    return not any(_may_vary(layer) for layer in module.modules())
+
+
+def _may_vary(layer: nn.Module) -> bool:
+    """Whether a layer without trainable weights draws at random, or follows the images."""
+    name = type(layer).__name__.lower()
+    if isinstance(layer, nn.modules.dropout._DropoutNd) or "drop" in name or "stochastic" in name:
+        return bool(getattr(layer, "p", getattr(layer, "drop_prob", None)) != 0)
+    if isinstance(layer, nn.modules.batchnorm._BatchNorm) and not layer.track_running_stats:
+        return True  # it has no statistics but the batch's, in evaluation, too
+    held = _stay_in_eval in layer._forward_pre_hooks.values()
+    return getattr(layer, "track_running_stats", False) and not held
+
+
 def _stay_in_eval(norm: nn.Module, _: Any) -> None:
     norm.eval()
 

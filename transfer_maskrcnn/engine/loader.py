@@ -73,17 +73,17 @@ class SeededImages(Dataset[Any]):
     def __init__(
         self, dicts: list[dict[str, Any]], mapper: Callable[[dict[str, Any]], Any], seed: int
     ):
-        self._dicts = DatasetFromList(dicts, copy=False)  # serialised: workers share the memory
-        self._mapper = mapper
+        self.dicts = DatasetFromList(dicts, copy=False)  # serialised: workers share the memory
+        self.mapper = mapper
         self._seed = seed
 
     def __len__(self) -> int:
-        return len(self._dicts)
+        return len(self.dicts)
 
     def __getitem__(self, draw: Draw) -> Any:
         number, index = draw
         with seeded(derive_seed(self._seed, comm.get_rank(), number)):
-            return self._mapper(self._dicts[index])
+            return self.mapper(self.dicts[index])
 
 
 def training_images(cfg: CfgNode) -> int:

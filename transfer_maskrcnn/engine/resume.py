@@ -18,6 +18,7 @@ from transfer_maskrcnn.surgery.source import load_source_weights
 _MAY_CHANGE = (
     *("SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.EPOCHS"),
     *("MODEL.WEIGHTS", "DATASETS.CATALOG", "DATASETS.TEST", "VIS_PERIOD"),
+    "MODEL.TRANSFER.CACHE_FEATURES",
 )
 _MAY_CHANGE_BELOW = "TEST."
 

@@ -19,6 +19,7 @@ from detectron2.utils import comm
 from tabulate import tabulate
 
 from transfer_maskrcnn.engine.checkpoint import load_trained_model
+from transfer_maskrcnn.engine.precision import describe_precision
 from transfer_maskrcnn.engine.record import FINAL_FILE
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import ConfigError
@@ -44,7 +45,7 @@ RUN_FILES = (
     "environment.json",
     "transfer_plan.json",
     "inference",
-)
+)  # not feature_cache: an entry there is only used by a run that would compute the same
 
 
 def train(cfg: CfgNode, resume: bool) -> None:
@@ -156,6 +157,7 @@ def environment(cfg: CfgNode) -> dict[str, Any]:
         "seed": cfg.SEED,
         "device": device,
         "machine": platform.machine(),
+        "precision": describe_precision(cfg),
         "threads": torch.get_num_threads(),
         "processes": comm.get_world_size(),
         "versions": versions(),

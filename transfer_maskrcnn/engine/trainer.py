@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import warnings
 from collections import OrderedDict
 from contextlib import nullcontext
 from itertools import chain
@@ -15,7 +16,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
 from detectron2.data.detection_utils import build_augmentation
-from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer
 from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.testing import flatten_results_dict
@@ -25,15 +26,18 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from transfer_maskrcnn.config import FOLLOW_DATASET
+from transfer_maskrcnn.engine.cache_hook import CacheFeatures
 from transfer_maskrcnn.engine.checkpoint import StampedCheckpointer, open_trained
 from transfer_maskrcnn.engine.curve import EvaluationCurve
 from transfer_maskrcnn.engine.ema import WeightAverage
 from transfer_maskrcnn.engine.freezing import FreezePhases, freeze
 from transfer_maskrcnn.engine.loader import build_train_loader
 from transfer_maskrcnn.engine.mapper import CheckedDatasetMapper
+from transfer_maskrcnn.engine.precision import autocast_dtype, prepare_layout, step_trainer
 from transfer_maskrcnn.engine.progress import ProgressBar, on_terminal
 from transfer_maskrcnn.engine.record import FINAL_FILE, Cost, InitialWeights, write_drift
 from transfer_maskrcnn.engine.rng import StepSeed, run_seed
+from transfer_maskrcnn.engine.roi_pooler import use_fast_pooling
 from transfer_maskrcnn.engine.solver import L2SP, build_optimizer
 from transfer_maskrcnn.engine.stamp import class_names, make_stamp
 from transfer_maskrcnn.engine.stopping import BestCheckpoint, StopTraining
@@ -45,6 +49,7 @@ from transfer_maskrcnn.errors import (
     WeightFileError,
 )
 from transfer_maskrcnn.evaluation.coco import InstanceEvaluator
+from transfer_maskrcnn.evaluation.inference import FastInference
 from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.surgery.hook import WeightSurgeryHook
 from transfer_maskrcnn.surgery.write import write_weights
@@ -62,6 +67,11 @@ class TransferTrainer(DefaultTrainer):
     checkpointer: StampedCheckpointer
     results: dict[str, Any]  # of the last evaluation in this process
 
+    def __init__(self, cfg: CfgNode):
+        with warnings.catch_warnings():  # of a CUDA loss scaler, which build_hooks replaces
+            warnings.filterwarnings("ignore", message=".*GradScaler")
+            super().__init__(cfg)
+
     def build_hooks(self) -> list[HookBase | None]:
         # DefaultTrainer.__init__ makes its own checkpointer just before it asks for the hooks.
         self.checkpointer = StampedCheckpointer(
@@ -71,6 +81,7 @@ class TransferTrainer(DefaultTrainer):
             **self.checkpointer.checkpointables,
         )
         cfg = self.cfg
+        self._trainer: SimpleTrainer = step_trainer(cfg, self._trainer)
         self.results, self._stopped = {}, False
         self._surgery = WeightSurgeryHook.from_cfg(cfg)
         average = WeightAverage.from_cfg(cfg)
@@ -90,6 +101,7 @@ class TransferTrainer(DefaultTrainer):
             InitialWeights(self.checkpointer),
             StepSeed(run_seed(cfg)),
             FreezePhases.from_cfg(cfg),
+            CacheFeatures.from_cfg(cfg),
             L2SP.from_cfg(cfg),
             average,
             *stock,
@@ -246,6 +258,9 @@ class TransferTrainer(DefaultTrainer):
             )
         model = super().build_model(cfg)
         freeze(model, cfg.MODEL.TRANSFER.FREEZE)
+        prepare_layout(cfg, model)
+        if torch.device(cfg.MODEL.DEVICE).type == "cpu":
+            use_fast_pooling(model)
         return model
 
     @classmethod
@@ -281,6 +296,9 @@ class TransferTrainer(DefaultTrainer):
         Returns detectron2's results: AP from 0 to 100 by task ("bbox", "segm"), by dataset first
         where there are several.
         """
+        # Evaluators of another kind may want masks as one tensor.
+        if evaluators is None and not isinstance(model, FastInference):
+            model = FastInference(model, autocast_dtype(cfg))
         results: OrderedDict[str, Any] = super().test(cfg, model, evaluators)
         if comm.is_main_process() and cfg.OUTPUT_DIR:
             names = cfg.DATASETS.TEST

@@ -66,7 +66,8 @@ def assemble(
     positions: list[int] = []
     report.images_read += len(images)
     report.instances_read += sum(len(image.instances) for image in images)
-    probes = probe_images([image.file_name for image in images])
+    files = tuple(image.file_name for image in images)
+    probes = probe_images(files)
     for position, (image, probe) in enumerate(zip(images, probes, strict=True)):
         problem = image.problem or probe.problem or _size_problem(image, probe)
         if problem:
@@ -79,10 +80,12 @@ def assemble(
         reasons = report.reasons(report.images_left_out)
         raise DatasetError(f"{source}: none of its {len(images)} images can be used: {reasons}")
     mask_format = _unify(dicts, report)
-    report.images_kept = len(dicts)
-    report.instances_kept = sum(len(d["annotations"]) for d in dicts)
+    instances = tuple(len(d["annotations"]) for d in dicts)
+    report.images_kept, report.instances_kept = len(dicts), sum(instances)
     ids = category_ids or tuple(range(1, len(classes) + 1))
-    return LoadedDataset(dicts, classes, ids, mask_format, report, tuple(positions))
+    return LoadedDataset(
+        dicts, classes, ids, mask_format, report, tuple(positions), instances, files
+    )
 
 
 def _size_problem(image: RawImage, probe: ImageProbe) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -110,16 +111,19 @@ class LoadedDataset:
     exception: among polygons they may stay RLE, since detectron2's mapper drops them before it
     looks at masks.
 
-    ``positions[i]`` is the place, from 0, that the image of ``dicts[i]`` has among all images that
-    the annotations list, those left out included: by image id for COCO, else in the file's order.
+    ``files`` are all images that the annotations list, those left out included: by image id for
+    COCO, else in the file's order. ``positions[i]`` is the place in it, from 0, of ``dicts[i]``,
+    and ``instances[i]`` the number of its annotations.
     """
 
-    dicts: list[dict[str, Any]]
+    dicts: Sequence[dict[str, Any]]
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
     mask_format: MaskFormat
     report: LoadReport
     positions: tuple[int, ...]
+    instances: tuple[int, ...]
+    files: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,113 @@
+"""The cache follows SOLVER.PHASES: in each what it freezes, from whatever iteration on."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import FunctionType, MethodType
+from typing import Any
+
+import pytest
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+from torch import nn
+
+from transfer_maskrcnn.engine import cache_hook
+from transfer_maskrcnn.engine.feature_cache import FeatureCache
+from transfer_maskrcnn.engine.freezing import _only_propose
+
+Toy = Callable[..., CfgNode]
+Train = Callable[..., Any]
+CACHE = "MODEL.TRANSFER.CACHE_FEATURES"
+ITERATIONS = 13
+SPECS = "[[2,'backbone_fpn_rpn'],[2,''],[2,'backbone'],[2,'all_but_predictors'],[2,'backbone_fpn']]"
+OPTS = (
+    *("SOLVER.MAX_ITER", ITERATIONS, "SOLVER.PHASES", SPECS, "SOLVER.CHECKPOINT_PERIOD", 1),
+    *("SOLVER.IMS_PER_BATCH", 6),  # so that two iterations are more passes than views
+    # Batch norms that train on a handful of images turn 1e-7 into 1e-1 within ten iterations.
+    *("MODEL.RESNETS.NORM", "FrozenBN"),
+)
+# In each iteration: what stands in the place of the backbone, of its trunk, and of the RPN.
+CACHED, PROPOSES = FeatureCache, _only_propose
+BOTH, NONE = (CACHED, None, CACHED), (None, None, None)
+TRUNK, FPN = (None, CACHED, None), (CACHED, None, None)
+EXPECTED = [BOTH] * 2 + [NONE] * 2 + [TRUNK] * 2 + [BOTH] * 2 + [FPN] * 2 + [NONE] * 3
+
+
+def stand_in(module: nn.Module) -> type | FunctionType | None:
+    """Whose ``forward`` a module has: a cache's, freezing's, or, where None, its own."""
+    forward = vars(module).get("forward")
+    if not isinstance(forward, MethodType):
+        return None
+    return CACHED if isinstance(forward.__self__, CACHED) else forward.__func__
+
+
+def stand_ins(model: Any) -> tuple[Any, ...]:
+    modules = (model.backbone, model.backbone.bottom_up, model.proposal_generator)
+    return tuple(stand_in(module) for module in modules)
+
+
+class Watch(HookBase):
+    def __init__(self) -> None:
+        self.seen: list[tuple[Any, ...]] = []
+
+    def before_step(self) -> None:
+        self.seen.append(stand_ins(self.trainer.model))
+
+
+@pytest.mark.parametrize("mode", ["off", "memory", "disk", "auto"])
+def test_each_phase_is_cached_as_far_as_it_freezes(mode: str, toy: Toy, train: Train) -> None:
+    watch = Watch()
+    train(toy(*OPTS, CACHE, mode), watch)
+    without = {BOTH: (None, None, PROPOSES), TRUNK: NONE, FPN: NONE, NONE: NONE}
+    assert watch.seen == (EXPECTED if mode != "off" else [without[x] for x in EXPECTED])
+
+
+RESUMED = [
+    # mode, iterations done -> what is seen in those that follow
+    # within a phase with a cache, within one without, between two, after all of them
+    ("memory", {done: EXPECTED[done:] for done in (1, 3, 4, 12)}),
+    # one iteration is left of a phase, for which a cache would not pay any more
+    ("auto", {8: EXPECTED[8:], 9: [NONE] * 4}),
+]
+
+
+@pytest.mark.parametrize(("mode", "interruptions"), RESUMED)
+def test_a_resumed_run_is_the_same(
+    mode: str, interruptions: dict[int, Any], toy: Toy, train: Train
+) -> None:
+    plain = train(toy(*OPTS, CACHE, "off"))
+    cfg = toy(*OPTS, CACHE, mode)
+    assert train(cfg).difference(plain) < 1e-5
+    for done, expected in interruptions.items():
+        folder = Path(cfg.OUTPUT_DIR).with_name(f"resumed{done}")
+        shutil.copytree(cfg.OUTPUT_DIR, folder)
+        (folder / "last_checkpoint").write_text(f"model_{done - 1:07d}.pth")
+        later = cfg.clone()
+        later.OUTPUT_DIR = str(folder)
+        watch = Watch()
+        resumed = train(later, watch, resume=True)
+        plain_rest = type(plain)(plain.trainer, plain.losses[done:])
+        assert resumed.difference(plain_rest) < 1e-5
+        assert watch.seen == expected
+        assert stand_ins(resumed.trainer.model) == NONE
+
+
+def test_a_complete_run_is_not_cached(toy: Toy, train: Train, computed: list[int]) -> None:
+    cfg = toy("MODEL.TRANSFER.FREEZE", "backbone", "SOLVER.MAX_ITER", 3, CACHE, "memory")
+    train(cfg)
+    assert len(computed) == 8
+    train(cfg, resume=True)
+    assert len(computed) == 8
+
+
+def test_what_is_said_of_phases(toy: Toy, train: Train, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger=cache_hook.__name__)
+    phases = ("SOLVER.PHASES", "[[6,'backbone_fpn'],[1,'']]", "SOLVER.MAX_ITER", 9)
+    train(toy(*phases, CACHE, "auto"))
+    lines = [r.getMessage() for r in caplog.records if r.name == cache_hook.__name__]
+    assert len(lines) == 2, "and of the last phase nothing"
+    assert "backbone computed once for 8 views" in lines[0]
+    assert lines[1] == f"{CACHE}: not used from iteration 6 on: the backbone trains"

@@ -1,0 +1,230 @@
+"""What the cache stands in for, in training alone, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from types import MethodType
+from typing import Any
+
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import PanopticFPN
+from detectron2.modeling.proposal_generator import RPN
+from detectron2.utils.events import EventStorage
+from torch import Tensor, nn
+
+from transfer_maskrcnn.engine import freezing
+from transfer_maskrcnn.engine.feature_cache import FeatureCache, FrozenPart, find_frozen_part
+from transfer_maskrcnn.engine.feature_store import Entry, MemoryStore, TieredStore
+from transfer_maskrcnn.engine.fixed_views import Canvases
+from transfer_maskrcnn.engine.trainer import TransferTrainer
+from transfer_maskrcnn.engine.validation import validation_losses
+
+Toy = Callable[..., CfgNode]
+FREEZE = "MODEL.TRANSFER.FREEZE"
+RUNGS = ["backbone", "backbone_fpn", "backbone_fpn_rpn"]
+
+
+class Detector:
+    """A model in training mode, its batches, and a cache that is not attached yet."""
+
+    def __init__(self, cfg: CfgNode):
+        torch.manual_seed(0)
+        self.model: Any = TransferTrainer.build_model(cfg).train()
+        found = find_frozen_part(self.model)
+        assert found is not None
+        self.part: FrozenPart = found
+        self.store = MemoryStore(2**30)
+        self.cache = FeatureCache(
+            self.model, found, TieredStore(self.store), Canvases((64, 64), (64, 64))
+        )
+        self.batches: Iterator[Any] = iter(TransferTrainer.build_train_loader(cfg))
+
+    def losses(self, batch: Any) -> dict[str, float]:
+        torch.manual_seed(1)
+        with EventStorage():
+            return {name: value.item() for name, value in self.model(batch).items()}
+
+
+@pytest.fixture(params=RUNGS)
+def detector(request: pytest.FixtureRequest, toy: Toy) -> Detector:
+    return Detector(toy(FREEZE, request.param))
+
+
+FOUND = [
+    # MODEL.TRANSFER.FREEZE, the part and whether its proposals are frozen, too
+    ("backbone", ("backbone.bottom_up", False)),
+    ("backbone_fpn", ("backbone", False)),
+    ("backbone_fpn_rpn", ("backbone", True)),
+    # an RPN above features that train proposes anew each time
+    ("backbone.bottom_up,proposal_generator", ("backbone.bottom_up", False)),
+    # heads above a trunk that trains
+    ("roi_heads", None),
+    ("", None),
+]
+
+
+@pytest.mark.parametrize(("spec", "expected"), FOUND)
+def test_what_is_found(spec: str, expected: tuple[str, bool] | None, toy: Toy) -> None:
+    part = find_frozen_part(TransferTrainer.build_model(toy(FREEZE, spec)))
+    assert (part and (part.name, part.rpn is not None)) == expected
+
+
+class OtherRPN(RPN):
+    """As RRPN, whose boxes are rotated."""
+
+
+def test_what_is_not_known_is_computed(toy: Toy) -> None:
+    model: Any = TransferTrainer.build_model(toy(FREEZE, "backbone_fpn_rpn"))
+    rpn = model.proposal_generator
+    own = rpn.forward
+    del rpn.forward  # frozen by hand: it still gives losses
+    assert find_frozen_part(model).rpn is None  # type: ignore[union-attr]
+    rpn.forward = own
+    rpn.__class__ = OtherRPN
+    assert find_frozen_part(model).rpn is None  # type: ignore[union-attr]
+    model.__class__ = PanopticFPN  # it compares features with targets of the batch's size
+    assert find_frozen_part(model) is None
+
+
+def traces(model: nn.Module) -> dict[str, Any]:
+    """All that a cache could leave on a model, by module."""
+    return {
+        name: (vars(m).get("forward"), [*m._forward_pre_hooks.values(), *m._forward_hooks.values()])
+        for name, m in model.named_modules()
+    }
+
+
+def test_a_detached_cache_leaves_nothing(detector: Detector) -> None:
+    before, state = traces(detector.model), copy.deepcopy(detector.model.state_dict())
+    detector.cache.attach()
+    names = [name for name, _ in detector.model.named_parameters()]
+    detector.losses(next(detector.batches))
+    assert detector.model.state_dict().keys() == state.keys()
+    detector.cache.detach()
+    assert traces(detector.model) == before
+    assert not detector.model._forward_hooks_always_called
+    assert [name for name, _ in detector.model.named_parameters()] == names
+    assert all(torch.equal(v, state[k]) for k, v in detector.model.state_dict().items())
+
+
+# what a new phase makes of the RPN's forward, which detaching must not undo
+@pytest.mark.parametrize("still_frozen", [True, False])
+def test_a_phase_may_change_the_rpn_before_the_cache_is_detached(
+    still_frozen: bool, toy: Toy
+) -> None:
+    frozen = Detector(toy(FREEZE, "backbone_fpn_rpn"))
+    rpn = frozen.model.proposal_generator
+    frozen.cache.attach()
+    rpn.requires_grad_(not still_frozen)
+    freezing._spare_frozen_rpns(frozen.model)
+    frozen.cache.detach()
+    if still_frozen:
+        assert rpn.forward == MethodType(freezing._only_propose, rpn)
+    else:
+        assert "forward" not in vars(rpn)
+        assert "loss_rpn_cls" in frozen.losses(next(frozen.batches))
+
+
+class Poisoned(MemoryStore):
+    """Every image has an entry of zeros, once it is poisoned."""
+
+    poison: Entry | None = None
+
+    def get(self, key: str) -> Entry | None:
+        return self.poison or super().get(key)
+
+
+def test_training_alone_goes_through_the_cache(detector: Detector) -> None:
+    batch = next(detector.batches)
+    model = detector.model
+    images = model.preprocess_image(batch).tensor
+
+    def others() -> list[Tensor]:
+        """What is asked of a model beside training it: all of it without the cache."""
+        direct = model.backbone(images)
+        model.eval()
+        found = [*model.inference(batch), *model(batch)]
+        with torch.no_grad():
+            found += model(batch)
+            model.train()
+            losses = validation_losses(model, [batch])
+        numbers = torch.tensor([*losses.values()], dtype=torch.float64)
+        return [numbers, *direct.values(), *(x["instances"].scores for x in found)]
+
+    expected, trained = others(), detector.losses(batch)
+    store = Poisoned(2**30)
+    canvas = Canvases((64, 64), (64, 64))
+    cache = FeatureCache(model, detector.part, TieredStore(store), canvas)
+    cache.attach()
+    entry = cache.add(batch[0]["image"])
+    store.poison = {name: torch.zeros_like(tensor) for name, tensor in entry.items()}
+    assert detector.losses(batch) != trained, "the poison works"
+    assert all(torch.equal(a, b) for a, b in zip(others(), expected, strict=True))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_features_lie_in_memory_as_they_are_computed(layout: torch.memory_format, toy: Toy) -> None:
+    """The order decides which kernels see them next."""
+    frozen = Detector(toy(FREEZE, "backbone_fpn", "SOLVER.IMS_PER_BATCH", 1))
+    frozen.model.to(memory_format=layout)
+    seen: list[dict[str, Tensor]] = []
+    frozen.model.proposal_generator.register_forward_pre_hook(lambda _, x: seen.append(x[1]))
+    batch = next(frozen.batches)
+    frozen.losses(batch)
+    frozen.cache.attach()
+    frozen.losses(batch)
+    for name in ("p2", "p3", "p4"):
+        assert seen[0][name].is_contiguous(memory_format=layout)
+        assert seen[0][name].stride() == seen[1][name].stride()
+        assert torch.equal(seen[0][name], seen[1][name])
+
+
+def test_training_changes_no_entry(detector: Detector) -> None:
+    detector.cache.attach()
+    model, batches = detector.model, [next(detector.batches) for _ in range(10)]
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    entries = [detector.cache.add(x["image"]) for batch in batches for x in batch]
+    before = copy.deepcopy(entries)
+    for batch in batches:
+        optimizer.zero_grad()
+        with EventStorage():
+            sum(model(batch).values()).backward()
+        optimizer.step()
+    for entry, old in zip(entries, before, strict=True):
+        assert all(torch.equal(entry[name], old[name]) for name in old)
+
+
+def test_proposals_are_copies(toy: Toy) -> None:
+    """StandardROIHeads writes into none of them; another head may."""
+    frozen = Detector(toy(FREEZE, "backbone_fpn_rpn"))
+    frozen.cache.attach()
+    batch = next(frozen.batches)
+    frozen.model.roi_heads.register_forward_pre_hook(
+        lambda _, inputs: [p.proposal_boxes.scale(2, 2) for p in inputs[2]] and None
+    )
+    entries = [frozen.cache.add(x["image"]) for x in batch]
+    before = copy.deepcopy(entries)
+    frozen.losses(batch)
+    for entry, old in zip(entries, before, strict=True):
+        assert torch.equal(entry["proposals/boxes"], old["proposals/boxes"])
+
+
+def test_an_entry_belongs_to_the_pixels(detector: Detector) -> None:
+    detector.cache.attach()
+    image = next(detector.batches)[0]["image"]
+    first = detector.cache.add(image)
+    assert detector.cache.add(image.clone()) is first
+    other = image.clone()
+    other[0, 0, 0] += 1
+    assert detector.cache.add(other) is not first
+    wide = torch.zeros(3, 32, 64, dtype=torch.uint8)
+    assert detector.cache.add(wide.reshape(3, 64, 32)) is not detector.cache.add(wide)
+
+
+def test_an_image_beyond_its_canvas_is_an_error(detector: Detector) -> None:
+    detector.cache.attach()
+    with pytest.raises(ValueError, match=r"\(64, 65\) .* is larger than \(64, 64\)"):
+        detector.cache.add(torch.zeros(3, 64, 65, dtype=torch.uint8))

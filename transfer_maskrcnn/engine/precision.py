@@ -1,0 +1,114 @@
+"""What ``SOLVER.AMP.ENABLED`` means on each device, and the training step that does it."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import AMPTrainer, SimpleTrainer
+from torch import nn
+from torch.utils.data import DataLoader
+
+logger = logging.getLogger(__name__)
+
+_CPUINFO = Path("/proc/cpuinfo")
+# As it names them. Without one of them oneDNN emulates bf16, ten times slower than fp32.
+_CPU_BF16 = {"avx512_bf16", "amx_bf16", "bf16", "svebf16"}
+
+
+def autocast_dtype(cfg: CfgNode) -> torch.dtype | None:
+    """The type of ``torch.autocast`` that the config asks for; None is fp32, as detectron2 ships.
+
+    With ``SOLVER.AMP.ENABLED``: bf16 on CPUs with bf16 instructions and on CUDA cards from Ampere
+    on, fp16 (with a loss scaler) on older cards, and fp32 on CPUs that would only emulate bf16.
+    """
+    if not cfg.SOLVER.AMP.ENABLED:
+        return None
+    device = torch.device(cfg.MODEL.DEVICE)
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device)[0] >= 8
+        return torch.bfloat16 if native else torch.float16
+    return torch.bfloat16 if cpu_has_bf16() else None
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bf16 in hardware; False where that cannot be found out."""
+    if platform.system() != "Linux" or not _CPUINFO.exists():
+        return False
+    flags = (
+        line for line in _CPUINFO.read_text().splitlines() if line.startswith(("flags", "Feat"))
+    )
+    return not _CPU_BF16.isdisjoint(next(flags, "").split())
+
+
+def describe_precision(cfg: CfgNode) -> str:
+    """For logs and ``environment.json``: "fp32", "bf16 autocast" ..."""
+    names = {None: "fp32", torch.bfloat16: "bf16 autocast", torch.float16: "fp16 autocast"}
+    dtype = autocast_dtype(cfg)
+    if dtype is None and cfg.SOLVER.AMP.ENABLED:
+        return "fp32 (SOLVER.AMP.ENABLED, but this CPU has no bf16 instructions)"
+    return names[dtype]
+
+
+def prepare_layout(cfg: CfgNode, model: nn.Module) -> None:
+    """Convolution weights in channels_last for autocast, whose kernels want it; in place.
+
+    Warns where ``SOLVER.AMP.ENABLED`` asks for what the CPU does not have.
+    """
+    if autocast_dtype(cfg) is not None:
+        model.to(memory_format=torch.channels_last)
+    elif cfg.SOLVER.AMP.ENABLED:
+        logger.warning("training in %s", describe_precision(cfg))
+
+
+def step_trainer(cfg: CfgNode, stock: SimpleTrainer) -> SimpleTrainer:
+    """What runs a step in the precision of ``cfg``: detectron2's own AMPTrainer knows CUDA only."""
+    dtype = autocast_dtype(cfg)
+    if dtype is not None:
+        return AutocastTrainer(stock.model, stock.data_loader, stock.optimizer, dtype)
+    if cfg.SOLVER.AMP.ENABLED:
+        return SimpleTrainer(stock.model, stock.data_loader, stock.optimizer)
+    return stock
+
+
+class AutocastTrainer(AMPTrainer):
+    """detectron2's AMPTrainer on any device, in bf16 or fp16."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader: DataLoader[Any],
+        optimizer: torch.optim.Optimizer,
+        dtype: torch.dtype,
+    ):
+        """
+        Args:
+            dtype: of autocast. Only fp16 needs its gradients scaled: bf16 has fp32's range.
+        """
+        scaler_type = getattr(torch.amp, "GradScaler", torch.cuda.amp.GradScaler)  # torch < 2.3
+        scaler = scaler_type(enabled=dtype == torch.float16)
+        super().__init__(model, data_loader, optimizer, grad_scaler=scaler, precision=dtype)
+        self._device_type = next(model.parameters()).device.type
+
+    def run_step(self) -> None:
+        started = time.perf_counter()
+        data = next(self._data_loader_iter)
+        data_time = time.perf_counter() - started
+        with torch.autocast(self._device_type, self.precision):
+            losses = self.model(data)
+        self.optimizer.zero_grad()
+        self.grad_scaler.scale(sum(losses.values())).backward()
+        self.after_backward()
+        self._write_metrics(losses, data_time)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        SimpleTrainer.load_state_dict(self, state)
+        if state.get("grad_scaler"):  # a run on a device of another precision leaves none
+            self.grad_scaler.load_state_dict(state["grad_scaler"])
