@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import random
@@ -276,3 +277,19 @@ def test_a_change_during_the_parse_is_not_cached(
     monkeypatch.setitem(FORMATS, "coco", parse_and_change)
     assert isinstance(load_dataset("toy", source).dicts, list)
     assert not cache.exists()
+
+
+def test_the_garbage_collector_rests_while_parsing_and_works_afterwards(
+    write_source: WriteSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_source("polygons")
+    seen = []
+    parse = FORMATS["coco"]
+
+    def parse_and_look(*arguments: Any, **options: Any) -> LoadedDataset:
+        seen.append(gc.isenabled())
+        return parse(*arguments, **options)
+
+    monkeypatch.setitem(FORMATS, "coco", parse_and_look)
+    source.parse()
+    assert (seen, gc.isenabled()) == ([False], True)

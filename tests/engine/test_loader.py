@@ -10,7 +10,11 @@ import pytest
 from detectron2.data.samplers import TrainingSampler
 from torch.utils.data import DataLoader
 
+from transfer_maskrcnn.data.record_file import RecordFile
+from transfer_maskrcnn.engine import loader
 from transfer_maskrcnn.engine.loader import Batches, SeededImages
+from transfer_maskrcnn.engine.setup import load_config
+from transfer_maskrcnn.errors import ConfigError
 
 WIDE, UPRIGHT = (20, 10), (10, 20)
 SHAPES = [WIDE, UPRIGHT, WIDE, WIDE, UPRIGHT, UPRIGHT, WIDE]
@@ -64,3 +68,11 @@ def test_an_image_maps_the_same_in_any_worker_and_after_a_resume(workers: int) -
     assert mapped(workers, 3) == whole[3:]
     numbers = [number for batch in whole for _, number in batch]
     assert len(set(numbers)) == len(numbers), "every draw has numbers of its own"
+
+
+def test_proposals_are_not_lost_in_a_cached_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
+    lazy = RecordFile.__new__(RecordFile)
+    monkeypatch.setattr(loader, "DatasetCatalog", {"a_train": lazy})
+    cfg = load_config("", ["MODEL.LOAD_PROPOSALS", "True", "DATASETS.TRAIN", "('a_train',)"])
+    with pytest.raises(ConfigError, match=r"LOAD_PROPOSALS.*'a_train'.*TRANSFER_CACHE"):
+        loader.training_dicts(cfg)

@@ -20,8 +20,10 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from transfer_maskrcnn.data.balance import choose_sampler
+from transfer_maskrcnn.data.record_file import RecordFile
 from transfer_maskrcnn.data.subset import nested_subset
 from transfer_maskrcnn.engine.rng import derive_seed, run_seed, seeded
+from transfer_maskrcnn.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +97,13 @@ def training_images(cfg: CfgNode) -> int:
 
 
 def training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
-    """The images a run trains on: ``DATASETS.TRAIN``, or ``DATASETS.TRAIN_FRACTION`` of them."""
+    """The images a run trains on: ``DATASETS.TRAIN``, or ``DATASETS.TRAIN_FRACTION`` of them.
+
+    Raises:
+        ConfigError: ``MODEL.LOAD_PROPOSALS`` with a dataset that comes from the cache.
+    """
+    if cfg.MODEL.LOAD_PROPOSALS:
+        _check_proposals_stay(cfg.DATASETS.TRAIN)
     dicts = get_detection_dataset_dicts(
         cfg.DATASETS.TRAIN,
         filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
@@ -111,6 +119,16 @@ def training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
             *(cfg.DATASETS.TRAIN_FRACTION, len(subset), len(dicts)),
         )
     return subset
+
+
+def _check_proposals_stay(names: Sequence[str]) -> None:
+    for name in names:
+        if isinstance(DatasetCatalog.get(name), RecordFile):
+            raise ConfigError(
+                f"MODEL.LOAD_PROPOSALS writes into the dicts of {name!r}, but the dataset cache "
+                "makes them anew at each access; switch it off with the environment variable "
+                'TRANSFER_CACHE=""'
+            )
 
 
 def build_train_loader(cfg: CfgNode, mapper: Callable[[dict[str, Any]], Any]) -> DataLoader[Any]:
