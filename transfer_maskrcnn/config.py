@@ -14,31 +14,7 @@ def add_transfer_config(cfg: CfgNode) -> None:
     # in it are relative to it. "": built-in names only.
     cfg.DATASETS.CATALOG = ""
 
-    cfg.MODEL.TRANSFER = CfgNode()
-    # False: MODEL.WEIGHTS is loaded as stock detectron2 does, by name and shape.
-    cfg.MODEL.TRANSFER.ENABLED = True
-    # What is taken from MODEL.WEIGHTS, from least to most: structure | backbone | backbone_fpn |
-    # backbone_fpn_rpn | all_but_predictors | class_rows; or module prefixes, comma-separated.
-    cfg.MODEL.TRANSFER.KEEP = "all_but_predictors"
-    # True: a transfer that would not do what the config says is an error; False: a warning.
-    cfg.MODEL.TRANSFER.STRICT = True
-    # Class names of MODEL.WEIGHTS where the file does not carry them: names, or one dataset's name.
-    cfg.MODEL.TRANSFER.SOURCE_CLASSES = []
-    # [source class, target class] pairs that class_rows matches beside equal names.
-    cfg.MODEL.TRANSFER.CLASS_MAP = []
-    # Rows of classes that no source class matches: "default" (as detectron2 initialises),
-    # "mean" (of all source rows), or the name of a source class.
-    cfg.MODEL.TRANSFER.NEW_CLASS_INIT = "default"
-    # True: unpickle MODEL.WEIGHTS without restriction. It can run any code: for files you made.
-    cfg.MODEL.TRANSFER.TRUST_PICKLE = False
-
-    # Parts that keep their weights for the whole run, as in KEEP's ladder ("backbone_fpn" ...), or
-    # module prefixes, comma-separated; "" freezes nothing beside MODEL.BACKBONE.FREEZE_AT.
-    cfg.MODEL.TRANSFER.FREEZE = ""
-
-    # Whether what frozen layers make of an image is kept and not computed again: "auto" where it
-    # pays (in memory, what does not fit in files under OUTPUT_DIR), "memory", "disk" or "off".
-    cfg.MODEL.TRANSFER.CACHE_FEATURES = "auto"
+    cfg.MODEL.TRANSFER = _transfer_keys()
 
     # Share of the training images that is used, above 0 to 1: a subset that keeps the classes'
     # proportions, drawn from SEED; of one seed, a smaller one lies within a larger one.
@@ -73,3 +49,33 @@ def add_transfer_config(cfg: CfgNode) -> None:
 
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = FOLLOW_DATASET
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _transfer_keys() -> CfgNode:
+    """``MODEL.TRANSFER``: what is taken from MODEL.WEIGHTS, and what becomes of it."""
+    keys = CfgNode()
+    # False: MODEL.WEIGHTS is loaded as stock detectron2 does, by name and shape.
+    keys.ENABLED = True
+    # What is taken from MODEL.WEIGHTS, from least to most: structure | backbone | backbone_fpn |
+    # backbone_fpn_rpn | all_but_predictors | class_rows; or module prefixes, comma-separated.
+    keys.KEEP = "all_but_predictors"
+    # True: a transfer that would not do what the config says is an error; False: a warning.
+    keys.STRICT = True
+    # Class names of MODEL.WEIGHTS where the file does not carry them: names, or one dataset's name.
+    keys.SOURCE_CLASSES = []
+    # [source class, target class] pairs that class_rows matches beside equal names.
+    keys.CLASS_MAP = []
+    # Rows of classes that no source class matches: "default" (as detectron2 initialises),
+    # "mean" (of all source rows), or the name of a source class.
+    keys.NEW_CLASS_INIT = "default"
+    # True: unpickle MODEL.WEIGHTS without restriction. It can run any code: for files you made.
+    keys.TRUST_PICKLE = False
+
+    # Parts that keep their weights for the whole run, as in KEEP's ladder ("backbone_fpn" ...), or
+    # module prefixes, comma-separated; "" freezes nothing beside MODEL.BACKBONE.FREEZE_AT.
+    keys.FREEZE = ""
+
+    # Whether what frozen layers make of an image is kept and not computed again: "auto" where it
+    # pays (in memory, what does not fit in files under OUTPUT_DIR), "memory", "disk" or "off".
+    keys.CACHE_FEATURES = "auto"
+    return keys

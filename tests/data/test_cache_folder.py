@@ -84,3 +84,4 @@ def test_what_a_killed_writer_left_goes(tmp_path: Path) -> None:
 def test_a_folder_that_is_gone(tmp_path: Path) -> None:
     make_room(tmp_path / "nowhere")
     mark_used(tmp_path / "nowhere" / "a.records")
+    assert not (tmp_path / "nowhere").exists()
