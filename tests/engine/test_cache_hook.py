@@ -232,3 +232,24 @@ def test_an_entry_depends_on_its_canvas(toy: Toy) -> None:
     cfg = toy(FREEZE, "backbone")
     sizes = [SMALL, Canvases((96, 64), SIDES), Canvases(SIDES, (96, 64))]
     assert len({key(cfg, canvas) for canvas in sizes}) == 3
+
+
+def test_a_resumed_run_decides_as_the_first_one_did(toy: Toy) -> None:
+    trainer, hook = prepared(toy(*BRIEF, CACHE, "auto"))
+    trainer.start_iter = trainer.max_iter - 1  # one step alone would not pay
+    hook.before_train()
+    assert hook._cache is not None
+
+
+def test_auto_does_not_pad_small_images_to_a_large_one(
+    toy: Toy, said: Callable[[], list[str]]
+) -> None:
+    sizes = [(64, 64), (64, 64), (64, 64), (64, 640)]
+    opts = (*BRIEF, "INPUT.MAX_SIZE_TRAIN", 640, "DATALOADER.ASPECT_RATIO_GROUPING", False)
+    _, hook = prepared(toy(*opts, CACHE, "auto", sizes=sizes))
+    hook.before_train()
+    assert hook._cache is None
+    assert re.search(r"differ so much in size that, padded to one, they are 7\.8 times", said()[0])
+    _, asked_for = prepared(toy(*opts, CACHE, "memory", sizes=sizes))
+    asked_for.before_train()
+    assert asked_for._cache is not None

@@ -196,3 +196,18 @@ def test_available_memory(
 
 def test_available_memory_of_this_machine() -> None:
     assert 2**20 < available_memory() < 2**50
+
+
+def test_a_flipped_byte_is_noticed_by_the_run_that_first_reads_it(tmp_path: Path) -> None:
+    entry = {"nchw/p2": torch.arange(12.0).reshape(1, 3, 2, 2), "rows": torch.ones(2, 4).bfloat16()}
+    assert DiskStore(tmp_path).put("a", entry)
+    (path,) = tmp_path.glob("a*")
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    assert DiskStore(tmp_path).get("a") is None
+    assert not path.exists()
+    assert DiskStore(tmp_path).put("a", entry)
+    found = DiskStore(tmp_path).get("a")
+    assert found is not None and found.keys() == entry.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in entry.items())

@@ -18,6 +18,7 @@ from transfer_maskrcnn.engine.fixed_views import (
     Canvases,
     ManyViewsError,
     canvases,
+    enlargement,
     fixed_mappers,
 )
 from transfer_maskrcnn.engine.mapper import CheckedDatasetMapper
@@ -157,6 +158,13 @@ def test_canvases_are_no_larger_than_they_must(
     view = DatasetMapper(is_train=False, augmentations=[resize], image_format="BGR")
     records = [{"height": height, "width": width} for height, width in sizes]
     assert canvases(records, view, 32, grouped) == Canvases(*expected)
+
+
+def test_how_much_larger_padding_makes_images() -> None:
+    view = DatasetMapper(is_train=False, augmentations=[], image_format="BGR")
+    records = [{"height": 10, "width": 20}, {"height": 20, "width": 20}]
+    canvas = Canvases((40, 40), (20, 20))
+    assert enlargement(records, view, canvas) == (20 * 20 / 200 + 40 * 40 / 400) / 2
 
 
 # an image, the side that is too long

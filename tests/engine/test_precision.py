@@ -29,6 +29,7 @@ from transfer_maskrcnn.engine.precision import (
     prepare_layout,
 )
 from transfer_maskrcnn.engine.setup import load_config
+from transfer_maskrcnn.errors import ConfigError
 
 Toy = Callable[..., CfgNode]
 Train = Callable[..., Any]
@@ -265,3 +266,13 @@ def test_bf16_is_not_scaled(monkeypatch: pytest.MonkeyPatch) -> None:
     data: Any = [torch.tensor([3.0])]
     trainer = AutocastTrainer(model, data, optimizer, torch.bfloat16)
     assert not trainer.grad_scaler.is_enabled()
+
+
+@pytest.mark.parametrize("pooler", ["ROIPool", "ROIAlignRotated"])
+def test_a_pooler_without_bf16_is_refused(pooler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: True)
+    opts = ["MODEL.DEVICE", "cpu", "SOLVER.AMP.ENABLED", "True"]
+    prepare_layout(load_config("", opts), nn.Linear(1, 1))
+    cfg = load_config("", [*opts, "MODEL.ROI_BOX_HEAD.POOLER_TYPE", pooler])
+    with pytest.raises(ConfigError, match=f"POOLER_TYPE {pooler}.*AMP.ENABLED False"):
+        prepare_layout(cfg, nn.Linear(1, 1))

@@ -46,7 +46,8 @@ def test_a_stated_seed_stays(tmp_path: Path) -> None:
 CHANGES = [
     # key, value, whether --resume may change it
     ("SOLVER.MAX_ITER", "70", True),
-    ("MODEL.TRANSFER.CACHE_FEATURES", "off", True),
+    ("MODEL.TRANSFER.CACHE_FEATURES", "disk", True),
+    ("MODEL.TRANSFER.CACHE_FEATURES", "off", False),  # other padding
     ("TEST.EVAL_PERIOD", "7", True),
     ("TEST.BEST_METRIC", "segm/AP", True),
     ("MODEL.WEIGHTS", "moved/a.pth", True),

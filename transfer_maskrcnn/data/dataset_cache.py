@@ -180,7 +180,7 @@ def _from_header(content: dict[str, Any], dicts: RecordFile) -> LoadedDataset:
 
 
 class _ImageState(NamedTuple):
-    digest: str  # of size, time and mode of every file
+    digest: str  # of size, times and mode of every file
     newest: int  # when one last changed, in ns since 1970
     missing: int  # files that are not there
 
@@ -197,7 +197,9 @@ def _state_of(files: Sequence[str]) -> _ImageState:
             missing += 1
             states.append(())
         else:
-            states.append((status.st_size, status.st_mtime_ns, status.st_mode))
+            # ctime: some tools change an image and set its old mtime again
+            times = (status.st_mtime_ns, status.st_ctime_ns)
+            states.append((status.st_size, *times, status.st_mode))
             newest = max(newest, status.st_mtime_ns, status.st_ctime_ns)
     return _ImageState(hashlib.sha256(repr(states).encode()).hexdigest(), newest, missing)
 

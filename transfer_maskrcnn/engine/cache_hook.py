@@ -34,6 +34,7 @@ from transfer_maskrcnn.engine.fixed_views import (
     Canvases,
     ManyViewsError,
     canvases,
+    enlargement,
     fixed_mappers,
 )
 from transfer_maskrcnn.engine.freezing import FREEZE_KEY, parse_phases
@@ -49,6 +50,7 @@ KEY = "MODEL.TRANSFER.CACHE_FEATURES"
 MODES = ("auto", "memory", "disk", "off")
 FOLDER = "feature_cache"
 _SHARE_OF_MEMORY = 0.5  # the rest is for the training itself
+_MOST_PADDING = 2.0  # beyond it, what the heads see in training is mostly padding
 
 # The keys that say what a frozen part makes of an image, and those among them that do not.
 _SEEN = ("MODEL.", "INPUT.")
@@ -149,7 +151,9 @@ class CacheFeatures(HookBase):
         dataset = self.trainer.data_loader.dataset
         if not isinstance(dataset, SeededImages):
             raise NotCachedError("the data loader is not that of build_train_loader")
-        passes = (left - iteration) * self._cfg.SOLVER.IMS_PER_BATCH / len(dataset)
+        # Of the whole phase, not of what is left: a resumed run decides as the first one did.
+        begin = max((e for e in self._phase_ends if e <= iteration), default=0)
+        passes = (left - begin) * self._cfg.SOLVER.IMS_PER_BATCH / len(dataset)
         views = _views(dataset.mapper, part, passes)
         if comm.get_world_size() > 1:
             raise NotCachedError("training runs in several processes", "use --num-gpus 1")
@@ -160,6 +164,12 @@ class CacheFeatures(HookBase):
         grouped = self._cfg.DATALOADER.ASPECT_RATIO_GROUPING
         divisibility = model.backbone.size_divisibility
         canvas = canvases(dataset.dicts, views[0], divisibility, grouped)
+        larger = enlargement(dataset.dicts, views[0], canvas)
+        if self._mode == "auto" and larger > _MOST_PADDING:
+            raise NotCachedError(
+                "images differ so much in size that, padded to one, they are "
+                f"{larger:.1f} times as large"
+            )
         self._cache = FeatureCache(model, part, self._store(part, canvas), canvas)
         self._cache.attach()
         self._fill(self._cache, part, dataset.dicts, views)

@@ -6,10 +6,13 @@ import errno
 import logging
 import os
 import shutil
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -19,12 +22,21 @@ from transfer_maskrcnn.files import atomic_path
 logger = logging.getLogger(__name__)
 
 Entry = Mapping[str, Tensor]
+_CHECKSUM = "crc32"
 _RESERVE = 2**30  # bytes of the disk that stay free for checkpoints
 
 
 def entry_bytes(entry: Entry) -> int:
     """Bytes of an entry's tensors."""
     return sum(tensor.numel() * tensor.element_size() for tensor in entry.values())
+
+
+def _checksum(entry: Entry) -> int:
+    value = 0
+    for name, tensor in sorted(entry.items()):
+        pixels: Any = tensor.reshape(-1).view(torch.uint8).numpy()
+        value = zlib.crc32(pixels, zlib.crc32(name.encode(), value))
+    return value
 
 
 class MemoryStore:
@@ -64,8 +76,9 @@ class MemoryStore:
 class DiskStore:
     """Entries as .safetensors files in a folder of their own; read by mapping them into memory.
 
-    A file gets its name when it is whole; one that cannot be read is removed. So neither a kill nor
-    a full disk leaves anything that a later run could mistake for an entry.
+    A file gets its name when it is whole; one that cannot be read, or whose checksum differs when
+    a run first reads it, is removed. So neither a kill, nor a full disk, nor a crash of the machine
+    leaves anything that a later run could mistake for an entry.
 
     Attributes:
         full: the disk took no more.
@@ -74,6 +87,7 @@ class DiskStore:
     def __init__(self, folder: Path):
         self.full = False
         self._folder = folder
+        self._checked: set[str] = set()
         for unfinished in folder.glob(".*.part"):  # a kill leaves one
             unfinished.unlink(missing_ok=True)
 
@@ -82,8 +96,13 @@ class DiskStore:
         if not path.exists():
             return None
         try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
+            entry: dict[str, Tensor] = load_file(path)
+            expected = int(entry.pop(_CHECKSUM))
+            if key not in self._checked and _checksum(entry) != expected:
+                raise OSError("its checksum differs")
+            self._checked.add(key)
+            return entry
+        except (SafetensorError, OSError, KeyError) as error:
             logger.warning("%s is damaged (%s): computed afresh", path, error)
             with suppress(OSError):
                 path.unlink()
@@ -98,7 +117,8 @@ class DiskStore:
             if shutil.disk_usage(self._folder).free < entry_bytes(entry) + _RESERVE:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             with atomic_path(self._path(key)) as unfinished:
-                save_file({name: t.contiguous() for name, t in entry.items()}, unfinished)
+                whole = {name: tensor.contiguous() for name, tensor in entry.items()}
+                save_file({**whole, _CHECKSUM: torch.tensor(_checksum(whole))}, unfinished)
         except (OSError, SafetensorError) as error:  # safetensors wraps what the disk says
             self.full = True
             logger.warning(

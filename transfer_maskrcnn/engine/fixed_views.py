@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -120,6 +121,15 @@ def canvases(
         whole = _cover([*wide, *upright], divisibility)
         return Canvases(whole, whole)
     return Canvases(_cover(upright, divisibility), _cover(wide, divisibility))
+
+
+def enlargement(
+    records: Iterable[dict[str, Any]], mapper: DatasetMapper, canvas: Canvases
+) -> float:
+    """How many times larger than the resized images their canvases are, on average."""
+    sizes = [_resized(record, mapper) for record in records]
+    ratios = [math.prod(canvas.of(size)) / math.prod(size) for size in sizes]
+    return sum(ratios) / len(ratios)
 
 
 def _resized(record: dict[str, Any], mapper: DatasetMapper) -> Size:

@@ -14,6 +14,8 @@ from detectron2.engine import AMPTrainer, SimpleTrainer
 from torch import nn
 from torch.utils.data import DataLoader
 
+from transfer_maskrcnn.errors import ConfigError
+
 logger = logging.getLogger(__name__)
 
 _CPUINFO = Path("/proc/cpuinfo")
@@ -59,11 +61,27 @@ def prepare_layout(cfg: CfgNode, model: nn.Module) -> None:
     """Convolution weights in channels_last for autocast, whose kernels want it; in place.
 
     Warns where ``SOLVER.AMP.ENABLED`` asks for what the CPU does not have.
+
+    Raises:
+        ConfigError: a pooler that has no bf16 on CPUs.
     """
+    _check_poolers(cfg)
     if autocast_dtype(cfg) is not None:
         model.to(memory_format=torch.channels_last)
     elif cfg.SOLVER.AMP.ENABLED:
         logger.warning("training in %s", describe_precision(cfg))
+
+
+def _check_poolers(cfg: CfgNode) -> None:
+    if autocast_dtype(cfg) is None or torch.device(cfg.MODEL.DEVICE).type != "cpu":
+        return
+    for head in ("ROI_BOX_HEAD", "ROI_MASK_HEAD", "ROI_KEYPOINT_HEAD"):
+        pooler = cfg.MODEL[head].POOLER_TYPE
+        if pooler not in ("ROIAlign", "ROIAlignV2", ""):
+            raise ConfigError(
+                f"MODEL.{head}.POOLER_TYPE {pooler} cannot work in bf16 on a CPU; use ROIAlignV2, "
+                "or set SOLVER.AMP.ENABLED False"
+            )
 
 
 def step_trainer(cfg: CfgNode, stock: SimpleTrainer) -> SimpleTrainer:
