@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,12 +37,6 @@ TINY: list[Any] = [
     *("SOLVER.WARMUP_ITERS", 1, "SOLVER.BASE_LR", 0.01, "DATASETS.TEST", ()),
 ]
 _numbers = itertools.count()  # detectron2's catalogs outlive a test
-
-
-@pytest.fixture(autouse=True)
-def records_reach_caplog(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Detectron2's setup_logger, which whole runs in this process call, would keep them to itself."""
-    monkeypatch.setattr(logging.getLogger("transfer_maskrcnn"), "propagate", True)
 
 
 def _write_images(folder: Path, sizes: Sequence[Size]) -> Path:

@@ -35,7 +35,7 @@ VIEWS = 8  # of four images, as they are and flipped
 def said(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     """said() -> what the hook logged at INFO and above."""
     caplog.set_level(logging.INFO, logger="transfer_maskrcnn")
-    return lambda: [r.getMessage() for r in caplog.records if r.name == cache_hook.__name__]
+    return lambda: [r.getMessage() for r in caplog.records if r.module == "cache_hook"]
 
 
 def prepared(cfg: CfgNode) -> tuple[TransferTrainer, CacheFeatures]:

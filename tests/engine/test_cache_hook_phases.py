@@ -107,7 +107,7 @@ def test_what_is_said_of_phases(toy: Toy, train: Train, caplog: pytest.LogCaptur
     caplog.set_level(logging.INFO, logger=cache_hook.__name__)
     phases = ("SOLVER.PHASES", "[[6,'backbone_fpn'],[1,'']]", "SOLVER.MAX_ITER", 9)
     train(toy(*phases, CACHE, "auto"))
-    lines = [r.getMessage() for r in caplog.records if r.name == cache_hook.__name__]
+    lines = [r.getMessage() for r in caplog.records if r.module == "cache_hook"]
     assert len(lines) == 2, "and of the last phase nothing"
     assert "backbone computed once for 8 views" in lines[0]
     assert lines[1] == f"{CACHE}: not used from iteration 6 on: the backbone trains"
