@@ -55,6 +55,7 @@ class Plan:
         epochs: of the heads-only training, of which 20 are made up.
         images: of the evaluation, with 35 detections each.
         annotations: of the registered dataset.
+        torchvision: whether its step is measured, too.
     """
 
     size: int = 480
@@ -62,9 +63,10 @@ class Plan:
     epochs: int = 5
     images: int = 2000
     annotations: int = 100_000
+    torchvision: bool = True
 
 
-QUICK = Plan(size=240, epochs=1, images=200, annotations=20_000)
+QUICK = Plan(size=240, epochs=1, images=200, annotations=20_000, torchvision=False)
 
 
 def rows(plan: Plan, folder: Path) -> Iterator[Row]:
@@ -92,8 +94,9 @@ def _training(plan: Plan, annotations: str) -> Iterator[Row]:
     sides = {
         "detectron2": (f"{_HERE}.training:stock", step),
         "here": (f"{_HERE}.training:ours", step),
-        "torchvision": (f"{_HERE}.training:torchvision", step),
     }
+    if plan.torchvision:
+        sides["torchvision"] = (f"{_HERE}.training:torchvision", step)
     name = f"full fine-tune step, {plan.size}, batch 2"
     yield Row(name, *compare(sides, plan.runs, warmup=1))
     heads = {**step, "heads_only": True}
