@@ -15,16 +15,20 @@ LAYERS = {
     "errors": BASE,
     "version": BASE,
     "files": BASE,
+    "terminal": BASE,
     "data.formats": 0,
+    "data.export": 0,
     "surgery": 0,
     "surgery.hook": 2,
     "data": 1,
     "config": 1,
     "evaluation": 1,
     "inference": 1,
+    "doctor": 1,
     "engine": 2,
     "study": 3,
     "benchmark": 3,
+    "commands": 3,
     "": TOP,  # the package's own __init__, which gathers the public names
 }
 # The `__init__` of a package that holds two layers counts as the upper one.
@@ -35,8 +39,8 @@ FILES = {"safetensors", "PIL", "cv2", "yaml"}
 # What may be imported besides the standard library; a prefix of the dotted name is enough.
 # Layers that are not listed may import anything.
 THIRD_PARTY = {
-    BASE: set(),
-    "data.formats": ARRAYS | FILES | {"tqdm", "detectron2.structures"},
+    BASE: {"tqdm"},
+    "data.formats": ARRAYS | FILES | {"detectron2.structures"},
     "surgery": ARRAYS
     | FILES
     | {
@@ -46,7 +50,7 @@ THIRD_PARTY = {
     },
     "report": {"jinja2", "matplotlib", "numpy", "pycocotools"},
 }
-READS_CONFIG = ("config", "engine", "surgery.hook", "evaluation", "study", "benchmark")
+READS_CONFIG = ("config", "engine", "surgery.hook", "evaluation", "study", "benchmark", "commands")
 CONFIG_NAMES = {"detectron2.config", "fvcore.common.config", "yacs"}
 
 

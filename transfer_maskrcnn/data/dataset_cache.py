@@ -144,7 +144,7 @@ def _parse_and_write(name: str, path: Path, source: DatasetSource) -> LoadedData
 
 def _header(loaded: LoadedDataset, path: Path, images: _ImageState) -> dict[str, Any]:
     content = {**vars(loaded), "report": vars(loaded.report)}
-    del content["dicts"]
+    del content["dicts"], content["places"]
     return {"key": path.stem, "images": images.digest, "content": content}
 
 

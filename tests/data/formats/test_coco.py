@@ -151,7 +151,7 @@ def test_detectron2_reads_the_dicts(load: Any, segmentations: Any) -> None:
 def test_left_out(load: Any, segmentation: Any, reason: str) -> None:
     dataset = load(coco([SQUARE], segmentation))
     assert dataset.report.left_out == {reason: 1}
-    assert "annotations[1]" in dataset.report.examples[reason]
+    assert "annotations[1]" in dataset.report.places[reason][0]
     assert dataset.report.instances_kept == 1
 
 
@@ -257,9 +257,9 @@ def test_images_left_out(load: Any, make_image: Callable[..., Path], tmp_path: P
     }
     assert report.left_out == {reasons.IN_LEFT_OUT_IMAGE: 4}
     assert report.instances_kept == 3
-    assert "b.jpg" in report.examples[reasons.IMAGE_MISSING]
-    assert "as 31x20, a viewer shows 30x20" in report.examples[reasons.IMAGE_OTHER_SIZE]
-    assert "as 30x20, a viewer shows 20x30" in report.examples[reasons.IMAGE_ROTATED]
+    assert "b.jpg" in report.places[reasons.IMAGE_MISSING][0]
+    assert "as 31x20, a viewer shows 30x20" in report.places[reasons.IMAGE_OTHER_SIZE][0]
+    assert "as 30x20, a viewer shows 20x30" in report.places[reasons.IMAGE_ROTATED][0]
 
 
 def test_turned_image_annotated_as_shown(load: Any, make_image: Callable[..., Path]) -> None:

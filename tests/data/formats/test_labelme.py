@@ -134,7 +134,7 @@ def test_group_of_mask_and_polygon(load: Any) -> None:
 def test_left_out(load: Any, one: Any, reason: str) -> None:
     dataset = load(shape(), one, classes=["cat"])  # the labels of unusable shapes do not matter
     assert dataset.report.left_out == {reason: 1}
-    assert dataset.report.examples[reason].endswith("0001.jpg: shapes[1]")
+    assert dataset.report.places[reason][0].endswith("0001.jpg: shapes[1]")
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_images_without_a_json_file(load: Any, make_image: Callable[..., Path]) 
     path = make_image("images/0002.jpg")
     report = load(shape()).report
     assert report.images_left_out == {reasons.IMAGE_WITHOUT_JSON: 1}
-    assert report.examples[reasons.IMAGE_WITHOUT_JSON] == str(path)
+    assert report.places[reasons.IMAGE_WITHOUT_JSON][0] == str(path)
 
 
 @pytest.mark.parametrize(

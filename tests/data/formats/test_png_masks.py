@@ -185,7 +185,7 @@ def test_bad_mask_of_a_sample(samples: Path, content: Any, reason: str, check_co
     dataset = load_png_masks(samples, samples)
     check_counts(dataset)
     assert dataset.report.left_out == {reason: 1}
-    assert dataset.report.examples[reason].endswith("s9.png: m2.png")
+    assert dataset.report.places[reason][0].endswith("s9.png: m2.png")
 
 
 def test_incomplete_samples(samples: Path, make_image: Callable[..., Path]) -> None:

@@ -105,7 +105,7 @@ def test_shapes(load: Any, shape: Any, bbox: list[float]) -> None:
 def test_left_out(load: Any, shape: Any, reason: str) -> None:
     report = load(via(region(), region(shape)), classes=["cat"]).report
     assert report.left_out == {reason: 1}
-    assert report.examples[reason].endswith("a.jpg: regions[1]")
+    assert report.places[reason][0].endswith("a.jpg: regions[1]")
 
 
 @pytest.mark.parametrize(

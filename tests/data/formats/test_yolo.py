@@ -65,7 +65,7 @@ def test_background(load: Any, labels: str | None) -> None:
 def test_left_out(load: Any, line: str, reason: str) -> None:
     report = load(f"{TRIANGLE}\n{line}\n").report
     assert report.left_out == {reason: 1}
-    assert report.examples[reason].endswith("a.jpg: line 2")
+    assert report.places[reason][0].endswith("a.jpg: line 2")
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_label_files_without_an_image(load: Any, tmp_path: Path) -> None:
         (tmp_path / f"labels/train/{name}.txt").write_text(TRIANGLE)
     report = load(TRIANGLE).report
     assert report.images_left_out == {reasons.LABELS_WITHOUT_IMAGE: 1}
-    assert report.examples[reasons.LABELS_WITHOUT_IMAGE].endswith("labels/train/c.txt")
+    assert report.places[reasons.LABELS_WITHOUT_IMAGE][0].endswith("labels/train/c.txt")
 
 
 def test_label_files_of_another_split_are_no_orphans(load: Any, tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ from .files import number
 from .images import ImageProbe, probe_images
 from .polygons import TOLERANCE, clean_polygons, polygons_area, screen_polygons, to_points
 
+_PLACE = "place"  # of an annotation in its file, until all are gathered
 _AREA_FACTOR = 2.0  # how far a stated area may be from the mask's, either way
 
 Segmentation = list[list[float]] | dict[str, Any]
@@ -80,11 +81,12 @@ def assemble(
         reasons = report.reasons(report.images_left_out)
         raise DatasetError(f"{source}: none of its {len(images)} images can be used: {reasons}")
     mask_format = _unify(dicts, report)
+    places = [[a.pop(_PLACE) for a in d["annotations"]] for d in dicts]
     instances = tuple(len(d["annotations"]) for d in dicts)
     report.images_kept, report.instances_kept = len(dicts), sum(instances)
     ids = category_ids or tuple(range(1, len(classes) + 1))
     return LoadedDataset(
-        dicts, classes, ids, mask_format, report, tuple(positions), instances, files
+        dicts, classes, ids, mask_format, report, tuple(positions), instances, files, places
     )
 
 
@@ -142,6 +144,7 @@ def _annotations(
             "category_id": index[instance.label],
             "segmentation": segmentation,
             "iscrowd": instance.iscrowd,
+            _PLACE: instance.where,
         }
         annotations.append(annotation | area)
     return annotations

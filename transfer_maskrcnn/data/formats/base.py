@@ -45,6 +45,8 @@ AREA_MISMATCH = "with an area field that does not match the mask"
 DUPLICATE_ID = "duplicate annotation ids"
 DUPLICATE_CATEGORY = "unused categories of a name that another category has"
 
+_MOST_PLACES = 1_000
+
 
 @dataclass
 class LoadReport:
@@ -52,7 +54,8 @@ class LoadReport:
 
     ``images_read == images_kept + sum(images_left_out.values())`` and
     ``instances_read == instances_kept + sum(left_out.values())`` hold after every load.
-    ``repaired`` items are kept. An instance is counted once a reason.
+    ``repaired`` items are kept. An instance is counted once a reason. ``places`` holds the first
+    thousand places of each reason, in the order in which they were met.
     """
 
     images_read: int = 0
@@ -62,7 +65,7 @@ class LoadReport:
     left_out: Counter[str] = field(default_factory=Counter)  # instances
     images_left_out: Counter[str] = field(default_factory=Counter)
     repaired: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, str] = field(default_factory=dict)  # reason -> the first place it was seen
+    places: dict[str, list[str]] = field(default_factory=dict)
 
     def leave_out(self, reason: str, where: str, count: int = 1) -> None:
         self._count(self.left_out, reason, where, count)
@@ -76,7 +79,9 @@ class LoadReport:
     def _count(self, counts: Counter[str], reason: str, where: str, count: int) -> None:
         if count:
             counts[reason] += count
-            self.examples.setdefault(reason, where)
+            places = self.places.setdefault(reason, [])
+            if len(places) < _MOST_PLACES:
+                places.append(where)
 
     def summary(self) -> str:
         """One line: images and instances read, kept, left out and repaired, by reason."""
@@ -95,7 +100,7 @@ class LoadReport:
 
     def reasons(self, counts: Counter[str]) -> str:
         return ", ".join(
-            f"{count} {reason} (first: {self.examples[reason]})"
+            f"{count} {reason} (first: {self.places[reason][0]})"
             for reason, count in sorted(counts.items())
         )
 
@@ -113,7 +118,8 @@ class LoadedDataset:
 
     ``files`` are all images that the annotations list, those left out included: by image id for
     COCO, else in the file's order. ``positions[i]`` is the place in it, from 0, of ``dicts[i]``,
-    and ``instances[i]`` the number of its annotations.
+    and ``instances[i]`` the number of its annotations. ``places[i][j]`` says where annotation ``j``
+    of ``dicts[i]`` stands in its file; a dataset that comes from the cache has none.
     """
 
     dicts: Sequence[dict[str, Any]]
@@ -124,6 +130,7 @@ class LoadedDataset:
     positions: tuple[int, ...]
     instances: tuple[int, ...]
     files: tuple[str, ...]
+    places: Sequence[Sequence[str]] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,52 @@
+"""What every tool does in the same way on a terminal: progress, pipes, Ctrl-C, errors."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from transfer_maskrcnn.errors import TransferError
+
+FAILED = 1
+# As a shell reports a process that SIGINT, or SIGPIPE, ended.
+INTERRUPTED, READER_GONE = 130, 141
+
+T = TypeVar("T")
+
+
+def run_tool(main: Callable[[], int | None], after_interrupt: str = "") -> None:
+    """Run ``main`` and exit: with what it returns, or the status of what stopped it.
+
+    Mistakes of the user end in one line on stderr and status 1; Ctrl-C in 130; a reader that goes
+    away, as ``head`` does, in 141 without a word.
+
+    Args:
+        main: returns an exit status, None for 0.
+        after_interrupt: what the user can do after Ctrl-C.
+    """
+    try:
+        status = main() or 0
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is still in the buffer would fail again when Python flushes it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = READER_GONE
+    except (TransferError, OSError) as error:  # OSError: a full disk, no right to write, ...
+        print(f"error: {error}", file=sys.stderr)
+        status = FAILED
+    except KeyboardInterrupt:
+        print("interrupted" + (after_interrupt and f"; {after_interrupt}"), file=sys.stderr)
+        status = INTERRUPTED
+    sys.exit(status)
+
+
+def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+    """``items`` with a progress bar on stderr, if a person watches it for over two seconds."""
+    bar = tqdm(
+        items, desc=what, total=total, delay=2, disable=None, leave=False, dynamic_ncols=True
+    )
+    return iter(bar)
