@@ -53,6 +53,7 @@ setup(
         "pycocotools>=2.0.6",
         "pyyaml>=6.0",
         "safetensors>=0.4",
+        "shapely>=2.0",
         "tabulate>=0.8",
         "torch>=2.0",
         "torchvision>=0.15",

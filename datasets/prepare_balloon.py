@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Download, verify and unpack the balloon dataset (39 MB) of the Matterport Mask R-CNN project.
+"""Download, verify and unpack Matterport's balloon dataset (39 MB).
 
 Examples:
     python datasets/prepare_balloon.py
     python datasets/prepare_balloon.py --archive ~/Downloads/balloon_dataset.zip
 
-Run again, it goes on with a download that broke off; where the dataset is complete it does nothing.
+Run again, it goes on with a download that broke off; where the dataset is
+complete it does nothing.
 """
 
 import argparse

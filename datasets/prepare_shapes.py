@@ -9,8 +9,10 @@ import argparse
 import os
 
 from transfer_maskrcnn.data.shapes import prepare_shapes
+from transfer_maskrcnn.terminal import run_tool
 
-if __name__ == "__main__":
+
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -20,3 +22,7 @@ if __name__ == "__main__":
         help="folder that gets shapes/ (default: $DETECTRON2_DATASETS, else datasets)",
     )
     print(f"shapes datasets are in {prepare_shapes(parser.parse_args().root)}")
+
+
+if __name__ == "__main__":
+    run_tool(main)

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """How fast this is beside stock detectron2, both measured in turn on this machine.
 
-Each side has a process of its own; they run one after the other, A B A B. "faster" is the median of
-the ratios pair by pair; "limit" is what the work cannot take less than: its FLOPs or bytes over the
-peak of this machine, measured in the same run. Leave the machine alone meanwhile.
+Each side has a process of its own; they run one after the other, A B A B.
+"faster" is the median of the ratios pair by pair; "limit" is what the work
+cannot take less than: its FLOPs or bytes over the peak of this machine,
+measured in the same run. Leave the machine alone meanwhile.
 
 Examples:
     python tools/benchmark.py --quick
@@ -19,6 +20,7 @@ from transfer_maskrcnn.benchmark.rows import QUICK, Plan, rows
 from transfer_maskrcnn.benchmark.table import json_of, text_of
 from transfer_maskrcnn.engine.setup import quiet_third_parties
 from transfer_maskrcnn.files import write_json
+from transfer_maskrcnn.terminal import run_tool
 
 
 def main() -> None:
@@ -47,4 +49,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_tool(main)

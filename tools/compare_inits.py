@@ -3,7 +3,7 @@
 
 from pathlib import Path
 
-from transfer_maskrcnn.study.cli import compare_inits
+from transfer_maskrcnn.commands.compare_inits import compare_inits
 
 if __name__ == "__main__":
     compare_inits(Path(__file__).with_name("train_net.py"))

@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""The seed question on generated data: the same model, images and budget, with and without weights.
+"""What weights are worth, on generated data: one model with and without them.
+
+The same model, images and budget, trained from weights and from nothing.
 
 Example:
     python tools/demo.py
@@ -7,15 +9,14 @@ Example:
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
+from transfer_maskrcnn.commands.compare_inits import print_study
 from transfer_maskrcnn.data.shapes import prepare_shapes
 from transfer_maskrcnn.engine.setup import quiet_third_parties
-from transfer_maskrcnn.errors import TransferError
-from transfer_maskrcnn.study.cli import print_study
 from transfer_maskrcnn.study.design import make_design
 from transfer_maskrcnn.study.study import run_study
+from transfer_maskrcnn.terminal import run_tool
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = "configs/shapes/mask_rcnn_transfer.yaml"
@@ -45,9 +46,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except TransferError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on")
+    run_tool(main, "the same command goes on")

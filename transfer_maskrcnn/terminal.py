@@ -11,15 +11,15 @@ from tqdm import tqdm
 
 from transfer_maskrcnn.errors import TransferError
 
-FAILED = 1
+FAILED, DIVERGED_STATUS = 1, 3
 # As a shell reports a process that SIGINT, or SIGPIPE, ended.
-INTERRUPTED, READER_GONE = 130, 141
+_INTERRUPTED, _READER_GONE = 130, 141
 
 T = TypeVar("T")
 
 
 def run_tool(main: Callable[[], int | None], after_interrupt: str = "") -> None:
-    """Run ``main`` and exit: with what it returns, or the status of what stopped it.
+    """Run ``main``; exit with what it returns unless that is 0, or the status of what stopped it.
 
     Mistakes of the user end in one line on stderr and status 1; Ctrl-C in 130; a reader that goes
     away, as ``head`` does, in 141 without a word.
@@ -34,14 +34,14 @@ def run_tool(main: Callable[[], int | None], after_interrupt: str = "") -> None:
     except BrokenPipeError:
         # What is still in the buffer would fail again when Python flushes it at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = READER_GONE
+        status = _READER_GONE
     except (TransferError, OSError) as error:  # OSError: a full disk, no right to write, ...
-        print(f"error: {error}", file=sys.stderr)
-        status = FAILED
+        sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         print("interrupted" + (after_interrupt and f"; {after_interrupt}"), file=sys.stderr)
-        status = INTERRUPTED
-    sys.exit(status)
+        status = _INTERRUPTED
+    if status:
+        sys.exit(status)
 
 
 def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:

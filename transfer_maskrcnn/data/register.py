@@ -121,14 +121,32 @@ class DatasetLoader:
         return dicts if isinstance(dicts, RecordFile) else list(dicts)
 
 
-def _load(spec: DatasetSpec) -> LoadedDataset:
+def spec_of(name: str) -> DatasetSpec | None:
+    """How ``name`` was registered; None where another package did that."""
+    loader = _registered.get(name)
+    return None if loader is None else loader.spec
+
+
+def parse(spec: DatasetSpec) -> LoadedDataset:
+    """The dataset from its files, not from the cache: with ``places``.
+
+    Raises:
+        DatasetError: what the format's loader raises.
+    """
+    return take_part(spec, _source(spec).parse())
+
+
+def _source(spec: DatasetSpec) -> DatasetSource:
     arguments: dict[str, Any] = dict(spec.options, classes=spec.classes)
-    source = DatasetSource(spec.format, spec.annotations, spec.image_root, arguments)
+    return DatasetSource(spec.format, spec.annotations, spec.image_root, arguments)
+
+
+def _load(spec: DatasetSpec) -> LoadedDataset:
     try:
-        loaded = load_dataset(spec.name, source)
+        loaded = load_dataset(spec.name, _source(spec))
     except DatasetError as error:
         raise DatasetError(f"dataset {spec.name!r}: {error}{_how_to_get(spec)}") from None
-    loaded = _take_part(spec, loaded)
+    loaded = take_part(spec, loaded)
     MetadataCatalog.get(spec.name).set(
         thing_classes=list(loaded.classes),
         thing_dataset_id_to_contiguous_id={c: i for i, c in enumerate(loaded.category_ids)},
@@ -153,7 +171,8 @@ def _how_to_get(spec: DatasetSpec) -> str:
     return f" To get this dataset: {spec.prepare}"
 
 
-def _take_part(spec: DatasetSpec, loaded: LoadedDataset) -> LoadedDataset:
+def take_part(spec: DatasetSpec, loaded: LoadedDataset) -> LoadedDataset:
+    """The ``part`` of ``spec``, where it has one. The report stays that of the whole."""
     if spec.hold_out_every is None:
         return loaded
     held_out = spec.part == "val"
@@ -173,6 +192,7 @@ def _take_part(spec: DatasetSpec, loaded: LoadedDataset) -> LoadedDataset:
         dicts=dicts.take(chosen) if isinstance(dicts, RecordFile) else [dicts[i] for i in chosen],
         positions=tuple(loaded.positions[i] for i in chosen),
         instances=tuple(loaded.instances[i] for i in chosen),
+        places=[loaded.places[i] for i in chosen] if loaded.places else (),
     )
 
 

@@ -23,6 +23,8 @@ from transfer_maskrcnn.engine.precision import describe_precision
 from transfer_maskrcnn.engine.record import FINAL_FILE
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.evaluation.explain.folder import read_sentence
+from transfer_maskrcnn.evaluation.explain.table import wrapped
 from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.surgery.source import load_source_weights
 from transfer_maskrcnn.version import __version__
@@ -176,7 +178,7 @@ def versions() -> dict[str, str]:
 
 
 def print_summary(cfg: CfgNode, results: dict[str, Any]) -> None:
-    """One row a test set: box and mask AP, AP50 and AP75."""
+    """One row a test set: box and mask AP, AP50 and AP75; then why, a sentence a test set."""
     by_dataset = {cfg.DATASETS.TEST[0]: results} if len(cfg.DATASETS.TEST) == 1 else results
     rows = [
         [name, task, *(by_task[task].get(metric) for metric in ("AP", "AP50", "AP75"))]
@@ -187,4 +189,8 @@ def print_summary(cfg: CfgNode, results: dict[str, Any]) -> None:
     print(tabulate(rows, ["dataset", "task", "AP", "AP50", "AP75"], floatfmt=".1f"))
     if any(value is not None and math.isnan(value) for row in rows for value in row[2:]):
         print("nan: the model detected nothing. It may need more iterations, or MODEL.WEIGHTS.")
+    for name in by_dataset:
+        why = read_sentence(Path(cfg.OUTPUT_DIR, "inference", name))
+        if why:
+            print(wrapped(f"{name}: {why}"))
     print(f"Written to {os.path.join(cfg.OUTPUT_DIR, 'evaluation.json')}")

@@ -30,6 +30,7 @@ from transfer_maskrcnn.engine.cache_hook import CacheFeatures
 from transfer_maskrcnn.engine.checkpoint import StampedCheckpointer, open_trained
 from transfer_maskrcnn.engine.curve import EvaluationCurve
 from transfer_maskrcnn.engine.ema import WeightAverage
+from transfer_maskrcnn.engine.facts import explain_evaluation
 from transfer_maskrcnn.engine.freezing import FreezePhases, freeze
 from transfer_maskrcnn.engine.loader import build_train_loader
 from transfer_maskrcnn.engine.mapper import CheckedDatasetMapper
@@ -291,6 +292,8 @@ class TransferTrainer(DefaultTrainer):
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> OrderedDict[str, Any]:
         """Evaluate on every ``DATASETS.TEST``, and write ``evaluation.json`` into OUTPUT_DIR.
 
+        Why AP is what it is stands in ``inference/<dataset>/explanation.json``.
+
         Results on other datasets that stand there already stay.
 
         Returns detectron2's results: AP from 0 to 100 by task ("bbox", "segm"), by dataset first
@@ -306,6 +309,8 @@ class TransferTrainer(DefaultTrainer):
             path = Path(cfg.OUTPUT_DIR, "evaluation.json")
             others = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
             write_json(path, {**others, **by_dataset})
+            if evaluators is None:
+                explain_evaluation(cfg, model.model if isinstance(model, FastInference) else model)
         return results
 
 

@@ -16,10 +16,12 @@ from detectron2.evaluation.coco_evaluation import (
     instances_to_coco_json,
 )
 from detectron2.structures import Instances
+from detectron2.utils import comm
 
 from transfer_maskrcnn.errors import DatasetError
 from transfer_maskrcnn.evaluation.coco_eval import evaluate_detections
 from transfer_maskrcnn.evaluation.mask_rle import EncodedMasks
+from transfer_maskrcnn.evaluation.proposals import ProposalRecall, write_recall
 from transfer_maskrcnn.files import write_text
 
 
@@ -71,15 +73,31 @@ class InstanceEvaluator(COCOEvaluator):
         kwargs["use_fast_impl"] = False
         super().__init__(own_entry, output_dir=output_dir, **kwargs)
 
+    def reset(self) -> None:
+        super().reset()
+        self._recall = ProposalRecall()
+
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
         """As COCOEvaluator's, for ``instances`` with masks of either kind."""
         for image, output in zip(inputs, outputs, strict=True):
+            if "proposal_boxes" in output:
+                objects = self._coco_api.imgToAnns[image["image_id"]]
+                self._recall.add(output["proposal_boxes"], objects)
             masks = _fields(output).get("pred_masks")
             if isinstance(masks, EncodedMasks):
                 found = coco_results(output["instances"], image["image_id"])
                 self._predictions.append({"image_id": image["image_id"], "instances": found})
             else:
                 super().process([image], [output])
+
+    def evaluate(self, img_ids: Sequence[Any] | None = None) -> Any:
+        """As COCOEvaluator's; the main process also writes ``proposals.json``."""
+        rows = [self._recall.rows]
+        if self._distributed:
+            rows = comm.gather(self._recall.rows, dst=0)
+        if self._output_dir and (not self._distributed or comm.is_main_process()):
+            write_recall(list(chain.from_iterable(rows)), self._output_dir)
+        return super().evaluate(img_ids)
 
     def _eval_predictions(
         self, predictions: Sequence[dict[str, Any]], img_ids: Sequence[Any] | None = None

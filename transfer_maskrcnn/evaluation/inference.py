@@ -12,6 +12,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from transfer_maskrcnn.evaluation.mask_rle import EncodedMasks, encode_masks
+from transfer_maskrcnn.evaluation.proposals import in_image, recorded_proposals
 from transfer_maskrcnn.surgery.target import unwrapped
 
 
@@ -41,17 +42,22 @@ class FastInference(nn.Module):
                 of the image that the detections are for, in pixels.
 
         Returns:
-            a dict an image, whose ``instances`` are in the frame of that image.
+            a dict an image, whose ``instances`` are in the frame of that image; in that frame, too,
+            ``proposal_boxes`` (N, 4) XYXY of a model with plain masks, the best first.
         """
         inner: Any = unwrapped(self.model)
         with self._autocast():
             if not _gives_plain_masks(inner):
                 return self.model(batched_inputs)
-            found = inner.inference(batched_inputs, do_postprocess=False)
-        return [
-            {"instances": _postprocessed(instances, image)}
-            for instances, image in zip(found, batched_inputs, strict=True)
-        ]
+            with recorded_proposals(inner) as proposals:
+                found = inner.inference(batched_inputs, do_postprocess=False)
+        outputs: list[dict[str, Any]] = []
+        for place, (instances, image) in enumerate(zip(found, batched_inputs, strict=True)):
+            frame = _frame(instances, image)
+            outputs.append({"instances": _postprocessed(instances, *frame)})
+            if proposals:
+                outputs[-1]["proposal_boxes"] = in_image(proposals[place], *frame)
+        return outputs
 
     def _autocast(self) -> torch.autocast | nullcontext[None]:
         if self.precision is None:
@@ -68,10 +74,14 @@ def _gives_plain_masks(model: Any) -> bool:
     )
 
 
-def _postprocessed(instances: Instances, image: dict[str, Any]) -> Instances:
+def _frame(instances: Instances, image: dict[str, Any]) -> tuple[int, int]:
+    """Height and width of the image that detections are for."""
+    height, width = instances.image_size
+    return image.get("height", height), image.get("width", width)
+
+
+def _postprocessed(instances: Instances, height: int, width: int) -> Instances:
     """In the frame of the image, what is empty left out, and masks encoded."""
-    height = image.get("height", instances.image_size[0])
-    width = image.get("width", instances.image_size[1])
     masks = instances.get_fields().get("pred_masks")
     if not isinstance(masks, Tensor):
         return detector_postprocess(instances, height, width)

@@ -28,13 +28,16 @@ def _environment() -> Environment:
     return environment
 
 
-def write_page(folder: Path, template: str, content: dict[str, Any]) -> Path:
-    """Write ``report.html`` into ``folder``, whole or not at all, and return its path.
+def write_page(
+    folder: Path, template: str, content: dict[str, Any], name: str = REPORT_FILE
+) -> Path:
+    """Write a page into ``folder``, whole or not at all, and return its path.
 
     Args:
         template: the name of a file in ``templates``.
         content: its variables. All text is escaped.
+        name: of the page's file.
     """
-    output = folder / REPORT_FILE
+    output = folder / name
     write_text(output, _environment().get_template(template).render(content))
     return output

@@ -32,6 +32,7 @@ class RunFiles:
         evaluation: dataset -> task -> metric -> value, None where COCO has no number.
         curve, metrics: rows by iteration.
         plan: ``transfer_plan.json`` as it stands.
+        explanations: dataset -> ``explanation.json`` as it stands.
         unreadable: a sentence for every file, or part of one, that is damaged.
     """
 
@@ -40,6 +41,7 @@ class RunFiles:
     curve: list[Row]
     metrics: list[Row]
     plan: dict[str, Any]
+    explanations: dict[str, dict[str, Any]]
     environment: dict[str, Any]
     drift: Figures
     cost: Figures
@@ -79,6 +81,10 @@ def read_run(folder: Path) -> RunFiles:
         read("curve.json", list, _by_iteration),
         rows,
         read("transfer_plan.json", dict, dict),
+        {
+            path.parent.name: read(str(path.relative_to(folder)), dict, dict)
+            for path in sorted(folder.glob("inference/*/explanation.json"))
+        },
         read("environment.json", dict, dict),
         read("drift.json", dict, numbers),
         read("cost.json", dict, numbers),

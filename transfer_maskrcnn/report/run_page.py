@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from transfer_maskrcnn.errors import TransferError
+from transfer_maskrcnn.report.explanation_view import ExplanationView, view_explanation
+from transfer_maskrcnn.report.mistake_tiles import DETECTION_COLOUR, OBJECT_COLOUR
 from transfer_maskrcnn.report.page import write_page
 from transfer_maskrcnn.report.pictures import Tiles, comparison_tiles
 from transfer_maskrcnn.report.plan_view import PlanView, view_plan
@@ -52,14 +54,17 @@ def write_run_report(folder: Path) -> Path:
 def _content(run: RunFiles) -> dict[str, Any]:
     plots = [losses_picture(run.metrics, run.curve), validation_picture(run.curve)]
     plan, damaged = _plan(run)
+    explanations, unexplained = _explanations(run)
     pictures, undrawn = _pictures(run.folder)
     return {
         "name": run.folder.resolve().name,
         "sentences": list(_sentences(run)),
-        "damaged": (*run.unreadable, *damaged, *undrawn),
+        "damaged": (*run.unreadable, *damaged, *unexplained, *undrawn),
         "cost": _cost(run.cost),
         "plots": [plot for plot in plots if plot is not None],
         "evaluations": [_evaluation(name, tasks) for name, tasks in run.evaluation.items()],
+        "explanations": explanations,
+        "colours": {"there": OBJECT_COLOUR, "detected": DETECTION_COLOUR},
         "plan": plan,
         "moved": drift_table({"moved": run.drift}),
         "pictures": pictures,
@@ -74,6 +79,20 @@ def _plan(run: RunFiles) -> tuple[PlanView | None, list[str]]:
         return view_plan(run.plan), []
     except (AttributeError, KeyError, TypeError, ValueError):
         return None, ["transfer_plan.json is damaged; what it holds is left out."]
+
+
+def _explanations(run: RunFiles) -> tuple[list[ExplanationView], list[str]]:
+    found, damaged = [], []
+    for dataset, content in run.explanations.items():
+        if not content:
+            continue
+        try:
+            found.append(view_explanation(run.folder / "inference" / dataset, content))
+        except TransferError as error:
+            damaged.append(str(error))
+        except (AttributeError, LookupError, TypeError):
+            damaged.append(f"explanation.json of {dataset} is damaged; evaluate again.")
+    return found, damaged
 
 
 def _sentences(run: RunFiles) -> Iterator[str]:

@@ -13,9 +13,9 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
+from transfer_maskrcnn.commands.transfer_weights import transfer_weights_tool
 from transfer_maskrcnn.engine.checkpoint import open_trained
 from transfer_maskrcnn.engine.setup import load_config
-from transfer_maskrcnn.engine.transfer_cli import transfer_weights_tool
 from transfer_maskrcnn.errors import ConfigError
 
 Run = Callable[..., str]

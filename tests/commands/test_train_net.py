@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from transfer_maskrcnn.engine import cli
+from transfer_maskrcnn.commands import train_net
 
 
 @pytest.mark.parametrize(
@@ -33,4 +33,4 @@ def test_mistakes(
         arguments, end = arguments + end, []
     monkeypatch.setattr(sys, "argv", ["train_net.py", *end, *arguments])
     with pytest.raises(SystemExit, match=rf"error: .*{message}"):
-        cli.train_net()
+        train_net.train_net()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import textwrap
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from transfer_maskrcnn.engine.arguments import parse_arguments
 from transfer_maskrcnn.engine.setup import quiet_third_parties
-from transfer_maskrcnn.errors import ConfigError, TransferError
+from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.report.page import REPORT_FILE
 from transfer_maskrcnn.report.study_input import STUDY_FILE
 from transfer_maskrcnn.study.arms import ARM_NAMES
@@ -18,6 +18,7 @@ from transfer_maskrcnn.study.design import make_design
 from transfer_maskrcnn.study.runner import visible_gpus
 from transfer_maskrcnn.study.study import run_study
 from transfer_maskrcnn.study.words import table
+from transfer_maskrcnn.terminal import run_tool
 
 WIDTH = 80
 DEFAULT_ARMS = "structure_fair,backbone,all_but_predictors"
@@ -29,7 +30,8 @@ the same with what training from nothing needs. Others take MODEL.WEIGHTS, or a
 file of their own: backbone@trunk.pkl.
 
 Examples:
-  python tools/compare_inits.py --config-file configs/shapes/mask_rcnn_transfer.yaml \\
+  python tools/compare_inits.py \\
+    --config-file configs/shapes/mask_rcnn_transfer.yaml \\
     --output-dir output/study
   ... --arms structure_fair,backbone@imagenet.pkl,all_but_predictors --seeds 5
   ... --fractions 0.25,1
@@ -42,20 +44,19 @@ def compare_inits(train_net: Path) -> None:
     """Parse the command line, then run or go on with the study."""
     args = parse_arguments(_parser())
     quiet_third_parties()
-    try:
-        if not 0 <= args.num_gpus <= len(visible_gpus()):
-            raise ConfigError(
-                f"--num-gpus {args.num_gpus}, but torch sees {len(visible_gpus())} CUDA devices; "
-                "without the option, one run follows the other, wherever MODEL.DEVICE says"
-            )
-        design = make_design(
-            args.config_file, args.opts, args.arms.split(","), _numbers(args.fractions), args.seeds
+    run_tool(partial(_main, args, train_net), "the same command goes on with it")
+
+
+def _main(args: argparse.Namespace, train_net: Path) -> None:
+    if not 0 <= args.num_gpus <= len(visible_gpus()):
+        raise ConfigError(
+            f"--num-gpus {args.num_gpus}, but torch sees {len(visible_gpus())} CUDA devices; "
+            "without the option, one run follows the other, wherever MODEL.DEVICE says"
         )
-        print_study(run_study(design, args.output_dir, train_net, args.num_gpus), args.output_dir)
-    except (TransferError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on with it")
+    design = make_design(
+        args.config_file, args.opts, args.arms.split(","), _numbers(args.fractions), args.seeds
+    )
+    print_study(run_study(design, args.output_dir, train_net, args.num_gpus), args.output_dir)
 
 
 def print_study(content: dict[str, Any], output_dir: Path) -> None:

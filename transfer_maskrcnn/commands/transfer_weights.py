@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from transfer_maskrcnn.data.builtin import register_catalog
 from transfer_maskrcnn.engine.arguments import parse_arguments
 from transfer_maskrcnn.engine.planning import plan_of_config
 from transfer_maskrcnn.engine.setup import load_config, quiet_third_parties
-from transfer_maskrcnn.errors import ConfigError, TransferError, TransferPlanError
+from transfer_maskrcnn.errors import ConfigError, TransferPlanError
 from transfer_maskrcnn.files import write_text
 from transfer_maskrcnn.surgery.apply import apply_plan
 from transfer_maskrcnn.surgery.diff import diff_weights
@@ -23,13 +23,15 @@ from transfer_maskrcnn.surgery.hook import open_source
 from transfer_maskrcnn.surgery.parts import part_of
 from transfer_maskrcnn.surgery.source import UNTRAINED_KEY
 from transfer_maskrcnn.surgery.write import write_weights
+from transfer_maskrcnn.terminal import run_tool
 
 EXAMPLES = """
 Examples:
   what would move:    python tools/transfer_weights.py --dry-run \\
                         --config-file configs/shapes/mask_rcnn_transfer.yaml
-  move it:            ... --output start.safetensors (or start.pth) instead of --dry-run
-  what really moved:  python tools/transfer_weights.py --diff start.pth output/model_final.pth
+  move it:            ... --output start.safetensors (or .pth), not --dry-run
+  what really moved:  python tools/transfer_weights.py \\
+                        --diff start.pth output/model_final.pth
 Exit status: 0; 1 for an error, or for a plan that strict mode refuses.
 """
 
@@ -42,18 +44,19 @@ def transfer_weights_tool() -> None:
         parser.error("one of --dry-run, --output and --diff is needed")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     quiet_third_parties()
-    try:
-        _check_outputs(args)
-        if args.diff:
-            a, b = (open_source(path) for path in args.diff)
-            diff = diff_weights(a, b)
-            print(diff.table())
-            if args.json:
-                write_text(args.json, diff.to_json())
-        else:
-            _transfer(args)
-    except TransferError as error:
-        sys.exit(f"error: {error}")
+    run_tool(partial(_main, args))
+
+
+def _main(args: argparse.Namespace) -> None:
+    _check_outputs(args)
+    if args.diff:
+        a, b = (open_source(path) for path in args.diff)
+        diff = diff_weights(a, b)
+        print(diff.table())
+        if args.json:
+            write_text(args.json, diff.to_json())
+    else:
+        _transfer(args)
 
 
 def _check_outputs(args: argparse.Namespace) -> None:

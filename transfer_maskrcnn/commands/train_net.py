@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,44 +20,49 @@ from transfer_maskrcnn.engine.allocator import keep_freed_memory
 from transfer_maskrcnn.engine.arguments import parse_arguments
 from transfer_maskrcnn.engine.resume import check_same_run, settle_seed
 from transfer_maskrcnn.engine.setup import fit_config, load_config, quiet_third_parties
-from transfer_maskrcnn.errors import TrainingDivergedError, TransferError
+from transfer_maskrcnn.errors import ConfigError, TrainingDivergedError, TransferError
+from transfer_maskrcnn.report.run_page import write_run_report
+from transfer_maskrcnn.terminal import DIVERGED_STATUS, run_tool
 
 # How the long messages begin that go to log.txt alone.
 DUMPS = ("Environment info", "Contents of args", "Running with full config", "Model:")
-DIVERGED_STATUS = 3
 EXAMPLES = """
 Examples:
-  train:      python tools/train_net.py --config-file configs/shapes/mask_rcnn_transfer.yaml
-  evaluate:   ... the same with --eval-only (the last checkpoint of OUTPUT_DIR, or MODEL.WEIGHTS)
+  train:      python tools/train_net.py \\
+                --config-file configs/shapes/mask_rcnn_transfer.yaml
+  evaluate:   ... the same with --eval-only (the last checkpoint of OUTPUT_DIR,
+              or MODEL.WEIGHTS)
   go on:      ... the same with --resume
-  your data:  ... DATASETS.CATALOG my.yaml DATASETS.TRAIN "('a_train',)" DATASETS.TEST "('a_val',)"
-Exit status: 0; 1 for an error; 3 where training diverged (the loss is no longer finite).
+  your data:  ... DATASETS.CATALOG my.yaml DATASETS.TRAIN "('a_train',)" \\
+                DATASETS.TEST "('a_val',)"
+Exit status: 0; 1 for an error; 3 where training diverged (the loss is no longer
+finite); 130 after Ctrl-C.
 """
 
 
-def train_net() -> Path | None:
-    """Parse the command line, then train or evaluate, in as many processes as it asks for.
-
-    Returns the OUTPUT_DIR of a training, None after an evaluation.
-    """
+def train_net() -> None:
+    """Parse the command line, then train or evaluate, in as many processes as it asks for."""
     args = parse_arguments(default_argument_parser(epilog=EXAMPLES))
+    run_tool(partial(_launch, args), "where a checkpoint was written, --resume goes on from it")
+
+
+def _launch(args: argparse.Namespace) -> None:
     if args.num_gpus > max(1, torch.cuda.device_count()):
-        sys.exit(
-            f"error: --num-gpus {args.num_gpus}, but torch {torch.__version__} sees "
+        raise ConfigError(
+            f"--num-gpus {args.num_gpus}, but torch {torch.__version__} sees "
             f"{torch.cuda.device_count()} CUDA devices on this machine"
         )
-    try:
-        launch(
-            _main,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
-        )
-    except KeyboardInterrupt:
-        sys.exit("interrupted; where a checkpoint was written, --resume goes on from it")
-    return None if args.eval_only else Path(load_config(args.config_file, args.opts).OUTPUT_DIR)
+    launch(
+        _main,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
+    if not args.eval_only:
+        output_dir = Path(load_config(args.config_file, args.opts).OUTPUT_DIR)
+        print(f"Report: {write_run_report(output_dir)}")
 
 
 def _main(args: argparse.Namespace) -> None:
@@ -80,6 +86,8 @@ def _main(args: argparse.Namespace) -> None:
     except TrainingDivergedError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(DIVERGED_STATUS)
+    except BrokenPipeError:
+        raise
     except (TransferError, OSError) as error:  # OSError: a full disk, no right to write, ...
         sys.exit(f"error: {_first_cause(error)}")
 

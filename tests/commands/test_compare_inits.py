@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from detectron2.config import CfgNode
 
-from transfer_maskrcnn.study import cli
+from transfer_maskrcnn.commands import compare_inits as cli
 
 CONFIG = ["--config-file", "configs/shapes/mask_rcnn_transfer.yaml"]
 MISTAKES = [

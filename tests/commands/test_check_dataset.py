@@ -1,0 +1,150 @@
+"""tools/check_dataset.py: what it prints, writes, mends and converts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from transfer_maskrcnn.commands.check_dataset import check_dataset
+
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The exit status and what was printed."""
+
+    def tool(*arguments: str | Path) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["check_dataset.py", *map(str, arguments)])
+        status = 0
+        try:
+            check_dataset()
+        except SystemExit as stopped:
+            status = stopped.code if isinstance(stopped.code, int) else 1
+            if isinstance(stopped.code, str):
+                return status, stopped.code
+        return status, capsys.readouterr().out
+
+    return tool
+
+
+@pytest.fixture
+def catalog(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """Two sets, one of which has an instance twice and a wrong area."""
+    entries = {}
+    for part, seed in (("train", 0), ("val", 50)):
+        (tmp_path / part).mkdir()
+        images, annotations = [], []
+        for i in range(12):
+            coarse = np.random.default_rng(seed + i).integers(0, 256, (6, 8, 3)).astype(np.uint8)
+            cv2.imwrite(str(tmp_path / part / f"{i}.png"), cv2.resize(coarse, (400, 300)))
+            images.append({"id": i, "file_name": f"{i}.png", "height": 300, "width": 400})
+            x = 20.0 + 10 * i
+            ring = [x, 40, x + 120, 60, x + 100, 180, x + 20, 170]
+            annotations.append(
+                {
+                    **{"id": i, "image_id": i, "category_id": 1, "segmentation": [ring]},
+                    **{"bbox": [x, 40, 120, 140], "area": 12500, "iscrowd": 0},
+                }
+            )
+        if part == "train":
+            annotations.append({**annotations[3], "id": 77})
+            annotations[5] = {**annotations[5], "area": 3.0}
+        content = {
+            "images": images,
+            "annotations": annotations,
+            "categories": [{"id": 1, "name": "kite"}],
+        }
+        (tmp_path / f"{part}.json").write_text(json.dumps(content, indent=1))
+        name = f"{tmp_path.name}_{part}"
+        entries[name] = {"format": "coco", "annotations": f"{part}.json", "image_root": part}
+        request.addfinalizer(lambda name=name: _forget(name))
+    path = tmp_path / "my.yaml"
+    path.write_text(yaml.safe_dump(entries))
+    return path
+
+
+def _forget(name: str) -> None:
+    if name in DatasetCatalog:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def test_a_catalog_with_errors(run: Run, catalog: Path, tmp_path: Path) -> None:
+    status, shown = run("--catalog", catalog, "--json", tmp_path / "found.json")
+    assert status == 1
+    assert "ERROR" in shown and "1 instance that is there twice" in shown
+    assert "annotations[12], id 77" in shown
+    found = json.loads((tmp_path / "found.json").read_text())
+    kinds = [f["kind"] for f in found["findings"]]
+    assert kinds[0] == "duplicate" and "area_wrong" in kinds
+    assert [d["images"] for d in found["datasets"]] == [12, 12]
+
+
+def test_json_to_a_pipe_is_json_alone(run: Run, catalog: Path) -> None:
+    _, shown = run("--catalog", catalog, "--json", "-")
+    assert json.loads(shown)["findings"][0]["kind"] == "duplicate"
+
+
+def test_a_mended_copy_is_clean_and_the_original_is_as_it_was(
+    run: Run, catalog: Path, tmp_path: Path
+) -> None:
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    status, shown = run(
+        "--catalog", catalog, f"{tmp_path.name}_train", "--fix", tmp_path / "mended"
+    )
+    assert status == 1 and "2 changes" in shown
+    assert all(path.read_bytes() == data for path, data in before.items())
+    status, shown = run("--catalog", tmp_path / "mended" / "catalog.yaml")
+    assert status == 0 and "12 instances" in shown
+    _forget("mended_coco")
+
+
+@pytest.mark.parametrize("format", ["coco", "yolo", "labelme", "png_masks"])
+def test_a_converted_copy_holds_every_instance(
+    run: Run, catalog: Path, tmp_path: Path, format: str
+) -> None:
+    out = tmp_path / "copy"
+    status, shown = run("--catalog", catalog, f"{tmp_path.name}_val", "--convert", format, out)
+    assert status == 0 and "12 images and 12 instances written" in shown
+    status, shown = run("--catalog", out / "catalog.yaml")
+    assert status == 0 and "12 images, 12 instances; kite 12" in shown
+    _forget(f"copy_{format}")
+
+
+def test_a_dataset_that_is_declared_nowhere(run: Run, catalog: Path, tmp_path: Path) -> None:
+    files = ["--annotations", tmp_path / "val.json", "--image-root", tmp_path / "val"]
+    status, shown = run("--format", "coco", *files)
+    assert status == 0 and shown.startswith("val: 12 images")
+    _forget("val")
+
+
+def test_a_page(run: Run, catalog: Path, tmp_path: Path) -> None:
+    page = tmp_path / "doctor.html"
+    _, shown = run("--catalog", catalog, "--html", page)
+    assert str(page) in shown
+    assert "instance that is there twice" in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no dataset: name one"),
+        (["baloon_train"], "did you mean 'balloon_train'"),
+        (["--format", "coco"], "--format and --annotations go together"),
+        (["balloon_train", "--convert", "voc", "out"], "expected one of coco, yolo"),
+        (["--catalog", "nowhere.yaml"], "nowhere.yaml"),
+        (["--format", "coco", "--annotations", "a.json"], "needs image_root"),
+    ],
+)
+def test_mistakes(run: Run, arguments: list[str], message: str) -> None:
+    status, shown = run(*arguments)
+    assert status == 1 and message in shown

@@ -1,0 +1,191 @@
+"""Faults that only other formats than COCO have, and the places of instances in their files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from transfer_maskrcnn.data.export import EXPORTERS
+from transfer_maskrcnn.data.register import DatasetSpec, parse
+from transfer_maskrcnn.doctor.examine import Diagnosis
+from transfer_maskrcnn.doctor.findings import advice
+
+from .conftest import Planted, blob
+from .test_planted_faults import FAULTS
+
+Write = Callable[[Planted, str], DatasetSpec]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """The dataset in another format."""
+
+    def write(planted: Planted, format: str) -> DatasetSpec:
+        spec = planted.spec()
+        if format == "png_masks":  # which has one class
+            for one in planted.annotations:
+                one["category_id"] = 1
+            planted.content["categories"] = planted.content["categories"][:1]
+            spec = planted.spec()
+        out = tmp_path / format
+        EXPORTERS[format](parse(spec), out)
+        places = {
+            "yolo": (out / "data.yaml", None),
+            "labelme": (out, out),
+            "png_masks": (out, out),
+        }
+        catalog = (out / "catalog.yaml").read_text()
+        annotations, image_root = places[format]
+        for line in catalog.splitlines():
+            key, _, value = line.strip().partition(": ")
+            if key == "annotations":
+                annotations = out / value
+            elif key == "image_root":
+                image_root = out / value
+        root = None if image_root is None else str(image_root)
+        return replace(spec, format=format, annotations=str(annotations), image_root=root)
+
+    return write
+
+
+def _via(planted: Planted) -> DatasetSpec:
+    """The dataset as a VIA 1 json, a region a line."""
+    content = {}
+    for image in planted.content["images"]:
+        name = image["file_name"]
+        regions = []
+        for one in planted.annotations:
+            if one["image_id"] == image["id"]:
+                xs, ys = one["segmentation"][0][::2], one["segmentation"][0][1::2]
+                shape = {"name": "polygon", "all_points_x": xs, "all_points_y": ys}
+                label = planted.content["categories"][one["category_id"] - 1]["name"]
+                regions.append({"shape_attributes": shape, "region_attributes": {"class": label}})
+        content[f"{name}123"] = {"filename": name, "size": 123, "regions": regions}
+    spec = planted.spec()
+    lines = json.dumps(content).replace('{"shape', '\n{"shape')
+    planted.json.write_text(lines)
+    return replace(spec, format="via")
+
+
+def _texts(diagnosis: Diagnosis, kind: str) -> str:
+    found = [f for f in diagnosis.findings if f.kind == kind]
+    assert found, [f.kind for f in diagnosis.findings]
+    return "\n".join(str(place) for place in found[0].places)
+
+
+def _first(folder: str, pattern: str) -> Path:
+    return sorted(Path(folder).rglob(pattern))[0]
+
+
+@pytest.mark.parametrize("format", ["yolo", "labelme", "png_masks", "via"])
+def test_a_clean_set_is_clean_in_every_format(
+    train: Planted, write: Write, diagnose: Callable[..., Diagnosis], format: str
+) -> None:
+    spec = _via(train) if format == "via" else write(train, format)
+    assert diagnose(spec).findings == ()
+
+
+def test_places_of_via(train: Planted, diagnose: Callable[..., Diagnosis]) -> None:
+    train.annotations[4]["segmentation"] = [blob(46, 30, 1.2)]
+    text = _texts(diagnose(_via(train)), "tiny")
+    # the fifth region of the file; line 1 holds what comes before the first
+    assert "toy_train.json: regions[1], line 6 of 002.png" in text
+
+
+def test_places_of_labelme(
+    train: Planted, write: Write, diagnose: Callable[..., Diagnosis]
+) -> None:
+    train.annotations[4]["segmentation"] = [blob(46, 30, 1.2)]
+    text = _texts(diagnose(write(train, "labelme")), "tiny")
+    assert "002.json: shapes[1], line" in text and "of 002.png" in text
+
+
+def test_places_of_yolo(train: Planted, write: Write, diagnose: Callable[..., Diagnosis]) -> None:
+    train.annotations[4]["segmentation"] = [blob(46, 30, 1.2)]
+    text = _texts(diagnose(write(train, "yolo")), "tiny")
+    assert "002.txt: line 2 of 002.png" in text
+
+
+def test_yolo_labels_without_an_image_and_an_orientation_that_no_size_confirms(
+    train: Planted, write: Write, diagnose: Callable[..., Diagnosis]
+) -> None:
+    spec = write(train, "yolo")
+    root = Path(spec.annotations).parent
+    label = _first(str(root), "003.txt")
+    (label.parent / "stray.txt").write_text(label.read_text())
+    image = _first(str(root), "004.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(image).save(image.with_suffix(".jpg"), exif=exif)
+    image.unlink()
+    diagnosis = diagnose(spec)
+    assert "stray.txt" in _texts(diagnosis, "labels_without_image")
+    assert "004.jpg: orientation 6" in _texts(diagnosis, "exif_unclear")
+
+
+def test_labelme_images_without_json_labels_without_name_and_points(
+    train: Planted, write: Write, diagnose: Callable[..., Diagnosis]
+) -> None:
+    spec = write(train, "labelme")
+    _first(spec.annotations, "003.json").unlink()
+    file = _first(spec.annotations, "004.json")
+    content = json.loads(file.read_text())
+    content["shapes"][0] |= {"shape_type": "point", "points": [[5, 5]]}
+    file.write_text(json.dumps(content, indent=1))
+    diagnosis = diagnose(spec)
+    assert "003.png" in _texts(diagnosis, "image_without_json")
+    assert "004.json: shapes[0], line" in _texts(diagnosis, "other_shape")
+
+
+def test_masks_that_are_missing_or_damaged(
+    tmp_path: Path, diagnose: Callable[..., Diagnosis]
+) -> None:
+    images, masks = tmp_path / "images", tmp_path / "masks"
+    images.mkdir(), masks.mkdir()
+    for i in range(14):
+        pixels = np.random.default_rng(i).integers(0, 255, (6, 8, 3), np.uint8)
+        Image.fromarray(pixels).resize((96, 72)).save(images / f"{i}.png")
+        mask = np.zeros((72, 96), np.uint8)
+        mask[20:40, 30 + i : 50 + i] = 1
+        mask[25, 30 + i] = 0
+        Image.fromarray(mask).save(masks / f"{i}.png")
+    (masks / "3.png").unlink()
+    (masks / "4.png").write_bytes(b"nothing")
+    spec = DatasetSpec(*("toy", "png_masks", str(masks), str(images), ("nut",), None, None, None))
+    diagnosis = diagnose(spec)
+    assert "3.png" in _texts(diagnosis, "image_without_mask_file")
+    assert "4.png" in _texts(diagnosis, "bad_mask_file")
+
+
+def test_via_regions_without_a_label(train: Planted, diagnose: Callable[..., Diagnosis]) -> None:
+    spec = _via(train)
+    text = train.json.read_text().split("\n")
+    text[5] = (
+        text[5].replace('"class": "nut"', '"class": ""').replace('"class": "bolt"', '"class": ""')
+    )
+    train.json.write_text("\n".join(text))
+    assert "regions[1], line 6 of 002.png" in _texts(diagnose(spec), "no_label")
+
+
+# What the tests of other files, or the one above, plant.
+ELSEWHERE = {
+    *("labels_without_image", "image_without_json", "image_without_mask_file", "bad_mask_file"),
+    *("no_label", "other_shape"),
+    "lost_with_image",  # beside every image that is left out
+    "mapper_failed",  # tests/doctor/test_image_facts.py
+    "other_reason",  # for reasons that loaders may get one day
+}
+
+
+def _kinds(faults: Iterable[tuple[object, str, object]]) -> set[str]:
+    return {kind for _, kind, _ in faults}
+
+
+def test_every_kind_of_finding_is_planted() -> None:
+    assert _kinds(FAULTS.values()) | ELSEWHERE == set(advice())

@@ -1,0 +1,348 @@
+"""Every fault that is planted in a faultless COCO dataset is found, with its place."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from transfer_maskrcnn.doctor.examine import Diagnosis
+from transfer_maskrcnn.doctor.findings import advice
+
+from .conftest import HEIGHT, WIDTH, Planted, annotation, area_of, blob, picture
+
+Plant = Callable[[Planted, Planted], None]
+
+
+def _image(change: Callable[[Planted], object]) -> Plant:
+    return lambda train, val: change(train)
+
+
+def _shape(**fields: Any) -> Plant:
+    """Set fields of annotation 4, the second of image 2."""
+    return lambda train, val: train.annotations[4].update(fields)
+
+
+def _polygons(*polygons: list[float]) -> Plant:
+    """Another mask for annotation 4, with box and area that fit the first polygon."""
+
+    def plant(train: Planted, val: Planted) -> None:
+        fitting = annotation(5, 2, 1, polygons[0])
+        area = sum(area_of(polygon) for polygon in polygons)
+        xs = [x for polygon in polygons for x in polygon[::2]]
+        ys = [y for polygon in polygons for y in polygon[1::2]]
+        box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+        fitting |= {"segmentation": list(polygons), "area": area, "bbox": box}
+        train.annotations[4].update(fitting)
+
+    return plant
+
+
+def _rle(counts: Any, size: tuple[int, int] = (HEIGHT, WIDTH)) -> Plant:
+    return _shape(segmentation={"size": list(size), "counts": counts})
+
+
+def _add(make: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> Plant:
+    def plant(train: Planted, val: Planted) -> None:
+        new = copy.deepcopy(make(train.annotations))
+        train.annotations.append(new | {"id": 1000})
+
+    return plant
+
+
+def _save(train: Planted, image: Image.Image, **options: Any) -> None:
+    """Write image 3 in another way; a suffix that fits it, where PNG cannot hold it."""
+    suffix = options.pop("suffix", ".png")
+    train.image(3).unlink()
+    train.content["images"][2]["file_name"] = f"003{suffix}"
+    image.save(train.image(3), **options)
+
+
+def _with_orientation(orientation: int, suffix: str) -> Plant:
+    def plant(train: Planted, val: Planted) -> None:
+        image = Image.fromarray(picture(3))
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        _save(train, image, exif=exif, suffix=suffix)
+
+    return plant
+
+
+def _transparent(train: Planted, val: Planted) -> None:
+    alpha = np.full((HEIGHT, WIDTH, 1), 255, np.uint8)
+    alpha[:9] = 0
+    _save(train, Image.fromarray(np.concatenate([picture(3), alpha], axis=2)))
+
+
+def _deep(train: Planted, val: Planted) -> None:
+    _save(train, Image.fromarray(picture(3)[..., 0].astype(np.uint16) * 256))
+
+
+def _rename(number: int, name: str) -> Plant:
+    def plant(train: Planted, val: Planted) -> None:
+        for dataset in (train, val):
+            dataset.content["categories"][number]["name"] = name
+
+    return plant
+
+
+def _number_labels(train: Planted, val: Planted) -> None:
+    for dataset in (train, val):
+        dataset.content["categories"] = [{"id": k, "name": f"nut{k}"} for k in range(1, 5)]
+    for k, one in enumerate(train.annotations + val.annotations):
+        one["category_id"] = k % 4 + 1
+
+
+def _similar_labels(train: Planted, val: Planted) -> None:
+    _rename(1, "Nuts")(train, val)
+
+
+def _unused_class(train: Planted, val: Planted) -> None:
+    for dataset in (train, val):
+        dataset.content["categories"].append({"id": 3, "name": "washer"})
+
+
+def _class_in_one(dataset: Callable[[Planted, Planted], Planted]) -> Plant:
+    def plant(train: Planted, val: Planted) -> None:
+        _unused_class(train, val)
+        for one in dataset(train, val).annotations[:12]:
+            one["category_id"] = 3
+
+    return plant
+
+
+def _imbalance(train: Planted, val: Planted) -> None:
+    for one in train.annotations[1:]:
+        one["category_id"] = 1
+
+
+def _copy_image(train: Planted, val: Planted) -> None:
+    shutil.copy(train.image(3), val.image(2))
+
+
+def _recompressed(train: Planted, val: Planted) -> None:
+    twice = cv2.resize(cv2.imread(str(train.image(3))), None, fx=2, fy=2)
+    val.image(2).unlink()
+    val.content["images"][1] |= {"file_name": "002.jpg", "height": 144, "width": 192}
+    cv2.imwrite(str(val.image(2)), twice, [cv2.IMWRITE_JPEG_QUALITY, 70])
+
+
+def _twice_in_train(train: Planted, val: Planted) -> None:
+    shutil.copy(train.image(3), train.image(5))
+
+
+def _large(train: Planted, val: Planted) -> None:
+    cv2.imwrite(str(train.image(3)), picture(3, 8 * HEIGHT, 8 * WIDTH))
+    train.content["images"][2] |= {"height": 8 * HEIGHT, "width": 8 * WIDTH}
+
+
+def _many(train: Planted, val: Planted) -> None:
+    spots = [blob(6 + 8 * (k % 11), 5 + 6 * (k // 11), 2.8) for k in range(110)]
+    train.annotations.extend(annotation(500 + k, 2, 1, spot) for k, spot in enumerate(spots))
+
+
+def _sized(radius: float) -> Plant:
+    def plant(train: Planted, val: Planted) -> None:
+        for i in range(1, 8):
+            old = train.annotations[3 * i]
+            new = blob(WIDTH / 2, HEIGHT / 2, radius)
+            old.update(annotation(old["id"], old["image_id"], 1, new))
+
+    return plant
+
+
+def _long(train: Planted, val: Planted) -> None:
+    for i in range(1, 8):
+        old = train.annotations[3 * i]
+        bar = [5.0, 10.0, 90.0, 11.0, 90.0, 15.0, 5.0, 14.0]
+        old.update(annotation(old["id"], old["image_id"], 1, bar))
+
+
+def _no_objects(train: Planted, val: Planted) -> None:
+    train.content["annotations"] = [a for a in train.annotations if a["image_id"] != 3]
+
+
+def _write(data: bytes) -> Plant:
+    return _image(lambda train: train.image(3).write_bytes(data))
+
+
+def _cut(train: Planted, val: Planted) -> None:
+    data = train.image(3).read_bytes()
+    train.image(3).write_bytes(data[: len(data) // 2])
+
+
+def _one_id(train: Planted, val: Planted) -> None:
+    train.annotations[4]["id"] = train.annotations[1]["id"]
+
+
+def _double_category(train: Planted, val: Planted) -> None:
+    train.content["categories"].insert(0, {"id": 9, "name": "nut"})
+
+
+def _same_image_id(train: Planted, val: Planted) -> None:
+    train.content["images"][1]["id"] = 1
+
+
+def _other_classes(train: Planted, val: Planted) -> None:
+    val.content["categories"].reverse()
+    for one, name in zip(val.content["categories"], ("bolt", "nut"), strict=True):
+        one |= {"id": 1 if name == "bolt" else 2}
+
+
+def _declared(*classes: str) -> Plant:
+    return lambda train, val: train.options.update(classes=classes)
+
+
+def _wrong_case(train: Planted, val: Planted) -> None:
+    train.image(3).rename(train.root / "003.PNG")
+
+
+def _twice(first: list[float]) -> list[float]:
+    return [*first[:4], *first[2:4], *first[4:]]
+
+
+STAR = [30.0, 10.0, 60.0, 50.0, 20.0, 25.0, 64.0, 25.0, 25.0, 50.0]
+SPOT = blob(46, 30)
+NEAR = [value + 0.3 for value in SPOT]
+ON_IMAGE_2 = ("annotations[4], id 5, line", "002.png")
+NEW = ("annotations[24], id 1000, line",)
+
+# name: what is done, the kind that has to be found, what its places have to name
+FAULTS: dict[str, tuple[Plant, str, tuple[str, ...]]] = {
+    # files
+    "missing image": (_image(lambda t: t.image(3).unlink()), "image_missing", ("003.png",)),
+    "file name in other case": (_wrong_case, "image_missing", ("003.png", "there is 003.PNG")),
+    "zero bytes": (_write(b""), "image_empty", ("003.png",)),
+    "a web page": (_write(b"<html>404"), "image_no_image", ("003.png", "<html>404")),
+    "truncated": (_cut, "image_truncated", ("003.png",)),
+    "16 bit": (_deep, "image_deep", ("003.png",)),
+    "alpha": (_transparent, "image_alpha", ("003.png",)),
+    "grey": (
+        _image(lambda t: _save(t, Image.fromarray(picture(3)).convert("L"))),
+        "image_grey_mixed",
+        ("003.png",),
+    ),
+    "CMYK": (
+        _image(lambda t: _save(t, Image.fromarray(picture(3)).convert("CMYK"), suffix=".jpg")),
+        "image_cmyk",
+        ("003.jpg",),
+    ),
+    "other size": (
+        _image(lambda t: t.content["images"][2].update(width=WIDTH + 1)),
+        "image_size",
+        ("003.png", "annotated as 97x72", "96x72"),
+    ),
+    "EXIF quarter turn": (_with_orientation(6, ".jpg"), "image_rotated", ("003.jpg",)),
+    "EXIF upside down": (_with_orientation(3, ".jpg"), "exif_unclear", ("003.jpg", "3")),
+    "TIFF with EXIF": (_with_orientation(3, ".tif"), "image_turned_tiff", ("003.tif",)),
+    "copy in val": (_copy_image, "same_image_across", ("002.png", "the same file as", "003.png")),
+    "resized copy in val": (_recompressed, "same_image_across", ("002.jpg", "looks the same")),
+    "copy in train": (_twice_in_train, "same_image_in_set", ("005.png", "003.png")),
+    "large image": (_large, "image_large", ("003.png", "768 x 576")),
+    # what the loader leaves out or mends
+    "fewer than 3 points": (
+        _shape(segmentation=[[1.0, 1.0, 5.0, 5.0]]),
+        "too_few_points",
+        ON_IMAGE_2,
+    ),
+    "not a number": (_shape(segmentation=[[1.0, 1.0, None, 5.0]]), "bad_coordinates", ON_IMAGE_2),
+    "outside": (_polygons(blob(300, 300)), "outside_image", ON_IMAGE_2),
+    "on one line": (_polygons([5.0, 5.0, 20.0, 20.0, 30.0, 30.0]), "zero_area", ON_IMAGE_2),
+    "box only": (_shape(segmentation=[]), "no_mask", ON_IMAGE_2),
+    "malformed RLE": (_rle([5, 5]), "bad_rle", ON_IMAGE_2),
+    "RLE of another size": (_rle([5, 10, 9985], (100, 100)), "rle_size", ON_IMAGE_2),
+    "RLE transposed": (_rle([5, 10, 6897], (WIDTH, HEIGHT)), "rle_size", ON_IMAGE_2),
+    "of no image": (_shape(image_id=77), "unknown_image", ("annotations[4], id 5", "image_id 77")),
+    "beyond the border": (_polygons(blob(95, 30)), "clipped", ON_IMAGE_2),
+    "repeated points": (_polygons(_twice(SPOT)), "repeated_points", ON_IMAGE_2),
+    "a useless part": (_polygons(SPOT, [1.0, 1.0, 2.0, 2.0]), "part_dropped", ON_IMAGE_2),
+    "box without area": (_shape(bbox=[10, 10, 0, 5]), "box_recomputed", ON_IMAGE_2),
+    "box beyond the border": (_shape(bbox=[40, 20, 400, 400]), "box_clipped", ON_IMAGE_2),
+    "one id twice": (_one_id, "duplicate_id", ("annotations[4]", "id 2")),
+    "a category twice": (_double_category, "duplicate_category", ("'nut'",)),
+    # what stops the loader
+    "one image id twice": (_same_image_id, "unloadable", ("toy_train.json", "1 (2 times)")),
+    "unknown category": (_shape(category_id=9), "unloadable", ("'9' (1 instance)",)),
+    "misspelt class": (_declared("nut", "bold"), "unloadable", ("'bolt'", "'bold'")),
+    # instances
+    "box of something else": (_shape(bbox=[2.0, 2.0, 9.0, 9.0]), "box_off", ON_IMAGE_2),
+    "area field": (_shape(area=33.0), "area_wrong", ON_IMAGE_2),
+    "area field, near": (_shape(area=area_of(SPOT) * 1.3), "area_wrong", ON_IMAGE_2),
+    "tiny": (_polygons(blob(46, 30, 1.2)), "tiny", ON_IMAGE_2),
+    "crosses itself": (_polygons(STAR), "self_crossing", ON_IMAGE_2),
+    "twice": (_add(lambda a: a[4]), "duplicate", (*NEW, "IoU 1.000")),
+    "nearly twice": (
+        _add(
+            lambda a: annotation(
+                0, 2, a[4]["category_id"], [v + 0.4 for v in a[4]["segmentation"][0]]
+            )
+        ),
+        "near_duplicate",
+        (*NEW, "IoU 0.9"),
+    ),
+    "two classes": (
+        _add(lambda a: a[4] | {"category_id": 3 - a[4]["category_id"]}),
+        "two_classes",
+        NEW,
+    ),
+    "a box as mask": (
+        _polygons([30.0, 20.0, 60.0, 20.0, 60.0, 50.0, 30.0, 50.0]),
+        "only_boxes",
+        ON_IMAGE_2,
+    ),
+    "a semantic mask": (
+        _polygons(*(blob(x, y, 7) for x in (20, 40, 60) for y in (20, 50))),
+        "many_pieces",
+        (*ON_IMAGE_2, "6 pieces"),
+    ),
+    "a crowd": (_shape(iscrowd=1), "only_crowd", ON_IMAGE_2),
+    # classes
+    "numbered labels": (_number_labels, "instance_numbers", ("'nut1'", "'nut4'")),
+    "labels that differ by a letter": (_similar_labels, "similar_names", ("'nut'", "'Nuts'")),
+    "a slip of the pen": (
+        lambda t, v: (_rename(0, "washer")(t, v), _rename(1, "wahser")(t, v), None)[-1],
+        "similar_names",
+        ("'washer'", "'wahser'"),
+    ),
+    "a class without instances": (_unused_class, "class_unused", ("'washer'",)),
+    "a class only in train": (_class_in_one(lambda t, v: t), "class_not_in_val", ("'washer'",)),
+    "a class only in val": (_class_in_one(lambda t, v: v), "class_not_in_train", ("'washer'",)),
+    "classes in another order": (_other_classes, "classes_differ", ("toy_train.json",)),
+    "imbalance": (_imbalance, "imbalance", ("'nut'", "'bolt'", "1 instance")),
+    "rare class": (_imbalance, "few_examples", ("'bolt'",)),
+    # what does not fit the config
+    "an image without objects": (_no_objects, "empty_images", ("003.png",)),
+    "too small for the anchors": (_sized(2.6), "anchors_small", ("annotations[3]", "002.png")),
+    "too long for the anchors": (_long, "anchors_large", ("annotations[3]", "85 x 5")),
+    "more than the limit": (_many, "over_limit", ("002.png", "113 objects")),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_found_with_its_place(
+    train: Planted, val: Planted, diagnose: Callable[..., Diagnosis], fault: str
+) -> None:
+    plant, kind, named = FAULTS[fault]
+    plant(train, val)
+    diagnosis = diagnose(train, val)
+    found = [f for f in diagnosis.findings if f.kind == kind]
+    assert found, [f.kind for f in diagnosis.findings]
+    text = "\n".join(str(place) for f in found for place in f.places)
+    assert all(part in text for part in named), text
+    assert found[0].severity == advice()[kind].severity
+
+
+def test_nothing_is_found_where_there_is_no_fault(
+    train: Planted, val: Planted, diagnose: Callable[..., Diagnosis]
+) -> None:
+    assert diagnose(train, val).findings == ()
+
+
+def test_there_are_more_than_forty_faults() -> None:
+    assert len(FAULTS) >= 40

@@ -1,0 +1,201 @@
+"""From configs and checkpoints to a Predictor that finds what an evaluation finds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as mask_util
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+
+from transfer_maskrcnn.engine.predicting import find_weights, load_predictor
+from transfer_maskrcnn.engine.run import evaluate
+from transfer_maskrcnn.engine.setup import load_config
+from transfer_maskrcnn.engine.trainer import TransferTrainer
+from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.inference.outputs import JSON
+from transfer_maskrcnn.inference.pipeline import predict_images
+from transfer_maskrcnn.surgery.source import STAMP_KEY, UNTRAINED_KEY
+
+Toy = Callable[..., CfgNode]
+SIZES = [(64, 64), (48, 96), (96, 48), (64, 64)]
+
+
+def write_model(cfg: CfgNode, path: Path, stamp: dict[str, Any]) -> Path:
+    """Random weights whose scores and masks are never alike."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    model = TransferTrainer.build_model(cfg)
+    for name, tensor in model.state_dict().items():
+        if "mask_head.predictor" in name or name.endswith("cls_score.weight"):
+            tensor.copy_(torch.randn(tensor.shape))
+    torch.save({"model": model.state_dict(), **({STAMP_KEY: stamp} if stamp else {})}, path)
+    return path
+
+
+def own_results(cfg: CfgNode, weights: Path, folder: Path, batch: int) -> list[dict[str, Any]]:
+    """predictions.json of the training images, with the dataset's ids."""
+    records = {r["file_name"]: r for r in DatasetCatalog.get(cfg.DATASETS.TRAIN[0])}
+    predictor = load_predictor(
+        cfg.clone(), str(weights), score=cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST
+    )
+    folder.mkdir()
+    paths = [Path(name) for name in records]
+    predict_images(
+        predictor, paths, folder, kinds=[JSON], batch=batch, report=lambda line: pytest.fail(line)
+    )
+    images = json.loads((folder / "images.json").read_text())["images"]
+    ids = {image["id"]: records[image["file_name"]]["image_id"] for image in images}
+    results = json.loads((folder / "predictions.json").read_text())
+    return [{**result, "image_id": ids[result["image_id"]]} for result in results]
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_the_same_results_as_an_evaluation(amp: bool, toy: Toy, tmp_path: Path) -> None:
+    cfg = toy("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.2, "SOLVER.AMP.ENABLED", amp, sizes=SIZES)
+    cfg.DATASETS.TEST = cfg.DATASETS.TRAIN
+    weights = write_model(cfg, tmp_path / "model.pth", {"thing_classes": ["x"]})
+    evaluate(cfg, ["x"], str(weights))
+    folder = Path(cfg.OUTPUT_DIR, "inference", cfg.DATASETS.TEST[0])
+    expected = json.loads((folder / "coco_instances_results.json").read_text())
+    assert len(expected) > 10
+    assert len({r["segmentation"]["counts"] for r in expected}) > 5
+    assert own_results(cfg, weights, tmp_path / "alone", 1) == expected
+    together = own_results(cfg, weights, tmp_path / "together", 4)
+    assert [r["image_id"] for r in together] == [r["image_id"] for r in expected]
+    if not amp:  # bf16 rounds otherwise in a batch
+        for ours, theirs in zip(together, expected, strict=True):
+            assert np.allclose(ours["bbox"], theirs["bbox"], atol=1e-2)
+            masks = ([r["segmentation"]] for r in (ours, theirs))
+            assert mask_util.iou(*masks, [0])[0, 0] > 0.99
+
+
+def test_higher_thresholds_leave_the_best_as_they_are(toy: Toy, tmp_path: Path) -> None:
+    cfg = toy()
+    weights = write_model(cfg, tmp_path / "model.pth", {"thing_classes": ["x"]})
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.2
+    low = own_results(cfg, weights, tmp_path / "low", 1)
+    middle = sorted(r["score"] for r in low)[len(low) // 2]
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = middle
+    high = own_results(cfg, weights, tmp_path / "high", 1)
+    kept = [r for r in low if r["score"] > middle]
+    assert 0 < len(high) < len(low)
+    assert [(r["image_id"], r["score"]) for r in high] == [
+        (r["image_id"], pytest.approx(r["score"])) for r in kept
+    ]
+
+
+def test_the_score_asked_for_counts_not_the_configs(toy: Toy, tmp_path: Path) -> None:
+    cfg = toy("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.99)
+    weights = write_model(cfg, tmp_path / "model.pth", {"thing_classes": ["x"]})
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    (found,) = load_predictor(cfg, str(weights), score=0.9, class_scores={"x": 0.1})([image])
+    assert found and found[-1].score < 0.99
+
+
+def test_nothing_of_the_dataset_is_needed(toy: Toy, tmp_path: Path) -> None:
+    cfg = toy()
+    weights = write_model(cfg, tmp_path / "model.pth", {"thing_classes": ["cat"]})
+    cfg.DATASETS.TRAIN, cfg.DATASETS.CATALOG = ("a_set_that_is_gone",), "gone.yaml"
+    assert load_predictor(cfg, str(weights)).classes == ["cat"]
+
+
+STAMPS: list[tuple[dict[str, Any], list[Any], str]] = [
+    # other names than the dataset is known by
+    ({"thing_classes": ["y"]}, [], r"trained on other classes.*\['y'\].*\['x'\]"),
+    # another number of classes than the config states
+    ({"thing_classes": ["x", "y"]}, [], "has 2 classes .x, y., but .*NUM_CLASSES is 1"),
+    # heads that were never trained
+    (
+        {"thing_classes": ["x"], UNTRAINED_KEY: ["roi_heads.box_predictor.cls_score.weight"]},
+        [],
+        "is a starting point: 1 of its tensors were never trained",
+    ),
+    # another architecture
+    ({"thing_classes": ["x"]}, ["MODEL.FPN.OUT_CHANNELS", 64], "not a trained model for this"),
+    # no names anywhere
+    ({}, ["DATASETS.TRAIN", ("gone",)], r"carries no class names.*SOURCE_CLASSES \"\['cat', 'dog'"),
+    # names for another number of classes
+    (
+        {},
+        ["MODEL.TRANSFER.SOURCE_CLASSES", ["a", "b"], "DATASETS.TRAIN", ("gone",)],
+        "has 2 classes .a, b., but",
+    ),
+]
+
+
+@pytest.mark.parametrize(("stamp", "options", "message"), STAMPS)
+def test_models_that_do_not_fit(
+    stamp: dict[str, Any], options: list[Any], message: str, toy: Toy, tmp_path: Path
+) -> None:
+    cfg = toy()
+    weights = write_model(cfg, tmp_path / "model.pth", stamp)
+    cfg.merge_from_list(options)
+    with pytest.raises(ConfigError, match=f"(?s){message}"):
+        load_predictor(cfg, str(weights))
+
+
+FOREIGN: list[tuple[list[Any], list[str]]] = [
+    # what the user says comes first
+    (["MODEL.TRANSFER.SOURCE_CLASSES", ["owl"]], ["owl"]),
+    # then what the dataset is known by
+    ([], ["x"]),
+    # a run's config, whose SOURCE_CLASSES are those of what it started from
+    (["MODEL.TRANSFER.SOURCE_CLASSES", ["a", "b", "c"]], ["x"]),
+]
+
+
+@pytest.mark.parametrize(("options", "classes"), FOREIGN)
+def test_names_for_a_file_without(
+    options: list[Any], classes: list[str], toy: Toy, tmp_path: Path
+) -> None:
+    cfg = toy(*options)
+    weights = write_model(cfg, tmp_path / "model.pth", {})
+    assert load_predictor(cfg, str(weights)).classes == classes
+
+
+def test_a_stamp_needs_no_source_classes(toy: Toy, tmp_path: Path) -> None:
+    # a run's config.yaml names the classes of the weights that it started from
+    cfg = toy("MODEL.TRANSFER.SOURCE_CLASSES", ["a", "b", "c"])
+    weights = write_model(cfg, tmp_path / "model.pth", {"thing_classes": ["x"]})
+    assert load_predictor(cfg, str(weights)).classes == ["x"]
+
+
+FOLDERS: list[tuple[dict[str, str], str]] = [
+    # what a run leaves -> what is found
+    (
+        {"last_checkpoint": "model_final.pth", "model_final.safetensors": ""},
+        "model_final.safetensors",
+    ),
+    ({"last_checkpoint": "model_0000009.pth", "model_final.safetensors": ""}, "model_0000009.pth"),
+    ({"model_final.safetensors": ""}, "model_final.safetensors"),
+    ({"last_checkpoint": "model_final.pth"}, "model_final.pth"),
+]
+
+
+@pytest.mark.parametrize("moved", [False, True])
+@pytest.mark.parametrize(("left", "found"), FOLDERS)
+def test_a_run_knows_its_model(
+    left: dict[str, str], found: str, moved: bool, tmp_path: Path
+) -> None:
+    for name, content in left.items():
+        (tmp_path / name).write_text(content)
+    cfg = load_config("", ["MODEL.WEIGHTS", "start.pth", "OUTPUT_DIR", str(tmp_path)])
+    config_file = "configs/any.yaml"
+    if moved:
+        cfg.OUTPUT_DIR, config_file = str(tmp_path / "gone"), str(tmp_path / "config.yaml")
+    assert find_weights(cfg, config_file) == str(tmp_path / found)
+
+
+def test_without_a_run_it_is_the_configs(tmp_path: Path) -> None:
+    cfg = load_config("", ["MODEL.WEIGHTS", "start.pth", "OUTPUT_DIR", str(tmp_path)])
+    assert find_weights(cfg, "configs/any.yaml") == "start.pth"
+    cfg.MODEL.WEIGHTS = ""
+    with pytest.raises(ConfigError, match="there is no model to predict with: OUTPUT_DIR"):
+        find_weights(cfg)

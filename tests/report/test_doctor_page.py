@@ -1,0 +1,155 @@
+"""The doctor's page says what was found, shows it, and survives what is missing."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from transfer_maskrcnn.report.doctor_page import verdict, write_doctor_page
+from transfer_maskrcnn.report.doctor_plots import (
+    aspects_picture,
+    classes_picture,
+    image_sizes_picture,
+    sides_picture,
+)
+from transfer_maskrcnn.report.doctor_tiles import CLOSE_COLOURS, close_tile, whole_tile
+from transfer_maskrcnn.report.plots import Picture
+
+
+def pixels_of(picture: Picture | None) -> npt.NDArray[np.uint8]:
+    assert picture is not None
+    return np.asarray(Image.open(io.BytesIO(picture.data)).convert("RGB"))
+
+
+def near(pixels: npt.NDArray[np.uint8], colour: str) -> int:
+    wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+    return int((np.abs(pixels.astype(int) - wanted).max(axis=-1) < 60).sum())
+
+
+@pytest.fixture
+def grey(tmp_path: Path) -> dict[str, Any]:
+    """A picture of 800 x 600 grey pixels with a square of 10."""
+    file = tmp_path / "grey.png"
+    Image.new("RGB", (800, 600), (90, 90, 90)).save(file)
+    square = [[700, 500, 710, 500, 710, 510, 700, 510]]
+    shapes = [{"label": "a", "segmentation": square}]
+    return {"file": str(file), "height": 600, "width": 800, "shapes": shapes}
+
+
+def test_a_tiny_object_is_cut_out_and_seen(grey: dict[str, Any]) -> None:
+    tile = close_tile(grey, "here")
+    assert tile is not None and tile.caption == "here (cut out: 48 × 48 of 800 × 600 pixels)"
+    pixels = pixels_of(tile)
+    assert near(pixels, CLOSE_COLOURS[0]) > 200
+    rows = np.nonzero(np.abs(pixels.astype(int) - 90).max(axis=(1, 2)) > 60)[0]
+    assert rows.max() - rows.min() > len(pixels) / 6  # a sixth of the tile, not a dot
+
+
+def test_of_two_shapes_both_are_seen(grey: dict[str, Any]) -> None:
+    grey["shapes"] *= 2
+    pixels = pixels_of(close_tile(grey, ""))
+    assert all(near(pixels, colour) > 100 for colour in CLOSE_COLOURS)
+
+
+def test_a_polygon_of_less_than_a_pixel_is_seen(grey: dict[str, Any]) -> None:
+    grey["shapes"][0]["segmentation"] = [[400.2, 300.2, 400.6, 300.2, 400.6, 300.6]]
+    assert near(pixels_of(close_tile(grey, "")), CLOSE_COLOURS[0]) > 20
+
+
+def test_rle_and_polygon_are_drawn_in_the_same_place(grey: dict[str, Any]) -> None:
+    polygon = pixels_of(whole_tile(grey, {"a": "#ff0000"}, "")).astype(int)
+    before = 700 * 600 + 500  # by columns
+    counts = [before, *([10, 590] * 9), 10, 800 * 600 - before - 10 * 10 - 9 * 590]
+    grey["shapes"][0]["segmentation"] = {"size": [600, 800], "counts": counts}
+    rle = pixels_of(whole_tile(grey, {"a": "#ff0000"}, "")).astype(int)
+    assert np.abs(polygon - rle).mean() < 0.5
+    assert near(rle.astype(np.uint8), "#ff0000") > 0
+
+
+@pytest.mark.parametrize("kind", ["missing", "damaged", "other size", "no shapes"])
+def test_images_that_cannot_be_drawn(grey: dict[str, Any], kind: str) -> None:
+    if kind == "missing":
+        Path(grey["file"]).unlink()
+    elif kind == "damaged":
+        Path(grey["file"]).write_bytes(b"\x89PNG\r\n\x1a\n no")
+    elif kind == "other size":
+        grey["width"] = 400
+    else:
+        grey["shapes"] = []
+    assert (close_tile(grey, "") is None) == (kind != "no shapes")
+    assert (whole_tile(grey, {"a": "#ff0000"}, "") is None) == (kind != "no shapes")
+
+
+@pytest.mark.parametrize(
+    ("severities", "sentence"),
+    [
+        ("", "Nothing found: these datasets can be trained on as they are."),
+        ("e", "1 error: 7 bad 0."),
+        ("eww", "1 error and 2 warnings: 7 bad 0; 7 bad 1; and more."),
+        ("ewn", "1 error, 1 warning and 1 note: 7 bad 0; 7 bad 1."),  # a note is not named
+        ("nn", "No errors and no warnings; 2 notes."),
+    ],
+)
+def test_verdict(severities: str, sentence: str) -> None:
+    names = {"e": "error", "w": "warning", "n": "note"}
+    found = [
+        {"severity": names[s], "count": 7, "what": f"bad {i}"} for i, s in enumerate(severities)
+    ]
+    assert verdict(found) == sentence
+
+
+def test_everything_is_on_the_page(doctor_content: dict[str, Any], tmp_path: Path) -> None:
+    page = write_doctor_page(json.loads(json.dumps(doctor_content)), tmp_path / "x.html")
+    html = page.read_text(encoding="utf-8")
+    assert page == tmp_path / "x.html"
+    assert html.index("1 error<") < html.index("1 warning<") < html.index("1 note<")
+    assert "AP is capped" in html and "Delete one" in html
+    assert html.count("<li>annotations[") == 20 and "and 5 more, which --json lists" in html
+    assert "1 more could not be drawn" in html  # the file is not there
+    assert "Instances by class" in html and "800 × 600 (1)" in html
+
+
+def test_hostile_names_are_text(doctor_content: dict[str, Any], tmp_path: Path) -> None:
+    html = write_doctor_page(doctor_content, tmp_path / "x.html").read_text(encoding="utf-8")
+    assert "<script" not in html and "<img src=x" not in html
+    assert "&lt;script&gt;" in html
+
+
+def test_nothing_found_and_nothing_loaded(tmp_path: Path) -> None:
+    page = write_doctor_page({"findings": [], "datasets": []}, tmp_path / "x.html")
+    assert "Nothing found" in page.read_text(encoding="utf-8")
+
+
+def test_an_empty_dataset(doctor_content: dict[str, Any], tmp_path: Path) -> None:
+    empty = {"images": 0, "instances": 0, "classes": {"a": 0, "b": 0}}
+    empty |= {"image_sizes": [], "sides": [], "aspects": [], "pictures": []}
+    doctor_content["datasets"][0] |= empty
+    assert "In figures" in write_doctor_page(doctor_content, tmp_path / "x.html").read_text()
+
+
+def test_plots_that_would_say_nothing_are_left_out() -> None:
+    assert classes_picture({"a": 5}) is None
+    assert image_sizes_picture([(640, 480, 9)]) is None
+    assert sides_picture([]) is None and aspects_picture([]) is None
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        classes_picture({f"$class_{i}": i**3 for i in range(90)}),  # many, and none of one
+        image_sizes_picture([(640, 480, 9), (2000, 3000, 1)]),
+        sides_picture([0.0, 12.5, 4000.0]),  # a logarithm of 0
+        sides_picture([32.0]),
+        aspects_picture([0.001, 1.0, 900.0]),
+    ],
+)
+def test_plots_are_drawn(picture: Picture | None) -> None:
+    assert near(pixels_of(picture), "#0072b2") > 500
+    assert picture is not None and picture.alt.endswith(".")

@@ -1,0 +1,178 @@
+"""The command line of tools/check_dataset.py: what is wrong with a dataset, before training."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from detectron2.config import CfgNode
+
+from transfer_maskrcnn.data.builtin import register_catalog
+from transfer_maskrcnn.data.export import EXPORTERS
+from transfer_maskrcnn.data.formats import FORMATS
+from transfer_maskrcnn.data.register import register_dataset
+from transfer_maskrcnn.doctor.examine import Diagnosis, examine
+from transfer_maskrcnn.doctor.findings import plural, worst_first
+from transfer_maskrcnn.doctor.fix import repair
+from transfer_maskrcnn.doctor.loading import load
+from transfer_maskrcnn.doctor.page_data import page_data
+from transfer_maskrcnn.doctor.subject import Subject, looks_like_validation, subject_of
+from transfer_maskrcnn.doctor.text import print_diagnosis
+from transfer_maskrcnn.engine.fitting.settings import settings_of
+from transfer_maskrcnn.engine.mapper import CheckedDatasetMapper
+from transfer_maskrcnn.engine.setup import load_config, quiet_third_parties
+from transfer_maskrcnn.errors import ConfigError, DatasetError
+from transfer_maskrcnn.files import write_json
+from transfer_maskrcnn.report.doctor_page import write_doctor_page
+from transfer_maskrcnn.terminal import run_tool
+
+EXAMPLES = """
+Examples:
+  python tools/check_dataset.py balloon_train balloon_val
+  python tools/check_dataset.py --catalog my.yaml
+  python tools/check_dataset.py --format coco --annotations train.json \\
+    --image-root images --html doctor.html
+  python tools/check_dataset.py --catalog my.yaml --fix mended
+  python tools/check_dataset.py balloon_train --convert yolo balloon_yolo
+Names with "val" or "test" in them are taken for validation sets, the others for
+training sets; each pair of both kinds is compared. --config-file tells which
+input size, anchors and limits to check against (else Mask R-CNN R50-FPN's).
+Exit status: 0; 1 where there are errors among the findings, or for a mistake.
+"""
+STANDARD = (  # the model zoo's FPN, where no config says otherwise
+    *("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"),
+    *("MODEL.RESNETS.OUT_FEATURES", "['res2','res3','res4','res5']"),
+    *("MODEL.FPN.IN_FEATURES", "['res2','res3','res4','res5']"),
+    *("MODEL.ANCHOR_GENERATOR.SIZES", "[[32],[64],[128],[256],[512]]"),
+    *("MODEL.RPN.IN_FEATURES", "['p2','p3','p4','p5','p6']"),
+)
+
+
+def check_dataset() -> None:
+    """Parse the command line and examine what it names."""
+    parser = _parser()
+    args = parser.parse_args()
+    quiet_third_parties()
+    run_tool(partial(_main, args), "nothing half-written was left")
+
+
+def _main(args: argparse.Namespace) -> int:
+    cfg = load_config(args.config_file, () if args.config_file else STANDARD)
+    subjects = _subjects(args, cfg)
+    if args.convert:
+        _convert(subjects, args.convert)
+        return 0
+    settings = settings_of(cfg)
+    diagnosis = examine(subjects, settings, CheckedDatasetMapper(cfg, is_train=True))
+    if args.json == "-":
+        json.dump(diagnosis.as_json(), sys.stdout, indent=1)
+        print()
+    else:
+        print_diagnosis(diagnosis)
+    if args.json and args.json != "-":
+        write_json(args.json, diagnosis.as_json())
+    if args.html:
+        write_doctor_page(page_data(diagnosis, settings), args.html)
+        print(f"Page: {args.html}", file=sys.stderr if args.json == "-" else sys.stdout)
+    if args.fix:
+        _fix(diagnosis, args.fix)
+    return int(diagnosis.has_errors)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Examine datasets before training: what is wrong, where, and how to mend it.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="registered datasets")
+    parser.add_argument("--catalog", metavar="FILE", help="YAML that declares datasets of your own")
+    parser.add_argument("--config-file", default="", metavar="FILE", help="as for train_net.py")
+    files = parser.add_argument_group("a dataset that is not declared anywhere")
+    files.add_argument("--format", choices=list(FORMATS))
+    files.add_argument("--annotations", metavar="PATH", help="json file, data.yaml or folder")
+    files.add_argument("--image-root", metavar="DIR", help="folder of the images")
+    files.add_argument("--classes", metavar="A,B", help="class names, in the order wanted")
+    parser.add_argument("--json", metavar="FILE", help="write all findings; - for stdout")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with pictures")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument(
+        "--fix", type=Path, metavar="DIR", help="write a mended copy there, as COCO json"
+    )
+    action.add_argument(
+        *("--convert",),
+        nargs=2,
+        metavar=("FORMAT", "DIR"),
+        help=f"write a copy in another format ({', '.join(EXPORTERS)}), without checking",
+    )
+    return parser
+
+
+def _subjects(args: argparse.Namespace, cfg: CfgNode) -> list[Subject]:
+    names = list(args.names)
+    if args.catalog:
+        declared = register_catalog(args.catalog)
+        names = names or declared
+    if args.format or args.annotations:
+        names.append(_register_described(args))
+    if not names:
+        names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+        if cfg.DATASETS.CATALOG:
+            register_catalog(cfg.DATASETS.CATALOG)
+    if not names:
+        raise ConfigError(
+            "no dataset: name one (balloon_train), or use --catalog my.yaml, or --format, "
+            "--annotations and --image-root; --help has examples"
+        )
+    tested = set(cfg.DATASETS.TEST)
+    return [subject_of(name, name in tested or looks_like_validation(name)) for name in names]
+
+
+def _register_described(args: argparse.Namespace) -> str:
+    if not (args.format and args.annotations):
+        raise ConfigError("--format and --annotations go together; --help has an example")
+    name = Path(args.annotations).resolve().stem
+    register_dataset(
+        name,
+        format=args.format,
+        annotations=args.annotations,
+        image_root=args.image_root,
+        classes=args.classes.split(",") if args.classes else None,
+    )
+    return name
+
+
+def _fix(diagnosis: Diagnosis, output: Path) -> None:
+    several = len(diagnosis.loaded) > 1
+    for loaded in diagnosis.loaded:
+        folder = output / loaded.name if several else output
+        changes = repair(loaded.dataset, folder)
+        print(
+            f"{loaded.name}: mended copy in {folder}, {plural(len(changes), 'change')} listed in "
+            "changes.json"
+        )
+
+
+def _convert(subjects: Sequence[Subject], wanted: Sequence[str]) -> None:
+    name, output = wanted[0], Path(wanted[1])
+    if name not in EXPORTERS:
+        raise ConfigError(f"--convert {name}: expected one of {', '.join(EXPORTERS)}")
+    for subject in subjects:
+        loaded, findings = load(subject)
+        if loaded is None:
+            raise DatasetError(f"{subject.name}: {findings[0].places[0].note}")
+        folder = output / subject.name if len(subjects) > 1 else output
+        report = EXPORTERS[name](loaded.dataset, folder)
+        print(
+            f"{subject.name}: {plural(report.images, 'image')} and "
+            f"{plural(report.instances, 'instance')} written to {folder}; catalog.yaml there "
+            "declares them"
+        )
+        for note in report.notes:
+            print(f"  {note}")
+        for found in worst_first(findings):
+            print(f"  {found.severity}: {found.count} {found.what}. {found.effect}")

@@ -1,0 +1,40 @@
+"""The command line of tools/explain_ap.py: why is AP low?"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+from transfer_maskrcnn.evaluation.explain.folder import evaluated_folders, explain_folder
+from transfer_maskrcnn.evaluation.explain.table import text
+from transfer_maskrcnn.terminal import progress, run_tool
+
+_EPILOG = """
+Examples:
+  why a run is as good as it is:  python tools/explain_ap.py output/mine
+It needs what an evaluation leaves: inference/<dataset> with ground truth and
+results; explanation.json is written beside them.
+Exit status: 0; 1 for an error; 130 after Ctrl-C.
+"""
+
+
+def explain_ap_tool() -> None:
+    """Parse the command line and explain."""
+    parser = argparse.ArgumentParser(
+        description="Say in one sentence why AP is low, and show the figures behind it.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "output_dir", type=Path, metavar="OUTPUT_DIR", help="of a run that was evaluated"
+    )
+    run_tool(partial(_main, parser.parse_args().output_dir))
+
+
+def _main(output_dir: Path) -> None:
+    folders = evaluated_folders(output_dir)
+    explained = [
+        text(folder.name, explain_folder(folder)) for folder in progress(folders, "explaining")
+    ]
+    print("\n\n".join(explained))

@@ -1,0 +1,171 @@
+"""The command line of tools/predict.py: a trained model on images, folders, globs or a video."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from transfer_maskrcnn.engine.arguments import parse_arguments
+from transfer_maskrcnn.engine.predicting import find_weights, load_predictor
+from transfer_maskrcnn.engine.setup import load_config, quiet_third_parties
+from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.inference.inputs import find_inputs, is_video
+from transfer_maskrcnn.inference.outputs import JSON, LABELME, MASKS, OVERLAY
+from transfer_maskrcnn.inference.pipeline import Found, predict_images, predict_video
+from transfer_maskrcnn.inference.results import check_output
+from transfer_maskrcnn.inference.video import Video
+from transfer_maskrcnn.terminal import run_tool
+
+EXAMPLES = """
+Written into --output DIR (default: --overlay --json):
+  overlays/NAME.jpg         the image with outlines, classes and scores
+  predictions.json          COCO results, images and classes numbered from 1;
+                            images.json says which is which, as a COCO dataset
+  masks/NAME/001_cat_0.93.png   one instance each, the best first
+  labelme/NAME.json         to correct by hand, and to train on
+  A video gives overlays/NAME.mp4; its images in the json are its frames.
+NAME is the file's, with folders in front where two files have the same.
+A folder stands for the images directly in it.
+
+Examples:
+  a finished run's model on a folder of images:
+    python tools/predict.py --config-file output/mine/config.yaml \\
+      --input photos --output found
+  any trained file, images at any depth, one class judged more strictly:
+    python tools/predict.py --weights configs/shapes/shapes_source.pth \\
+      --config-file configs/shapes/mask_rcnn_source.yaml \\
+      --input 'photos/**/*.png' --output found --masks \\
+      --score 0.4 --class-score ring=0.8
+  a video, on the CPU:
+    python tools/predict.py --config-file output/mine/config.yaml \\
+      --input clip.mp4 --output found MODEL.DEVICE cpu
+Exit status: 0; 1 for an error, or where an image could not be read (the
+others are predicted on); 130 after Ctrl-C, with the files of what was done.
+"""
+SOME_LEFT_OUT = 1  # exit status
+_MOST_CLASSES = 8  # in the summary
+_KINDS = {
+    OVERLAY: "write the images with what was found drawn on them",
+    JSON: "write predictions.json and images.json",
+    MASKS: "write a PNG for each instance",
+    LABELME: "write a labelme json for each image",
+}
+
+
+def predict_tool() -> None:
+    """Parse the command line and do what it asks."""
+    run_tool(main, after_interrupt="--output holds whole files of what was done until then")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status.
+
+    Raises:
+        TransferError: what is wrong with the input, the config or the model.
+    """
+    args = parse_arguments(_parser(), argv)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    quiet_third_parties()
+    kinds = [kind for kind in _KINDS if getattr(args, kind)] or [OVERLAY, JSON]
+    paths = find_inputs(args.input, args.output)
+    video = Video(paths[0]) if is_video(paths[0]) else None
+    if video and LABELME in kinds:
+        raise ConfigError("--labelme: labelme opens images; save the video's frames as images")
+    cfg = load_config(args.config_file, args.opts)
+    check_output(args.output)
+    stated = dict(zip(args.opts[::2], args.opts[1::2], strict=False)).get("MODEL.WEIGHTS")
+    predictor = load_predictor(
+        cfg,
+        args.weights or stated or find_weights(cfg, args.config_file),
+        score=args.score,
+        class_scores=dict(args.class_score),
+    )
+    if video:
+        found = predict_video(predictor, video, args.output, kinds=kinds, batch=args.batch)
+    else:
+        found = predict_images(
+            predictor, paths, args.output, kinds=kinds, batch=args.batch, report=_report
+        )
+    print(_summary(found, "frames" if video else "images", args.output))
+    return SOME_LEFT_OUT if found.failed else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Find objects in images or a video with a trained model.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--config-file", required=True, metavar="FILE", help="of the model, or a run's config.yaml"
+    )
+    parser.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="a trained model; default: the one in the config's OUTPUT_DIR, else MODEL.WEIGHTS",
+    )
+    parser.add_argument(
+        "--input",
+        required=True,
+        nargs="+",
+        action="extend",
+        metavar="PATH",
+        help="images, folders, globs in quotes, or one video",
+    )
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="made if needed")
+    for kind, text in _KINDS.items():
+        parser.add_argument(f"--{kind}", action="store_true", help=text)
+    parser.add_argument(
+        "--score", type=float, default=0.5, help="leave out what scores less (default 0.5)"
+    )
+    parser.add_argument(
+        "--class-score",
+        type=_class_score,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=SCORE",
+        help="another --score for a class",
+    )
+    parser.add_argument(
+        "--batch", type=_positive, default=1, metavar="N", help="images at a time (default 1)"
+    )
+    parser.add_argument(
+        "opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs of the config, as train_net.py"
+    )
+    return parser
+
+
+def _class_score(text: str) -> tuple[str, float]:
+    name, _, score = text.rpartition("=")
+    try:
+        if name:
+            return name, float(score)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r}: expected NAME=SCORE, for example cat=0.7")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1 on")
+    return int(text)
+
+
+def _report(problem: str) -> None:
+    tqdm.write(f"left out: {problem}", file=sys.stderr)
+
+
+def _summary(found: Found, unit: str, folder: Path) -> str:
+    shown = [f"{name} {times}" for name, times in found.instances.most_common(_MOST_CLASSES)]
+    shown += ["..."] * (len(found.instances) > _MOST_CLASSES)
+    counts = f" ({', '.join(shown)})" if shown else ""
+    lines = [f"{found.pictures} {unit}, {found.instances.total()} instances{counts}"]
+    if found.failed:
+        lines.append(f"{found.failed} images left out: they could not be read")
+    return "\n".join([*lines, f"Written to {folder}"])

@@ -1,0 +1,154 @@
+"""Which objects the RPN's anchors can match, and which anchors would match more of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from transfer_maskrcnn.errors import ConfigError
+
+# One row of numbers a level of the pyramid, as detectron2 broadcasts ANCHOR_GENERATOR's keys.
+Levels = Sequence[Sequence[float]]
+Floats = NDArray[np.float64]
+
+MATCH_IOU = 0.5
+# A suggestion changes nothing while the present anchors reach this share of the best: pretrained
+# weights know them.
+NEARLY_AS_MUCH = 0.97
+# The nearest anchor centre is 0 to 1/2 stride away along each axis: 1/4 on average.
+TYPICAL_OFFSET = (0.25, 0.25)
+PLACES = tuple((x, y) for x in (1 / 12, 3 / 12, 5 / 12) for y in (1 / 12, 3 / 12, 5 / 12))
+# Of more boxes, so many evenly over their areas: a share is then right to about 1 %.
+SAMPLE = 5000
+# In about equal steps, that keep round sizes round.
+FACTORS = (1, 0.75, 1.5, 0.5, 2, 0.375, 3, 0.25, 4, 0.1875, 6, 0.125, 8)
+# Three each: the RPN head keeps its number of channels. Wider gaps would miss what is between.
+RATIOS = ((1 / 2, 1, 2), (1 / 3, 1, 3), (1 / 4, 1, 4))
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """Anchors for a dataset.
+
+    Attributes:
+        values: what to put in place of what was given (sizes in pixels, or height / width); equal
+            to it where that is good enough.
+        share: of the boxes that some anchor reaches at an IoU of 0.5 with ``values``, 0 to 1.
+        share_before: the same with what was given.
+        best_share: the same with the candidate that reaches most.
+    """
+
+    values: tuple[tuple[float, ...], ...]
+    share: float
+    share_before: float
+    best_share: float
+
+
+def reach(
+    boxes_wh: ArrayLike,
+    sizes: Levels,
+    ratios: Levels,
+    strides: Sequence[int],
+    offset: tuple[float, float] = TYPICAL_OFFSET,
+) -> Floats:
+    """The IoU of each box with the anchor that fits it best.
+
+    Anchors stand on a grid, boxes anywhere. Each box is taken to be ``offset`` strides of each
+    level away from the nearest anchor centre, by default the mean distance. Centred on it, the IoU
+    is higher; half a stride away it is lower, by much where an object is about as large as the
+    stride.
+
+    Args:
+        boxes_wh: (N, 2), widths and heights in pixels of the network's input.
+        sizes: square roots of anchor areas in the same pixels, one row a level.
+        ratios: height / width of anchors, one row a level.
+        strides: pixels between anchor centres, one a level.
+        offset: along x and along y, in strides, each 0 to 1/2.
+
+    Returns:
+        (N,), 0 to 1.
+
+    Raises:
+        ConfigError: sizes, ratios and strides of different numbers of levels.
+    """
+    if not len(sizes) == len(ratios) == len(strides):
+        raise ConfigError(
+            f"anchors of {len(sizes)} sizes, {len(ratios)} ratios and {len(strides)} strides; "
+            "expected one of each a level"
+        )
+    boxes = np.asarray(boxes_wh, dtype=np.float64).reshape(-1, 2)
+    best = np.zeros(len(boxes))
+    for row, shapes, stride in zip(sizes, ratios, strides, strict=True):
+        for size in row:
+            for ratio in shapes:
+                anchor = np.array([size / ratio**0.5, size * ratio**0.5])
+                np.maximum(best, _iou(boxes, anchor, stride * np.asarray(offset)), out=best)
+    return best
+
+
+def _iou(boxes: Floats, anchor: Floats, offset: Floats) -> Floats:
+    overlap = np.minimum(np.minimum(boxes, anchor), (boxes + anchor) / 2 - offset).clip(min=0)
+    common = overlap.prod(axis=1)
+    return np.asarray(common / (boxes.prod(axis=1) + anchor.prod() - common))
+
+
+def reached_share(
+    boxes_wh: ArrayLike, sizes: Levels, ratios: Levels, strides: Sequence[int]
+) -> float:
+    """The share of the boxes that some anchor reaches at an IoU of 0.5; 1 of no box at all.
+
+    It is the mean over nine places of a box between anchor centres. Of more than 5,000 boxes it is
+    taken over a part of them. Arguments as in :func:`reach`.
+    """
+    boxes = np.asarray(boxes_wh, dtype=np.float64).reshape(-1, 2)
+    if not len(boxes):
+        return 1.0
+    if len(boxes) > SAMPLE:
+        boxes = boxes[np.argsort(boxes.prod(axis=1))]
+        boxes = boxes[np.linspace(0, len(boxes) - 1, SAMPLE).astype(int)]
+    found = [reach(boxes, sizes, ratios, strides, place) >= MATCH_IOU for place in PLACES]
+    return float(np.mean(found))
+
+
+def suggest_sizes(
+    boxes_wh: ArrayLike, sizes: Levels, ratios: Levels, strides: Sequence[int]
+) -> Suggestion:
+    """Anchor sizes that reach nearly all that any would: ``sizes``, or all of them times a factor.
+
+    A common factor keeps what an RPN head has learnt: the ratio of sizes between levels. Of the
+    factors from 1/8 to 8 that reach at least 97 % of what the best one does, the one nearest to 1
+    is taken. Arguments as in :func:`reach`.
+    """
+    candidates = [_times(sizes, factor) for factor in FACTORS]
+    shares = [reached_share(boxes_wh, c, ratios, strides) for c in candidates]
+    return _first_good(candidates, shares)
+
+
+def suggest_ratios(
+    boxes_wh: ArrayLike, sizes: Levels, ratios: Levels, strides: Sequence[int]
+) -> Suggestion:
+    """Aspect ratios that reach nearly all that any three do, by the rule of :func:`suggest_sizes`.
+
+    ``ratios`` that are not three a level stay as they are. Arguments as in :func:`reach`.
+    """
+    candidates = [tuple(tuple(map(float, row)) for row in ratios)]
+    if all(len(row) == len(RATIOS[0]) for row in ratios):
+        candidates += [(tuple(map(float, row)),) * len(strides) for row in RATIOS]
+    shares = [reached_share(boxes_wh, sizes, c, strides) for c in candidates]
+    return _first_good(candidates, shares)
+
+
+def _times(sizes: Levels, factor: float) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(float(size * factor) for size in row) for row in sizes)
+
+
+def _first_good(
+    candidates: Sequence[tuple[tuple[float, ...], ...]], shares: Sequence[float]
+) -> Suggestion:
+    """The first is what there is now; the others follow by how much they differ from it."""
+    enough = NEARLY_AS_MUCH * max(shares)
+    chosen = next(i for i, share in enumerate(shares) if share >= enough)
+    return Suggestion(candidates[chosen], shares[chosen], shares[0], max(shares))

@@ -1,0 +1,124 @@
+"""What the loader refused, left out or mended, as findings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import lru_cache
+
+from transfer_maskrcnn.data.formats import base
+from transfer_maskrcnn.data.formats.files import clip
+from transfer_maskrcnn.doctor.findings import Finding, Place, finding
+from transfer_maskrcnn.doctor.subject import Loaded, Subject
+from transfer_maskrcnn.errors import DatasetError
+
+KINDS = {
+    base.IMAGE_MISSING: "image_missing",
+    base.IMAGE_OTHER_SIZE: "image_size",
+    base.IMAGE_ROTATED: "image_rotated",
+    base.IMAGE_TURNED_TIFF: "image_turned_tiff",
+    base.IMAGE_DEEP: "image_deep",
+    base.IMAGE_WITHOUT_JSON: "image_without_json",
+    base.LABELS_WITHOUT_IMAGE: "labels_without_image",
+    base.IMAGE_WITHOUT_MASK_FILE: "image_without_mask_file",
+    base.IMAGE_BAD_MASK_FILE: "bad_mask_file",
+    base.IN_LEFT_OUT_IMAGE: "lost_with_image",
+    base.UNKNOWN_IMAGE: "unknown_image",
+    base.NO_MASK: "no_mask",
+    base.NO_LABEL: "no_label",
+    base.TOO_FEW_POINTS: "too_few_points",
+    base.BAD_COORDINATES: "bad_coordinates",
+    base.OUTSIDE_IMAGE: "outside_image",
+    base.ZERO_AREA: "zero_area",
+    base.BAD_MASK: "bad_rle",
+    base.MASK_OTHER_SIZE: "rle_size",
+    base.REPEATED_POINTS: "repeated_points",
+    base.CLIPPED: "clipped",
+    base.PART_DROPPED: "part_dropped",
+    base.BOX_RECOMPUTED: "box_recomputed",
+    base.BOX_CLIPPED: "box_clipped",
+    base.AREA_MISMATCH: "area_wrong",
+    base.DUPLICATE_ID: "duplicate_id",
+    base.DUPLICATE_CATEGORY: "duplicate_category",
+}
+# Reasons whose place is an image: "file", or "file: what was seen".
+_OF_IMAGES = (
+    base.IMAGE_OTHER_SIZE,
+    base.IMAGE_ROTATED,
+    base.IMAGE_TURNED_TIFF,
+    base.IMAGE_DEEP,
+    base.IN_LEFT_OUT_IMAGE,
+)
+
+
+def load(subject: Subject) -> tuple[Loaded | None, list[Finding]]:
+    """The dataset, if it can be read, and what is wrong with its files."""
+    locator = subject.locator
+    try:
+        dataset = subject.load()
+    except DatasetError as error:
+        return None, [finding("unloadable", subject.name, [Place("", note=str(error))])]
+    loaded = Loaded(subject, dataset, locator)
+    return loaded, list(_findings(loaded))
+
+
+def _findings(loaded: Loaded) -> Iterator[Finding]:
+    report = loaded.dataset.report
+    for counts in (report.images_left_out, report.left_out, report.repaired):
+        for reason, count in counts.items():
+            if reason == base.IMAGE_UNREADABLE:
+                yield from _unreadable(loaded.name, report.places[reason], count)
+            else:
+                kind = KINDS.get(reason, "other_shape" if "shape" in reason else "other_reason")
+                places = [_place(loaded, reason, text) for text in report.places[reason]]
+                yield finding(kind, loaded.name, places, count, reason=reason)
+
+
+def _place(loaded: Loaded, reason: str, text: str) -> Place:
+    if reason == base.IMAGE_MISSING:
+        return Place(text, note=_similar_file(text))
+    if reason in _OF_IMAGES:
+        file, _, note = text.partition(": ")
+        return Place(file, note=note)
+    return loaded.locator.from_text(text)
+
+
+def _similar_file(path: str) -> str:
+    """Where a missing image may be: the same name in other letters, or with another suffix."""
+    folder, name = os.path.split(path)
+    if not os.path.isdir(folder):
+        return f"there is no folder {folder}"
+    similar = _by_stem(folder).get(os.path.splitext(name)[0].lower())
+    return f"there is {similar}" if similar else ""
+
+
+@lru_cache(maxsize=16)
+def _by_stem(folder: str) -> dict[str, str]:
+    return {os.path.splitext(name)[0].lower(): name for name in sorted(os.listdir(folder))}
+
+
+def _unreadable(dataset: str, files: list[str], count: int) -> Iterator[Finding]:
+    """Unreadable images, told apart by what the files hold."""
+    by_kind: dict[str, list[Place]] = {}
+    for file in files:
+        kind, note = _why_unreadable(file)
+        by_kind.setdefault(kind, []).append(Place(file, note=note))
+    for kind, places in by_kind.items():
+        # The few that were counted, but whose places were not kept, are like most of the others.
+        surplus = count - len(files) if len(places) == max(map(len, by_kind.values())) else 0
+        yield finding(kind, dataset, places, len(places) + surplus)
+
+
+def _why_unreadable(file: str) -> tuple[str, str]:
+    try:
+        with open(file, "rb") as opened:
+            head = opened.read(64)
+    except OSError as error:
+        return "image_truncated", str(error.strerror or error)
+    if not head:
+        return "image_empty", ""
+    signatures = (b"\xff\xd8", b"\x89PNG", b"BM", b"II*", b"MM\x00*", b"RIFF", b"GIF8", b"P")
+    if head.startswith(signatures):
+        return "image_truncated", ""
+    shown = clip(head[:40].decode("ascii", errors="replace").split("\n")[0])
+    return "image_no_image", f"begins with {shown!r}"

@@ -1,0 +1,81 @@
+"""Explanations of what an evaluation left in a folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transfer_maskrcnn.errors import DatasetError, TransferError
+from transfer_maskrcnn.evaluation.explain.explanation import Explanation, explain
+from transfer_maskrcnn.evaluation.explain.facts import read_facts
+from transfer_maskrcnn.files import write_json
+
+EXPLANATION_FILE = "explanation.json"
+RESULTS_FILE = "coco_instances_results.json"
+
+
+def evaluated_folders(output_dir: Path) -> list[Path]:
+    """The folders of ``output_dir/inference`` that hold a ground truth and results, by name.
+
+    Raises:
+        TransferError: there is none.
+    """
+    folders = sorted(
+        folder
+        for folder in (output_dir / "inference").glob("*")
+        if _truth_file(folder).is_file() and (folder / RESULTS_FILE).is_file()
+    )
+    if not folders:
+        raise TransferError(
+            f"{output_dir}: there is no evaluation, that is no inference/<dataset>/{RESULTS_FILE} "
+            "with its ground truth; give the OUTPUT_DIR of a run, or evaluate with "
+            "tools/train_net.py --eval-only"
+        )
+    return folders
+
+
+def explain_folder(folder: Path) -> dict[str, Explanation]:
+    """Explain what is in ``OUTPUT_DIR/inference/<dataset>``, and write ``explanation.json`` there.
+
+    Returns:
+        by task: "segm", first, where detections or objects have masks, and "bbox".
+
+    Raises:
+        TransferError: a file is missing, damaged, or of another evaluation than the others.
+    """
+    truth, results = _read(_truth_file(folder), dict), _read(folder / RESULTS_FILE, list)
+    facts = read_facts(folder)
+    try:
+        masked = all("segmentation" in result for result in results or truth.get("annotations", []))
+        tasks = ["segm", "bbox"] if masked else ["bbox"]
+        explained = {task: explain(truth, results, task=task, facts=facts) for task in tasks}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise DatasetError(
+            f"{folder}: the ground truth or the results lack {error}; evaluate again"
+        ) from error
+    write_json(folder / EXPLANATION_FILE, {task: one.as_json() for task, one in explained.items()})
+    return explained
+
+
+def read_sentence(folder: Path) -> str:
+    """The sentence of the ``explanation.json`` in ``folder``; "" where there is none."""
+    path = folder / EXPLANATION_FILE
+    if not path.is_file():
+        return ""
+    sentence: str = next(iter(_read(path, dict).values()))["sentence"]
+    return sentence
+
+
+def _truth_file(folder: Path) -> Path:
+    return folder / f"{folder.name}_ground_truth.json"
+
+
+def _read(path: Path, shape: type) -> Any:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TransferError(f"{path} cannot be read as JSON ({error}); evaluate again") from error
+    if not isinstance(content, shape):
+        raise TransferError(f"{path}: expected a JSON {shape.__name__}; evaluate again")
+    return content

@@ -1,0 +1,201 @@
+"""The doctor's page: what is wrong with datasets, and what they look like."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from transfer_maskrcnn.report.doctor_plots import (
+    MOST_BARS,
+    aspects_picture,
+    classes_picture,
+    image_sizes_picture,
+    sides_picture,
+)
+from transfer_maskrcnn.report.doctor_tiles import close_tile, whole_tile
+from transfer_maskrcnn.report.page import write_page
+from transfer_maskrcnn.report.plots import Picture, looks
+from transfer_maskrcnn.report.texts import count, few, listed, plural, short
+
+_SEVERITIES = ("error", "warning", "note")  # the worst first
+_MOST_PLACES = 20
+_MOST_NAMED = 2  # findings in the verdict
+_LONGEST_WORD = 26  # in the caption of a thumbnail; the list of places has it whole
+_LONG_WORD = re.compile(rf"[^\s/]{{{_LONGEST_WORD + 1},}}")
+_OTHER_COLOUR = "#444444"
+_COLOURS = [look.colour for look in looks([str(i) for i in range(6)]).values()]
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class FindingView:
+    """A finding in words. ``folder``: what all ``places`` begin with; ``more``: places not shown;
+    ``undrawn``: pictures whose image is not to be had."""
+
+    severity: str
+    title: str
+    effect: str
+    fix: str
+    folder: str
+    places: tuple[str, ...]
+    more: int
+    pictures: tuple[Picture, ...]
+    undrawn: int
+
+
+@dataclass(frozen=True)
+class DatasetView:
+    """A dataset in figures, plots and pictures. ``classes``: where a plot cannot hold them all."""
+
+    name: str
+    facts: tuple[tuple[str, str], ...]
+    plots: tuple[Picture, ...]
+    classes: tuple[tuple[str, int], ...]
+    colours: Mapping[str, str]
+    pictures: tuple[Picture, ...]
+
+
+def write_doctor_page(content: Json, output: Path) -> Path:
+    """Write a page about a diagnosis: one HTML file without scripts.
+
+    Args:
+        content: what ``doctor.page_data.page_data`` returns, or the same after a way through JSON.
+        output: the file to write. What its images no longer show is left out.
+
+    Returns:
+        ``output``.
+    """
+    findings = [_finding(found) for found in content["findings"]]
+    return write_page(
+        output.parent,
+        "doctor.html",
+        {
+            "names": listed(dataset["name"] for dataset in content["datasets"]),
+            "verdict": verdict(content["findings"]),
+            "groups": [
+                (severity, group)
+                for severity in _SEVERITIES
+                if (group := [found for found in findings if found.severity == severity])
+            ],
+            "datasets": [_dataset(dataset) for dataset in content["datasets"]],
+        },
+        output.name,
+    )
+
+
+def verdict(findings: Sequence[Json]) -> str:
+    """How many findings of each severity, and the worst of them, in a sentence."""
+    if not findings:
+        return "Nothing found: these datasets can be trained on as they are."
+    counts = Counter(found["severity"] for found in findings)
+    parts = [plural(counts[severity], severity) for severity in _SEVERITIES if counts[severity]]
+    serious = [found for found in findings if found["severity"] != "note"]
+    if not serious:
+        return f"No errors and no warnings; {parts[0]}."
+    named = "; ".join(f"{count(f['count'])} {f['what']}" for f in serious[:_MOST_NAMED])
+    more = "; and more" if len(serious) > _MOST_NAMED else ""
+    return f"{listed(parts)}: {named}{more}."
+
+
+def _finding(found: Json) -> FindingView:
+    places = found["places"][:_MOST_PLACES]
+    folder = _common_folder([place["file"] for place in places])
+    is_close = any(place["drawn"] for place in found["places"])
+    drawn = [_picture_of(picture, text, folder, is_close) for text, picture in found["pictures"]]
+    pictures = tuple(picture for picture in drawn if picture is not None)
+    return FindingView(
+        found["severity"],
+        f"{found['dataset']}: {count(found['count'])} {found['what']}",
+        found["effect"],
+        found["fix"],
+        folder,
+        tuple(_words(place, folder) for place in places),
+        len(found["places"]) - len(places),
+        pictures,
+        len(drawn) - len(pictures),
+    )
+
+
+def _picture_of(picture: Json, text: str, folder: str, is_close: bool) -> Picture | None:
+    caption = _LONG_WORD.sub(lambda word: short(word[0], _LONGEST_WORD), _without(text, folder))
+    if is_close:
+        return close_tile(picture, caption)
+    return whole_tile(picture, _colours([picture])[0], caption)
+
+
+def _common_folder(files: Sequence[str]) -> str:
+    """The folder, or the one file, that all places are in; "" where they share none."""
+    if not files or not all(os.path.isabs(file) for file in files):
+        return ""
+    common = os.path.commonpath(files) if len(files) > 1 else os.path.dirname(files[0])
+    return common if common != os.path.dirname(common) else ""
+
+
+def _words(place: Json, folder: str) -> str:
+    text = ": ".join(filter(None, (place["file"], place["where"], place["note"])))
+    return _without(text, folder)
+
+
+def _without(text: str, folder: str) -> str:
+    return (text.removeprefix(folder).lstrip("/: ") or text) if folder else text
+
+
+def _dataset(dataset: Json) -> DatasetView:
+    plots = (
+        classes_picture(dataset["classes"]),
+        image_sizes_picture(dataset["image_sizes"]),
+        sides_picture(dataset["sides"]),
+        aspects_picture(dataset["aspects"]),
+    )
+    classes = sorted(dataset["classes"].items(), key=lambda item: (-item[1], item[0]))
+    colours, key = _colours(dataset["pictures"])
+    tiles = [whole_tile(p, colours, _gallery_words(p)) for p in dataset["pictures"]]
+    return DatasetView(
+        dataset["name"],
+        tuple(_facts(dataset)),
+        tuple(plot for plot in plots if plot is not None),
+        tuple(classes) if len(classes) > MOST_BARS else (),
+        key,
+        tuple(tile for tile in tiles if tile is not None),
+    )
+
+
+def _facts(dataset: Json) -> list[tuple[str, str]]:
+    classes, sizes = dataset["classes"], dataset["image_sizes"]
+    some = few([f"{name} {count(number)}" for name, number in classes.items()], 6)
+    facts = [
+        ("images", count(dataset["images"])),
+        ("instances", count(dataset["instances"])),
+        ("classes", some if len(classes) <= 6 else f"{count(len(classes))}: {some}"),
+        ("image sizes", few([f"{w} × {h} ({count(n)})" for w, h, n in sizes], 5)),
+    ]
+    if dataset["sides"]:
+        low, middle, high = (count(v) for v in np.quantile(dataset["sides"], (0, 0.5, 1)))
+        facts.append(("object size at the input", f"{low} to {high} pixels, median {middle}"))
+    facts.append(("masks", f"{dataset['mask_format']}s"))
+    if dataset["annotations"]:
+        facts.append(("read from", f"{dataset['annotations']} ({dataset['format']})"))
+    return [*facts, ("loaded", dataset["loader"])]
+
+
+def _gallery_words(picture: Json) -> str:
+    name = short(os.path.basename(picture["file"]), _LONGEST_WORD)
+    return f"{name}: {plural(len(picture['shapes']), 'object')}"
+
+
+def _colours(pictures: Sequence[Json]) -> tuple[dict[str, str], dict[str, str]]:
+    """Label -> colour of its outlines, and the key to it: rare labels share one colour."""
+    counts = Counter(shape["label"] for picture in pictures for shape in picture["shapes"])
+    ranked = [label for label, _ in counts.most_common()]
+    colours = dict(zip(ranked, _COLOURS, strict=False))
+    others = ranked[len(_COLOURS) :]
+    words = {f"{len(others)} other classes": _OTHER_COLOUR} if others else {}
+    return colours | dict.fromkeys(others, _OTHER_COLOUR), colours | words
