@@ -39,6 +39,7 @@ from transfer_maskrcnn.engine.progress import ProgressBar, on_terminal
 from transfer_maskrcnn.engine.record import FINAL_FILE, Cost, InitialWeights, write_drift
 from transfer_maskrcnn.engine.rng import StepSeed, run_seed
 from transfer_maskrcnn.engine.roi_pooler import use_fast_pooling
+from transfer_maskrcnn.engine.sample_pictures import put_sample_pictures
 from transfer_maskrcnn.engine.solver import L2SP, build_optimizer
 from transfer_maskrcnn.engine.stamp import class_names, make_stamp
 from transfer_maskrcnn.engine.stopping import BestCheckpoint, StopTraining
@@ -203,6 +204,8 @@ class TransferTrainer(DefaultTrainer):
         with self._evaluated_weights():
             self.results = self._last_eval_results = self.test(self.cfg, self.model)
             figures: dict[str, float] = flatten_results_dict(self._last_eval_results)
+            if comm.is_main_process():
+                put_sample_pictures(self.storage, self.cfg.OUTPUT_DIR, self.cfg.DATASETS.TEST)
             if self.cfg.TEST.VAL_LOSS:
                 loaders = (self._build_validation_loader(name) for name in self.cfg.DATASETS.TEST)
                 figures |= validation_losses(self.model, chain.from_iterable(loaders))

@@ -83,7 +83,7 @@ def sides_picture(sides: Sequence[float]) -> Picture | None:
     if not sides:
         return None
     values = np.maximum(sides, _LEAST_SIDE)
-    bins = 2 ** np.arange(np.floor(np.log2(values.min())), np.log2(values.max()) + 0.25, 0.25)
+    bins = 2 ** np.arange(np.floor(np.log2(values.min())), np.log2(values.max()) + 0.5, 0.25)
     figure, axes = _histogram(values, bins, "√(box area), pixels of the network's input")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(value)))
     middle = decimal(float(np.median(values)), 0)

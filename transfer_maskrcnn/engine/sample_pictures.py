@@ -1,0 +1,77 @@
+"""Predictions on a few validation images, for TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from detectron2.data import MetadataCatalog
+from detectron2.data.detection_utils import read_image
+from detectron2.utils.events import EventStorage
+
+from transfer_maskrcnn.inference.overlay import draw_detections
+from transfer_maskrcnn.inference.predictor import Detection
+
+logger = logging.getLogger(__name__)
+
+_IMAGES = 4  # of each dataset: those with the most objects, the same at every evaluation
+_MIN_SCORE = 0.5
+_LONGEST_SIDE = 640  # pixels
+
+
+def put_sample_pictures(storage: EventStorage, output_dir: str, datasets: Sequence[str]) -> None:
+    """Give ``storage`` pictures of what the last evaluation found, named ``dataset/file``.
+
+    Args:
+        output_dir: of the run; evaluation has written ground truth and results below it.
+        datasets: the test sets.
+    """
+    for dataset in datasets:
+        folder = Path(output_dir, "inference", dataset)
+        try:
+            truth = json.loads((folder / f"{dataset}_ground_truth.json").read_text("utf-8"))
+            results = json.loads((folder / "coco_instances_results.json").read_text("utf-8"))
+        except OSError:  # an evaluator of another kind
+            continue
+        classes = list(MetadataCatalog.get(dataset).thing_classes)
+        for image in _fullest(truth):
+            found = [r for r in results if r["image_id"] == image["id"]]
+            picture = _picture(image, found, _numbers(truth), classes)
+            name = f"{dataset}/{os.path.basename(image['file_name'])}"
+            storage.put_image(name, np.ascontiguousarray(picture[..., ::-1].transpose(2, 0, 1)))
+
+
+def _fullest(truth: dict[str, Any]) -> list[dict[str, Any]]:
+    objects = Counter(a["image_id"] for a in truth.get("annotations", ()))
+    images: list[dict[str, Any]] = truth["images"]
+    return sorted(images, key=lambda image: -objects[image["id"]])[:_IMAGES]
+
+
+def _numbers(truth: dict[str, Any]) -> dict[int, int]:
+    """Category id -> number of the class."""
+    return {category["id"]: k for k, category in enumerate(truth["categories"])}
+
+
+def _picture(
+    image: dict[str, Any],
+    results: Sequence[dict[str, Any]],
+    numbers: dict[int, int],
+    classes: Sequence[str],
+) -> np.ndarray:
+    """(height, width, 3), BGR."""
+    detections = [
+        Detection(numbers[r["category_id"]], r["score"], tuple(r["bbox"]), r.get("segmentation"))
+        for r in results
+        if r["score"] > _MIN_SCORE and r["category_id"] in numbers
+    ]
+    pixels = read_image(image["file_name"], "BGR")
+    drawn = draw_detections(pixels, sorted(detections, key=lambda d: -d.score), classes)
+    scale = min(1.0, _LONGEST_SIDE / max(drawn.shape[:2]))
+    return cv2.resize(drawn, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
