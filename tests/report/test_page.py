@@ -17,6 +17,7 @@ CONTENT = {
     "plots": [],
     "evaluations": [],
     "plan": None,
+    "explanations": [],
     "moved": None,
     "pictures": [],
     "min_score": 0.5,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from detectron2.structures import BoxMode
 
 from transfer_maskrcnn.doctor.examine import Diagnosis
 from transfer_maskrcnn.doctor.findings import Finding, Place
@@ -51,8 +52,16 @@ def _of_finding(
     for place in [place for place in found.places if place.image][:DRAWN]:
         record = records.get((found.dataset, place.image))
         if record is not None:
-            pictures.append((str(place), _picture(record, classes, _drawn(place, record))))
+            picture = _picture(record, classes, _drawn(place, record))
+            if found.kind == "box_off":
+                picture["shapes"].append(_box(record["annotations"][place.drawn[0]]))
+            pictures.append((str(place), picture))
     return pictures
+
+
+def _box(annotation: dict[str, Any]) -> dict[str, Any]:
+    x0, y0, x1, y1 = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
+    return {"label": "the stated box", "segmentation": [[x0, y0, x1, y0, x1, y1, x0, y1]]}
 
 
 def _drawn(place: Place, record: dict[str, Any]) -> Sequence[int]:
