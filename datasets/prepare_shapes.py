@@ -5,17 +5,14 @@ Example:
     python datasets/prepare_shapes.py
 """
 
-import argparse
 import os
 
 from transfer_maskrcnn.data.shapes import prepare_shapes
-from transfer_maskrcnn.terminal import run_tool
+from transfer_maskrcnn.terminal import run_tool, tool_parser
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__)
     parser.add_argument(
         "--root",
         default=os.environ.get("DETECTRON2_DATASETS", "datasets"),

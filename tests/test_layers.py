@@ -16,6 +16,7 @@ LAYERS = {
     "version": BASE,
     "files": BASE,
     "terminal": BASE,
+    "wording": BASE,
     "data.formats": 0,
     "data.export": 0,
     "surgery": 0,

@@ -11,7 +11,6 @@ Examples:
     python tools/benchmark.py --json benchmark.json
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 
@@ -20,13 +19,11 @@ from transfer_maskrcnn.benchmark.rows import QUICK, Plan, rows
 from transfer_maskrcnn.benchmark.table import json_of, text_of
 from transfer_maskrcnn.engine.setup import quiet_third_parties
 from transfer_maskrcnn.files import write_json
-from transfer_maskrcnn.terminal import run_tool
+from transfer_maskrcnn.terminal import run_tool, tool_parser
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__)
     parser.add_argument("--quick", action="store_true", help="smaller rows, in a few minutes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there, too")
     args = parser.parse_args()

@@ -7,7 +7,6 @@ Example:
     python tools/demo.py
 """
 
-import argparse
 import os
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from transfer_maskrcnn.data.shapes import prepare_shapes
 from transfer_maskrcnn.engine.setup import quiet_third_parties
 from transfer_maskrcnn.study.design import make_design
 from transfer_maskrcnn.study.study import run_study
-from transfer_maskrcnn.terminal import run_tool
+from transfer_maskrcnn.terminal import run_tool, tool_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = "configs/shapes/mask_rcnn_transfer.yaml"
@@ -25,9 +24,7 @@ OUTPUT = Path("output") / "demo"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__)
     parser.add_argument("--seeds", type=int, default=1, help="how many; default: 1")
     args = parser.parse_args()
     os.chdir(ROOT)  # the config names its weights relative to the project

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +17,15 @@ FAILED, DIVERGED_STATUS = 1, 3
 _INTERRUPTED, _READER_GONE = 130, 141
 
 T = TypeVar("T")
+
+
+def tool_parser(description: str | None, examples: str = "") -> argparse.ArgumentParser:
+    """A parser whose ``--help`` leaves the lines of both texts as they are."""
+    return argparse.ArgumentParser(
+        description=description,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def run_tool(main: Callable[[], int | None], after_interrupt: str = "") -> None:

@@ -51,8 +51,13 @@ def catalog(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
             ring = [x, 40, x + 120, 60, x + 100, 180, x + 20, 170]
             annotations.append(
                 {
-                    **{"id": i, "image_id": i, "category_id": 1, "segmentation": [ring]},
-                    **{"bbox": [x, 40, 120, 140], "area": 12500, "iscrowd": 0},
+                    "id": i,
+                    "image_id": i,
+                    "category_id": 1,
+                    "segmentation": [ring],
+                    "bbox": [x, 40, 120, 140],
+                    "area": 12500,
+                    "iscrowd": 0,
                 }
             )
         if part == "train":

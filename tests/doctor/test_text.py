@@ -3,8 +3,9 @@ from collections.abc import Callable
 import pytest
 
 from transfer_maskrcnn.doctor.examine import Diagnosis
-from transfer_maskrcnn.doctor.findings import Place, advice, finding, shorten, worst_first
+from transfer_maskrcnn.doctor.findings import Place, advice, finding, worst_first
 from transfer_maskrcnn.doctor.text import print_diagnosis
+from transfer_maskrcnn.wording import shorten
 
 from .conftest import Planted
 

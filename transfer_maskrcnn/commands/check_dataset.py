@@ -16,7 +16,7 @@ from transfer_maskrcnn.data.export import EXPORTERS
 from transfer_maskrcnn.data.formats import FORMATS
 from transfer_maskrcnn.data.register import register_dataset
 from transfer_maskrcnn.doctor.examine import Diagnosis, examine
-from transfer_maskrcnn.doctor.findings import plural, worst_first
+from transfer_maskrcnn.doctor.findings import worst_first
 from transfer_maskrcnn.doctor.fix import repair
 from transfer_maskrcnn.doctor.loading import load
 from transfer_maskrcnn.doctor.page_data import page_data
@@ -28,7 +28,8 @@ from transfer_maskrcnn.engine.setup import load_config, quiet_third_parties
 from transfer_maskrcnn.errors import ConfigError, DatasetError
 from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.report.doctor_page import write_doctor_page
-from transfer_maskrcnn.terminal import run_tool
+from transfer_maskrcnn.terminal import run_tool, tool_parser
+from transfer_maskrcnn.wording import plural
 
 EXAMPLES = """
 Examples:
@@ -84,10 +85,8 @@ def _main(args: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Examine datasets before training: what is wrong, where, and how to mend it.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = tool_parser(
+        "Examine datasets before training: what is wrong, where, and how to mend it.", EXAMPLES
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="registered datasets")
     parser.add_argument("--catalog", metavar="FILE", help="YAML that declares datasets of your own")

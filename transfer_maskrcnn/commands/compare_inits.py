@@ -18,7 +18,7 @@ from transfer_maskrcnn.study.design import make_design
 from transfer_maskrcnn.study.runner import visible_gpus
 from transfer_maskrcnn.study.study import run_study
 from transfer_maskrcnn.study.words import table
-from transfer_maskrcnn.terminal import run_tool
+from transfer_maskrcnn.terminal import run_tool, tool_parser
 
 WIDTH = 80
 DEFAULT_ARMS = "structure_fair,backbone,all_but_predictors"
@@ -74,10 +74,8 @@ def _numbers(text: str) -> list[float]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Train one model from several starting points and say what each was worth.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = tool_parser(
+        "Train one model from several starting points and say what each was worth.", EXAMPLES
     )
     parser.add_argument("--config-file", required=True, metavar="FILE", help="as for train_net.py")
     parser.add_argument("--output-dir", required=True, type=Path, metavar="DIR")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
 from pathlib import Path
 
 from transfer_maskrcnn.evaluation.explain.folder import evaluated_folders, explain_folder
 from transfer_maskrcnn.evaluation.explain.table import text
-from transfer_maskrcnn.terminal import progress, run_tool
+from transfer_maskrcnn.terminal import progress, run_tool, tool_parser
 
 _EPILOG = """
 Examples:
@@ -21,10 +20,8 @@ Exit status: 0; 1 for an error; 130 after Ctrl-C.
 
 def explain_ap_tool() -> None:
     """Parse the command line and explain."""
-    parser = argparse.ArgumentParser(
-        description="Say in one sentence why AP is low, and show the figures behind it.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = tool_parser(
+        "Say in one sentence why AP is low, and show the figures behind it.", _EPILOG
     )
     parser.add_argument(
         "output_dir", type=Path, metavar="OUTPUT_DIR", help="of a run that was evaluated"

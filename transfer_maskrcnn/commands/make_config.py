@@ -26,7 +26,7 @@ from transfer_maskrcnn.engine.fitting.choice import choose_datasets
 from transfer_maskrcnn.engine.setup import fit_config, load_config, quiet_third_parties
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.files import atomic_path
-from transfer_maskrcnn.terminal import progress, run_tool
+from transfer_maskrcnn.terminal import progress, run_tool, tool_parser
 
 DEFAULT_BASE = "configs/Base-R50-FPN-coco.yaml"
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -50,10 +50,8 @@ def make_config_tool() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Write a config that is fitted to a dataset, with the reason of each line.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = tool_parser(
+        "Write a config that is fitted to a dataset, with the reason of each line.", EXAMPLES
     )
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FILE", help="a new .yaml file"

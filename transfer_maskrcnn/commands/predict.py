@@ -19,7 +19,7 @@ from transfer_maskrcnn.inference.outputs import JSON, LABELME, MASKS, OVERLAY
 from transfer_maskrcnn.inference.pipeline import Found, predict_images, predict_video
 from transfer_maskrcnn.inference.results import check_output
 from transfer_maskrcnn.inference.video import Video
-from transfer_maskrcnn.terminal import run_tool
+from transfer_maskrcnn.terminal import run_tool, tool_parser
 
 EXAMPLES = """
 Written into --output DIR (default: --overlay --json):
@@ -96,11 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Find objects in images or a video with a trained model.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = tool_parser("Find objects in images or a video with a trained model.", EXAMPLES)
     parser.add_argument(
         "--config-file", required=True, metavar="FILE", help="of the model, or a run's config.yaml"
     )

@@ -23,7 +23,7 @@ from transfer_maskrcnn.surgery.hook import open_source
 from transfer_maskrcnn.surgery.parts import part_of
 from transfer_maskrcnn.surgery.source import UNTRAINED_KEY
 from transfer_maskrcnn.surgery.write import write_weights
-from transfer_maskrcnn.terminal import run_tool
+from transfer_maskrcnn.terminal import run_tool, tool_parser
 
 EXAMPLES = """
 Examples:
@@ -68,10 +68,8 @@ def _check_outputs(args: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Show, or write, what MODEL.WEIGHTS gives to the model of a config.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = tool_parser(
+        "Show, or write, what MODEL.WEIGHTS gives to the model of a config.", EXAMPLES
     )
     parser.add_argument("--config-file", default="", metavar="FILE", help="as for train_net.py")
     parser.add_argument("--weights", metavar="FILE", help="instead of the config's MODEL.WEIGHTS")

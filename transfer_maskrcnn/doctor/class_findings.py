@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from transfer_maskrcnn.doctor.findings import Finding, Place, finding, plural
+from transfer_maskrcnn.doctor.findings import Finding, Place, finding
 from transfer_maskrcnn.doctor.subject import Loaded
+from transfer_maskrcnn.wording import plural
 
 _NUMBERED = re.compile(r"(.*\D)[_\- #(]?(\d+)\)?")
 _FEWEST_NUMBERED = 3  # of one stem: "type1" and "type2" may well be classes

@@ -98,14 +98,3 @@ def finding(
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:
     """Errors before warnings before notes; among those, what concerns more items first."""
     return sorted(findings, key=lambda f: (SEVERITIES.index(f.severity), -f.count, f.kind))
-
-
-def plural(number: int, word: str) -> str:
-    """``(1, "image")`` -> "1 image", ``(1200, "image")`` -> "1,200 images"."""
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
-
-
-def shorten(name: str, most: int = 24) -> str:
-    """A long name without its middle."""
-    head = most // 2 - 1
-    return name if len(name) <= most else f"{name[:head]}...{name[-(most - head - 3) :]}"

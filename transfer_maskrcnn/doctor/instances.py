@@ -13,7 +13,7 @@ from detectron2.structures import BoxMode
 from numpy.typing import NDArray
 
 from transfer_maskrcnn.data.formats.polygons import polygons_area
-from transfer_maskrcnn.doctor.findings import plural
+from transfer_maskrcnn.wording import plural
 
 Annotation = dict[str, Any]
 Rle = dict[str, Any]

@@ -9,8 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from transfer_maskrcnn.doctor.findings import Place, shorten
+from transfer_maskrcnn.doctor.findings import Place
 from transfer_maskrcnn.doctor.json_lines import element_lines
+from transfer_maskrcnn.wording import shorten
 
 _COCO = re.compile(r"annotations\[(\d+)\]")
 _VIA = re.compile(r"regions\[(\d+)\]")

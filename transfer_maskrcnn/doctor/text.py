@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from termcolor import colored
 
 from transfer_maskrcnn.doctor.examine import Diagnosis
-from transfer_maskrcnn.doctor.findings import SEVERITIES, Finding, Place, plural, shorten
+from transfer_maskrcnn.doctor.findings import SEVERITIES, Finding, Place
+from transfer_maskrcnn.wording import plural, shorten
 
 WIDTH = 80
 _SHOWN = 3

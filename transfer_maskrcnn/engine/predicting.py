@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -15,7 +14,7 @@ from transfer_maskrcnn.config import FOLLOW_DATASET
 from transfer_maskrcnn.data.builtin import register_catalog
 from transfer_maskrcnn.engine.checkpoint import load_trained_model
 from transfer_maskrcnn.engine.precision import autocast_dtype
-from transfer_maskrcnn.engine.record import FINAL_FILE
+from transfer_maskrcnn.engine.record import FINAL_FILE, trained_file
 from transfer_maskrcnn.engine.setup import check_device
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import ConfigError
@@ -39,7 +38,7 @@ def find_weights(cfg: CfgNode, config_file: str = "") -> str:
     if os.path.basename(config_file) == "config.yaml":
         folders.insert(0, os.path.dirname(config_file) or ".")
     for folder in folders:
-        found = _trained_in(Path(folder))
+        found = trained_file(folder)
         if found is not None:
             if cfg.SOLVER.EMA_DECAY and found.name != FINAL_FILE:
                 logger.warning(
@@ -52,14 +51,6 @@ def find_weights(cfg: CfgNode, config_file: str = "") -> str:
             "and MODEL.WEIGHTS is empty; train first, or name a trained file with --weights"
         )
     return str(cfg.MODEL.WEIGHTS)
-
-
-def _trained_in(folder: Path) -> Path | None:
-    exported, tag = folder / FINAL_FILE, folder / "last_checkpoint"
-    name = tag.read_text(encoding="utf-8").strip() if tag.is_file() else "model_final.pth"
-    if name == "model_final.pth" and exported.is_file():
-        return exported  # with SOLVER.EMA_DECAY the average, which the checkpoint's weights are not
-    return folder / name if tag.is_file() else None
 
 
 def load_predictor(

@@ -76,6 +76,19 @@ def _peak_memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
+def trained_file(output_dir: str | os.PathLike[str]) -> Path | None:
+    """The last model of a run: the exported one, else its last checkpoint; None before the first.
+
+    With SOLVER.EMA_DECAY the exported one is the average, which a checkpoint's weights are not.
+    """
+    folder = Path(output_dir)
+    exported, tag = folder / FINAL_FILE, folder / "last_checkpoint"
+    name = tag.read_text(encoding="utf-8").strip() if tag.is_file() else "model_final.pth"
+    if name == "model_final.pth" and exported.is_file():
+        return exported
+    return folder / name if tag.is_file() else None
+
+
 def write_drift(output_dir: str | os.PathLike[str]) -> None:
     """Write ``drift.json``: part -> ``|final - initial| / |initial|``, L2 norms of parameters.
 

@@ -20,7 +20,7 @@ from tabulate import tabulate
 
 from transfer_maskrcnn.engine.checkpoint import load_trained_model
 from transfer_maskrcnn.engine.precision import describe_precision
-from transfer_maskrcnn.engine.record import FINAL_FILE
+from transfer_maskrcnn.engine.record import FINAL_FILE, trained_file
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.evaluation.explain.folder import read_sentence
@@ -129,17 +129,13 @@ def evaluate(cfg: CfgNode, classes: Sequence[str], weights: str | None) -> None:
 
 
 def _last_checkpoint(output_dir: str) -> str:
-    tag = os.path.join(output_dir, "last_checkpoint")
-    if not os.path.isfile(tag):
+    trained = trained_file(output_dir)
+    if trained is None:
         raise ConfigError(
             f"--eval-only: OUTPUT_DIR {output_dir} holds no checkpoint; "
             "train first, or name a trained file with MODEL.WEIGHTS"
         )
-    name = Path(tag).read_text(encoding="utf-8").strip()
-    exported = os.path.join(output_dir, FINAL_FILE)
-    if name == "model_final.pth" and os.path.isfile(exported):
-        return exported  # with SOLVER.EMA_DECAY the average, which the checkpoint's weights are not
-    return os.path.join(output_dir, name)
+    return str(trained)
 
 
 def _started_from(output_dir: str, weights: str) -> bool:

@@ -15,6 +15,7 @@ import yaml
 from transfer_maskrcnn.data.formats.base import LoadedDataset
 from transfer_maskrcnn.errors import DatasetError
 from transfer_maskrcnn.files import write_text
+from transfer_maskrcnn.wording import plural
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,6 @@ def write_catalog(
 
 def count_instances(dataset: LoadedDataset) -> int:
     return sum(len(record["annotations"]) for record in dataset.dicts)
-
-
-def plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def crowd_notes(dataset: LoadedDataset, format: str) -> list[str]:

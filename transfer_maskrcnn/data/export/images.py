@@ -13,8 +13,7 @@ from PIL import Image, ImageOps
 
 from transfer_maskrcnn.data.formats.images import IMAGE_SUFFIXES
 from transfer_maskrcnn.terminal import progress
-
-from .base import plural
+from transfer_maskrcnn.wording import plural
 
 _EXIF_ORIENTATION = 0x0112
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
