@@ -24,6 +24,11 @@ run_tool(main, "the same command goes on")
 """
 
 
+def _heed_ctrl_c() -> None:
+    """What runs in the background of a shell ignores SIGINT, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(body: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", SCRIPT.format(body=body)],
@@ -31,6 +36,7 @@ def start(body: str, environment: dict[str, str] | None = None) -> subprocess.Po
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, **(environment or {})},
+        preexec_fn=_heed_ctrl_c,
     )
 
 
@@ -60,7 +66,14 @@ def test_our_own_mistake_keeps_its_stack() -> None:
 
 @pytest.mark.parametrize("status", [None, 0])
 def test_success_goes_on(status: int | None) -> None:
-    run_tool(lambda: status)
+    called: list[str] = []
+
+    def main() -> int | None:
+        called.append("main")
+        return status
+
+    run_tool(main)  # no SystemExit
+    assert called == ["main"]
 
 
 def test_a_status_is_passed_on() -> None:

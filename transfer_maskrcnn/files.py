@@ -26,8 +26,17 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o666 & ~_umask())  # safetensors, for one, makes files for their owner only
         os.replace(temporary, final)
+    except OSError as error:
+        show_as(error, temporary, final)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def show_as(error: OSError, temporary: Path, final: Path) -> None:
+    """Make an error speak of the file that the user knows, and not of the hidden one."""
+    if isinstance(error.filename, (str, os.PathLike)):
+        error.filename = os.fspath(error.filename).replace(str(temporary), str(final))
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -191,6 +191,8 @@ def start(
             stderr=subprocess.PIPE,
             text=True,
             env=dict(os.environ, OMP_NUM_THREADS="1"),
+            # What runs in the background of a shell ignores SIGINT, and so would its children.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     return run

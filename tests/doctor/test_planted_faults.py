@@ -207,6 +207,34 @@ def _twice(first: list[float]) -> list[float]:
     return [*first[:4], *first[2:4], *first[4:]]
 
 
+def _all_crowds(train: Planted, val: Planted) -> None:
+    for one in train.annotations:
+        one["iscrowd"] = 1
+
+
+def _case_in_val(train: Planted, val: Planted) -> None:
+    val.content["categories"][1]["name"] = "Bolt"
+
+
+def _moved(change: Callable[[float, float], tuple[float, float]]) -> Plant:
+    def plant(train: Planted, val: Planted) -> None:
+        for one in train.annotations:
+            polygon = one["segmentation"][0]
+            points = [change(x, y) for x, y in zip(polygon[::2], polygon[1::2], strict=True)]
+            moved = [value for point in points for value in point]
+            one.update(annotation(one["id"], one["image_id"], one["category_id"], moved))
+
+    return plant
+
+
+_shifted = _moved(lambda x, y: (x - 20, y - 20))
+_exchanged = _moved(lambda x, y: (y, x))
+
+
+def _pairs(polygon: list[float]) -> list[list[float]]:
+    return [list(pair) for pair in zip(polygon[::2], polygon[1::2], strict=True)]
+
+
 STAR = [30.0, 10.0, 60.0, 50.0, 20.0, 25.0, 64.0, 25.0, 25.0, 50.0]
 SPOT = blob(46, 30)
 NEAR = [value + 0.3 for value in SPOT]
@@ -302,7 +330,24 @@ FAULTS: dict[str, tuple[Plant, str, tuple[str, ...]]] = {
         (*ON_IMAGE_2, "6 pieces"),
     ),
     "a crowd": (_shape(iscrowd=1), "only_crowd", ON_IMAGE_2),
+    "normalised": (
+        _polygons([0.2, 0.2, 0.8, 0.2, 0.8, 0.9, 0.2, 0.9]),
+        "normalised",
+        ON_IMAGE_2,
+    ),
+    "shifted by a crop": (_shifted, "misplaced", ("annotations[0], id 1",)),
+    "x and y exchanged": (_exchanged, "misplaced", ("annotations[8], id 9",)),
+    "a flat list of numbers": (_shape(segmentation=SPOT), "nested", ON_IMAGE_2),
+    "pairs of numbers": (_shape(segmentation=[_pairs(SPOT)]), "nested", ON_IMAGE_2),
+    "no annotation": (
+        _image(lambda t: t.annotations.clear()),
+        "nothing_to_learn",
+        ("toy_train.json",),
+    ),
+    "crowds alone": (_all_crowds, "nothing_to_learn", ("toy_train.json",)),
     # classes
+    "a background": (_rename(1, "background"), "background_class", ("'background'",)),
+    "another case in val": (_case_in_val, "similar_names", ("'bolt' and 'Bolt'",)),
     "numbered labels": (_number_labels, "instance_numbers", ("'nut1'", "'nut4'")),
     "labels that differ by a letter": (_similar_labels, "similar_names", ("'nut'", "'Nuts'")),
     "a slip of the pen": (

@@ -14,13 +14,18 @@ from detectron2.config import CfgNode
 from transfer_maskrcnn.data.builtin import register_catalog
 from transfer_maskrcnn.data.export import EXPORTERS
 from transfer_maskrcnn.data.formats import FORMATS
-from transfer_maskrcnn.data.register import register_dataset
+from transfer_maskrcnn.data.register import make_spec
 from transfer_maskrcnn.doctor.examine import Diagnosis, examine
 from transfer_maskrcnn.doctor.findings import worst_first
 from transfer_maskrcnn.doctor.fix import repair
 from transfer_maskrcnn.doctor.loading import load
 from transfer_maskrcnn.doctor.page_data import page_data
-from transfer_maskrcnn.doctor.subject import Subject, looks_like_validation, subject_of
+from transfer_maskrcnn.doctor.subject import (
+    Subject,
+    looks_like_validation,
+    subject_of,
+    subject_of_spec,
+)
 from transfer_maskrcnn.doctor.text import print_diagnosis
 from transfer_maskrcnn.engine.fitting.settings import settings_of
 from transfer_maskrcnn.engine.mapper import CheckedDatasetMapper
@@ -62,6 +67,7 @@ def check_dataset() -> None:
 
 
 def _main(args: argparse.Namespace) -> int:
+    _check_outputs(args)
     cfg = load_config(args.config_file, () if args.config_file else STANDARD)
     subjects = _subjects(args, cfg)
     if args.convert:
@@ -116,33 +122,49 @@ def _subjects(args: argparse.Namespace, cfg: CfgNode) -> list[Subject]:
     if args.catalog:
         declared = register_catalog(args.catalog)
         names = names or declared
-    if args.format or args.annotations:
-        names.append(_register_described(args))
-    if not names:
+    described = [_described(args)] if args.format or args.annotations else []
+    if not names and not described:
         names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
         if cfg.DATASETS.CATALOG:
             register_catalog(cfg.DATASETS.CATALOG)
-    if not names:
+    if not names and not described:
         raise ConfigError(
             "no dataset: name one (balloon_train), or use --catalog my.yaml, or --format, "
             "--annotations and --image-root; --help has examples"
         )
     tested = set(cfg.DATASETS.TEST)
-    return [subject_of(name, name in tested or looks_like_validation(name)) for name in names]
+    named = [subject_of(name, name in tested or looks_like_validation(name)) for name in names]
+    return named + described
 
 
-def _register_described(args: argparse.Namespace) -> str:
+def _described(args: argparse.Namespace) -> Subject:
     if not (args.format and args.annotations):
         raise ConfigError("--format and --annotations go together; --help has an example")
-    name = Path(args.annotations).resolve().stem
-    register_dataset(
+    path = Path(args.annotations).resolve()
+    # valid/_annotations.coco.json: the folder says which set it is.
+    name = path.stem if looks_like_validation(path.stem) else f"{path.parent.name}/{path.stem}"
+    spec = make_spec(
         name,
         format=args.format,
         annotations=args.annotations,
         image_root=args.image_root,
         classes=args.classes.split(",") if args.classes else None,
     )
-    return name
+    return subject_of_spec(spec, looks_like_validation(name))
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    """Before minutes of work: is there room for what will be written?"""
+    for path in filter(
+        None, (args.html, Path(args.json) if args.json not in (None, "-") else None)
+    ):
+        if path.is_dir() or not path.parent.is_dir():
+            state = "is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+            raise ConfigError(f"{path}: {state}; expected the name of a file")
+    if args.fix and args.fix.exists() and (not args.fix.is_dir() or any(args.fix.iterdir())):
+        raise ConfigError(
+            f"--fix {args.fix} is there already; name a new folder, nothing is overwritten"
+        )
 
 
 def _fix(diagnosis: Diagnosis, output: Path) -> None:

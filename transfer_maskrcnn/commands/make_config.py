@@ -27,6 +27,7 @@ from transfer_maskrcnn.engine.setup import fit_config, load_config, quiet_third_
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.files import atomic_path
 from transfer_maskrcnn.terminal import progress, run_tool, tool_parser
+from transfer_maskrcnn.wording import plural
 
 DEFAULT_BASE = "configs/Base-R50-FPN-coco.yaml"
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -165,7 +166,7 @@ def _measured(name: str) -> Measures:
 
 def _header(output: Path, base: Path, data: Data, names: tuple[str, str | None]) -> str:
     measured = [
-        f"{name} ({m.images:,} images, {m.objects:,} objects)"
+        f"{name} ({plural(m.images, 'image')}, {plural(m.objects, 'object')})"
         for name, m in zip(names, (data.train, data.val), strict=True)
         if m is not None
     ]

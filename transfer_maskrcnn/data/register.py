@@ -73,18 +73,17 @@ def register_dataset(
     Raises:
         DatasetError: an unknown format or option, or a name that is taken by something else.
     """
-    spec = DatasetSpec(
-        name=name,
+    spec = make_spec(
+        name,
         format=format,
-        annotations=os.fspath(annotations),
-        image_root=None if image_root is None else os.fspath(image_root),
-        classes=None if classes is None else tuple(classes),
+        annotations=annotations,
+        image_root=image_root,
+        classes=classes,
         hold_out_every=hold_out_every,
         part=part,
         prepare=prepare,
-        options=options,
+        **options,
     )
-    _check(spec)
     if name in DatasetCatalog:
         _check_same(spec)
         return
@@ -99,6 +98,38 @@ def register_dataset(
         metadata.set(thing_classes=list(spec.classes))
     if spec.format == "coco" and spec.hold_out_every is None:
         metadata.set(json_file=spec.annotations)
+
+
+def make_spec(
+    name: str,
+    *,
+    format: str,
+    annotations: str | os.PathLike[str],
+    image_root: str | os.PathLike[str] | None = None,
+    classes: list[str] | tuple[str, ...] | None = None,
+    hold_out_every: int | None = None,
+    part: str | None = None,
+    prepare: str | None = None,
+    **options: Any,
+) -> DatasetSpec:
+    """What :func:`register_dataset` would register, checked.
+
+    Raises:
+        DatasetError: an unknown format or option, or values that do not go together.
+    """
+    spec = DatasetSpec(
+        name=name,
+        format=format,
+        annotations=os.fspath(annotations),
+        image_root=None if image_root is None else os.fspath(image_root),
+        classes=None if classes is None else tuple(classes),
+        hold_out_every=hold_out_every,
+        part=part,
+        prepare=prepare,
+        options=options,
+    )
+    _check(spec)
+    return spec
 
 
 class DatasetLoader:

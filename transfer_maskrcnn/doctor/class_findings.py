@@ -23,6 +23,12 @@ def look_at_classes(loaded: Loaded) -> Iterator[Finding]:
     counts = loaded.class_counts()
     yield from _numbered(loaded.name, counts)
     yield from _similar(loaded.name, counts)
+    background = [name for name in counts if name.strip("_ ").casefold() in ("background", "bg")]
+    if background:
+        yield _named("background_class", loaded.name, background, counts)
+    if not any(counts.values()):
+        files = [Place(loaded.subject.annotations or loaded.name)]
+        yield finding("nothing_to_learn", loaded.name, files)
     unused = [name for name, count in counts.items() if not count]
     if unused and any(counts.values()) and not loaded.subject.is_validation:
         yield _named("class_unused", loaded.name, unused, counts)
@@ -43,6 +49,11 @@ def compare_classes(train: Loaded, validation: Loaded) -> Iterator[Finding]:
     learnt, scored = train.class_counts(), validation.class_counts()
     missing = [name for name, count in learnt.items() if count and not scored.get(name)]
     unknown = [name for name, count in scored.items() if count and not learnt.get(name)]
+    slips = [(a, b) for a in missing for b in unknown if _differ_by_little(a, b)]
+    if slips:
+        yield _pairs_of_names(validation.name, slips, learnt, scored)
+        missing = [name for name in missing if all(name != a for a, _ in slips)]
+        unknown = [name for name in unknown if all(name != b for _, b in slips)]
     if missing:
         yield _named("class_not_in_val", validation.name, missing, learnt)
     if unknown:
@@ -79,12 +90,21 @@ def _numbered(dataset: str, counts: Mapping[str, int]) -> Iterator[Finding]:
 def _similar(dataset: str, counts: Mapping[str, int]) -> Iterator[Finding]:
     pairs = [(a, b) for a, b in combinations(counts, 2) if _differ_by_little(a, b)]
     if pairs:
-        places = [
-            Place(f"classes {a!r} and {b!r}", note=f"{counts[a]} and {counts[b]} instances")
-            for a, b in pairs
-        ]
-        shown = "; ".join(f"{a!r} and {b!r}" for a, b in pairs[:4])
-        yield finding("similar_names", dataset, places, names=shown)
+        yield _pairs_of_names(dataset, pairs, counts, counts)
+
+
+def _pairs_of_names(
+    dataset: str,
+    pairs: Sequence[tuple[str, str]],
+    counts: Mapping[str, int],
+    others: Mapping[str, int],
+) -> Finding:
+    places = [
+        Place(f"classes {a!r} and {b!r}", note=f"{counts[a]} and {others[b]} instances")
+        for a, b in pairs
+    ]
+    shown = "; ".join(f"{a!r} and {b!r}" for a, b in pairs[:4])
+    return finding("similar_names", dataset, places, names=shown)
 
 
 def _differ_by_little(a: str, b: str) -> bool:

@@ -89,8 +89,13 @@ def _pairs(seen: Sequence[Seen]) -> Iterator[tuple[Seen, Seen]]:
     for other in seen:
         if other[0].subject.is_validation:
             named = [one for one in trained if belong_together(one[0].name, other[0].name)]
-            for one in named or trained[: len(trained) == 1]:
+            alone = [one for one in trained if len(trained) == 1 and _share_a_class(one, other)]
+            for one in named or alone:
                 yield one, other
+
+
+def _share_a_class(one: Seen, other: Seen) -> bool:
+    return not set(one[0].dataset.classes).isdisjoint(other[0].dataset.classes)
 
 
 def _of_images(loaded: Loaded, facts: Sequence[ImageFacts]) -> Iterator[Finding]:

@@ -67,6 +67,9 @@ def rle_of(segmentation: Any, height: int, width: int) -> Rle:
 def _alone(annotation: Annotation, rle: Rle, scale: float) -> Iterator[tuple[str, str]]:
     segmentation = annotation["segmentation"]
     polygons = segmentation if isinstance(segmentation, list) else []
+    if polygons and max(map(max, polygons)) <= 1:
+        yield "normalised", ""
+        return
     pixels = int(mask_util.area(rle))
     area = polygons_area(polygons) if polygons else float(pixels)
     box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
@@ -150,7 +153,7 @@ def _similar_pieces(polygons: list[list[float]], rle: Rle) -> int:
 
 def _pairs(annotations: list[Annotation], shapes: dict[int, Rle]) -> Iterator[Seen]:
     """Instances that lie on each other; each is told of once, the later one first."""
-    indices = [i for i, rle in shapes.items() if mask_util.area(rle)]
+    indices = [i for i, rle in shapes.items() if mask_util.area(rle) > 1]
     if len(indices) < 2:
         return
     rles = [shapes[i] for i in indices]

@@ -39,8 +39,10 @@ KINDS = {
     base.BOX_CLIPPED: "box_clipped",
     base.AREA_MISMATCH: "area_wrong",
     base.DUPLICATE_ID: "duplicate_id",
+    base.NESTED: "nested",
     base.DUPLICATE_CATEGORY: "duplicate_category",
 }
+_MANY_BEYOND = 0.2  # of all instances: more are no careless strokes at the border
 # Reasons whose place is an image: "file", or "file: what was seen".
 _OF_IMAGES = (
     base.IMAGE_OTHER_SIZE,
@@ -70,8 +72,16 @@ def _findings(loaded: Loaded) -> Iterator[Finding]:
                 yield from _unreadable(loaded.name, report.places[reason], count)
             else:
                 kind = KINDS.get(reason, "other_shape" if "shape" in reason else "other_reason")
+                if reason == base.CLIPPED and _is_misplaced(report):
+                    kind = "misplaced"
                 places = [_place(loaded, reason, text) for text in report.places[reason]]
-                yield finding(kind, loaded.name, places, count, reason=reason)
+                values = {"reason": reason, "instances": report.instances_read}
+                yield finding(kind, loaded.name, places, count, **values)
+
+
+def _is_misplaced(report: base.LoadReport) -> bool:
+    beyond = report.repaired[base.CLIPPED] + report.left_out[base.OUTSIDE_IMAGE]
+    return beyond > _MANY_BEYOND * report.instances_read
 
 
 def _place(loaded: Loaded, reason: str, text: str) -> Place:

@@ -64,7 +64,7 @@ def _anchors(
     if share < _LEAST_SHARE or (share < _LARGE_SHARE and best > _WORTHWHILE * share):
         return
     suggestion = "Other sizes would not help: larger input (INPUT.MIN_SIZE_TRAIN) or tiles would."
-    if found.values != tuple(tuple(map(float, row)) for row in settings.anchor_sizes):
+    if best <= _WORTHWHILE * share:
         sizes = (
             "[" + ", ".join(f"[{', '.join(f'{s:g}' for s in row)}]" for row in found.values) + "]"
         )

@@ -16,7 +16,8 @@ from transfer_maskrcnn.doctor.locate import Locator
 from transfer_maskrcnn.errors import DatasetError, nearest
 
 _VALIDATION = ("val", "valid", "validation", "test", "dev", "eval")
-_SPLITS = (*_VALIDATION, "train", "training", "trainval")
+_TRAINING = ("train", "training", "trainval")
+_SPLITS = (*_VALIDATION, *_TRAINING)
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,9 @@ def subject_of_spec(spec: DatasetSpec, is_validation: bool) -> Subject:
 
 
 def looks_like_validation(name: str) -> bool:
-    """By its name: it holds "val", "valid", "test" or "dev" as a word."""
-    return any(word in _VALIDATION for word in _words(name))
+    """By its name: it holds "val", "valid", "test" or "dev" as a word, and no "train"."""
+    words = _words(name)
+    return any(w in _VALIDATION for w in words) and not any(w in _TRAINING for w in words)
 
 
 def belong_together(train: str, validation: str) -> bool:
@@ -98,7 +100,7 @@ def belong_together(train: str, validation: str) -> bool:
 
 
 def _words(name: str) -> list[str]:
-    return re.split(r"[-_/.\s]+", name.lower())
+    return [word.rstrip("0123456789") or word for word in re.split(r"[-_/.\s]+", name.lower())]
 
 
 def _from_catalog(name: str) -> LoadedDataset:

@@ -102,7 +102,7 @@ def check_classes(stamp: Mapping[str, Any] | None, path: str, classes: Sequence[
     if not trained:
         logger.warning(
             "%s carries no class names; its %d classes are taken to be, in this order: %s",
-            *(path, len(classes), ", ".join(classes)),
+            *(path, len(classes), ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")),
         )
         return
     if trained != list(classes):

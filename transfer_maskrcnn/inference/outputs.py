@@ -26,7 +26,6 @@ _JPEG = [
     # Thin coloured lines would bleed where colours have a quarter of the pixels.
     *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
 ]
-_MASK_FILES = "[0-9][0-9][0-9]_*.png"
 
 
 @dataclass(frozen=True)
@@ -69,8 +68,6 @@ class OutputFolder:
     def _write_masks(self, folder: Path, detections: Sequence[Detection]) -> None:
         """One PNG an instance, 255 where it is, best first: ``001_cat_0.93.png``."""
         folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob(_MASK_FILES):  # an earlier run may have found more
-            old.unlink()
         for number, detection in enumerate(detections, 1):
             if detection.segmentation is None:
                 continue

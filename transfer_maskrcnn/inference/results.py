@@ -15,6 +15,7 @@ from transfer_maskrcnn.files import atomic_path, write_json
 from transfer_maskrcnn.inference.predictor import Detection
 
 PREDICTIONS_FILE, IMAGES_FILE = "predictions.json", "images.json"
+_WRITTEN = (PREDICTIONS_FILE, IMAGES_FILE, "overlays", "masks", "labelme")
 
 
 class ResultFiles:
@@ -91,8 +92,15 @@ def check_output(folder: Path) -> None:
     """Make the folder, and see that files can be written there, before a model is loaded.
 
     Raises:
-        ConfigError: it cannot be made or written to.
+        ConfigError: it cannot be made or written to, or holds what was predicted before: some of
+            that may have been corrected by hand, and the rest would be mixed with what is new.
     """
+    earlier = [name for name in _WRITTEN if (folder / name).exists()]
+    if earlier:
+        raise ConfigError(
+            f"--output {folder} holds {', '.join(earlier)} of an earlier prediction; name another "
+            "folder, or move them away"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

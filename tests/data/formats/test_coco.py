@@ -139,7 +139,6 @@ def test_detectron2_reads_the_dicts(load: Any, segmentations: Any) -> None:
         ([], reasons.NO_MASK),
         ({}, reasons.NO_MASK),
         ("", reasons.BAD_COORDINATES),
-        (SQUARE, reasons.BAD_COORDINATES),  # not wrapped in a list of parts
         ([SQUARE[:4]], reasons.TOO_FEW_POINTS),
         ([[2, 2, 4, 4, 6, 6]], reasons.ZERO_AREA),
         ([[40, 2, 50, 2, 50, 8]], reasons.OUTSIDE_IMAGE),
@@ -162,6 +161,8 @@ def test_left_out(load: Any, segmentation: Any, reason: str) -> None:
         # the file's own box stays as long as it is sound
         ([[20, 0, 50, 0, 50, 9]], reasons.CLIPPED, [2, 2, 8, 8]),
         ([[4, 4, 5, 4, 5, 5], [1, 1]], reasons.PART_DROPPED, [2, 2, 8, 8]),
+        (SQUARE, reasons.NESTED, [2, 2, 8, 8]),  # not wrapped in a list of parts
+        ([[[4, 4], [5, 4], [5, 5]]], reasons.NESTED, [2, 2, 8, 8]),  # points as pairs
     ],
 )
 def test_repaired(load: Any, segmentation: Any, repair: str, box: list[float]) -> None:

@@ -14,7 +14,7 @@ import yaml
 
 from transfer_maskrcnn.data.formats.base import LoadedDataset
 from transfer_maskrcnn.errors import DatasetError
-from transfer_maskrcnn.files import write_text
+from transfer_maskrcnn.files import show_as, write_text
 from transfer_maskrcnn.wording import plural
 
 
@@ -47,6 +47,9 @@ def new_folder(out: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
         os.rename(temporary, final)  # replaces an empty folder, and fails on any other
+    except OSError as error:
+        show_as(error, temporary, final)
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

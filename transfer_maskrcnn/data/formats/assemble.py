@@ -15,6 +15,7 @@ from .base import (
     AREA_MISMATCH,
     BOX_CLIPPED,
     BOX_RECOMPUTED,
+    CLIPPED,
     IMAGE_OTHER_SIZE,
     IMAGE_ROTATED,
     IN_LEFT_OUT_IMAGE,
@@ -201,7 +202,8 @@ def _area(
 ) -> dict[str, float]:
     """The file's own area as ``{"area": pixels}``; empty where it has none, or an unlikely one."""
     stated = number(instance.area)
-    if not 0 < stated < math.inf:
+    # Of a clipped instance, it is the area of what was drawn.
+    if not 0 < stated < math.inf or CLIPPED in repairs:
         return {}
     if isinstance(segmentation, dict):
         area = float(rle_area(segmentation))

@@ -15,6 +15,7 @@ from .base import (
     BAD_COORDINATES,
     DUPLICATE_CATEGORY,
     DUPLICATE_ID,
+    NESTED,
     NO_MASK,
     UNKNOWN_IMAGE,
     LoadedDataset,
@@ -120,7 +121,10 @@ def parse_annotations(
             seen.add(annotation_id)
         if image_id in images:
             label = names[int(record["category_id"])]
-            images[image_id].instances.append(_parse_annotation(record, label, source, place))
+            instance = _parse_annotation(record, label, source, place)
+            images[image_id].instances.append(instance)
+            if instance.polygons and instance.polygons is not record["segmentation"]:
+                report.repair(NESTED, f"{images[image_id].file_name}: {place}")
         else:
             report.instances_read += 1
             report.leave_out(UNKNOWN_IMAGE, f"{place}: image_id {image_id}")
@@ -140,10 +144,26 @@ def _parse_annotation(record: dict[str, Any], label: str, source: str, place: st
     elif isinstance(segmentation, dict):
         instance.rle = segmentation
     elif isinstance(segmentation, list):
-        instance.polygons = segmentation
+        instance.polygons = unnested(segmentation)
     else:
         instance.problem = BAD_COORDINATES
     return instance
+
+
+def unnested(segmentation: list[Any]) -> list[Any]:
+    """The polygons of a segmentation, also of one that lacks the outer list, or pairs its numbers.
+
+    COCO's ``[[x, y, ...], ...]`` comes back as the same object.
+    """
+    if all(type(value) in (int, float) for value in segmentation):
+        return [segmentation]
+    if all(isinstance(p, list) and p and all(_is_pair(q) for q in p) for p in segmentation):
+        return [[value for pair in polygon for value in pair] for polygon in segmentation]
+    return segmentation
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2
 
 
 def parse_categories(

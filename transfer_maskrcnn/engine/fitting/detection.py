@@ -11,6 +11,7 @@ from transfer_maskrcnn.doctor.anchors import Suggestion, suggest_ratios, suggest
 from transfer_maskrcnn.doctor.settings import Settings
 from transfer_maskrcnn.engine.fitting.lines import Line, percent
 from transfer_maskrcnn.engine.fitting.measures import Measures
+from transfer_maskrcnn.wording import plural
 
 # Of the most objects an image: room for wrong detections, and for images with still more.
 ROOM = 1.25
@@ -72,14 +73,14 @@ def count_lines(most: int, cfg: CfgNode) -> list[Line]:
     base, rpn = cfg.TEST.DETECTIONS_PER_IMAGE, cfg.MODEL.RPN
     wanted = math.ceil(most * ROOM / STEP) * STEP
     if wanted <= base:
-        reason = f"As in the base: no image has more than {most} objects."
+        reason = f"As in the base: no image has more than {plural(most, 'object')}."
         return [Line("TEST.DETECTIONS_PER_IMAGE", base, reason)]
     lines = [
         Line(
             "TEST.DETECTIONS_PER_IMAGE",
             wanted,
-            f"An image has up to {most} objects; a quarter more leaves room for false ones. COCO "
-            f"AP is then at {wanted} detections, not {base}.",
+            f"An image has up to {plural(most, 'object')}; a quarter more leaves room for false "
+            f"ones. COCO AP is then at {wanted} detections, not {base}.",
         )
     ]
     proposals = math.ceil(wanted * PROPOSALS_A_DETECTION)

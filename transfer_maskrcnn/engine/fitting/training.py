@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from transfer_maskrcnn.data.balance import imbalance
 from transfer_maskrcnn.engine.fitting.lines import Line, percent
 from transfer_maskrcnn.engine.fitting.measures import Measures
+from transfer_maskrcnn.wording import plural
 
 EPOCHS = 12  # as the 1x schedule of COCO
 FEWEST_ITERATIONS = 300
@@ -50,10 +51,13 @@ def _balance_line(train: Measures, names: list[str], limit: float) -> Line:
     most = max(range(len(counts)), key=lambda i: counts[i])
     least = min((i for i, count in enumerate(counts) if count), key=lambda i: counts[i])
     ratio = imbalance(counts)
-    reason = (
-        f"Class {names[most]!r} has {counts[most]:,} instances, {names[least]!r} "
-        f"{counts[least]:,}: {ratio:.1f} times fewer. "
-    )
+    if counts[most] == counts[least]:
+        reason = f"All classes have {plural(counts[most], 'instance')}. "
+    else:
+        reason = (
+            f"Class {names[most]!r} has {plural(counts[most], 'instance')}, {names[least]!r} "
+            f"{counts[least]:,}: {ratio:.1f} times fewer. "
+        )
     if limit == 0:
         reason += "As in the base, images are drawn alike all the same."
     elif ratio > limit:
@@ -84,7 +88,7 @@ def batch_lines(images: int, pixel_ratio: float, cfg: CfgNode) -> list[Line]:
             "pixels than the base makes them."
         )
     else:
-        why = f"There are only {images} images."
+        why = f"There {'is' if images == 1 else 'are'} only {plural(images, 'image')}."
     rule = "it follows the batch in proportion (https://arxiv.org/abs/1706.02677)"
     return [
         Line("SOLVER.IMS_PER_BATCH", batch, why),
@@ -110,7 +114,7 @@ def schedule_lines(
     longest = MOST_IMAGES // batch
     epochs = math.ceil(EPOCHS * images / batch / 10) * 10
     length = iterations or min(max(epochs, FEWEST_ITERATIONS), longest)
-    passes = f"{length * batch / images:.3g} passes over {images:,} images"
+    passes = f"{length * batch / images:.3g} passes over {plural(images, 'image')}"
     if iterations:
         why = f"As asked for: {passes}."
     elif length == FEWEST_ITERATIONS > epochs:

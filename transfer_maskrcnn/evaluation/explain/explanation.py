@@ -13,7 +13,8 @@ from transfer_maskrcnn.evaluation.explain.facts import Facts
 from transfer_maskrcnn.evaluation.explain.figures import Figures, measure
 from transfer_maskrcnn.evaluation.explain.mistakes import KINDS, NOBODY, Mistakes
 from transfer_maskrcnn.evaluation.explain.overlaps import Overlaps, Record, find_overlaps
-from transfer_maskrcnn.evaluation.explain.words import notes, sentence
+from transfer_maskrcnn.evaluation.explain.notes import notes
+from transfer_maskrcnn.evaluation.explain.words import sentence
 
 #: of each kind of mistake
 EXAMPLES = 4
@@ -58,7 +59,8 @@ def explain(
     """Separate what keeps AP from 100.
 
     AP gained is that of AP50, as in TIDE (https://arxiv.org/abs/2008.08115); for "segm" matching is
-    that of masks, kinds of mistakes that of boxes, so that a bad mask is told from a bad box.
+    that of masks, kinds of mistakes that of boxes, so that a bad mask is told from a bad box; see
+    :mod:`mistakes <transfer_maskrcnn.evaluation.explain.mistakes>` for what else differs from TIDE.
 
     Args:
         truth: COCO ground truth.
@@ -71,7 +73,7 @@ def explain(
     """
     facts = facts or Facts()
     overlaps = find_overlaps(truth, results, task)
-    figures, mistakes = measure(overlaps, task)
+    figures, mistakes = measure(overlaps, task, facts)
     causes = rank_causes(figures, facts)
     return Explanation(
         sentence=sentence(figures, facts, causes),

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from transfer_maskrcnn.evaluation.explain.facts import Facts
+from transfer_maskrcnn.evaluation.explain.limits import Limits, find_limits
 from transfer_maskrcnn.evaluation.explain.matching import (
     NOBODY,
     THRESHOLDS,
@@ -26,7 +28,7 @@ from transfer_maskrcnn.evaluation.explain.mistakes import (
     repaired,
 )
 from transfer_maskrcnn.evaluation.explain.overlaps import Overlaps
-from transfer_maskrcnn.evaluation.explain.renaming import best_renaming
+from transfer_maskrcnn.evaluation.explain.renaming import find_renaming
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class Group:
 class Repair:
     """One kind of mistake: how many there are, and the AP50 (0 to 100) gained without them.
 
-    Gains do not add up: a repair is worth more, or less, after another.
+    Gains do not add up: a repair is worth more, or less, after another. Those of "missed" by size
+    are NaN where AP50 is 0: they would say which class has objects of one size alone.
     """
 
     count: int
@@ -56,14 +59,16 @@ class Figures:
     """All that is measured. AP is from 0 to 100; NaN where there is no object.
 
     Attributes:
-        ap: over ten IoU thresholds, of the matches at 0.5: COCO's, or a little less.
+        ap: the evaluation's own, where the facts have it; else over ten IoU thresholds, of the
+            matches at 0.5, which is COCO's or a little less.
         box_ap: the same of boxes alone.
         class_ap50: of classes that have objects.
         most_objects: in one image.
         loose_boxes, loose_masks: AP50 - AP, what stricter thresholds cost, in its two parts.
         ap50_any_class: of a single class of all objects.
-        renaming: class of the detections -> class that they fit, where these differ.
+        renaming: class of the detections -> class that they are, where that is proven.
         renaming_gain: the AP50 that this brings.
+        limits: what settings keep from being found.
     """
 
     task: str
@@ -82,41 +87,52 @@ class Figures:
     loose_masks: float
     renaming: Mapping[str, str]
     renaming_gain: float
+    limits: Limits
 
     @property
     def objects(self) -> int:
         return sum(group.objects for group in self.sizes.values())
 
     @property
+    def found(self) -> int:
+        return sum(group.found for group in self.sizes.values())
+
+    @property
     def lost(self) -> float:
         """The share of objects that no right detection found."""
-        found = sum(group.found for group in self.sizes.values())
-        return 1 - found / max(1, self.objects)
+        return 1 - self.found / max(1, self.objects)
+
+    @property
+    def loose(self) -> float:
+        """AP50 - AP: what stricter thresholds cost."""
+        return self.loose_boxes + self.loose_masks
 
 
-def measure(overlaps: Overlaps, task: str) -> tuple[Figures, Mistakes]:
-    """Everything, from one matching at IoU 0.5 (two more for questions about classes)."""
+def measure(overlaps: Overlaps, task: str, facts: Facts | None = None) -> tuple[Figures, Mistakes]:
+    """Everything, from one matching at IoU 0.5 (two more for questions about classes).
+
+    Args:
+        overlaps: of the task's boxes or masks.
+        task: "bbox" or "segm".
+        facts: settings, and the AP that the evaluation computed.
+    """
+    facts = facts or Facts()
     found, in_crowd = match(overlaps)
     before = outcome(overlaps, found, in_crowd)
     mistakes = find_mistakes(overlaps, found, in_crowd)
     ap50 = class_ap(before)
-    boxes, masks = _looseness(overlaps, before, mistakes)
-    names = best_renaming(overlaps)
-    renaming_gain = _ap50(overlaps.renamed(names)) - mean_ap(ap50)
-    moved = {
-        overlaps.class_names[seen]: overlaps.class_names[meant]
-        for seen, meant in enumerate(names)
-        if seen != meant and renaming_gain > 0
-    }
+    ap = _known_ap(before, task, facts)
+    boxes, masks = _looseness(overlaps, before, mistakes, ap)
     boxes_alone = replace(overlaps, iou=overlaps.box_iou)
+    moved, renaming_gain = _renaming(overlaps, mean_ap(ap50))
     score = overlaps.detection_score
     figures = Figures(
         task=task,
         detections=len(found),
         most_objects=_most_in_an_image(overlaps),
         scores=(float(score[-1]), float(score[0])) if len(score) else (np.nan, np.nan),
-        ap=_strict_ap(before),
-        box_ap=_strict_ap(outcome(boxes_alone, *match(boxes_alone))),
+        ap=ap,
+        box_ap=_known_ap(outcome(boxes_alone, *match(boxes_alone)), "bbox", facts),
         ap50=mean_ap(ap50),
         ap50_any_class=_ap50(_one_class(overlaps)),
         class_ap50=_by_name(overlaps, ap50),
@@ -131,9 +147,25 @@ def measure(overlaps: Overlaps, task: str) -> tuple[Figures, Mistakes]:
         loose_boxes=boxes,
         loose_masks=masks,
         renaming=moved,
-        renaming_gain=renaming_gain if moved else 0.0,
+        renaming_gain=renaming_gain,
+        limits=find_limits(overlaps, found, facts),
     )
     return figures, mistakes
+
+
+def _known_ap(result: Outcome, task: str, facts: Facts) -> float:
+    known = facts.ap_of(task, mean_ap(class_ap(result)))
+    return _strict_ap(result) if known is None else known
+
+
+def _renaming(overlaps: Overlaps, ap50: float) -> tuple[dict[str, str], float]:
+    """The names to exchange, and the AP50 that it brings; nothing if it brings none."""
+    renaming = find_renaming(overlaps)
+    gain = _ap50(overlaps.renamed(renaming.names)) - ap50 if renaming.proven else 0.0
+    if not gain > 0:
+        return {}, 0.0
+    names = overlaps.class_names
+    return {names[seen]: names[meant] for seen, meant in renaming.proven.items()}, gain
 
 
 def gains(
@@ -156,23 +188,29 @@ def _repair(
         return gains(before, overlaps, mistakes, [kind], size)
 
     whole = gain(None)
+    artefact = kind == "missed" and not mean_ap(ap50) > 0
     return Repair(
         count=count(overlaps, mistakes, kind),
         gain=mean_ap(whole),
-        by_size={size: mean_ap(gain(size)) for size in SIZES},
+        by_size={size: np.nan if artefact else mean_ap(gain(size)) for size in SIZES},
         count_by_size={size: count(overlaps, mistakes, kind, size) for size in SIZES},
         by_class=_by_name(overlaps, whole),
     )
 
 
-def _looseness(overlaps: Overlaps, before: Outcome, mistakes: Mistakes) -> tuple[float, float]:
-    """What stricter thresholds cost, because of boxes, and because masks are worse than boxes."""
+def _looseness(
+    overlaps: Overlaps, before: Outcome, mistakes: Mistakes, ap: float
+) -> tuple[float, float]:
+    """AP50 - ``ap``, because of boxes, and because masks are worse than boxes."""
     hit = mistakes.found[overlaps.pair_detection] == overlaps.pair_object
     of_boxes = before.quality.copy()
     better = np.maximum(overlaps.iou, overlaps.box_iou)
     of_boxes[overlaps.pair_detection[hit]] = better[hit]
-    ap, with_good_masks = _strict_ap(before), _strict_ap(replace(before, quality=of_boxes))
-    return mean_ap(class_ap(before)) - with_good_masks, with_good_masks - ap
+    with_good_masks = _strict_ap(replace(before, quality=of_boxes))
+    ap50, strict = mean_ap(class_ap(before)), _strict_ap(before)
+    # The two parts are of the matches at 0.5, which is all but COCO's AP.
+    scale = (ap50 - ap) / (ap50 - strict) if ap50 > strict else 0.0
+    return (ap50 - with_good_masks) * scale, (with_good_masks - strict) * scale
 
 
 def _strict_ap(result: Outcome) -> float:

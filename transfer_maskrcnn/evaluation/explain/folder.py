@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from transfer_maskrcnn.errors import DatasetError, TransferError
+from transfer_maskrcnn.evaluation.explain.checks import check_results, check_truth
 from transfer_maskrcnn.evaluation.explain.explanation import Explanation, explain
 from transfer_maskrcnn.evaluation.explain.facts import read_facts
 from transfer_maskrcnn.files import write_json
@@ -39,32 +40,39 @@ def explain_folder(folder: Path) -> dict[str, Explanation]:
     """Explain what is in ``OUTPUT_DIR/inference/<dataset>``, and write ``explanation.json`` there.
 
     Returns:
-        by task: "segm", first, where detections or objects have masks, and "bbox".
+        by task: "segm", first, where all detections and objects have masks, and "bbox".
 
     Raises:
         TransferError: a file is missing, damaged, or of another evaluation than the others.
     """
     truth, results = _read(_truth_file(folder), dict), _read(folder / RESULTS_FILE, list)
+    check_truth(_truth_file(folder), truth)
+    check_results(folder / RESULTS_FILE, results, truth)
     facts = read_facts(folder)
+    annotations = truth.get("annotations", [])
+    masked = all("segmentation" in shape for shape in [*annotations, *results])
+    tasks = ["segm", "bbox"] if masked else ["bbox"]
     try:
-        masked = all("segmentation" in result for result in results or truth.get("annotations", []))
-        tasks = ["segm", "bbox"] if masked else ["bbox"]
         explained = {task: explain(truth, results, task=task, facts=facts) for task in tasks}
-    except (AttributeError, KeyError, TypeError) as error:
+    except TransferError:
+        raise
+    except Exception as error:  # run lengths that are none make pycocotools raise anything
         raise DatasetError(
-            f"{folder}: the ground truth or the results lack {error}; evaluate again"
+            f"{folder}: the ground truth or the results are damaged ({error}); evaluate again"
         ) from error
     write_json(folder / EXPLANATION_FILE, {task: one.as_json() for task, one in explained.items()})
     return explained
 
 
 def read_sentence(folder: Path) -> str:
-    """The sentence of the ``explanation.json`` in ``folder``; "" where there is none."""
+    """The sentence of the ``explanation.json`` in ``folder``; "" where there is none, or damaged."""
     path = folder / EXPLANATION_FILE
     if not path.is_file():
         return ""
-    sentence: str = next(iter(_read(path, dict).values()))["sentence"]
-    return sentence
+    try:
+        return str(next(iter(_read(path, dict).values()))["sentence"])
+    except (TransferError, LookupError, StopIteration, TypeError):
+        return ""
 
 
 def _truth_file(folder: Path) -> Path:

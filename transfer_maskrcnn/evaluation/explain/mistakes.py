@@ -1,7 +1,10 @@
 """What is wrong with each detection, which objects are missed, and what AP would be without it.
 
-The kinds are those of TIDE (Bolya et al. 2020, https://arxiv.org/abs/2008.08115), and one more, for
-masks.
+The kinds are those of TIDE (Bolya et al. 2020, https://arxiv.org/abs/2008.08115), in the order of its
+own code: of two kinds that fit, the first of localisation, classification, duplicate, background,
+both. For boxes kinds and counts are TIDE's. What differs: with masks, kinds are still those of the
+boxes, and "mask" is one more, before all others, for what has the right class and box, and no
+detection of a higher score has found; crowds make nothing wrong, as in COCO.
 """
 
 from __future__ import annotations
@@ -46,7 +49,9 @@ def _place(kind: str) -> int:
 
 
 def find_mistakes(overlaps: Overlaps, found: np.ndarray, in_crowd: np.ndarray) -> Mistakes:
-    """One kind for each detection that found nothing; the object it overlaps most decides.
+    """One kind for each detection that found nothing: the first that fits; see this module.
+
+    It is about the object that, of those that fit the kind, it overlaps most.
 
     ``missed`` are objects that neither a right detection nor a mistake of class, place or mask is
     about: those would be found if the mistake were repaired.
@@ -54,36 +59,36 @@ def find_mistakes(overlaps: Overlaps, found: np.ndarray, in_crowd: np.ndarray) -
     Args:
         found, in_crowd: as :func:`match` returns them.
     """
-    free = ~overlaps.object_crowd
-    free[found[found != NOBODY]] = False
+    detections = len(found)
+    right = np.flatnonzero(found != NOBODY)
+    finder = np.full(len(overlaps.object_crowd), detections)
+    finder[found[right]] = right
     own = (
         overlaps.detection_class[overlaps.pair_detection]
         == overlaps.object_class[overlaps.pair_object]
     )
-    is_free, real = free[overlaps.pair_object], ~overlaps.object_crowd[overlaps.pair_object]
-    box = overlaps.box_iou
-    explanations = [
-        ("mask", own & is_free & (box >= FOREGROUND)),
-        ("localisation", own & real & (box >= BACKGROUND) & (box < FOREGROUND)),
+    real, box = ~overlaps.object_crowd[overlaps.pair_object], overlaps.box_iou
+    # Detections come by falling score: what a later one will find was still to be found.
+    still_free = finder[overlaps.pair_object] > overlaps.pair_detection
+    nearest_own, _ = _most(overlaps, own & real, detections)
+    loose = (nearest_own < FOREGROUND)[overlaps.pair_detection]
+    fits = [
+        ("mask", own & real & still_free & (box >= FOREGROUND)),
+        ("localisation", own & real & loose & (box >= BACKGROUND)),
         ("classification", ~own & real & (box >= FOREGROUND)),
-        ("duplicate", own & real & ~is_free & (box >= FOREGROUND)),
+        ("duplicate", own & real & (box >= FOREGROUND)),
+        ("both", real & (box >= BACKGROUND)),
     ]
-    detections = len(found)
     kind = np.full(detections, _place("background"))
     about = np.full(detections, NOBODY)
-    overlap, nearest = _most(overlaps, real, detections)
-    kind[overlap >= BACKGROUND] = _place("both")
-    about[overlap >= BACKGROUND] = nearest[overlap >= BACKGROUND]
-    best = np.zeros(detections)
-    for name, pairs in explanations:
-        overlap, nearest = _most(overlaps, pairs, detections)
-        better = overlap > best
-        kind[better], about[better] = _place(name), nearest[better]
-        best[better] = overlap[better]
+    for name, pairs in reversed(fits):
+        _, nearest = _most(overlaps, pairs, detections)
+        kind[nearest != NOBODY] = _place(name)
+        about = np.where(nearest != NOBODY, nearest, about)
     innocent = (found != NOBODY) | in_crowd
     kind[innocent], about[innocent] = NOBODY, NOBODY
     claimed = np.isin(kind, [_place(k) for k in ("mask", "localisation", "classification")])
-    missed = free.copy()
+    missed = ~overlaps.object_crowd & (finder == detections)
     missed[about[claimed]] = False
     area = np.where(
         about != NOBODY, np.append(overlaps.object_area, 0)[about], overlaps.detection_area

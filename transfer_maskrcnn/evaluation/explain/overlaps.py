@@ -24,10 +24,12 @@ class Overlaps:
 
     class_names: tuple[str, ...]
     detection_class: np.ndarray  # (D,)
+    detection_image: np.ndarray  # (D,) place among the images by id
     detection_area: np.ndarray  # (D,) of the box, in square pixels
     detection_score: np.ndarray  # (D,)
     detection_place: np.ndarray  # (D,) in the results as given
-    object_image: np.ndarray  # (G,)
+    object_image: np.ndarray  # (G,) place among the images by id
+    object_box: np.ndarray  # (G, 4) XYWH in pixels
     object_class: np.ndarray  # (G,)
     object_area: np.ndarray  # (G,) as annotated, in square pixels
     object_crowd: np.ndarray  # (G,) bool
@@ -76,10 +78,12 @@ def find_overlaps(truth: Record, results: Sequence[Record], task: str) -> Overla
     return Overlaps(
         class_names=tuple(str(c.get("name", c["id"])) for c in categories),
         detection_class=np.array([class_of[r["category_id"]] for r in ordered], dtype=np.int64),
+        detection_image=np.array([image_of[r["image_id"]] for r in ordered], dtype=np.int64),
         detection_area=np.array([r["bbox"][2] * r["bbox"][3] for r in ordered], dtype=float),
         detection_score=scores[order],
         detection_place=places,
         object_image=np.array([image_of[a["image_id"]] for a in annotations], dtype=np.int64),
+        object_box=np.array([a["bbox"] for a in annotations], dtype=float).reshape(-1, 4),
         object_class=np.array([class_of[a["category_id"]] for a in annotations], dtype=np.int64),
         object_area=np.array([a["area"] for a in annotations], dtype=float),
         object_crowd=np.array([a.get("iscrowd", 0) for a in annotations], dtype=bool),
