@@ -31,21 +31,33 @@ def put_sample_pictures(storage: EventStorage, output_dir: str, datasets: Sequen
 
     Args:
         output_dir: of the run; evaluation has written ground truth and results below it.
-        datasets: the test sets.
+        datasets: the test sets. A warning names one that cannot be drawn, and why.
     """
     for dataset in datasets:
-        folder = Path(output_dir, "inference", dataset)
         try:
-            truth = json.loads((folder / f"{dataset}_ground_truth.json").read_text("utf-8"))
-            results = json.loads((folder / "coco_instances_results.json").read_text("utf-8"))
-        except OSError:  # an evaluator of another kind
+            pictures = _pictures(Path(output_dir, "inference", dataset), dataset)
+        except Exception as error:  # training is worth more than its pictures
+            logger.warning("no pictures of %s: %s: %s", dataset, type(error).__name__, error)
             continue
-        classes = list(MetadataCatalog.get(dataset).thing_classes)
-        for image in _fullest(truth):
-            found = [r for r in results if r["image_id"] == image["id"]]
-            picture = _picture(image, found, _numbers(truth), classes)
-            name = f"{dataset}/{os.path.basename(image['file_name'])}"
+        for name, picture in pictures.items():
             storage.put_image(name, np.ascontiguousarray(picture[..., ::-1].transpose(2, 0, 1)))
+
+
+def _pictures(folder: Path, dataset: str) -> dict[str, np.ndarray]:
+    """``dataset/file`` -> (height, width, 3), BGR; none where no evaluation left its files."""
+    truth_file = folder / f"{dataset}_ground_truth.json"
+    results_file = folder / "coco_instances_results.json"
+    if not (truth_file.is_file() and results_file.is_file()):  # an evaluator of another kind
+        return {}
+    truth = json.loads(truth_file.read_text("utf-8"))
+    results = json.loads(results_file.read_text("utf-8"))
+    classes = list(MetadataCatalog.get(dataset).thing_classes)
+    found = {}
+    for image in _fullest(truth):
+        detections = [r for r in results if r["image_id"] == image["id"]]
+        name = f"{dataset}/{os.path.basename(image['file_name'])}"
+        found[name] = _picture(image, detections, _numbers(truth), classes)
+    return found
 
 
 def _fullest(truth: dict[str, Any]) -> list[dict[str, Any]]:

@@ -57,7 +57,8 @@ class ProposalRecall:
     """Which objects have a proposal that fits (IoU 0.5), gathered image by image."""
 
     def __init__(self) -> None:
-        #: of each object: area, best IoU with the first 100 and with the first 1000 proposals
+        #: of each object: area, best IoU with the first 100 and with the first 1000 proposals, and
+        #: how many its image has, up to 1000
         self.rows: list[tuple[float, ...]] = []
 
     def add(self, boxes: Tensor, objects: Iterable[dict[str, Any]]) -> None:
@@ -78,18 +79,21 @@ class ProposalRecall:
                 proposed, np.array([o["bbox"] for o in wanted], dtype=float), [0] * len(wanted)
             )
             best = np.stack([iou[:limit].max(axis=0) for limit in LIMITS])
-        self.rows += [(o["area"], *of_one) for o, of_one in zip(wanted, best.T, strict=True)]
+        self.rows += [
+            (o["area"], *of_one, len(proposed)) for o, of_one in zip(wanted, best.T, strict=True)
+        ]
 
 
 def write_recall(rows: Sequence[tuple[float, ...]], folder: str | os.PathLike[str]) -> None:
     """Write ``proposals.json``: the recall with 100 and with 1000 proposals, of all objects and by
-    size, null for a size without objects. Without rows there is none, nor an older one."""
+    size, null for a size without objects; and the median and largest number of proposals of an
+    object's image. Without rows there is none, nor an older one."""
     path = os.path.join(folder, PROPOSALS_FILE)
     if not rows:
         if os.path.exists(path):
             os.remove(path)
         return
-    area, *best = np.array(rows, dtype=float).T
+    area, *best, proposals = np.array(rows, dtype=float).T
     groups = {"all": in_size(area, None), **{size: in_size(area, size) for size in SIZES}}
     recall = {
         str(limit): {
@@ -99,4 +103,6 @@ def write_recall(rows: Sequence[tuple[float, ...]], folder: str | os.PathLike[st
         for limit, iou in zip(LIMITS, best, strict=True)
     }
     objects = {name: int(members.sum()) for name, members in groups.items()}
-    write_json(path, {"iou": FOREGROUND, "objects": objects, "recall": recall})
+    seen = {"median": float(np.median(proposals)), "most": int(proposals.max())}
+    content = {"iou": FOREGROUND, "objects": objects, "proposals": seen, "recall": recall}
+    write_json(path, content)

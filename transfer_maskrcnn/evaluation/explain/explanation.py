@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from transfer_maskrcnn.evaluation.explain.causes import Cause, rank_causes
+from transfer_maskrcnn.evaluation.explain.cause import Cause
+from transfer_maskrcnn.evaluation.explain.causes import rank_causes
 from transfer_maskrcnn.evaluation.explain.facts import Facts
 from transfer_maskrcnn.evaluation.explain.figures import Figures, measure
 from transfer_maskrcnn.evaluation.explain.mistakes import KINDS, NOBODY, Mistakes
-from transfer_maskrcnn.evaluation.explain.overlaps import Overlaps, Record, find_overlaps
 from transfer_maskrcnn.evaluation.explain.notes import notes
+from transfer_maskrcnn.evaluation.explain.overlaps import Overlaps, Record, find_overlaps
 from transfer_maskrcnn.evaluation.explain.words import sentence
 
 #: of each kind of mistake

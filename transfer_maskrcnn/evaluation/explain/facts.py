@@ -99,10 +99,8 @@ def read_facts(folder: Path) -> Facts:
         min_size_train=tuple(_list(settings_file, settings, "min_size_train", int)),
         untrained=tuple(_list(settings_file, settings, "untrained", str)),
         recall=recall,
-        **{
-            name: _row(proposals_file, key, proposals.get(key, {}))
-            for name, key in (("proposed_objects", "objects"), ("proposals", "proposals"))
-        },
+        proposed_objects=_row(proposals_file, "objects", proposals.get("objects", {})),
+        proposals=_row(proposals_file, "proposals", proposals.get("proposals", {})),
         evaluated=evaluated,
     )
 

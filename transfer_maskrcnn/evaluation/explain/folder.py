@@ -65,7 +65,7 @@ def explain_folder(folder: Path) -> dict[str, Explanation]:
 
 
 def read_sentence(folder: Path) -> str:
-    """The sentence of the ``explanation.json`` in ``folder``; "" where there is none, or damaged."""
+    """The sentence of the ``explanation.json`` in ``folder``; "" without one that is whole."""
     path = folder / EXPLANATION_FILE
     if not path.is_file():
         return ""

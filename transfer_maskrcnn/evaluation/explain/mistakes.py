@@ -1,10 +1,10 @@
 """What is wrong with each detection, which objects are missed, and what AP would be without it.
 
-The kinds are those of TIDE (Bolya et al. 2020, https://arxiv.org/abs/2008.08115), in the order of its
-own code: of two kinds that fit, the first of localisation, classification, duplicate, background,
-both. For boxes kinds and counts are TIDE's. What differs: with masks, kinds are still those of the
-boxes, and "mask" is one more, before all others, for what has the right class and box, and no
-detection of a higher score has found; crowds make nothing wrong, as in COCO.
+The kinds are those of TIDE (Bolya et al. 2020, https://arxiv.org/abs/2008.08115), in the order of
+its own code: of kinds that fit, the first of localisation, classification, duplicate, background,
+both. What differs: with masks, kinds are still those of the boxes, and "mask" is one more, before
+all others, for what has the right class and box, about an object that no detection of a higher
+score has found. Crowds make nothing wrong, as in COCO.
 """
 
 from __future__ import annotations

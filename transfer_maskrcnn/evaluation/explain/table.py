@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+import unicodedata
 from collections.abc import Iterator
 
 from termcolor import colored
@@ -11,6 +12,7 @@ from termcolor import colored
 from transfer_maskrcnn.evaluation.explain.explanation import Explanation
 from transfer_maskrcnn.evaluation.explain.figures import Figures
 from transfer_maskrcnn.evaluation.explain.mistakes import SIZES
+from transfer_maskrcnn.wording import shorten
 
 WIDTH = 80
 _TASKS = {"bbox": "boxes", "segm": "masks"}
@@ -24,6 +26,7 @@ _SHORT = {
     "both": "both",
 }
 _MOST_CLASSES = 20
+_WIDEST_NAME = 24
 
 
 def text(dataset: str, explanations: dict[str, Explanation]) -> str:
@@ -43,7 +46,8 @@ def text(dataset: str, explanations: dict[str, Explanation]) -> str:
         ]
         if explanation is not first:
             lines.append(wrapped(explanation.sentence))
-        lines += ["", *_errors(figures), "", *_classes(figures)]
+        if figures.objects:
+            lines += ["", *_errors(figures), "", *_classes(figures)]
     return "\n".join([*lines, *_notes(first)])
 
 
@@ -74,11 +78,12 @@ def _errors(figures: Figures) -> Iterator[str]:
 def _classes(figures: Figures) -> Iterator[str]:
     kinds = [kind for kind in figures.repairs if kind != "mask" or figures.task == "segm"]
     yield "of each class, the worst first"
-    yield f"{'class':<15}{'AP50':>6}" + "".join(f"{_SHORT[kind]:>8}" for kind in kinds)
+    wide = min(_WIDEST_NAME, WIDTH - 6 - 8 * len(kinds))
+    yield f"{'class':<{wide}}{'AP50':>6}" + "".join(f"{_SHORT[kind]:>8}" for kind in kinds)
     worst = sorted(figures.class_ap50, key=lambda name: figures.class_ap50[name])
     for name in worst[:_MOST_CLASSES]:
         gains = (figures.repairs[kind].by_class[name] for kind in kinds)
-        yield f"{_fit(name):<15}{figures.class_ap50[name]:>6.1f}" + "".join(
+        yield f"{_fit(name, wide)}{figures.class_ap50[name]:>6.1f}" + "".join(
             f"{_number(gain):>8}" for gain in gains
         )
     if len(worst) > _MOST_CLASSES:
@@ -91,8 +96,19 @@ def _notes(explanation: Explanation) -> Iterator[str]:
     yield from map(wrapped, explanation.notes)
 
 
-def _fit(name: str, most: int = 14) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"
+def _fit(name: str, columns: int) -> str:
+    """``name`` and blanks, ``columns`` wide; the middle of a long one goes, as the ends differ."""
+    short, room = name, columns
+    while _columns(short) > columns - 1:
+        room -= 1
+        short = shorten(name, room)
+    return short + " " * (columns - _columns(short))
+
+
+def _columns(name: str) -> int:
+    """Chinese, Japanese and Korean characters take two columns, combining ones none."""
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in name)
+    return len(name) + wide - sum(unicodedata.combining(character) > 0 for character in name)
 
 
 def _number(value: float) -> str:
