@@ -63,11 +63,19 @@ def _transfer_keys() -> CfgNode:
     keys.STRICT = True
     # Class names of MODEL.WEIGHTS where the file does not carry them: names, or one dataset's name.
     keys.SOURCE_CLASSES = []
-    # [source class, target class] pairs that class_rows matches beside equal names.
+    # [source class, target class] pairs that class_rows matches beside equal names. One source may
+    # serve several targets (a class that was split); a target of several sources (classes that
+    # were merged) gets the mean of their rows.
     keys.CLASS_MAP = []
-    # Rows of classes that no source class matches: "default" (as detectron2 initialises),
-    # "mean" (of all source rows), or the name of a source class.
-    keys.NEW_CLASS_INIT = "default"
+    # Rows of classes that no source class matches: None or "default" (as detectron2 initialises),
+    # "mean" (of all source rows), or the name of a source class; or [new class, one of these]
+    # pairs. A pair wins over CLASS_MAP: it names one parent of a merged class.
+    keys.NEW_CLASS_INIT = None
+    # True, with KEEP class_rows: the model's classes are the source's and then the new ones of
+    # DATASETS.TRAIN, matched by name; every row of the source is kept.
+    keys.EXTEND = False
+    # The class names that EXTEND has led to; filled in by fit_config, whatever stands here.
+    keys.CLASSES = []
     # True: unpickle MODEL.WEIGHTS without restriction. It can run any code: for files you made.
     keys.TRUST_PICKLE = False
 

@@ -17,6 +17,7 @@ from transfer_maskrcnn.commands.transfer_weights import transfer_weights_tool
 from transfer_maskrcnn.engine.checkpoint import open_trained
 from transfer_maskrcnn.engine.setup import load_config
 from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.surgery.source import load_source_weights
 
 Run = Callable[..., str]
 
@@ -63,6 +64,22 @@ def test_a_dry_run_shows_the_plan_and_writes_only_json(
     plan = json.loads((tmp_path / "plan.json").read_text())
     assert {t["fate"] for t in plan["tensors"]} == {"kept", "initialised", "dropped"}
     assert set(tmp_path.iterdir()) - before == {tmp_path / "plan.json"}
+
+
+def test_an_extended_model(run: Run, start: Path, tmp_path: Path) -> None:
+    """The file of three classes gets two names that the dataset has, and one that it lacks."""
+    names = ("MODEL.TRANSFER.SOURCE_CLASSES", "['star', 'moon', 'heart']")
+    extend = ("MODEL.TRANSFER.KEEP", "class_rows", "MODEL.TRANSFER.EXTEND", "True")
+    path = tmp_path / "extended.safetensors"
+    shown = run("--dry-run", "--weights", start, *names, *extend)
+    assert shown == run("--output", path, "--weights", start, *names, *extend).replace(
+        f"Written to {path}\n", ""
+    )
+    assert "class 'moon': rows of 'moon', equal name" in shown
+    assert "class 'ring': new class, as detectron2 initialises it" in shown
+    written = load_source_weights(path)
+    assert written.classes == ("star", "moon", "heart", "ring")
+    assert len(written.tensors["roi_heads.box_predictor.cls_score.bias"]) == 5
 
 
 def test_what_is_written_is_what_the_plan_says(run: Run, start: Path, tmp_path: Path) -> None:

@@ -69,6 +69,18 @@ def test_equals_the_parsed_one(
     assert parsed.report.images_left_out and parsed.report.left_out
 
 
+def test_merged_labels_are_cached_for_themselves(write_source: WriteSource) -> None:
+    source = write_source("via")
+    plain = load_dataset("toy", source)
+    merged_source = replace(source, merge={"all": plain.classes})
+    merged = load_dataset("merged", merged_source)
+    assert isinstance(merged.dicts, RecordFile)
+    assert merged == load_dataset("merged", merged_source) == merged_source.parse()
+    assert merged.classes == ("all",) != plain.classes
+    assert {a["category_id"] for d in merged.dicts for a in d["annotations"]} == {0}
+    assert load_dataset("toy", source) == plain
+
+
 @pytest.mark.parametrize("content", ["polygons", "via"])
 def test_registered_again_it_is_the_same(
     write_source: WriteSource, content: str, caplog: pytest.LogCaptureFixture, parsed: list[str]

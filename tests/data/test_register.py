@@ -178,3 +178,22 @@ def test_works_in_a_spawned_worker(entry: dict[str, Any]) -> None:
     worker.start()
     assert results.get(timeout=60) == (4, True)
     worker.join()
+
+
+def test_merged_labels(entry: dict[str, Any], tmp_path: Path) -> None:
+    declared = {**entry, "classes": ["thing"], "merge": {"thing": ["blob", "bar"]}}
+    path = tmp_path / "merged.yaml"
+    path.write_text(yaml.safe_dump({"toy": declared, "plain": entry}))
+    register_catalog(path)
+    register_catalog(path)
+    records, plain = DatasetCatalog.get("toy"), DatasetCatalog.get("plain")
+    assert {a["category_id"] for r in records for a in r["annotations"]} == {0}
+    assert {a["category_id"] for r in plain for a in r["annotations"]} == {0, 1}, "left alone"
+    metadata = MetadataCatalog.get("toy")
+    assert metadata.thing_classes == ["thing"]
+    assert metadata.thing_dataset_id_to_contiguous_id == {10: 0}
+    assert not hasattr(metadata, "json_file"), "it has the labels, not the classes"
+    with pytest.raises(DatasetError, match="already registered with other arguments"):
+        transfer_maskrcnn.register_dataset("toy", **{**declared, "merge": {"thing": ["bar"]}})
+    with pytest.raises(DatasetError, match=r"dataset 'bad': merge is 'car'; expected a class"):
+        transfer_maskrcnn.register_dataset("bad", **{**entry, "merge": "car"})

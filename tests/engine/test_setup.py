@@ -133,3 +133,14 @@ def test_every_shipped_config_loads_and_opens_with_its_command(repository: Path)
         assert (repository / named).is_file(), f"{file} names {named}"
         if "Base-" not in file.name:
             assert repository / named == file
+
+
+def test_new_class_init_takes_a_text_or_pairs(tmp_path: Path) -> None:
+    path, key = tmp_path / "config.yaml", "MODEL.TRANSFER.NEW_CLASS_INIT"
+    pairs = [["van", "truck"], ["kite", "mean"]]
+    path.write_text(f"VERSION: 2\nMODEL: {{TRANSFER: {{NEW_CLASS_INIT: {pairs}}}}}\n")
+    assert pairs == load_config(str(path)).MODEL.TRANSFER.NEW_CLASS_INIT
+    assert load_config(str(path), [key, "mean"]).MODEL.TRANSFER.NEW_CLASS_INIT == "mean"
+    path.write_text("VERSION: 2\nMODEL: {TRANSFER: {NEW_CLASS_INIT: default}}\n")
+    assert pairs == load_config(str(path), [key, str(pairs)]).MODEL.TRANSFER.NEW_CLASS_INIT
+    assert load_config(str(path)).MODEL.TRANSFER.NEW_CLASS_INIT is None, "the same as not to say it"

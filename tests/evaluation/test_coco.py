@@ -126,3 +126,32 @@ def test_no_slow_evaluation_is_announced(tmp_path: Path, caplog: pytest.LogCaptu
     with caplog.at_level(logging.INFO):
         evaluator_of("coco_announced", [record(objects=1)], tmp_path)
     assert "Falling back" not in caplog.text
+
+
+def test_an_extended_model_is_scored_on_the_datasets_classes(
+    write_dataset: WriteDataset, tmp_path: Path
+) -> None:
+    """The model's classes are bar, dot, blob; what it takes for a dot does not count."""
+    entry = write_dataset("coco", tmp_path)
+    for key in ("annotations", "image_root"):
+        entry[key] = str(tmp_path / entry[key])
+    name = f"extended_{tmp_path.name}"
+    register_dataset(name, **entry)
+    results = {}
+    for shift, places in ((0, [2, 0]), (1, [2, 0]), (0, None)):
+        folder = tmp_path / f"{shift}{places}"
+        evaluator = InstanceEvaluator(name, str(folder), class_places=places, distributed=False)
+        evaluator.reset()
+        for record in DatasetCatalog.get(name):
+            output = perfect(record)
+            output["instances"].pred_classes = torch.tensor(
+                [([2, 0][a["category_id"]] + shift) % 3 for a in record["annotations"]]
+            )
+            evaluator.process([record], [output])
+        if places is None:
+            with pytest.raises(DatasetError, match="a prediction of class 2, but the dataset has"):
+                evaluator.evaluate()
+        else:
+            results[shift] = evaluator.evaluate()["segm"]
+    assert results[0]["AP"] == pytest.approx(100)
+    assert results[1]["AP-bar"] == 0, "dots are nobody's, and bars are blobs"

@@ -67,3 +67,15 @@ def test_no_plan() -> None:
     assert view_plan({}) is None
     with pytest.raises(KeyError):
         view_plan({"keep": "backbone"})
+
+
+def test_where_the_rows_of_classes_come_from(plan: Content) -> None:
+    plan["classes"] = [
+        {"target": "van", "source": "car", "how": "parent class", "averaged": []},
+        {"target": "vehicle", "source": None, "how": "class map", "averaged": ["car", "bus"]},
+        # of a plan from before there were averages
+        {"target": "kite", "source": None, "how": "new class"},
+    ]
+    view = view_plan(plan)
+    assert view is not None
+    assert [row[1] for row in view.classes] == ["car", "mean of car, bus", "none"]

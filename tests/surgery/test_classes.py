@@ -7,8 +7,10 @@ from transfer_maskrcnn.surgery.classes import (
     FOLDED,
     MAPPED,
     MEAN,
+    MERGED,
     NEW,
     PARENT,
+    ClassRow,
     match_classes,
     same_name,
     zoo_dataset,
@@ -69,6 +71,28 @@ def test_one_source_serves_many_targets() -> None:
     assert [row.source for row in rows] == ["person", "person"]
 
 
+def test_several_sources_of_one_target_are_averaged() -> None:
+    pairs = [["knife", "thing"], ["dog", "thing"], ["knife", "thing"]]
+    rows, problems = match_classes(COCO, ["thing"], pairs, "default")
+    assert problems == ()
+    assert rows == (ClassRow("thing", None, MERGED, ("knife", "dog")),)
+
+
+def test_new_classes_start_as_their_pairs_say() -> None:
+    target = ["van", "kite", "other", "thing", "dog"]
+    init = [["van", "bus"], ["kite", "mean"], ["thing", "knife"]]
+    pairs = [["knife", "thing"], ["dog", "thing"]]  # one parent of a merged class
+    rows, problems = match_classes(COCO, target, pairs, init)
+    assert problems == ()
+    assert rows == (
+        ClassRow("van", "bus", PARENT),
+        ClassRow("kite", None, MEAN),
+        ClassRow("other", None, NEW),
+        ClassRow("thing", "knife", PARENT),
+        ClassRow("dog", "dog", EQUAL),
+    )
+
+
 def test_an_ambiguous_name_is_nobodys() -> None:
     rows, _ = match_classes(
         ["traffic light", "Traffic_Light", "bus"], ["TRAFFICLIGHT", "bus"], [], "default"
@@ -80,22 +104,23 @@ def test_an_ambiguous_name_is_nobodys() -> None:
 WRONG = [
     ([["persn", "cell"]], "default", "class_map", ["'persn'", "Did you mean 'person'?"]),
     ([["person", "nucleus"]], "default", "class_map", ["target class 'nucleus'", "'cell'"]),
-    (
-        [["person", "cell"], ["dog", "cell"]],
-        "default",
-        "class_map",
-        ["two source classes", "'dog'"],
-    ),
     ([["person"]], "default", "class_map", ["not a pair"]),
     (["ab"], "default", "class_map", ["'ab', not a pair"]),
     ([], "animal", "new_class_init", ["NEW_CLASS_INIT names the source class 'animal'"]),
+    # pairs of NEW_CLASS_INIT
+    ([], [["cell"]], "new_class_init", ["['cell'], not a pair"]),
+    ([], [["cel", "dog"]], "new_class_init", ["target class 'cel'", "Did you mean 'cell'?"]),
+    ([], [["cell", "dg"]], "new_class_init", ["source class 'dg'", "Did you mean 'dog'?"]),
+    ([], [["bus", "dog"]], "new_class_init", ["'bus', which is not new: the source has 'bus'"]),
+    ([], [["cell", "dog"], ["cell", "mean"]], "new_class_init", ["starts 'cell' twice"]),
     ([], "default", "no_class_matches", ["no target class ('cell')", "CLASS_MAP"]),
 ]
 
 
 @pytest.mark.parametrize(("pairs", "init", "code", "words"), WRONG)
-def test_wrong_names(pairs: list, init: str, code: str, words: list[str]) -> None:
-    _, problems = match_classes(COCO, ["cell"], pairs, init)
+def test_wrong_names(pairs: list, init: str | list[list[str]], code: str, words: list[str]) -> None:
+    target = ["cell"] if code != "new_class_init" else ["cell", "bus"]
+    _, problems = match_classes(COCO, target, pairs, init)
     found = next(problem for problem in problems if problem.code == code)
     assert all(word in str(found) for word in words), str(found)
 

@@ -13,6 +13,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from transfer_maskrcnn.data.builtin import register_catalog
 from transfer_maskrcnn.engine.arguments import parse_arguments
+from transfer_maskrcnn.engine.classes import extend
 from transfer_maskrcnn.engine.planning import plan_of_config
 from transfer_maskrcnn.engine.setup import load_config, quiet_third_parties
 from transfer_maskrcnn.errors import ConfigError, TransferPlanError
@@ -89,6 +90,8 @@ def _transfer(args: argparse.Namespace) -> None:
     if args.weights is not None:
         cfg.MODEL.WEIGHTS = args.weights
     classes = _target_classes(cfg)
+    if cfg.MODEL.TRANSFER.EXTEND:
+        classes = extend(cfg, classes)
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes)
     cfg.MODEL.DEVICE = "cpu"
     torch.manual_seed(max(cfg.SEED, 0))  # of the tensors that stay initialised

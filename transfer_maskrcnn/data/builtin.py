@@ -12,7 +12,10 @@ from transfer_maskrcnn.data.register import register_dataset
 from transfer_maskrcnn.errors import DatasetError, nearest
 
 BUILTIN_CATALOG = Path(__file__).with_name("catalog.yaml")
-_KEYS = ("format", "annotations", "image_root", "classes", "hold_out_every", "part", "prepare")
+_KEYS = (
+    *("format", "annotations", "image_root", "classes", "merge", "hold_out_every", "part"),
+    "prepare",
+)
 _TEXTS = ("format", "annotations", "image_root", "part", "prepare")
 _REQUIRED = ("format", "annotations")
 
@@ -27,8 +30,9 @@ def register_catalog(
 ) -> list[str]:
     """Register every dataset that a catalog file declares; returns their names.
 
-    The file maps a name to ``format``, ``annotations``, ``image_root``, ``classes`` and the options
-    of :func:`register_dataset`. Relative paths start at ``root``, by default the file's own folder.
+    The file maps a name to ``format``, ``annotations``, ``image_root``, ``classes``, ``merge`` and
+    the options of :func:`register_dataset`. Relative paths start at ``root``, by default the file's
+    own folder.
 
     Raises:
         DatasetError: the file is missing, not YAML, or declares something unusable.

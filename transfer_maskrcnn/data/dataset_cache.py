@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from stat import S_ISREG
@@ -28,6 +28,7 @@ from detectron2.structures import BoxMode
 from transfer_maskrcnn.data import formats
 from transfer_maskrcnn.data.cache_folder import SUFFIX, cache_folder, make_room, mark_used
 from transfer_maskrcnn.data.formats.base import IMAGE_MISSING, LoadedDataset, LoadReport
+from transfer_maskrcnn.data.formats.merge import Merge, labels_of, merge_classes
 from transfer_maskrcnn.data.record_file import LAYOUT, Record, RecordFile, write_records
 from transfer_maskrcnn.version import __version__
 
@@ -44,17 +45,23 @@ _BLOCK_BYTES = 1 << 18
 
 @dataclass(frozen=True)
 class DatasetSource:
-    """What a dataset is parsed from: the arguments of its format's loader."""
+    """What a dataset is parsed from: the arguments of its format's loader, and what is merged."""
 
     format: str
     annotations: str
     image_root: str | None
     arguments: dict[str, Any]  # classes and options
+    merge: Merge = field(default_factory=dict)
 
     def parse(self) -> LoadedDataset:
-        """Raises DatasetError: what the format's loader raises."""
+        """Raises DatasetError: what the format's loader, or merging, raises."""
+        arguments, classes = dict(self.arguments), self.arguments.get("classes")
+        if self.merge and classes is not None:
+            by_position = self.format == "png_masks"
+            arguments["classes"] = labels_of(classes, self.merge, by_position=by_position)
         with _without_collector():
-            return formats.FORMATS[self.format](self.annotations, self.image_root, **self.arguments)
+            loaded = formats.FORMATS[self.format](self.annotations, self.image_root, **arguments)
+            return merge_classes(loaded, self.merge, classes)
 
     def dicts(self) -> Sequence[Record]:
         return self.parse().dicts
@@ -76,6 +83,7 @@ class DatasetSource:
             # file_name begins with the path as given; what lies there, the absolute path says.
             *(self.image_root, os.path.abspath(self.image_root or "")),
             self.arguments,
+            list(self.merge.items()),
             annotations,
         ]
         text = json.dumps(content, sort_keys=True, default=repr)

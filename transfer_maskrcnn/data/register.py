@@ -14,6 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from transfer_maskrcnn.data.dataset_cache import DatasetSource, load_dataset
 from transfer_maskrcnn.data.formats import FORMATS
 from transfer_maskrcnn.data.formats.base import LoadedDataset
+from transfer_maskrcnn.data.formats.merge import Merge, check_merge
 from transfer_maskrcnn.data.record_file import RecordFile
 from transfer_maskrcnn.errors import DatasetError, nearest
 
@@ -35,6 +36,7 @@ class DatasetSpec:
     part: str | None
     prepare: str | None  # the command that fetches or makes it, for the error where it is missing
     options: dict[str, Any] = field(default_factory=dict)
+    merge: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 _registered: dict[str, DatasetLoader] = {}
@@ -47,6 +49,7 @@ def register_dataset(
     annotations: str | os.PathLike[str],
     image_root: str | os.PathLike[str] | None = None,
     classes: list[str] | tuple[str, ...] | None = None,
+    merge: Merge | None = None,
     hold_out_every: int | None = None,
     part: str | None = None,
     prepare: str | None = None,
@@ -61,6 +64,10 @@ def register_dataset(
             (yolo), or the folder of masks or samples (png_masks).
         image_root: the folder of images; not needed for yolo, whose ``data.yaml`` names it.
         classes: class names in the order wanted; None takes what the annotations name.
+        merge: class name -> labels in the annotations that become this class, as
+            ``{"vehicle": ["car", "truck"]}``; ``classes`` then names ``vehicle``. Labels that it
+            does not name stay. With png_masks, a merged class stands for the pixel values of all
+            its labels, in their order.
         hold_out_every, part: where one file holds everything: each ``hold_out_every``-th image, in
             the file's order (coco: by image id) and starting with the first, belongs to
             ``part="val"``, the others to ``part="train"``. Images that cannot be used are counted
@@ -79,6 +86,7 @@ def register_dataset(
         annotations=annotations,
         image_root=image_root,
         classes=classes,
+        merge=merge,
         hold_out_every=hold_out_every,
         part=part,
         prepare=prepare,
@@ -96,7 +104,7 @@ def register_dataset(
         metadata.set(image_root=spec.image_root)
     if spec.classes is not None:
         metadata.set(thing_classes=list(spec.classes))
-    if spec.format == "coco" and spec.hold_out_every is None:
+    if spec.format == "coco" and spec.hold_out_every is None and not spec.merge:
         metadata.set(json_file=spec.annotations)
 
 
@@ -107,6 +115,7 @@ def make_spec(
     annotations: str | os.PathLike[str],
     image_root: str | os.PathLike[str] | None = None,
     classes: list[str] | tuple[str, ...] | None = None,
+    merge: Merge | None = None,
     hold_out_every: int | None = None,
     part: str | None = None,
     prepare: str | None = None,
@@ -129,7 +138,10 @@ def make_spec(
         options=options,
     )
     _check(spec)
-    return spec
+    try:
+        return replace(spec, merge=check_merge(merge, spec.classes))
+    except DatasetError as error:
+        raise DatasetError(f"dataset {name!r}: {error}") from None
 
 
 class DatasetLoader:
@@ -169,7 +181,9 @@ def parse(spec: DatasetSpec) -> LoadedDataset:
 
 def _source(spec: DatasetSpec) -> DatasetSource:
     arguments: dict[str, Any] = dict(spec.options, classes=spec.classes)
-    return DatasetSource(spec.format, spec.annotations, spec.image_root, arguments)
+    return DatasetSource(
+        spec.format, spec.annotations, spec.image_root, arguments, merge=spec.merge
+    )
 
 
 def _load(spec: DatasetSpec) -> LoadedDataset:
@@ -234,7 +248,7 @@ def _check(spec: DatasetSpec) -> None:
             f"expected one of {', '.join(FORMATS)}{nearest(spec.format, FORMATS)}"
         )
     own = set(inspect.signature(FORMATS[spec.format]).parameters)
-    known = sorted(own | {"format", "hold_out_every", "part", "prepare"})
+    known = sorted(own | {"format", "merge", "hold_out_every", "part", "prepare"})
     for option in spec.options:
         if option not in own:
             raise DatasetError(

@@ -12,7 +12,6 @@ from detectron2.config import CfgNode
 from detectron2.data import (
     DatasetCatalog,
     DatasetFromList,
-    MetadataCatalog,
     get_detection_dataset_dicts,
 )
 from detectron2.data.build import _train_loader_from_config, trivial_batch_collator
@@ -22,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transfer_maskrcnn.data.balance import choose_sampler
 from transfer_maskrcnn.data.record_file import RecordFile
 from transfer_maskrcnn.data.subset import nested_subset
+from transfer_maskrcnn.engine.classes import class_names, in_model_classes
 from transfer_maskrcnn.engine.rng import derive_seed, run_seed, seeded
 from transfer_maskrcnn.errors import ConfigError
 
@@ -99,6 +99,8 @@ def training_images(cfg: CfgNode) -> int:
 def training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
     """The images a run trains on: ``DATASETS.TRAIN``, or ``DATASETS.TRAIN_FRACTION`` of them.
 
+    Their ``category_id`` are the model's.
+
     Raises:
         ConfigError: ``MODEL.LOAD_PROPOSALS`` with a dataset that comes from the cache.
     """
@@ -118,7 +120,7 @@ def training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
             "DATASETS.TRAIN_FRACTION %g: training on %d of %d images",
             *(cfg.DATASETS.TRAIN_FRACTION, len(subset), len(dicts)),
         )
-    return subset
+    return in_model_classes(cfg, cfg.DATASETS.TRAIN[0], subset)
 
 
 def _check_proposals_stay(names: Sequence[str]) -> None:
@@ -137,7 +139,7 @@ def build_train_loader(cfg: CfgNode, mapper: Callable[[dict[str, Any]], Any]) ->
     dicts = training_dicts(cfg)
     sampler, why = choose_sampler(
         dicts,
-        MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes,
+        class_names(cfg),
         cfg.DATALOADER.SAMPLER_TRAIN,
         cfg.DATALOADER.REPEAT_IMBALANCE,
         seed,

@@ -41,6 +41,6 @@ def plan_of_config(
         keep=transfer.KEEP,
         target_classes=classes,
         class_map=transfer.CLASS_MAP,
-        new_class_init=transfer.NEW_CLASS_INIT,
+        new_class_init=transfer.NEW_CLASS_INIT or "default",
     )
     return source, model, plan

@@ -123,7 +123,12 @@ def _class_names(cfg: CfgNode, weights: str) -> list[str]:
 
 
 def _declared_classes(cfg: CfgNode) -> list[str]:
-    """The class names that stand in a catalog; annotations are not read for them."""
+    """The class names that stand in a catalog; annotations are not read for them.
+
+    Of an extended model, a run's config.yaml has them, and a catalog only some.
+    """
+    if cfg.MODEL.TRANSFER.EXTEND:
+        return list(cfg.MODEL.TRANSFER.CLASSES)
     if os.path.isfile(cfg.DATASETS.CATALOG):  # a model may outlive its dataset
         register_catalog(cfg.DATASETS.CATALOG)
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):

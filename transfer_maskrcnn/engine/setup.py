@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 
 try:
     from detectron2.projects.point_rend import add_pointrend_config
@@ -20,6 +20,7 @@ except ImportError:  # not every build of detectron2 brings its projects
 
 from transfer_maskrcnn.config import FOLLOW_DATASET, add_transfer_config
 from transfer_maskrcnn.data.builtin import register_catalog
+from transfer_maskrcnn.engine.classes import fit_classes
 from transfer_maskrcnn.engine.loader import training_images
 from transfer_maskrcnn.engine.schedule import fit_schedule
 from transfer_maskrcnn.errors import ConfigError, nearest
@@ -27,6 +28,7 @@ from transfer_maskrcnn.errors import ConfigError, nearest
 logger = logging.getLogger(__name__)
 
 _WHOLE = "(<class 'float'> vs. <class 'int'>)"
+_FREE_KIND = "MODEL.TRANSFER.NEW_CLASS_INIT"
 _WITHOUT_ROI_HEADS = ("RetinaNet", "FCOS", "SemanticSegmentor", "ProposalNetwork")
 
 
@@ -58,6 +60,8 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
         if config_file:
             cfg.merge_from_file(config_file)
         place = "command line"
+        if _FREE_KIND in opts:  # yacs would not put a list in place of the file's text
+            cfg.MODEL.TRANSFER.NEW_CLASS_INIT = None
         cfg.merge_from_list(list(opts))
     except (KeyError, AssertionError) as error:  # yacs: from a file, and from the command line
         raise ConfigError(_unknown_key(cfg, str(error.args[0]))) from None
@@ -67,6 +71,8 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
         hint = ". A list is written \"('my_train',)\"" if "tuple" in str(error) else ""
         hint = ". Write the number with a point, as 12.0" if _WHOLE in str(error) else hint
         raise ConfigError(f"{place}: {error}{hint}") from None
+    if cfg.MODEL.TRANSFER.NEW_CLASS_INIT == "default":
+        cfg.MODEL.TRANSFER.NEW_CLASS_INIT = None  # said in one way only, so that runs compare equal
     return cfg
 
 
@@ -95,7 +101,8 @@ def fit_config(cfg: CfgNode, *, eval_only: bool = False) -> list[str]:
     Registers ``DATASETS.CATALOG``, and reads every dataset the run needs, so that what is wrong
     with the last test set is known before the first iteration.
 
-    Returns the class names that its datasets share, in their order.
+    Returns the model's class names in order: those that its datasets share, or, with
+    ``MODEL.TRANSFER.EXTEND``, the source's and then the new ones.
 
     Raises:
         ConfigError, DatasetError: what does not fit, and how to mend it.
@@ -112,12 +119,13 @@ def fit_config(cfg: CfgNode, *, eval_only: bool = False) -> list[str]:
     if not names or not (eval_only or cfg.DATASETS.TRAIN):
         key = "DATASETS.TEST" if eval_only else "DATASETS.TRAIN"
         raise ConfigError(f"{key} names no dataset; for example {key} \"('balloon_train',)\"")
-    classes = _common_classes(names)
+    classes = fit_classes(cfg, eval_only=eval_only)
     stated = cfg.MODEL.ROI_HEADS.NUM_CLASSES
     if stated not in (FOLLOW_DATASET, len(classes)):
         shown = ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
+        whose = "the extended model" if cfg.MODEL.TRANSFER.EXTEND else f"dataset {names[0]!r}"
         raise ConfigError(
-            f"MODEL.ROI_HEADS.NUM_CLASSES is {stated}, but dataset {names[0]!r} has "
+            f"MODEL.ROI_HEADS.NUM_CLASSES is {stated}, but {whose} has "
             f"{len(classes)} classes ({shown}); leave the key out, it follows the dataset"
         )
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes)
@@ -167,27 +175,3 @@ def check_device(device: str) -> None:
             "use MODEL.DEVICE cpu, or install the driver and a CUDA build of torch"
         )
     logger.info("MODEL.DEVICE %s (%s)", device, torch.cuda.get_device_name(device))
-
-
-def _common_classes(names: Sequence[str]) -> list[str]:
-    """The class names all of ``names`` share, in their order."""
-    first: list[str] = []
-    for name in names:
-        if name not in DatasetCatalog:
-            raise ConfigError(
-                f"no dataset is registered as {name!r} (one of your own is declared in the YAML "
-                f"file that DATASETS.CATALOG names){nearest(name, DatasetCatalog.list())}"
-            )
-        if not any(record.get("annotations") for record in DatasetCatalog.get(name)):
-            raise ConfigError(f"dataset {name!r} holds no instance: nothing to learn or to score")
-        classes = list(MetadataCatalog.get(name).get("thing_classes", []))
-        if not classes:
-            raise ConfigError(f"dataset {name!r} has no thing_classes in its metadata")
-        first = first or classes
-        if classes != first:
-            raise ConfigError(
-                f"datasets {names[0]!r} and {name!r} name different classes:\n"
-                f"  {names[0]}: {first}\n  {name}: {classes}\n"
-                "State the same `classes`, in the same order, where both are declared"
-            )
-    return first

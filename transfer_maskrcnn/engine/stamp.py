@@ -9,18 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 
+from transfer_maskrcnn.engine.classes import class_names
 from transfer_maskrcnn.engine.setup import flat_config, load_config
 from transfer_maskrcnn.version import __version__
 
 _ELSEWHERE = ("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS")
-
-
-def class_names(cfg: CfgNode) -> list[str]:
-    """The class names of the datasets in a fitted ``cfg``."""
-    name = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)[0]
-    return list(MetadataCatalog.get(name).thing_classes)
 
 
 def make_stamp(cfg: CfgNode) -> dict[str, Any]:

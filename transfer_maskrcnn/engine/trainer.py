@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader
 from transfer_maskrcnn.config import FOLLOW_DATASET
 from transfer_maskrcnn.engine.cache_hook import CacheFeatures
 from transfer_maskrcnn.engine.checkpoint import StampedCheckpointer, open_trained
+from transfer_maskrcnn.engine.classes import class_names, class_places, in_model_classes
 from transfer_maskrcnn.engine.curve import EvaluationCurve
 from transfer_maskrcnn.engine.ema import WeightAverage
 from transfer_maskrcnn.engine.facts import explain_evaluation
@@ -41,7 +42,7 @@ from transfer_maskrcnn.engine.rng import StepSeed, run_seed
 from transfer_maskrcnn.engine.roi_pooler import use_fast_pooling
 from transfer_maskrcnn.engine.sample_pictures import put_sample_pictures
 from transfer_maskrcnn.engine.solver import L2SP, build_optimizer
-from transfer_maskrcnn.engine.stamp import class_names, make_stamp
+from transfer_maskrcnn.engine.stamp import make_stamp
 from transfer_maskrcnn.engine.stopping import BestCheckpoint, StopTraining
 from transfer_maskrcnn.engine.validation import validation_losses
 from transfer_maskrcnn.errors import (
@@ -219,6 +220,7 @@ class TransferTrainer(DefaultTrainer):
         )
         filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
         dicts = get_detection_dataset_dicts(dataset_name, filter_empty=filter_empty)
+        dicts = in_model_classes(cfg, dataset_name, dicts)
         workers = cfg.DATALOADER.NUM_WORKERS
         return build_detection_test_loader(dicts, mapper=mapper, num_workers=workers)
 
@@ -286,6 +288,7 @@ class TransferTrainer(DefaultTrainer):
         return InstanceEvaluator(
             dataset_name,
             os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name),
+            class_places=class_places(cfg, dataset_name),
             tasks=tuple(tasks),
             # COCO's AP looks at 100 detections an image; a crowded dataset may ask for more.
             max_dets_per_image=max(100, cfg.TEST.DETECTIONS_PER_IMAGE),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
@@ -46,11 +46,21 @@ class InstanceEvaluator(COCOEvaluator):
     come as tensors or, from FastInference, as :class:`EncodedMasks`; the results are the same.
     """
 
-    def __init__(self, dataset_name: str, output_dir: str, **kwargs: Any):
+    def __init__(
+        self,
+        dataset_name: str,
+        output_dir: str,
+        *,
+        class_places: Sequence[int] | None = None,
+        **kwargs: Any,
+    ):
         """
         Args:
             dataset_name: a name in DatasetCatalog.
             output_dir: gets ``<name>_ground_truth.json`` and COCO results of the predictions.
+            class_places: the model's number of each of the dataset's classes; None: the same.
+                Predictions of the model's other classes are left out: the dataset cannot tell
+                whether they are right.
             **kwargs: COCOEvaluator's own arguments; ``use_fast_impl`` has no effect.
         """
         os.makedirs(output_dir, exist_ok=True)
@@ -72,6 +82,7 @@ class InstanceEvaluator(COCOEvaluator):
         # Left on, it would log that evaluation falls back to a slow one.
         kwargs["use_fast_impl"] = False
         super().__init__(own_entry, output_dir=output_dir, **kwargs)
+        self._class_places = class_places
 
     def reset(self) -> None:
         super().reset()
@@ -105,7 +116,7 @@ class InstanceEvaluator(COCOEvaluator):
         """Write the results as COCO json, and fill ``_results`` with the figures of each task."""
         results = list(chain.from_iterable(p["instances"] for p in predictions))
         tasks = self._tasks or self._tasks_from_predictions(results)
-        self._name_categories(results)
+        results = self._of_dataset(results)
         if self._output_dir:
             path = os.path.join(self._output_dir, "coco_instances_results.json")
             self._logger.info("Saving results to %s", path)
@@ -120,16 +131,22 @@ class InstanceEvaluator(COCOEvaluator):
                 evaluation, task, class_names=self._metadata.get("thing_classes")
             )
 
-    def _name_categories(self, results: Iterable[dict[str, Any]]) -> None:
-        """The dataset's category ids instead of the model's classes, in place."""
-        by_class = {c: i for i, c in self._metadata.thing_dataset_id_to_contiguous_id.items()}
-        for result in results:
-            if result["category_id"] not in by_class:
-                raise DatasetError(
-                    f"a prediction of class {result['category_id']}, but the dataset has "
-                    f"{len(by_class)}, from 0 on; evaluate a model of the dataset's classes"
-                )
-            result["category_id"] = by_class[result["category_id"]]
+    def _of_dataset(self, results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Those of the dataset's classes, with its category ids instead of the model's classes."""
+        numbers = self._metadata.thing_dataset_id_to_contiguous_id
+        places = self._class_places
+        by_class = {i if places is None else places[i]: c for c, i in numbers.items()}
+        wrong = next((r for r in results if r["category_id"] not in by_class), None)
+        if places is None and wrong is not None:
+            raise DatasetError(
+                f"a prediction of class {wrong['category_id']}, but the dataset has "
+                f"{len(by_class)}, from 0 on; evaluate a model of the dataset's classes"
+            )
+        return [
+            {**result, "category_id": by_class[result["category_id"]]}
+            for result in results
+            if result["category_id"] in by_class
+        ]
 
     def _evaluate(
         self, results: Sequence[dict[str, Any]], task: str, img_ids: Sequence[Any] | None

@@ -63,9 +63,14 @@ def view_plan(plan: dict[str, Any]) -> PlanView | None:
         f"(KEEP {keep}: {kept(keep)}).",
         tuple(_parts(plan["tensors"])),
         tuple(_reasons(plan["tensors"])),
-        tuple((c["target"], c["source"] or "none", c["how"]) for c in plan.get("classes") or ()),
+        tuple((c["target"], _source(c), c["how"]) for c in plan.get("classes") or ()),
         (*problems, *(plan.get("notes") or ())),
     )
+
+
+def _source(row: dict[str, Any]) -> str:
+    averaged = row.get("averaged")
+    return f"mean of {', '.join(averaged)}" if averaged else row["source"] or "none"
 
 
 def _parts(tensors: Iterable[dict[str, Any]]) -> list[PartRow]:

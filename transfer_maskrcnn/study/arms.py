@@ -81,6 +81,7 @@ def _arm(name: str, text: str, keep: str, weights: str, settings: list[str]) -> 
     common = ["MODEL.WEIGHTS", weights, "MODEL.TRANSFER.KEEP", keep]
     if keep != "class_rows":  # the plan refuses these where they would mean nothing
         common += ["MODEL.TRANSFER.CLASS_MAP", "[]", "MODEL.TRANSFER.NEW_CLASS_INIT", "default"]
+        common += ["MODEL.TRANSFER.EXTEND", "False"]
     return Arm(name, text, keep, weights, (*common, *settings))
 
 

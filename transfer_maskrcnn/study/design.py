@@ -12,10 +12,11 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
+from transfer_maskrcnn.engine.classes import class_names
 from transfer_maskrcnn.engine.loader import training_images
 from transfer_maskrcnn.engine.planning import plan_of_config
 from transfer_maskrcnn.engine.setup import fit_config, load_config
-from transfer_maskrcnn.engine.stamp import class_names, config_hash, dataset_fingerprint
+from transfer_maskrcnn.engine.stamp import config_hash, dataset_fingerprint
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.study.arms import Arm, parse_arm
 

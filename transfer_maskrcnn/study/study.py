@@ -12,9 +12,9 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
+from transfer_maskrcnn.engine.classes import class_names
 from transfer_maskrcnn.engine.record import COST_FILE
 from transfer_maskrcnn.engine.run import versions
-from transfer_maskrcnn.engine.stamp import class_names
 from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.report.study_input import COSTS_FILE, STUDY_FILE, VERSION
 from transfer_maskrcnn.report.study_page import write_study_report

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from transfer_maskrcnn.errors import TransferPlanError
-from transfer_maskrcnn.surgery.classes import MEAN, ClassRow
+from transfer_maskrcnn.surgery.classes import MEAN, MERGED
 from transfer_maskrcnn.surgery.fates import TensorFate
 from transfer_maskrcnn.surgery.fresh import fresh_tensor
 from transfer_maskrcnn.surgery.parts import ClassAxis, align, part_of
@@ -128,18 +128,19 @@ def _pick(source: Tensor, size: int, axis: ClassAxis, plan: TransferPlan) -> tup
         take.append(source.shape[axis.axis] - axis.after + i)
         place.append(size - axis.after + i)
     picked = [source.index_select(axis.axis, torch.tensor(take, dtype=torch.long))]
-    averaged = _mean_places(axis, plan.classes)
-    if averaged:
+    means = [(i, row) for i, row in enumerate(plan.classes) if row.how in (MEAN, MERGED)]
+    if means:
+        picked[0] = picked[0].float()
         whole = source.narrow(axis.axis, axis.before, axis.per_class * len(names)).float()
-        mean = whole.unflatten(axis.axis, (len(names), axis.per_class)).mean(axis.axis)
-        picked = [picked[0].float()] + [mean] * (len(averaged) // axis.per_class)
-    return torch.cat(picked, axis.axis), torch.tensor(place + averaged, dtype=torch.long)
+        blocks = whole.unflatten(axis.axis, (len(names), axis.per_class))
+        for i, row in means:
+            members = [names.index(name) for name in row.averaged] or range(len(names))
+            chosen = blocks.index_select(axis.axis, torch.tensor(members))
+            picked.append(chosen.mean(axis.axis))
+            place += _block(axis, i)
+    return torch.cat(picked, axis.axis), torch.tensor(place, dtype=torch.long)
 
 
 def _block(axis: ClassAxis, index: int) -> list[int]:
     start = axis.before + index * axis.per_class
     return list(range(start, start + axis.per_class))
-
-
-def _mean_places(axis: ClassAxis, rows: Sequence[ClassRow]) -> list[int]:
-    return [place for i, row in enumerate(rows) if row.how == MEAN for place in _block(axis, i)]

@@ -3,15 +3,17 @@
 import difflib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transfer_maskrcnn.surgery.problems import Problem
 
 ClassMap = Sequence[Sequence[str]]
+NewClassInit = str | Sequence[Sequence[str]]  # of all new classes, or (new class, init) pairs
 
 EQUAL = "equal name"
 FOLDED = "equal but for case, space, underscore or plural"
 MAPPED = "class map"
+MERGED = "class map of several"
 PARENT = "parent class"
 MEAN = "mean of all source rows"
 NEW = "new class, as detectron2 initialises it"
@@ -33,11 +35,15 @@ _ZOO_DATASETS = {
 
 @dataclass(frozen=True)
 class ClassRow:
-    """Where one target class gets its rows: a source class, or none (``source`` is None)."""
+    """Where one target class gets its rows: a source class, or none (``source`` is None).
+
+    ``averaged`` names the source classes of which the rows are the mean, where ``how`` is MERGED.
+    """
 
     target: str
     source: str | None
     how: str
+    averaged: tuple[str, ...] = ()
 
 
 def zoo_dataset(uri: str) -> str | None:
@@ -72,44 +78,50 @@ def _plurals(name: str) -> set[str]:
 
 
 def match_classes(
-    source: Sequence[str], target: Sequence[str], class_map: ClassMap, new_class_init: str
+    source: Sequence[str],
+    target: Sequence[str],
+    class_map: ClassMap,
+    new_class_init: NewClassInit,
 ) -> tuple[tuple[ClassRow, ...], tuple[Problem, ...]]:
     """Finds the source class of every target class.
 
     Args:
         source: class names in the order of the source's rows ("" for a row without a class).
         target: class names in the order of the target's rows.
-        class_map: (source class, target class) pairs; they win over equal names.
-        new_class_init: "default", "mean", or the source class that new classes start from.
+        class_map: (source class, target class) pairs; they win over equal names. A target class of
+            several sources gets the mean of their rows.
+        new_class_init: "default", "mean", or the source class that new classes start from; or
+            (new class, one of these) pairs, which win over ``class_map``.
 
     Returns:
         one row a target class, in order; and what is wrong with the names.
     """
     mapped, problems = _mapped(source, target, class_map)
-    new = ClassRow("", None, MEAN if new_class_init == "mean" else NEW)
-    if new_class_init not in ("default", "mean"):
-        parent = _find(new_class_init, source)
-        if parent is None:
-            problems.append(_unknown("NEW_CLASS_INIT", new_class_init, "source", source))
-        else:
-            new = ClassRow("", parent, PARENT)
+    started, fallback, wrong = new_rows(source, target, new_class_init)
+    problems += wrong
     rows = []
     for name in target:
-        if name in mapped:
-            rows.append(ClassRow(name, mapped[name], MAPPED))
-        elif (found := _find(name, source)) is not None:
+        found = find_class(name, source)
+        if name in started:
+            rows.append(started[name])
+        elif len(parents := mapped.get(name, ())) > 1:
+            rows.append(ClassRow(name, None, MERGED, tuple(parents)))
+        elif parents:
+            rows.append(ClassRow(name, parents[0], MAPPED))
+        elif found is not None:
             rows.append(ClassRow(name, found, EQUAL if found == name else FOLDED))
         else:
-            rows.append(ClassRow(name, new.source, new.how))
-    if not any(row.how in (EQUAL, FOLDED, MAPPED, PARENT) for row in rows):
+            rows.append(replace(fallback, target=name))
+    if all(row.how in (MEAN, NEW) for row in rows):
         problems.append(_no_match(source, target))
     return tuple(rows), tuple(problems)
 
 
 def _mapped(
     source: Sequence[str], target: Sequence[str], class_map: ClassMap
-) -> tuple[dict[str, str], list[Problem]]:
-    mapped: dict[str, str] = {}
+) -> tuple[dict[str, list[str]], list[Problem]]:
+    """Target class -> its source classes, each once, in the order of the pairs."""
+    mapped: dict[str, list[str]] = {}
     problems = []
     for pair in class_map:
         if len(pair) != 2 or isinstance(pair, str):
@@ -121,26 +133,76 @@ def _mapped(
                 )
             )
             continue
-        old, new = _find(pair[0], source), _find(pair[1], target)
+        old, new = find_class(pair[0], source), find_class(pair[1], target)
         if old is None:
             problems.append(_unknown("CLASS_MAP", pair[0], "source", source))
         if new is None:
             problems.append(_unknown("CLASS_MAP", pair[1], "target", target))
-        if old is None or new is None:
-            continue
-        if mapped.setdefault(new, old) != old:
-            problems.append(
-                Problem(
-                    "class_map",
-                    f"CLASS_MAP gives the target class {new!r} two source classes, "
-                    f"{mapped[new]!r} and {old!r}.",
-                    "Leave one of them; a source class may serve many targets, not the reverse.",
-                )
-            )
+        if old is not None and new is not None and old not in mapped.setdefault(new, []):
+            mapped[new].append(old)
     return mapped, problems
 
 
-def _find(name: str, names: Sequence[str]) -> str | None:
+def new_rows(
+    source: Sequence[str], target: Sequence[str], init: NewClassInit
+) -> tuple[dict[str, ClassRow], ClassRow, list[Problem]]:
+    """What NEW_CLASS_INIT says: the rows of the classes that it names, and those of all others.
+
+    Returns:
+        target class -> its row; the row of new classes that are not named, its target ""; and what
+        is wrong with the names.
+    """
+    fallback = ClassRow("", None, NEW)
+    if isinstance(init, str):
+        row, problem = _start("", init, source)
+        return {}, row or fallback, [problem] if problem else []
+    rows: dict[str, ClassRow] = {}
+    problems = []
+    for pair in init:
+        row, problem = _start_of(pair, source, target)
+        if row is not None and rows.setdefault(row.target, row) != row:
+            problem = Problem(
+                "new_class_init",
+                f"NEW_CLASS_INIT starts {row.target!r} twice, and differently.",
+                "Leave one of the pairs; CLASS_MAP pairs average several source classes.",
+            )
+        problems += [problem] if problem else []
+    return rows, fallback, problems
+
+
+def _start_of(
+    pair: Sequence[str], source: Sequence[str], target: Sequence[str]
+) -> tuple[ClassRow | None, Problem | None]:
+    if len(pair) != 2 or isinstance(pair, str):
+        return None, Problem(
+            "new_class_init",
+            f"NEW_CLASS_INIT holds {pair!r}, not a pair of names.",
+            'Write pairs of a new class and its start: [["van", "truck"], ["kite", "mean"]].',
+        )
+    name = find_class(pair[0], target)
+    if name is None:
+        return None, _unknown("NEW_CLASS_INIT", pair[0], "target", target)
+    own = find_class(name, source)
+    if own is not None:
+        return None, Problem(
+            "new_class_init",
+            f"NEW_CLASS_INIT starts {name!r}, which is not new: the source has {own!r}.",
+            "Leave it out, or pair the two classes in CLASS_MAP.",
+        )
+    return _start(name, pair[1], source)
+
+
+def _start(name: str, init: str, source: Sequence[str]) -> tuple[ClassRow | None, Problem | None]:
+    """The row of the new class ``name``: "default", "mean", or of a source class."""
+    if init in ("default", "mean"):
+        return ClassRow(name, None, MEAN if init == "mean" else NEW), None
+    parent = find_class(init, source)
+    if parent is None:
+        return None, _unknown("NEW_CLASS_INIT", init, "source", source)
+    return ClassRow(name, parent, PARENT), None
+
+
+def find_class(name: str, names: Sequence[str]) -> str | None:
     """The one of ``names`` that means ``name``; None where none or several do."""
     levels: list[Callable[[str], bool]] = [
         lambda other: other == name,

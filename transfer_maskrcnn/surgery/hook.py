@@ -20,7 +20,7 @@ from torch import nn
 from transfer_maskrcnn.errors import WeightFileError
 from transfer_maskrcnn.files import write_text
 from transfer_maskrcnn.surgery.apply import apply_plan
-from transfer_maskrcnn.surgery.classes import ClassMap, zoo_config, zoo_dataset
+from transfer_maskrcnn.surgery.classes import ClassMap, NewClassInit, zoo_config, zoo_dataset
 from transfer_maskrcnn.surgery.parts import part_of
 from transfer_maskrcnn.surgery.plan import TransferPlan, plan_transfer
 from transfer_maskrcnn.surgery.source import SourceWeights, load_source_weights
@@ -76,14 +76,15 @@ def open_source(
             f"{weights}: cannot be fetched ({error}). Fetch it another way and set MODEL.WEIGHTS "
             "to the local file."
         ) from error
-    given = _named_classes(source_classes)
+    given = source_class_names(source_classes)
     source = load_source_weights(local, classes=given, trust_pickle=trust_pickle)
     classes = source.classes or _known_classes(source, address)
     expects = source.expects or _zoo_expects(address)
     return replace(source, classes=classes, path=weights, expects=expects)
 
 
-def _named_classes(names: Sequence[str] | None) -> Sequence[str] | None:
+def source_class_names(names: Sequence[str] | None) -> Sequence[str] | None:
+    """What ``MODEL.TRANSFER.SOURCE_CLASSES`` says: names, or those of the one dataset it names."""
     if names and len(names) == 1 and names[0] in MetadataCatalog.list():
         return MetadataCatalog.get(names[0]).get("thing_classes") or names
     return names or None
@@ -127,7 +128,7 @@ def transfer_weights(
     source_classes: Sequence[str] | None = None,
     target_classes: Sequence[str] | None = None,
     class_map: ClassMap = (),
-    new_class_init: str = "default",
+    new_class_init: NewClassInit = "default",
     trust_pickle: bool = False,
 ) -> TransferPlan:
     """Loads, plans, checks and applies; logs the plan's table and warnings.
@@ -196,7 +197,7 @@ class WeightSurgeryHook(HookBase):
         source_classes: Sequence[str] | None = None,
         target_classes: Sequence[str] | None = None,
         class_map: ClassMap = (),
-        new_class_init: str = "default",
+        new_class_init: NewClassInit = "default",
         trust_pickle: bool = False,
         output_dir: str | None = None,
     ):
@@ -221,11 +222,13 @@ class WeightSurgeryHook(HookBase):
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode) -> "WeightSurgeryHook":
-        """Reads ``MODEL.WEIGHTS``, ``MODEL.TRANSFER``, ``OUTPUT_DIR``, and the class names of the
-        first training dataset."""
+        """Reads ``MODEL.WEIGHTS``, ``MODEL.TRANSFER``, ``OUTPUT_DIR``, and the class names: the
+        extended ones where there are any, else those of the first training dataset."""
         transfer = cfg.MODEL.TRANSFER
         train = cfg.DATASETS.TRAIN
-        target_classes = MetadataCatalog.get(train[0]).get("thing_classes") if train else None
+        target_classes = list(transfer.CLASSES) or (
+            MetadataCatalog.get(train[0]).get("thing_classes") if train else None
+        )
         hook = cls(
             cfg.MODEL.WEIGHTS,
             keep=transfer.KEEP,
@@ -233,7 +236,7 @@ class WeightSurgeryHook(HookBase):
             source_classes=transfer.SOURCE_CLASSES,
             target_classes=target_classes,
             class_map=transfer.CLASS_MAP,
-            new_class_init=transfer.NEW_CLASS_INIT,
+            new_class_init=transfer.NEW_CLASS_INIT or "default",
             trust_pickle=transfer.TRUST_PICKLE,
             output_dir=cfg.OUTPUT_DIR,
         )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from transfer_maskrcnn.errors import TransferPlanError
 from transfer_maskrcnn.surgery.checks import find_problems
-from transfer_maskrcnn.surgery.classes import ClassMap, ClassRow, match_classes
+from transfer_maskrcnn.surgery.classes import ClassMap, ClassRow, NewClassInit, match_classes
 from transfer_maskrcnn.surgery.fates import FATES, TensorFate, decide, match
 from transfer_maskrcnn.surgery.norms import is_group_norm
 from transfer_maskrcnn.surgery.parts import ClassAxis, parse_keep, part_of
@@ -29,7 +29,7 @@ class TransferPlan:
         keep: the rung of the ladder, or module prefixes.
         source: path of the weight file; ``naming``: whose names it used.
         source_classes, target_classes: class names, or None where unknown.
-        new_class_init: what rows of unmatched classes start from.
+        new_class_init: what rows of unmatched classes start from, or (new class, start) pairs.
         classes: where each target class's rows come from; empty below ``class_rows``.
         tensors: the target's tensors in the model's order, then the source's that have no place.
         problems: what strict mode refuses.
@@ -41,7 +41,7 @@ class TransferPlan:
     naming: str
     source_classes: tuple[str, ...] | None
     target_classes: tuple[str, ...] | None
-    new_class_init: str
+    new_class_init: str | tuple[tuple[str, ...], ...]
     classes: tuple[ClassRow, ...]
     tensors: tuple[TensorFate, ...]
     problems: tuple[Problem, ...]
@@ -110,12 +110,20 @@ def _from_content(content: dict[str, Any]) -> TransferPlan:
         content["naming"],
         names("source_classes"),
         names("target_classes"),
-        content["new_class_init"],
-        tuple(ClassRow(**row) for row in content["classes"]),
+        _init(content["new_class_init"]),
+        tuple(_class_row(row) for row in content["classes"]),
         tuple(_fate(tensor) for tensor in content["tensors"]),
         tuple(Problem(**problem) for problem in content["problems"]),
         tuple(content["notes"]),
     )
+
+
+def _init(value: NewClassInit) -> str | tuple[tuple[str, ...], ...]:
+    return value if isinstance(value, str) else tuple(tuple(pair) for pair in value)
+
+
+def _class_row(content: dict[str, Any]) -> ClassRow:
+    return ClassRow(**{**content, "averaged": tuple(content.get("averaged", ()))})
 
 
 def _fate(content: dict[str, Any]) -> TensorFate:
@@ -131,7 +139,7 @@ def plan_transfer(
     keep: str | Sequence[str] = "all_but_predictors",
     target_classes: Sequence[str] | None = None,
     class_map: ClassMap = (),
-    new_class_init: str = "default",
+    new_class_init: NewClassInit = "default",
 ) -> TransferPlan:
     """Decides the fate of every tensor of both sides. Pure: nothing is written, no number drawn.
 
@@ -141,9 +149,12 @@ def plan_transfer(
         keep: a rung of ``structure``, ``backbone``, ``backbone_fpn``, ``backbone_fpn_rpn``,
             ``all_but_predictors``, ``class_rows``; or module prefixes, as a list or "a.b,c".
         target_classes: the target's class names, in order.
-        class_map: (source class, target class) pairs for ``class_rows``.
+        class_map: (source class, target class) pairs for ``class_rows``. Several targets of one
+            source each get its rows; a target of several sources gets the mean of theirs, in every
+            predictor, so that its logits are the means of their logits.
         new_class_init: for target classes without a source class: "default" (as detectron2
-            initialises), "mean" (of all source rows), or the name of a source class.
+            initialises), "mean" (of all source rows), or the name of a source class; or (new class,
+            one of these) pairs, other new classes being "default".
 
     Returns:
         a plan. What is wrong with it stands in ``problems``; :meth:`TransferPlan.check` raises.
@@ -158,7 +169,7 @@ def plan_transfer(
     matching = match(source.tensors, described, parsed, group_norm)
     if matching.counts != (len(source.classes or ()), len(names or ())):
         rows = ()  # names that do not fit the classifier say nothing about its rows
-    fates = decide(matching, sum(row.source is not None for row in rows))
+    fates = decide(matching, sum(bool(row.source or row.averaged) for row in rows))
     transfer = Transfer(source, matching, fates, names, class_map, new_class_init)
     return TransferPlan(
         parsed,
@@ -166,7 +177,7 @@ def plan_transfer(
         source.naming,
         source.classes,
         names,
-        new_class_init,
+        _init(new_class_init),
         rows,
         fates,
         find_problems(transfer) + wrong,

@@ -29,7 +29,7 @@ class Transfer:
     fates: Sequence[TensorFate]
     target_classes: tuple[str, ...] | None
     class_map: Sequence[Sequence[str]]
-    new_class_init: str
+    new_class_init: str | Sequence[Sequence[str]]
 
 
 def shown_keep(keep: str | tuple[str, ...]) -> str:

@@ -5,12 +5,14 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from transfer_maskrcnn.surgery.classes import EQUAL
 from transfer_maskrcnn.surgery.parts import group_of
 
 if TYPE_CHECKING:
     from transfer_maskrcnn.surgery.plan import TransferPlan
 
 WIDTH = 80
+_MANY_EQUAL = 8
 _NAME, _FATE, _TENSORS, _COUNT = 44, 11, 7, 14
 
 
@@ -65,16 +67,21 @@ def _reasons(plan: "TransferPlan") -> list[str]:
 
 
 def _classes(plan: "TransferPlan") -> list[str]:
-    """A sentence a class that has a source; one for all the others."""
-    named = [
-        f"class {row.target!r}: rows of {row.source!r}, {row.how}"
-        for row in plan.classes
-        if row.source is not None
-    ]
+    """A sentence a class that has a source; one for many of equal name, and for all the others."""
+    equal = [repr(row.target) for row in plan.classes if row.how == EQUAL]
+    many = len(equal) > _MANY_EQUAL
+    named = [f"class {few(equal, _MANY_EQUAL)}: own rows, {EQUAL}"] if many else []
     others: dict[str, list[str]] = {}
     for class_row in plan.classes:
-        if class_row.source is None:
+        if class_row.averaged:
+            parents = ", ".join(map(repr, class_row.averaged))
+            named.append(f"class {class_row.target!r}: mean of the rows of {parents}, class map")
+        elif class_row.source is None:
             others.setdefault(class_row.how, []).append(repr(class_row.target))
+        elif not (many and class_row.how == EQUAL):
+            named.append(
+                f"class {class_row.target!r}: rows of {class_row.source!r}, {class_row.how}"
+            )
     return named + [f"class {few(names, 8)}: {how}" for how, names in others.items()]
 
 

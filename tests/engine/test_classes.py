@@ -1,0 +1,142 @@
+"""The classes of an extended model, and what a dataset's category ids mean to it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from transfer_maskrcnn.engine.classes import class_names, class_places
+from transfer_maskrcnn.engine.loader import training_dicts
+from transfer_maskrcnn.engine.setup import fit_config, load_config
+from transfer_maskrcnn.errors import ConfigError, WeightFileError
+from transfer_maskrcnn.surgery.source import STAMP_KEY
+
+WriteDataset = Callable[[str, Path], dict[str, Any]]
+_numbers = count()  # detectron2's catalogs outlive a test
+Make = Callable[..., CfgNode]
+
+
+def write_weights(path: Path, classes: list[str] | None, source: str = "") -> str:
+    path.parent.mkdir(exist_ok=True)
+    stamp = {"thing_classes": classes, "transfer": {"source": source}}
+    content = {"model": {"a": torch.zeros(1)}}
+    torch.save({**content, **({STAMP_KEY: stamp} if classes else {})}, path)
+    return str(path)
+
+
+@pytest.fixture
+def make(write_dataset: WriteDataset, tmp_path: Path) -> Make:
+    """make(*opts, train=..., test=..., source=...) -> an unfitted config that extends a source."""
+    entry = write_dataset("coco", tmp_path)
+    number = next(_numbers)
+    entries = {f"{key}{number}": {**entry, "classes": ["blob", "bar"]} for key in ("train", "val")}
+    entries[f"old{number}"] = {**entry, "classes": ["Bars"], "merge": {"Bars": ["bar", "blob"]}}
+    entries[f"other{number}"] = {**entry, "classes": ["bar", "blob", "x"]}
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump(entries))
+
+    def config(*opts: Any, test: str = "val", source: Any = ("bar", "dot")) -> CfgNode:
+        weights = write_weights(tmp_path / "source.pth", source and list(source))
+        keys = ["MODEL.TRANSFER.KEEP", "class_rows", "MODEL.TRANSFER.EXTEND", True]
+        keys += ["MODEL.WEIGHTS", weights, "OUTPUT_DIR", str(tmp_path / "output")]
+        keys += ["DATASETS.CATALOG", str(tmp_path / "my.yaml"), "MODEL.DEVICE", "cpu"]
+        keys += ["DATASETS.TRAIN", (f"train{number}",), "DATASETS.TEST", (f"{test}{number}",)]
+        return load_config("", [*keys, *opts])
+
+    return config
+
+
+def test_the_sources_classes_come_first(make: Make) -> None:
+    cfg = make()
+    assert fit_config(cfg) == ["bar", "dot", "blob"] == class_names(cfg)
+    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 3
+    assert class_places(cfg, cfg.DATASETS.TRAIN[0]) == [2, 0]
+    again = make("MODEL.TRANSFER.CLASSES", ["stale"])
+    assert fit_config(again) == ["bar", "dot", "blob"]
+
+
+def test_records_are_renumbered_and_the_catalogs_left_alone(make: Make) -> None:
+    cfg = make()
+    fit_config(cfg)
+    name = cfg.DATASETS.TRAIN[0]
+    before, metadata = copy.deepcopy(DatasetCatalog.get(name)), MetadataCatalog.get(name).as_dict()
+    names = list(DatasetCatalog.list())
+    found = training_dicts(cfg)
+    assert [[a["category_id"] for a in d["annotations"]] for d in found] == [
+        [2, 0],
+        [2],
+        [0, 0],
+        [2, 0],
+    ]
+    assert DatasetCatalog.get(name) == before
+    assert MetadataCatalog.get(name).as_dict() == metadata
+    assert DatasetCatalog.list() == names
+
+
+def test_without_it_nothing_changes(make: Make) -> None:
+    cfg = make("MODEL.TRANSFER.EXTEND", False, "MODEL.TRANSFER.CLASSES", ["stale"])
+    assert fit_config(cfg) == ["blob", "bar"] == class_names(cfg)
+    assert class_places(cfg, cfg.DATASETS.TRAIN[0]) is None
+    assert training_dicts(cfg) == list(DatasetCatalog.get(cfg.DATASETS.TRAIN[0]))
+
+
+def test_a_test_set_may_have_some_of_the_classes(make: Make) -> None:
+    cfg = make(test="old")
+    assert fit_config(cfg) == ["bar", "dot", "blob"]
+    assert class_places(cfg, cfg.DATASETS.TEST[0]) == [0]
+    with pytest.raises(ConfigError, match="has the class 'x', which the extended model lacks"):
+        fit_config(make(test="other"))
+
+
+def test_names_that_the_file_does_not_carry(make: Make) -> None:
+    names = ("MODEL.TRANSFER.SOURCE_CLASSES", ["bar", "dot"])
+    assert fit_config(make(*names, source=None)) == ["bar", "dot", "blob"]
+    with pytest.raises(ConfigError, match=r"EXTEND needs the class names.*SOURCE_CLASSES"):
+        fit_config(make(source=None))
+
+
+# keys, words of the error
+WRONG: list[tuple[list[Any], str]] = [
+    (["MODEL.TRANSFER.KEEP", "all_but_predictors"], r"EXTEND True keeps .*KEEP class_rows"),
+    (["MODEL.TRANSFER.ENABLED", False], r"EXTEND True keeps .*ENABLED True"),
+    # a row of the source cannot be kept and replaced
+    (["MODEL.TRANSFER.CLASS_MAP", [["bar", "dot"]]], "gives 'dot' the rows of 'bar', but EXTEND"),
+    (["MODEL.ROI_HEADS.NUM_CLASSES", 2], "but the extended model has 3 classes"),
+]
+
+
+@pytest.mark.parametrize(("opts", "words"), WRONG)
+def test_keys_that_contradict_it(make: Make, opts: list[Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        fit_config(make(*opts))
+
+
+def test_an_evaluation_has_the_classes_of_its_model(make: Make, tmp_path: Path) -> None:
+    trained = ["bar", "dot", "blob"]
+    # a trained file that is named
+    assert fit_config(make(source=trained), eval_only=True) == trained
+    # the source itself, on what it knows
+    assert fit_config(make(test="old"), eval_only=True) == ["bar", "dot"]
+    with pytest.raises(ConfigError, match=r"lacks: .* --eval-only takes them from"):
+        fit_config(make(), eval_only=True)
+    # the model in OUTPUT_DIR, which started from MODEL.WEIGHTS
+    cfg = make()
+    (tmp_path / "output").mkdir()
+    (tmp_path / "output" / "last_checkpoint").write_text("model_1.pth")
+    write_weights(tmp_path / "output" / "model_1.pth", trained, cfg.MODEL.WEIGHTS)
+    assert fit_config(cfg, eval_only=True) == trained
+    # both for --eval-only and --resume, also after the source is gone
+    Path(cfg.MODEL.WEIGHTS).unlink()
+    assert fit_config(cfg, eval_only=True) == trained
+    assert fit_config(cfg) == trained
+    cfg.OUTPUT_DIR = str(tmp_path / "new")
+    with pytest.raises(WeightFileError, match="no such weight file"):
+        fit_config(cfg)

@@ -1,0 +1,105 @@
+"""The shapes detector, extended with the shapes that it does not know."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from detectron2.config import CfgNode
+
+from transfer_maskrcnn.data.register import register_dataset
+from transfer_maskrcnn.data.shapes import SOURCE_CLASSES, TARGET_CLASSES, ShapesSplit, write_split
+from transfer_maskrcnn.engine.predicting import find_weights, load_predictor
+from transfer_maskrcnn.engine.run import evaluate
+from transfer_maskrcnn.engine.setup import fit_config, load_config
+from transfer_maskrcnn.engine.trainer import TransferTrainer
+from transfer_maskrcnn.surgery.source import load_source_weights
+
+ALL = [*SOURCE_CLASSES, "star", "heart"]  # ring is known
+TINY: list[Any] = [
+    *("MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", 0, "SEED", 0),
+    *("MODEL.TRANSFER.KEEP", "class_rows", "MODEL.TRANSFER.EXTEND", True),
+    *("MODEL.TRANSFER.NEW_CLASS_INIT", [["star", "triangle"], ["heart", "mean"]]),
+    *("SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 2, "SOLVER.STEPS", ()),
+    *("SOLVER.WARMUP_ITERS", 1, "SOLVER.BASE_LR", 1e-4),
+    *("TEST.EVAL_ITERS", [0], "TEST.VAL_LOSS", True),
+]
+
+
+@pytest.fixture
+def make(repository: Path, tmp_path: Path) -> Callable[..., CfgNode]:
+    """make(*opts) -> the unfitted config of two iterations on four images."""
+    for name, classes in (("new", TARGET_CLASSES), ("old", SOURCE_CLASSES)):
+        write_split(ShapesSplit(name, classes, 4, 5), tmp_path / name)
+        register_dataset(
+            f"{name}_{tmp_path.name}",
+            format="coco",
+            annotations=tmp_path / name / "annotations.json",
+            image_root=tmp_path / name / "images",
+        )
+
+    def config(*opts: Any) -> CfgNode:
+        new, old = f"new_{tmp_path.name}", f"old_{tmp_path.name}"
+        weights = str(repository / "configs/shapes/shapes_source.pth")
+        places = ["MODEL.WEIGHTS", weights, "OUTPUT_DIR", str(tmp_path / "output")]
+        places += ["DATASETS.TRAIN", (new,), "DATASETS.TEST", (new, old)]
+        base = str(repository / "configs/shapes/Base-shapes.yaml")
+        return load_config(base, [*TINY, *places, *opts])
+
+    return config
+
+
+def test_train_evaluate_resume_predict(
+    make: Callable[..., CfgNode], train: Callable[..., Any], tmp_path: Path
+) -> None:
+    cfg, output = make(), tmp_path / "output"
+    assert fit_config(cfg) == ALL
+    train(cfg)
+    (output / "config.yaml").write_text(cfg.dump())
+    plan = json.loads((output / "transfer_plan.json").read_text())
+    assert [(row["target"], row["source"]) for row in plan["classes"]] == [
+        *((name, name) for name in SOURCE_CLASSES),
+        *(("star", "triangle"), ("heart", None)),
+    ]
+    for file in ("model_final.pth", "model_final.safetensors"):
+        assert (load_source_weights(output / file).stamp or {})["thing_classes"] == ALL
+    initial = load_source_weights(output / "model_initial.safetensors").tensors
+    source = load_source_weights(cfg.MODEL.WEIGHTS).tensors
+    rows = "roi_heads.box_predictor.cls_score.weight"
+    assert torch.equal(initial[rows][:8], source[rows][:8])
+    trained = json.loads((output / "evaluation.json").read_text())
+    assert [{k for k in v["segm"] if k.startswith("AP-")} for v in trained.values()] == [
+        {f"AP-{name}" for name in classes} for classes in (TARGET_CLASSES, SOURCE_CLASSES)
+    ]
+    old = trained[cfg.DATASETS.TEST[1]]["segm"]
+    assert old["AP"] > 5, "it still knows what it knew, by the right names"
+
+    for again in (make(), load_config(str(output / "config.yaml"))):
+        (output / "evaluation.json").unlink()
+        classes = fit_config(again, eval_only=True)
+        evaluate(again, classes, None)
+        assert json.loads((output / "evaluation.json").read_text()) == trained
+
+    longer = make("SOLVER.MAX_ITER", 3)
+    fit_config(longer)
+    assert len(train(longer, resume=True).losses) == 1
+    run = load_config(str(output / "config.yaml"))
+    predictor = load_predictor(run, find_weights(run))
+    assert list(predictor.classes) == ALL
+
+
+def test_losses_are_of_the_extended_classes(make: Callable[..., CfgNode]) -> None:
+    """In training and validation, a star is class 8: the dataset's own number, 0, is circle."""
+    cfg = make()
+    fit_config(cfg)
+    trainer = TransferTrainer(cfg)
+    batch = next(iter(trainer.data_loader))
+    found = {int(k) for image in batch for k in image["instances"].gt_classes}
+    assert found <= {ALL.index(name) for name in TARGET_CLASSES}
+    validation = trainer._build_validation_loader(cfg.DATASETS.TEST[0])
+    seen = {int(k) for [image] in validation for k in image["instances"].gt_classes}
+    assert seen <= {ALL.index(name) for name in TARGET_CLASSES} and 8 in seen

@@ -1,0 +1,202 @@
+"""The classes of the model: its datasets', or, extended, those of its source and new ones.
+
+A registered dataset stays as it is: what its ``category_id`` means to an extended model is looked
+up where its records are used.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from transfer_maskrcnn.engine.record import trained_file
+from transfer_maskrcnn.errors import ConfigError, WeightFileError, nearest
+from transfer_maskrcnn.surgery.classes import find_class, shown
+from transfer_maskrcnn.surgery.extension import extended_classes, known_classes
+from transfer_maskrcnn.surgery.hook import open_source, source_class_names
+from transfer_maskrcnn.surgery.source import load_source_weights
+
+logger = logging.getLogger(__name__)
+
+
+def class_names(cfg: CfgNode) -> list[str]:
+    """The class names of the model of a fitted ``cfg``, in order."""
+    name = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)[0]
+    return list(cfg.MODEL.TRANSFER.CLASSES or MetadataCatalog.get(name).thing_classes)
+
+
+def class_places(cfg: CfgNode, dataset: str) -> list[int] | None:
+    """The model's class number of each of the dataset's, in the order of its ``category_id``.
+
+    None where the model was not extended: then they are the same.
+
+    Args:
+        cfg: fitted.
+        dataset: one that is loaded.
+
+    Raises:
+        ConfigError: an extended model lacks one of its classes.
+    """
+    model = cfg.MODEL.TRANSFER.CLASSES
+    if not model:
+        return None
+    own = list(MetadataCatalog.get(dataset).thing_classes)
+    known = known_classes(own, model)
+    unknown = [name for name in own if name not in known]
+    if unknown:
+        raise ConfigError(
+            f"dataset {dataset!r} has the class {unknown[0]!r}, which the extended model lacks: it "
+            f"has {shown(model)}{nearest(unknown[0], model)}. Training on DATASETS.TRAIN adds "
+            "classes; --eval-only takes them from the model in OUTPUT_DIR, or else MODEL.WEIGHTS"
+        )
+    return [model.index(known[name]) for name in own]
+
+
+def in_model_classes(
+    cfg: CfgNode, dataset: str, dicts: Iterable[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """``dicts`` of ``dataset`` with the model's ``category_id``; those given stay as they are."""
+    places = class_places(cfg, dataset)
+    return [record if places is None else _renumbered(record, places) for record in dicts]
+
+
+def _renumbered(record: dict[str, Any], places: Sequence[int]) -> dict[str, Any]:
+    if "annotations" not in record:
+        return record
+    annotations = [{**a, "category_id": places[a["category_id"]]} for a in record["annotations"]]
+    return {**record, "annotations": annotations}
+
+
+def fit_classes(cfg: CfgNode, *, eval_only: bool = False) -> list[str]:
+    """The model's class names for the datasets of ``cfg``; sets ``MODEL.TRANSFER.CLASSES``.
+
+    Args:
+        cfg: its datasets are registered.
+        eval_only: the training sets are not looked at, and a model that was extended has the
+            classes of its file.
+
+    Raises:
+        ConfigError: datasets without objects, or of different classes, or with classes that the
+            extended model lacks; what :func:`extend` raises.
+        WeightFileError: ``MODEL.TRANSFER.EXTEND``, and the file cannot be read.
+    """
+    names = [*(() if eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST]
+    for name in names:
+        _check_dataset(name)
+    if not cfg.MODEL.TRANSFER.EXTEND:
+        cfg.MODEL.TRANSFER.CLASSES = []
+        return _common_classes(names)
+    if eval_only:
+        _check_keys(cfg)
+        cfg.MODEL.TRANSFER.CLASSES = list(_trained_classes(cfg) or _source_classes(cfg))
+    else:
+        extend(cfg, _common_classes(cfg.DATASETS.TRAIN))
+    for name in names:
+        class_places(cfg, name)
+    return list(cfg.MODEL.TRANSFER.CLASSES)
+
+
+def extend(cfg: CfgNode, dataset_classes: Sequence[str]) -> list[str]:
+    """The classes of MODEL.WEIGHTS and the new ones of a dataset; sets ``MODEL.TRANSFER.CLASSES``.
+
+    Raises:
+        ConfigError: keys that contradict ``MODEL.TRANSFER.EXTEND``, class names of the source that
+            nobody knows, or two classes of the dataset that are one of the source's.
+        WeightFileError: MODEL.WEIGHTS cannot be read.
+    """
+    _check_keys(cfg)
+    source = _source_classes(cfg)
+    names = extended_classes(source, dataset_classes)
+    _check_class_map(cfg, source)
+    kept = names[: len(names) - len(set(names) - set(source))]
+    renamed = {k: v for k, v in known_classes(dataset_classes, kept).items() if k != v}
+    logger.info(
+        "MODEL.TRANSFER.EXTEND: %d classes of %s, and new: %s%s",
+        *(len(kept), cfg.MODEL.WEIGHTS, shown(names[len(kept) :]) or "none"),
+        "".join(f"; {new!r} is its {old!r}" for new, old in renamed.items()),
+    )
+    cfg.MODEL.TRANSFER.CLASSES = list(names)
+    return list(names)
+
+
+def _check_keys(cfg: CfgNode) -> None:
+    transfer = cfg.MODEL.TRANSFER
+    if transfer.KEEP != "class_rows" or not transfer.ENABLED:
+        raise ConfigError(
+            f"MODEL.TRANSFER.EXTEND True keeps the source's classes, but KEEP is {transfer.KEEP!r} "
+            f"and ENABLED {transfer.ENABLED}; set MODEL.TRANSFER.KEEP class_rows and ENABLED True"
+        )
+
+
+def _check_class_map(cfg: CfgNode, source: Sequence[str]) -> None:
+    for pair in cfg.MODEL.TRANSFER.CLASS_MAP:
+        own = find_class(pair[1], source) if len(pair) == 2 else None
+        if own is not None:
+            raise ConfigError(
+                f"MODEL.TRANSFER.CLASS_MAP gives {pair[1]!r} the rows of {pair[0]!r}, but EXTEND "
+                f"keeps the source's own {own!r}; leave the pair out, or EXTEND False"
+            )
+
+
+def _source_classes(cfg: CfgNode) -> tuple[str, ...]:
+    """Of MODEL.WEIGHTS; of the run's own model, which has them all, where that file is gone."""
+    weights, transfer = cfg.MODEL.WEIGHTS, cfg.MODEL.TRANSFER
+    try:
+        source = open_source(weights, trust_pickle=transfer.TRUST_PICKLE)
+    except WeightFileError:
+        trained = _run_stamp(cfg).get("thing_classes")
+        if not trained:
+            raise
+        return tuple(trained)
+    classes = source.classes or source_class_names(transfer.SOURCE_CLASSES)
+    if not classes:
+        raise ConfigError(
+            f"MODEL.TRANSFER.EXTEND needs the class names of MODEL.WEIGHTS {weights!r}, which does "
+            "not carry them; set MODEL.TRANSFER.SOURCE_CLASSES to its names in order, "
+            "or to a registered dataset's name (['coco_2017_val'] for COCO)"
+        )
+    return tuple(classes)
+
+
+def _trained_classes(cfg: CfgNode) -> tuple[str, ...]:
+    """Of the model in OUTPUT_DIR, where that is what an evaluation of ``cfg`` means."""
+    stamp = _run_stamp(cfg)
+    began_there = (stamp.get("transfer") or {}).get("source") == cfg.MODEL.WEIGHTS
+    return tuple(stamp.get("thing_classes", ())) if began_there else ()
+
+
+def _run_stamp(cfg: CfgNode) -> Mapping[str, Any]:
+    trained = trained_file(cfg.OUTPUT_DIR)
+    if trained is None or not trained.is_file():
+        return {}
+    return load_source_weights(trained).stamp or {}
+
+
+def _check_dataset(name: str) -> None:
+    if name not in DatasetCatalog:
+        raise ConfigError(
+            f"no dataset is registered as {name!r} (one of your own is declared in the YAML "
+            f"file that DATASETS.CATALOG names){nearest(name, DatasetCatalog.list())}"
+        )
+    if not any(record.get("annotations") for record in DatasetCatalog.get(name)):
+        raise ConfigError(f"dataset {name!r} holds no instance: nothing to learn or to score")
+    if not MetadataCatalog.get(name).get("thing_classes"):
+        raise ConfigError(f"dataset {name!r} has no thing_classes in its metadata")
+
+
+def _common_classes(names: Sequence[str]) -> list[str]:
+    """The class names all of ``names`` share, in their order."""
+    first = list(MetadataCatalog.get(names[0]).thing_classes)
+    for name in names:
+        classes = list(MetadataCatalog.get(name).thing_classes)
+        if classes != first:
+            raise ConfigError(
+                f"datasets {names[0]!r} and {name!r} name different classes:\n"
+                f"  {names[0]}: {first}\n  {name}: {classes}\n"
+                "State the same `classes`, in the same order, where both are declared"
+            )
+    return first
