@@ -10,7 +10,8 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 
-from transfer_maskrcnn.engine.facts import untrained_parts
+from transfer_maskrcnn.engine import facts
+from transfer_maskrcnn.engine.facts import settings, untrained_parts
 from transfer_maskrcnn.engine.run import print_summary
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 
@@ -33,10 +34,15 @@ def test_an_evaluation_explains_itself(
     torch.manual_seed(0)
     results = TransferTrainer.test(cfg, TransferTrainer.build_model(cfg))
     folder = Path(cfg.OUTPUT_DIR, "inference", cfg.DATASETS.TEST[0])
-    settings = json.loads((folder / "settings.json").read_text())
-    assert settings["score_threshold"] == 0.1
-    assert settings["nms_threshold"] == cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST
-    assert "proposal_generator" in settings["untrained"]
+    written = json.loads((folder / "settings.json").read_text())
+    assert written["score_threshold"] == 0.1
+    assert written["nms_threshold"] == cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST
+    assert "proposal_generator" in written["untrained"]
+    assert written["min_size_train"] == list(cfg.INPUT.MIN_SIZE_TRAIN)
+    rpn = cfg.MODEL.RPN
+    limits = [written[f"rpn_{key}"] for key in ("pre_nms_topk", "post_nms_topk", "nms_threshold")]
+    assert limits == [rpn.PRE_NMS_TOPK_TEST, rpn.POST_NMS_TOPK_TEST, rpn.NMS_THRESH]
+    assert written["rpn_levels"] == len(rpn.IN_FEATURES)
     recall = json.loads((folder / "proposals.json").read_text())
     assert recall["objects"]["all"] == 4
     sentence = json.loads((folder / "explanation.json").read_text())["segm"]["sentence"]
@@ -52,3 +58,33 @@ def test_another_evaluator_is_not_explained(toy: Callable[..., CfgNode]) -> None
     evaluator = TransferTrainer.build_evaluator(cfg, cfg.DATASETS.TEST[0])
     TransferTrainer.test(cfg, TransferTrainer.build_model(cfg), [evaluator])
     assert not list(Path(cfg.OUTPUT_DIR).glob("inference/*/explanation.json"))
+
+
+def test_biases_that_are_not_trained_prove_nothing(toy: Callable[..., CfgNode]) -> None:
+    cfg = toy("SOLVER.BIAS_LR_FACTOR", 0.0)
+    assert settings(cfg, TransferTrainer.build_model(cfg))["untrained"] == []
+
+
+def test_a_failure_to_explain_is_a_warning(
+    toy: Callable[..., CfgNode],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cfg = toy()
+    cfg.DATASETS.TEST = cfg.DATASETS.TRAIN
+    name = cfg.DATASETS.TEST[0]
+    older = Path(cfg.OUTPUT_DIR, "inference", name, "explanation.json")
+    older.parent.mkdir(parents=True)
+    older.write_text('{"segm": {"sentence": "of another model"}}')
+
+    def fail(folder: Path) -> None:
+        raise ValueError("a planted failure")
+
+    monkeypatch.setattr(facts, "explain_folder", fail)
+    results = TransferTrainer.test(cfg, TransferTrainer.build_model(cfg))
+    assert "segm" in results
+    (record,) = [r for r in caplog.records if "explained" in r.getMessage()]
+    assert record.getMessage() == f"AP on {name} is not explained: ValueError: a planted failure"
+    print_summary(cfg, results)
+    assert "of another model" not in capsys.readouterr().out

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.utils.events import EventStorage
@@ -65,3 +66,17 @@ def test_an_evaluation_without_files_shows_nothing(tmp_path: Path) -> None:
     with EventStorage() as storage:
         put_sample_pictures(storage, str(tmp_path), ["nothing"])
         assert storage._vis_data == []
+
+
+def test_what_cannot_be_drawn_is_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "inference" / "damaged"
+    folder.mkdir(parents=True)
+    (folder / "damaged_ground_truth.json").write_text("{")
+    (folder / "coco_instances_results.json").write_text("[]")
+    with EventStorage() as storage:
+        put_sample_pictures(storage, str(tmp_path), ["damaged"])
+        assert storage._vis_data == []
+    (record,) = caplog.records
+    assert record.getMessage().startswith("no pictures of damaged: JSONDecodeError: ")

@@ -63,6 +63,7 @@ def test_recall_at_100_and_1000_by_size(tmp_path: Path) -> None:
     recall.add(torch.zeros(0, 4), objects[:1])  # an image without any proposal
     recall.add(good, [])
     content = written(recall, tmp_path)
+    assert content["proposals"] == {"median": 101.0, "most": 101}
     assert content["objects"] == {"all": 4, "small": 3, "medium": 1, "large": 0}
     third = pytest.approx(1 / 3)
     at_100 = {"all": 0.25, "small": third, "medium": 0.0, "large": None}

@@ -36,4 +36,27 @@ def test_no_line_is_longer_than_80(many: bool, truth: Record, perfect: list[Reco
 
 def test_what_is_undefined_has_a_dash(truth: Record) -> None:
     truth["annotations"] = []
-    assert "Masks: AP -, AP50 -; 0 objects, 0 detections" in lines(truth, [])
+    shown = lines(truth, [])
+    assert "Masks: AP -, AP50 -; 0 objects, 0 detections" in shown
+    assert not any(line.startswith(("mistake", "class", "missed")) for line in shown)
+
+
+def test_long_names_stay_different_and_columns_straight(
+    truth: Record, perfect: list[Record]
+) -> None:
+    names = [
+        "a_very_long_name_of_a_class_A",
+        "a_very_long_name_of_a_class_B",
+        "樹木と建物の集まり樹木",
+    ]
+    truth["categories"] = [
+        {"id": c["id"], "name": name} for c, name in zip(truth["categories"], names, strict=True)
+    ]
+    shown = lines(truth, perfect)
+    start = next(n for n, line in enumerate(shown) if line.startswith("class  "))
+    header, *rows = shown[start : start + 4]
+    assert len({row.split()[0] for row in rows}) == 3
+    assert rows[0].split()[0].endswith("A")
+    for row in rows:
+        wide = sum(character in names[2] for character in row)
+        assert len(row) + wide == len(header)

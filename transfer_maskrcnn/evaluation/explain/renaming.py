@@ -17,7 +17,7 @@ MAJORITY = 2 / 3
 #: objects that prove it, and the images that they are in
 LEAST_OBJECTS, LEAST_IMAGES = 5, 3
 #: the probability of as many agreements on unseen images if the names were right, or at random
-_SIGNIFICANCE = 0.05
+_SIGNIFICANCE = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,9 +90,12 @@ def _moved(labels: _Labels) -> dict[int, int]:
 
 
 def _holds_on_others(labels: _Labels) -> bool:
-    """Names learnt on one half of the images must mend more than they break on the other."""
+    """Names learnt on one half of the images must mend more than they break on the other.
+
+    In all they must be right for most of the objects that they are for.
+    """
     half = np.searchsorted(np.unique(labels.image), labels.image) % 2
-    mended = broken = 0
+    mended = broken = concerned = 0
     for learnt_on in (0, 1):
         moved = _moved(labels.at(half == learnt_on))
         others = labels.at(half != learnt_on)
@@ -102,8 +105,10 @@ def _holds_on_others(labels: _Labels) -> bool:
         if right <= wrong:
             return False
         mended, broken = mended + right, broken + wrong
+        concerned += int((learnt >= 0).sum())
     trials = mended + broken
-    return sum(comb(trials, k) for k in range(mended, trials + 1)) <= _SIGNIFICANCE * 2**trials
+    by_chance = sum(comb(trials, k) for k in range(mended, trials + 1)) / 2**trials
+    return 2 * mended > concerned and by_chance <= _SIGNIFICANCE
 
 
 def _completed(proven: Mapping[int, int], labels: _Labels, names: np.ndarray) -> np.ndarray:

@@ -115,8 +115,8 @@ def _what(cause: Cause) -> str:
 
 _REMEDIES = {
     "missed": "train longer, or on more images; look for objects without annotation",
-    "classification": "look for wrong labels and for classes that look alike; train longer, or on "
-    "more images of those classes",
+    "classification": "look for wrong labels, classes in another order than the weights', and "
+    "classes that look alike; train longer, or on more images of those classes",
     "localisation": "look whether annotated boxes are exact and at the image's own size; train "
     "longer",
     "mask": "look whether polygons are exact; keep the mask head's weights (MODEL.TRANSFER.KEEP), "

@@ -1,0 +1,98 @@
+"""Which datasets are examined, what they are for, and where they come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from transfer_maskrcnn.data.register import parse
+from transfer_maskrcnn.doctor.examine import examine
+from transfer_maskrcnn.doctor.subject import (
+    belong_together,
+    looks_like_validation,
+    subject_of,
+    subject_of_spec,
+)
+from transfer_maskrcnn.engine.mapper import CheckedDatasetMapper
+from transfer_maskrcnn.errors import DatasetError
+
+from .conftest import SETTINGS, Planted
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("balloon_train", False),
+        ("balloon_val", True),
+        ("my-valid", True),
+        ("instances_val2017", True),
+        ("interval_shots", False),  # "val" within a word
+        ("test_cells_train", False),  # "train" decides
+        ("coco96_480", False),
+    ],
+)
+def test_what_a_name_says(name: str, expected: bool) -> None:
+    assert looks_like_validation(name) is expected
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "expected"),
+    [
+        ("balloon_train", "balloon_val", True),
+        ("balloon_train", "kudzu_val", False),
+        ("test_cells_train", "test_cells_val", True),
+        ("cells", "cells_test", True),
+        ("train", "val", True),
+    ],
+)
+def test_sets_of_one_name_belong_together(train: str, validation: str, expected: bool) -> None:
+    assert belong_together(train, validation) is expected
+
+
+def test_a_name_that_nobody_registered() -> None:
+    with pytest.raises(DatasetError, match="did you mean 'balloon_train'"):
+        subject_of("baloon_train", False)
+
+
+@pytest.mark.parametrize("has_classes", [True, False])
+def test_dicts_that_another_package_registered(
+    has_classes: bool,
+    train: Planted,
+    mapper: CheckedDatasetMapper,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+) -> None:
+    name = f"stock_{tmp_path.name}"
+    train.annotations[4]["segmentation"] = [[30.0, 20, 60, 20, 60, 50, 30, 50]]
+    dicts = parse(train.spec()).dicts
+    DatasetCatalog.register(name, lambda: dicts)
+    request.addfinalizer(lambda: DatasetCatalog.remove(name))
+    request.addfinalizer(lambda: MetadataCatalog.remove(name))
+    if has_classes:
+        MetadataCatalog.get(name).thing_classes = ["nut", "bolt"]
+    diagnosis = examine([subject_of(name, False)], SETTINGS, mapper)
+    kinds = {f.kind: f for f in diagnosis.findings}
+    if has_classes:
+        assert "box_off" in kinds
+        place = kinds["box_off"].places[0]
+        assert "002.png" in str(place) and "annotation 1" in str(place)
+    else:
+        assert "no thing_classes" in str(kinds["unloadable"].places[0])
+
+
+def test_two_parts_of_one_file_share_its_losses(
+    train: Planted, mapper: CheckedDatasetMapper
+) -> None:
+    train.image(3).unlink()
+    specs = []
+    for part in ("train", "val"):
+        train.name = f"toy_{part}"
+        train.options = {"hold_out_every": 3, "part": part}
+        specs.append(train.spec())
+    subjects = [subject_of_spec(spec, looks_like_validation(spec.name)) for spec in specs]
+    diagnosis = examine(subjects, SETTINGS, mapper)
+    assert [len(loaded.dataset.dicts) for loaded in diagnosis.loaded] == [4, 3]
+    missing = [f for f in diagnosis.findings if f.kind == "image_missing"]
+    assert [f.count for f in missing] == [1]
