@@ -96,3 +96,9 @@ def test_two_parts_of_one_file_share_its_losses(
     assert [len(loaded.dataset.dicts) for loaded in diagnosis.loaded] == [4, 3]
     missing = [f for f in diagnosis.findings if f.kind == "image_missing"]
     assert [f.count for f in missing] == [1]
+
+
+def test_how_to_get_a_dataset_that_is_missing(train: Planted, mapper: CheckedDatasetMapper) -> None:
+    train.options = {"prepare": "python make_it.py", "annotations": "nowhere.json"}
+    diagnosis = examine([subject_of_spec(train.spec(), False)], SETTINGS, mapper)
+    assert "To get this dataset: python make_it.py" in str(diagnosis.findings[0].places[0])

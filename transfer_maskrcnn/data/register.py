@@ -80,25 +80,20 @@ def register_dataset(
     Raises:
         DatasetError: an unknown format or option, or a name that is taken by something else.
     """
-    spec = make_spec(
-        name,
-        format=format,
-        annotations=annotations,
-        image_root=image_root,
-        classes=classes,
-        merge=merge,
-        hold_out_every=hold_out_every,
-        part=part,
-        prepare=prepare,
-        **options,
-    )
+    rest = {"hold_out_every": hold_out_every, "part": part, "prepare": prepare, **options}
+    spec = make_spec(name, format, annotations, image_root, classes=classes, merge=merge, **rest)
     if name in DatasetCatalog:
         _check_same(spec)
         return
     loader = DatasetLoader(spec)
     DatasetCatalog.register(name, loader)
     _registered[name] = loader
-    metadata = MetadataCatalog.get(name)
+    _fill_metadata(spec)
+
+
+def _fill_metadata(spec: DatasetSpec) -> None:
+    """What is known before anything is read."""
+    metadata = MetadataCatalog.get(spec.name)
     metadata.set(evaluator_type="coco")
     if spec.image_root is not None:
         metadata.set(image_root=spec.image_root)
@@ -110,18 +105,15 @@ def register_dataset(
 
 def make_spec(
     name: str,
-    *,
     format: str,
     annotations: str | os.PathLike[str],
     image_root: str | os.PathLike[str] | None = None,
-    classes: list[str] | tuple[str, ...] | None = None,
+    *,
+    classes: Sequence[str] | None = None,
     merge: Merge | None = None,
-    hold_out_every: int | None = None,
-    part: str | None = None,
-    prepare: str | None = None,
-    **options: Any,
+    **rest: Any,
 ) -> DatasetSpec:
-    """What :func:`register_dataset` would register, checked.
+    """What :func:`register_dataset` would register, checked; arguments are the same.
 
     Raises:
         DatasetError: an unknown format or option, or values that do not go together.
@@ -132,10 +124,10 @@ def make_spec(
         annotations=os.fspath(annotations),
         image_root=None if image_root is None else os.fspath(image_root),
         classes=None if classes is None else tuple(classes),
-        hold_out_every=hold_out_every,
-        part=part,
-        prepare=prepare,
-        options=options,
+        hold_out_every=rest.pop("hold_out_every", None),
+        part=rest.pop("part", None),
+        prepare=rest.pop("prepare", None),
+        options=rest,
     )
     _check(spec)
     try:
@@ -176,7 +168,10 @@ def parse(spec: DatasetSpec) -> LoadedDataset:
     Raises:
         DatasetError: what the format's loader raises.
     """
-    return take_part(spec, _source(spec).parse())
+    try:
+        return take_part(spec, _source(spec).parse())
+    except DatasetError as error:
+        raise DatasetError(f"{error}{_how_to_get(spec)}") from None
 
 
 def _source(spec: DatasetSpec) -> DatasetSource:
