@@ -208,7 +208,7 @@ def _load(spec: DatasetSpec) -> LoadedDataset:
 def _how_to_get(spec: DatasetSpec) -> str:
     if spec.prepare is None or os.path.exists(spec.annotations):
         return ""
-    return f" To get this dataset: {spec.prepare}"
+    return f". To get this dataset: {spec.prepare}"
 
 
 def take_part(spec: DatasetSpec, loaded: LoadedDataset) -> LoadedDataset:
