@@ -12,6 +12,7 @@ import shapely
 from detectron2.structures import BoxMode
 from numpy.typing import NDArray
 
+from transfer_maskrcnn.data.export.masks import as_rle
 from transfer_maskrcnn.data.formats.polygons import polygons_area
 from transfer_maskrcnn.wording import plural
 
@@ -56,12 +57,9 @@ def look_at_instances(record: dict[str, Any], scale: float) -> list[Seen]:
 
 def rle_of(segmentation: Any, height: int, width: int) -> Rle:
     """Polygons, or an RLE of any kind, as compressed RLE."""
-    if isinstance(segmentation, list):
-        rle: Rle = mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
-        return rle
-    if isinstance(segmentation["counts"], list):
+    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], list):
         return dict(mask_util.frPyObjects(segmentation, height, width))
-    return dict(segmentation)
+    return as_rle(segmentation, height, width)
 
 
 def _alone(annotation: Annotation, rle: Rle, scale: float) -> Iterator[tuple[str, str]]:
