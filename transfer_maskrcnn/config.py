@@ -14,7 +14,14 @@ def add_transfer_config(cfg: CfgNode) -> None:
     # in it are relative to it. "": built-in names only.
     cfg.DATASETS.CATALOG = ""
 
+    # Sets of the source's classes, beside DATASETS.TEST, with MODEL.TRANSFER.EXTEND: the source
+    # model is evaluated on them once, and how much the run has forgotten is told.
+    cfg.DATASETS.TEST_SOURCE = ()
+
     cfg.MODEL.TRANSFER = _transfer_keys()
+    # Above 0: classes are scored by the cosine between features and their rows, times this (TFA,
+    # https://arxiv.org/abs/2003.06957, has 20); 0: detectron2's linear layer.
+    cfg.MODEL.ROI_BOX_HEAD.COSINE_SCALE = 0.0
 
     # Share of the training images that is used, above 0 to 1: a subset that keeps the classes'
     # proportions, drawn from SEED; of one seed, a smaller one lies within a larger one.
@@ -80,10 +87,34 @@ def _transfer_keys() -> CfgNode:
     keys.TRUST_PICKLE = False
 
     # Parts that keep their weights for the whole run, as in KEEP's ladder ("backbone_fpn" ...), or
-    # module prefixes, comma-separated; "" freezes nothing beside MODEL.BACKBONE.FREEZE_AT.
+    # module prefixes, comma-separated; "" freezes nothing beside MODEL.BACKBONE.FREEZE_AT. With
+    # EXTEND, "all_but_new_rows" leaves only the rows of new classes to train.
     keys.FREEZE = ""
+
+    keys.PSEUDO_LABELS = _pseudo_label_keys()
+    # Above 0, with EXTEND: a loss of this weight keeps what the model says of the source's classes
+    # close to what the source says.
+    keys.DISTILLATION = 0.0
 
     # Whether what frozen layers make of an image is kept and not computed again: "auto" where it
     # pays (in memory, what does not fit in files under OUTPUT_DIR), "memory", "disk" or "off".
     keys.CACHE_FEATURES = "auto"
+    return keys
+
+
+def _pseudo_label_keys() -> CfgNode:
+    """``MODEL.TRANSFER.PSEUDO_LABELS``: old objects in new images that nobody annotated."""
+    keys = CfgNode()
+    # True, with EXTEND: MODEL.WEIGHTS labels its classes on the training images, before training;
+    # classes that DATASETS.TRAIN annotates are left to its annotations.
+    keys.ENABLED = False
+    # A detection of at least this score becomes ground truth; where HELD_OUT is named, each class
+    # has a score of its own, and this is that of classes that are too rare there.
+    keys.SCORE = 0.7
+    # Below that, and of at least this score, it is doubtful: no loss depends on whether it is real.
+    keys.DOUBTFUL = 0.1
+    # A dataset in which source classes are annotated (neither trained nor tested on): the score of
+    # each class is the lowest that is right in this share of its detections there.
+    keys.HELD_OUT = ""
+    keys.PRECISION = 0.8
     return keys

@@ -1,7 +1,8 @@
 """Synthetic instance-segmentation datasets: textured shapes on textured ground, from a seed.
 
-Two tasks on the same kind of picture: the *source* task names eight shapes, the *target* task
-three, of which two are new (star, heart) and one is shared (ring). Shapes overlap, and a mask
+Three tasks on the same kind of picture: the *source* task names eight shapes, the *target* task
+three, of which two are new (star, heart) and one is shared (ring). The *extension* task shows all
+ten, and annotates the two new ones alone. Shapes overlap, and a mask
 covers what is visible, so masks may have holes and parts; they are written as COCO RLE.
 """
 
@@ -26,6 +27,7 @@ from transfer_maskrcnn.errors import DatasetError
 
 SOURCE_CLASSES = ("circle", "square", "triangle", "cross", "ring", "crescent", "arrow", "hexagon")
 TARGET_CLASSES = ("star", "heart", "ring")
+NEW_CLASSES = ("star", "heart")
 IMAGE_SIZE = 128  # pixels, square
 SUPERSAMPLING = 4
 SMALLEST_VISIBLE_AREA = 40  # pixels; what is hidden further is not annotated
@@ -37,12 +39,21 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class ShapesSplit:
-    """One generated dataset: its folder name, classes, number of images and seed."""
+    """One generated dataset.
+
+    Attributes:
+        folder: its name.
+        classes: those that are annotated.
+        images: how many.
+        seed: of all that is drawn.
+        unannotated: classes that are in the pictures, too, and in no annotation.
+    """
 
     folder: str
     classes: tuple[str, ...]
     images: int
     seed: int
+    unannotated: tuple[str, ...] = ()
 
 
 SPLITS = (
@@ -50,6 +61,9 @@ SPLITS = (
     ShapesSplit("source_val", SOURCE_CLASSES, 100, 12),
     ShapesSplit("train", TARGET_CLASSES, 48, 21),
     ShapesSplit("val", TARGET_CLASSES, 100, 22),
+    ShapesSplit("source_held_out", SOURCE_CLASSES, 200, 13),
+    ShapesSplit("extend_train", NEW_CLASSES, 200, 31, unannotated=SOURCE_CLASSES),
+    ShapesSplit("extend_val", NEW_CLASSES, 200, 32, unannotated=SOURCE_CLASSES),
 )
 
 
@@ -188,7 +202,7 @@ def write_split(split: ShapesSplit, folder: Path) -> None:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for image_id in range(1, split.images + 1):
-        pixels, instances = draw_image(split.classes, rng)
+        pixels, instances = draw_image((*split.unannotated, *split.classes), rng)
         name = f"{image_id:05d}.png"
         if not cv2.imwrite(str(folder / "images" / name), pixels):
             raise DatasetError(f"cannot write {folder / 'images' / name}: is the disk full?")
@@ -196,6 +210,8 @@ def write_split(split: ShapesSplit, folder: Path) -> None:
             {"id": image_id, "file_name": name, "height": IMAGE_SIZE, "width": IMAGE_SIZE}
         )
         for class_name, mask in instances:
+            if class_name not in split.classes:
+                continue
             category_id = split.classes.index(class_name) + 1
             annotations.append(_annotation(len(annotations) + 1, image_id, category_id, mask))
     categories = [{"id": i + 1, "name": name} for i, name in enumerate(split.classes)]
