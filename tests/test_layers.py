@@ -26,6 +26,7 @@ LAYERS = {
     "evaluation": 1,
     "inference": 1,
     "doctor": 1,
+    "pseudo_labels": 1,
     "engine": 2,
     "study": 3,
     "benchmark": 3,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from detectron2.config import CfgNode
 
@@ -56,6 +59,15 @@ def add_transfer_config(cfg: CfgNode) -> None:
 
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = FOLLOW_DATASET
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def flat_config(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key of a config in its dotted form, with its value."""
+    for key, value in node.items():
+        if isinstance(value, CfgNode):
+            yield from flat_config(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def _transfer_keys() -> CfgNode:

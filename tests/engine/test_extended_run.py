@@ -17,6 +17,7 @@ from transfer_maskrcnn.engine.predicting import find_weights, load_predictor
 from transfer_maskrcnn.engine.run import evaluate
 from transfer_maskrcnn.engine.setup import fit_config, load_config
 from transfer_maskrcnn.engine.trainer import TransferTrainer
+from transfer_maskrcnn.engine.validation import build_validation_loader
 from transfer_maskrcnn.surgery.source import load_source_weights
 
 ALL = [*SOURCE_CLASSES, "star", "heart"]  # ring is known
@@ -72,7 +73,8 @@ def test_train_evaluate_resume_predict(
     rows = "roi_heads.box_predictor.cls_score.weight"
     assert torch.equal(initial[rows][:8], source[rows][:8])
     trained = json.loads((output / "evaluation.json").read_text())
-    assert [{k for k in v["segm"] if k.startswith("AP-")} for v in trained.values()] == [
+    assert list(trained) == [*cfg.DATASETS.TEST, "extension"]
+    assert [{k for k in trained[n]["segm"] if k.startswith("AP-")} for n in cfg.DATASETS.TEST] == [
         {f"AP-{name}" for name in classes} for classes in (TARGET_CLASSES, SOURCE_CLASSES)
     ]
     old = trained[cfg.DATASETS.TEST[1]]["segm"]
@@ -100,6 +102,6 @@ def test_losses_are_of_the_extended_classes(make: Callable[..., CfgNode]) -> Non
     batch = next(iter(trainer.data_loader))
     found = {int(k) for image in batch for k in image["instances"].gt_classes}
     assert found <= {ALL.index(name) for name in TARGET_CLASSES}
-    validation = trainer._build_validation_loader(cfg.DATASETS.TEST[0])
+    validation = build_validation_loader(cfg, cfg.DATASETS.TEST[0])
     seen = {int(k) for [image] in validation for k in image["instances"].gt_classes}
     assert seen <= {ALL.index(name) for name in TARGET_CLASSES} and 8 in seen

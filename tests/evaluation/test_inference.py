@@ -6,7 +6,6 @@ import json
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from detectron2.structures import BoxMode
 from torch import nn
 
 from transfer_maskrcnn.engine.freezing import freeze
+from transfer_maskrcnn.engine.setup import load_config
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.evaluation.coco import InstanceEvaluator
 from transfer_maskrcnn.evaluation.inference import FastInference
@@ -246,8 +246,7 @@ def test_the_trainer_evaluates_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
         return OrderedDict()
 
     monkeypatch.setattr(DefaultTrainer, "test", classmethod(stock_test))
-    full = SimpleNamespace(AMP=SimpleNamespace(ENABLED=False))
-    cfg, model = SimpleNamespace(OUTPUT_DIR="", SOLVER=full), nn.Linear(1, 1)
+    cfg, model = load_config("", ["OUTPUT_DIR", ""]), nn.Linear(1, 1)
     fast = FastInference(model)
     TransferTrainer.test(cfg, model)
     TransferTrainer.test(cfg, fast)

@@ -26,7 +26,9 @@ def class_counts(dataset_dicts: DatasetDicts, classes: int) -> list[int]:
 
 
 def _single(record: dict[str, Any]) -> list[dict[str, Any]]:
-    return [a for a in record.get("annotations", ()) if not a.get("iscrowd", 0)]
+    """Its annotations but for crowds and doubtful objects, whose ``category_id`` is below zero."""
+    own = record.get("annotations", ())
+    return [a for a in own if not a.get("iscrowd", 0) and a["category_id"] >= 0]
 
 
 def imbalance(counts: Sequence[int]) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from transfer_maskrcnn.data.register import register_dataset
+from transfer_maskrcnn.data.register import register_dataset, spec_of
 from transfer_maskrcnn.errors import DatasetError, nearest
 
 BUILTIN_CATALOG = Path(__file__).with_name("catalog.yaml")
@@ -91,3 +91,23 @@ def _arguments(name: Any, entry: Any, path: Path, base: Path) -> dict[str, Any]:
         if entry.get(key) is not None:
             arguments[key] = str(base / Path(str(entry[key])).expanduser())
     return arguments
+
+
+def catalog_entry(name: str) -> dict[str, Any] | None:
+    """What a catalog file in any folder says of a registered dataset; None where it cannot.
+
+    That is where another package has registered it, and so will register it the next time.
+    """
+    spec = spec_of(name)
+    if spec is None:
+        return None
+    entry = {
+        "format": spec.format,
+        "annotations": os.path.abspath(spec.annotations),
+        "image_root": None if spec.image_root is None else os.path.abspath(spec.image_root),
+        "classes": None if spec.classes is None else list(spec.classes),
+        "merge": {name: list(labels) for name, labels in spec.merge.items()},
+        **{key: getattr(spec, key) for key in ("hold_out_every", "part", "prepare")},
+        **spec.options,
+    }
+    return {key: value for key, value in entry.items() if value not in (None, {})}

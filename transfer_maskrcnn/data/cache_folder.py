@@ -12,10 +12,10 @@ _MAX_BYTES = 2_000_000_000
 _ABANDONED_SECONDS = 3600  # writing takes seconds, so an older temporary file is a killed writer's
 
 
-def cache_folder() -> Path | None:
-    """The absolute path of the folder, which need not exist; None where there is to be no cache.
+def cache_folder(name: str = "datasets") -> Path | None:
+    """The absolute path of a folder, which need not exist; None where there is to be no cache.
 
-    ``datasets`` below ``$TRANSFER_CACHE``, else ``$XDG_CACHE_HOME/transfer_maskrcnn``, else
+    ``name`` below ``$TRANSFER_CACHE``, else ``$XDG_CACHE_HOME/transfer_maskrcnn``, else
     ``~/.cache/transfer_maskrcnn``. An empty ``TRANSFER_CACHE`` switches the cache off.
     """
     own = os.environ.get("TRANSFER_CACHE")
@@ -23,13 +23,13 @@ def cache_folder() -> Path | None:
         return None
     try:
         if own is not None:
-            return Path(own).expanduser().absolute() / "datasets"
+            return Path(own).expanduser().absolute() / name
         shared = Path(os.environ.get("XDG_CACHE_HOME", ""))
         if not shared.is_absolute():  # the XDG standard has it ignored then
             shared = Path.home() / ".cache"
     except RuntimeError:  # the user has no home
         return None
-    return shared / "transfer_maskrcnn" / "datasets"
+    return shared / "transfer_maskrcnn" / name
 
 
 def mark_used(path: Path) -> None:
@@ -38,15 +38,16 @@ def mark_used(path: Path) -> None:
         os.utime(path)
 
 
-def make_room(folder: Path) -> None:
-    """Remove the files that were not used for longest until the others fit, and killed writers'."""
+def make_room(folder: Path, suffix: str = SUFFIX) -> None:
+    """Remove the files of ``suffix`` that were not used for longest until the others fit, and what
+    killed writers left."""
     found: list[tuple[float, int, str]] = []
     abandoned = time.time() - _ABANDONED_SECONDS
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             with suppress(OSError):  # another process may have removed it
                 status = entry.stat(follow_symlinks=False)
-                if entry.name.endswith(SUFFIX):
+                if entry.name.endswith(suffix):
                     found.append((status.st_mtime, status.st_size, entry.path))
                 elif entry.name.endswith(".part") and status.st_mtime < abandoned:
                     os.unlink(entry.path)

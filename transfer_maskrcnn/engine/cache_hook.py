@@ -22,6 +22,7 @@ from detectron2.utils import comm
 from torch import nn
 from tqdm import tqdm
 
+from transfer_maskrcnn.config import flat_config
 from transfer_maskrcnn.engine.feature_cache import FeatureCache, FrozenPart, find_frozen_part
 from transfer_maskrcnn.engine.feature_store import (
     DiskStore,
@@ -42,7 +43,6 @@ from transfer_maskrcnn.engine.loader import SeededImages
 from transfer_maskrcnn.engine.precision import autocast_dtype
 from transfer_maskrcnn.engine.progress import on_terminal
 from transfer_maskrcnn.engine.rng import seeded
-from transfer_maskrcnn.engine.setup import flat_config
 from transfer_maskrcnn.errors import ConfigError, nearest
 from transfer_maskrcnn.surgery.target import unwrapped
 

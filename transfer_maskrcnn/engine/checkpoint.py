@@ -11,6 +11,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
+from transfer_maskrcnn.engine.cosine import check_same_classifier
 from transfer_maskrcnn.errors import CheckpointError, ConfigError, TrainingDivergedError
 from transfer_maskrcnn.files import atomic_path
 from transfer_maskrcnn.surgery.source import (
@@ -133,11 +134,13 @@ def open_trained(model: nn.Module, path: str, classes: Sequence[str]) -> SourceW
     """The file of a trained model, after comparing it with ``model`` and ``classes``.
 
     Raises:
-        ConfigError: it lacks weights that the model needs, was never trained, or has other classes.
+        ConfigError: it lacks weights that the model needs, was never trained, or has other classes
+            or another classifier (``COSINE_SCALE``).
         WeightFileError: it cannot be read.
     """
     source = load_source_weights(path)
     check_classes(source.stamp, path, classes)
+    check_same_classifier(model, source)
     state = model.state_dict()
     unusable = [
         key

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -15,10 +16,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from transfer_maskrcnn.engine.record import trained_file
 from transfer_maskrcnn.errors import ConfigError, WeightFileError, nearest
+from transfer_maskrcnn.evaluation.forgetting import EXTENSION_KEY
 from transfer_maskrcnn.surgery.classes import find_class, shown
 from transfer_maskrcnn.surgery.extension import extended_classes, known_classes
 from transfer_maskrcnn.surgery.hook import open_source, source_class_names
-from transfer_maskrcnn.surgery.source import load_source_weights
+from transfer_maskrcnn.surgery.source import SourceWeights, load_source_weights
 
 logger = logging.getLogger(__name__)
 
@@ -81,12 +83,21 @@ def fit_classes(cfg: CfgNode, *, eval_only: bool = False) -> list[str]:
 
     Raises:
         ConfigError: datasets without objects, or of different classes, or with classes that the
-            extended model lacks; what :func:`extend` raises.
+            extended model lacks; ``DATASETS.TEST_SOURCE`` without EXTEND; what :func:`extend`
+            raises.
         WeightFileError: ``MODEL.TRANSFER.EXTEND``, and the file cannot be read.
     """
     names = [*(() if eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST]
+    if cfg.MODEL.TRANSFER.EXTEND:
+        names += cfg.DATASETS.TEST_SOURCE
+    elif cfg.DATASETS.TEST_SOURCE:
+        raise ConfigError(
+            f"DATASETS.TEST_SOURCE names {shown(cfg.DATASETS.TEST_SOURCE)} to tell what a model "
+            "forgot of its source's classes, but MODEL.TRANSFER.EXTEND is False, so it does not "
+            "keep them; set EXTEND True with KEEP class_rows, or leave TEST_SOURCE empty"
+        )
     for name in names:
-        _check_dataset(name)
+        check_dataset(name)
     if not cfg.MODEL.TRANSFER.EXTEND:
         cfg.MODEL.TRANSFER.CLASSES = []
         return _common_classes(names)
@@ -142,16 +153,15 @@ def _check_class_map(cfg: CfgNode, source: Sequence[str]) -> None:
             )
 
 
-def _source_classes(cfg: CfgNode) -> tuple[str, ...]:
-    """Of MODEL.WEIGHTS; of the run's own model, which has them all, where that file is gone."""
+def open_named_source(cfg: CfgNode) -> SourceWeights:
+    """MODEL.WEIGHTS with its class names, which stand in the file or in the config.
+
+    Raises:
+        ConfigError: neither names them.
+        WeightFileError: the file cannot be read.
+    """
     weights, transfer = cfg.MODEL.WEIGHTS, cfg.MODEL.TRANSFER
-    try:
-        source = open_source(weights, trust_pickle=transfer.TRUST_PICKLE)
-    except WeightFileError:
-        trained = _run_stamp(cfg).get("thing_classes")
-        if not trained:
-            raise
-        return tuple(trained)
+    source = open_source(weights, trust_pickle=transfer.TRUST_PICKLE)
     classes = source.classes or source_class_names(transfer.SOURCE_CLASSES)
     if not classes:
         raise ConfigError(
@@ -159,7 +169,18 @@ def _source_classes(cfg: CfgNode) -> tuple[str, ...]:
             "not carry them; set MODEL.TRANSFER.SOURCE_CLASSES to its names in order, "
             "or to a registered dataset's name (['coco_2017_val'] for COCO)"
         )
-    return tuple(classes)
+    return replace(source, classes=tuple(classes))
+
+
+def _source_classes(cfg: CfgNode) -> tuple[str, ...]:
+    """Of MODEL.WEIGHTS; of the run's own model, which has them all, where that file is gone."""
+    try:
+        return open_named_source(cfg).classes or ()
+    except WeightFileError:
+        trained = _run_stamp(cfg).get("thing_classes")
+        if not trained:
+            raise
+        return tuple(trained)
 
 
 def _trained_classes(cfg: CfgNode) -> tuple[str, ...]:
@@ -176,7 +197,17 @@ def _run_stamp(cfg: CfgNode) -> Mapping[str, Any]:
     return load_source_weights(trained).stamp or {}
 
 
-def _check_dataset(name: str) -> None:
+def check_dataset(name: str) -> None:
+    """Load a registered dataset.
+
+    Raises:
+        ConfigError: there is none of that name, it holds no instance, or its name is taken.
+    """
+    if name == EXTENSION_KEY:
+        raise ConfigError(
+            f"a dataset is named {name!r}, which in evaluation.json is the place of what extended "
+            "models know of old and new classes; give it another name"
+        )
     if name not in DatasetCatalog:
         raise ConfigError(
             f"no dataset is registered as {name!r} (one of your own is declared in the YAML "

@@ -19,12 +19,14 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
+from transfer_maskrcnn.engine.class_rows import ALL_BUT_NEW_ROWS, rows_per_class
 from transfer_maskrcnn.errors import ConfigError, nearest
 from transfer_maskrcnn.surgery.parts import LADDER, parse_keep, part_of, under
 from transfer_maskrcnn.surgery.target import unwrapped
 
 FREEZE_KEY = "MODEL.TRANSFER.FREEZE"
 PHASES_KEY = "SOLVER.PHASES"
+_SPECIAL = dict.fromkeys((FREEZE_KEY, PHASES_KEY), (ALL_BUT_NEW_ROWS,))  # beside the ladder
 Phase = tuple[int, str]  # iterations, and what is frozen for so long
 
 logger = logging.getLogger(__name__)
@@ -51,7 +53,7 @@ def names_of(spec: str, names: Collection[str], key: str) -> set[str]:
         found = {name for name in names if under(name, prefix)}
         if not found:
             alone = " (a rung of the ladder stands alone)" if prefix in LADDER else ""
-            known = {*_modules(names), *LADDER}
+            known = {*_modules(names), *LADDER, *_SPECIAL.get(key, ())}
             raise ConfigError(
                 f"{key} {spec!r}: the model has no module {prefix!r}{alone}; expected {_EXPECTED}"
                 f"{nearest(prefix, known - {prefix})}"
@@ -67,6 +69,19 @@ def _modules(names: Collection[str]) -> set[str]:
     return {".".join(n.split(".")[:i]) for n in names for i in range(1, n.count(".") + 1)}
 
 
+def frozen_names(model: nn.Module, spec: str, key: str) -> set[str]:
+    """The parameters, and the running means of norms, that a value of ``key`` freezes.
+
+    With "all_but_new_rows", all but the predictors that have rows of classes; which of those rows
+    are held is the business of :class:`~transfer_maskrcnn.engine.row_freezing.HoldRows`. Else as
+    :func:`names_of`, which says what is raised.
+    """
+    names = [*dict(model.named_parameters()), *_norms(model)]
+    if spec == ALL_BUT_NEW_ROWS:
+        return set(names) - rows_per_class(model).keys()
+    return names_of(spec, names, key)
+
+
 def freeze(model: nn.Module, spec: str) -> None:
     """Freeze the parts that ``spec`` names, for good; what is frozen already stays frozen.
 
@@ -75,13 +90,13 @@ def freeze(model: nn.Module, spec: str) -> None:
 
     Args:
         model: as built; changed in place.
-        spec: the value of ``MODEL.TRANSFER.FREEZE``, see :func:`names_of`.
+        spec: the value of ``MODEL.TRANSFER.FREEZE``, see :func:`frozen_names`.
 
     Raises:
         ConfigError: no such module, or nothing is left to train.
     """
     parameters, norms = dict(model.named_parameters()), _norms(model)
-    chosen = names_of(spec, [*parameters, *norms], FREEZE_KEY)
+    chosen = frozen_names(model, spec, FREEZE_KEY)
     trainable = {name for name, p in parameters.items() if p.requires_grad}
     _check_rest(trainable - chosen, spec, FREEZE_KEY)
     for name in chosen & parameters.keys():
@@ -172,12 +187,14 @@ def _only_propose(rpn: Any, images: Any, features: Any, gt_instances: Any = None
 
 @contextmanager
 def _without_losses(rpn: Any) -> Iterator[None]:
+    before = dict(rpn.__dict__)  # engine.ignored may have replaced a method, too
     rpn.label_and_sample_anchors = lambda anchors, gt_instances: (None, None)
     rpn.losses = lambda *predictions_and_labels: {}
     try:
         yield
     finally:
-        del rpn.label_and_sample_anchors, rpn.losses
+        rpn.__dict__.clear()
+        rpn.__dict__.update(before)
 
 
 def parse_phases(value: Any, max_iter: int) -> tuple[Phase, ...]:
@@ -240,10 +257,9 @@ class FreezePhases(HookBase):
         if self._trainable is None:
             self._trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self._norms = _norms(model)
-        names = [*dict(model.named_parameters()), *self._norms]
         self._frozen: list[set[str]] = []
         for spec in self._specs:
-            self._frozen.append(names_of(spec, names, PHASES_KEY))
+            self._frozen.append(frozen_names(model, spec, PHASES_KEY))
             _check_rest(self._trainable.keys() - self._frozen[-1], spec, PHASES_KEY)
         self._frozen.append(set())
         self._enter(self._phase(self.trainer.start_iter), self.trainer.start_iter)

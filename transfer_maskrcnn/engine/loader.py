@@ -22,6 +22,7 @@ from transfer_maskrcnn.data.balance import choose_sampler
 from transfer_maskrcnn.data.record_file import RecordFile
 from transfer_maskrcnn.data.subset import nested_subset
 from transfer_maskrcnn.engine.classes import class_names, in_model_classes
+from transfer_maskrcnn.engine.pseudo_labels import with_pseudo_labels
 from transfer_maskrcnn.engine.rng import derive_seed, run_seed, seeded
 from transfer_maskrcnn.errors import ConfigError
 
@@ -99,7 +100,7 @@ def training_images(cfg: CfgNode) -> int:
 def training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
     """The images a run trains on: ``DATASETS.TRAIN``, or ``DATASETS.TRAIN_FRACTION`` of them.
 
-    Their ``category_id`` are the model's.
+    Their ``category_id`` are the model's; ``MODEL.TRANSFER.PSEUDO_LABELS`` adds annotations.
 
     Raises:
         ConfigError: ``MODEL.LOAD_PROPOSALS`` with a dataset that comes from the cache.
@@ -120,7 +121,9 @@ def training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
             "DATASETS.TRAIN_FRACTION %g: training on %d of %d images",
             *(cfg.DATASETS.TRAIN_FRACTION, len(subset), len(dicts)),
         )
-    return in_model_classes(cfg, cfg.DATASETS.TRAIN[0], subset)
+    records = in_model_classes(cfg, cfg.DATASETS.TRAIN[0], subset)
+    labelled = cfg.MODEL.TRANSFER.PSEUDO_LABELS.ENABLED
+    return with_pseudo_labels(cfg, records) if labelled else records
 
 
 def _check_proposals_stay(names: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
+from transfer_maskrcnn.engine.cosine import use_cosine
 from transfer_maskrcnn.engine.freezing import freeze
 from transfer_maskrcnn.surgery.hook import open_source
 from transfer_maskrcnn.surgery.plan import TransferPlan, plan_transfer
@@ -29,6 +30,7 @@ def plan_of_config(
     """
     transfer = cfg.MODEL.TRANSFER
     model = build_model(cfg)
+    use_cosine(cfg, model)
     freeze(model, transfer.FREEZE)
     source = open_source(
         cfg.MODEL.WEIGHTS,

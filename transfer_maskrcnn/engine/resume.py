@@ -9,7 +9,8 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from transfer_maskrcnn.engine.setup import flat_config, load_config
+from transfer_maskrcnn.config import flat_config
+from transfer_maskrcnn.engine.setup import load_config
 from transfer_maskrcnn.engine.stamp import own_config
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.surgery.source import load_source_weights
@@ -17,7 +18,8 @@ from transfer_maskrcnn.surgery.source import load_source_weights
 # What may change when a run goes on: how long it is, where things lie, what is looked at.
 _MAY_CHANGE = (
     *("SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.EPOCHS"),
-    *("MODEL.WEIGHTS", "DATASETS.CATALOG", "DATASETS.TEST", "VIS_PERIOD"),
+    *("MODEL.WEIGHTS", "DATASETS.CATALOG", "DATASETS.TEST", "DATASETS.TEST_SOURCE"),
+    "VIS_PERIOD",
 )
 _MAY_CHANGE_BELOW = "TEST."
 _CACHE_KEY = "MODEL.TRANSFER.CACHE_FEATURES"

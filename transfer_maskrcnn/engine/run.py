@@ -19,12 +19,16 @@ from detectron2.utils import comm
 from tabulate import tabulate
 
 from transfer_maskrcnn.engine.checkpoint import load_trained_model
+from transfer_maskrcnn.engine.evaluated_sets import by_set
 from transfer_maskrcnn.engine.precision import describe_precision
 from transfer_maskrcnn.engine.record import FINAL_FILE, trained_file
+from transfer_maskrcnn.engine.source_matches import SOURCE_FILE, before_extension
+from transfer_maskrcnn.engine.testing import read_extension
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.evaluation.explain.folder import read_sentence
 from transfer_maskrcnn.evaluation.explain.table import wrapped
+from transfer_maskrcnn.evaluation.forgetting_words import extension_lines
 from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.surgery.source import load_source_weights
 from transfer_maskrcnn.version import __version__
@@ -46,6 +50,8 @@ RUN_FILES = (
     "evaluation.json",
     "environment.json",
     "transfer_plan.json",
+    SOURCE_FILE,
+    "pseudo_labels.json",
     "inference",
 )  # not feature_cache: an entry there is only used by a run that would compute the same
 
@@ -77,7 +83,7 @@ def train(cfg: CfgNode, resume: bool) -> None:
     if comm.is_main_process():
         write_json(os.path.join(cfg.OUTPUT_DIR, "environment.json"), environment(cfg))
     trainer.train()
-    if comm.is_main_process() and cfg.DATASETS.TEST and trainer.results:
+    if comm.is_main_process() and trainer.results:
         print_summary(cfg, trainer.results)
 
 
@@ -123,7 +129,7 @@ def evaluate(cfg: CfgNode, classes: Sequence[str], weights: str | None) -> None:
                 weights,
             )
     load_trained_model(model, weights, classes)
-    results = TransferTrainer.test(cfg, model)
+    results = TransferTrainer.test(before_extension(cfg, weights), model)
     if comm.is_main_process():
         print_summary(cfg, results)
 
@@ -174,8 +180,9 @@ def versions() -> dict[str, str]:
 
 
 def print_summary(cfg: CfgNode, results: dict[str, Any]) -> None:
-    """One row a test set: box and mask AP, AP50 and AP75; then why, a sentence a test set."""
-    by_dataset = {cfg.DATASETS.TEST[0]: results} if len(cfg.DATASETS.TEST) == 1 else results
+    """One row a test set: box and mask AP, AP50 and AP75; then what an extended model knows of old
+    and new classes; then why, a sentence a test set."""
+    by_dataset = by_set(cfg, results)
     rows = [
         [name, task, *(by_task[task].get(metric) for metric in ("AP", "AP50", "AP75"))]
         for name, by_task in by_dataset.items()
@@ -185,6 +192,8 @@ def print_summary(cfg: CfgNode, results: dict[str, Any]) -> None:
     print(tabulate(rows, ["dataset", "task", "AP", "AP50", "AP75"], floatfmt=".1f"))
     if any(value is not None and math.isnan(value) for row in rows for value in row[2:]):
         print("nan: the model detected nothing. It may need more iterations, or MODEL.WEIGHTS.")
+    for line in extension_lines(read_extension(cfg.OUTPUT_DIR) or {}):
+        print(line)
     for name in by_dataset:
         why = read_sentence(Path(cfg.OUTPUT_DIR, "inference", name))
         if why:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import yaml
@@ -18,10 +17,11 @@ try:
 except ImportError:  # not every build of detectron2 brings its projects
     add_pointrend_config = None
 
-from transfer_maskrcnn.config import FOLLOW_DATASET, add_transfer_config
+from transfer_maskrcnn.config import FOLLOW_DATASET, add_transfer_config, flat_config
 from transfer_maskrcnn.data.builtin import register_catalog
 from transfer_maskrcnn.engine.classes import fit_classes
 from transfer_maskrcnn.engine.loader import training_images
+from transfer_maskrcnn.engine.pseudo_labels import check_pseudo_labels
 from transfer_maskrcnn.engine.schedule import fit_schedule
 from transfer_maskrcnn.errors import ConfigError, nearest
 
@@ -86,15 +86,6 @@ def _unknown_key(cfg: CfgNode, message: str) -> str:
     return f"unknown config key {key!r}{nearest(key, siblings) or nearest(key, known)}"
 
 
-def flat_config(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every key of a config in its dotted form, with its value."""
-    for key, value in node.items():
-        if isinstance(value, CfgNode):
-            yield from flat_config(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
 def fit_config(cfg: CfgNode, *, eval_only: bool = False) -> list[str]:
     """Make ``cfg`` follow its datasets (classes, mask format, schedule) and check it, in place.
 
@@ -132,6 +123,9 @@ def fit_config(cfg: CfgNode, *, eval_only: bool = False) -> list[str]:
     if "POINT_HEAD_ON" in cfg.MODEL.ROI_MASK_HEAD and cfg.MODEL.ROI_MASK_HEAD.POINT_HEAD_ON:
         cfg.INPUT.MASK_FORMAT = "bitmask"  # PointRend reads masks at points, not polygons
     formats = {getattr(MetadataCatalog.get(n), "mask_format", "polygon") for n in names}
+    if cfg.MODEL.TRANSFER.PSEUDO_LABELS.ENABLED and not eval_only:
+        check_pseudo_labels(cfg)
+        formats.add("bitmask")  # as the teacher's masks are
     formats.add(cfg.INPUT.MASK_FORMAT)  # the mapper makes bitmasks of polygons where asked to
     cfg.INPUT.MASK_FORMAT = "bitmask" if "bitmask" in formats else "polygon"
     if "POINT_HEAD" in cfg.MODEL:

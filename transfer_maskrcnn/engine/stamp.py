@@ -11,8 +11,9 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
+from transfer_maskrcnn.config import flat_config
 from transfer_maskrcnn.engine.classes import class_names
-from transfer_maskrcnn.engine.setup import flat_config, load_config
+from transfer_maskrcnn.engine.setup import load_config
 from transfer_maskrcnn.version import __version__
 
 _ELSEWHERE = ("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS")

@@ -14,6 +14,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from transfer_maskrcnn.engine.checkpoint import StampedCheckpointer
+from transfer_maskrcnn.engine.evaluated_sets import with_source_sets
 from transfer_maskrcnn.errors import ConfigError, nearest
 
 BEST_NAME = "model_best"
@@ -203,12 +204,12 @@ def _evaluations_before_the_last(cfg: CfgNode) -> int:
 def _metric_names(cfg: CfgNode) -> list[str]:
     """What detectron2's COCOEvaluator measures, by the names of an evaluation's figures."""
     tasks = ["segm"] * cfg.MODEL.MASK_ON + ["bbox"] + ["keypoints"] * cfg.MODEL.KEYPOINT_ON
-    several = len(cfg.DATASETS.TEST) > 1
+    alone = cfg.DATASETS.TEST[0] if len(cfg.DATASETS.TEST) == 1 else ""
     names = []
-    for dataset in cfg.DATASETS.TEST:
+    for dataset in with_source_sets(cfg).DATASETS.TEST:
         classes = MetadataCatalog.get(dataset).get("thing_classes") or []
         figures = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
         figures += [f"AP-{name}" for name in classes] if len(classes) > 1 else []
-        prefix = f"{dataset}/" if several else ""
+        prefix = "" if dataset == alone else f"{dataset}/"
         names += [f"{prefix}{task}/{figure}" for task in tasks for figure in figures]
     return names

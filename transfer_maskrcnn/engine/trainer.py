@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import warnings
 from collections import OrderedDict
 from contextlib import nullcontext
-from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
-from detectron2.data.detection_utils import build_augmentation
 from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer
 from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import DatasetEvaluator
@@ -26,13 +21,16 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from transfer_maskrcnn.config import FOLLOW_DATASET
+from transfer_maskrcnn.engine import evaluated_sets
 from transfer_maskrcnn.engine.cache_hook import CacheFeatures
 from transfer_maskrcnn.engine.checkpoint import StampedCheckpointer, open_trained
-from transfer_maskrcnn.engine.classes import class_names, class_places, in_model_classes
+from transfer_maskrcnn.engine.classes import class_names
+from transfer_maskrcnn.engine.cosine import use_cosine
 from transfer_maskrcnn.engine.curve import EvaluationCurve
+from transfer_maskrcnn.engine.distillation_hook import DistillSource
 from transfer_maskrcnn.engine.ema import WeightAverage
-from transfer_maskrcnn.engine.facts import explain_evaluation
 from transfer_maskrcnn.engine.freezing import FreezePhases, freeze
+from transfer_maskrcnn.engine.ignored import leave_out_doubtful
 from transfer_maskrcnn.engine.loader import build_train_loader
 from transfer_maskrcnn.engine.mapper import CheckedDatasetMapper
 from transfer_maskrcnn.engine.precision import autocast_dtype, prepare_layout, step_trainer
@@ -40,20 +38,20 @@ from transfer_maskrcnn.engine.progress import ProgressBar, on_terminal
 from transfer_maskrcnn.engine.record import FINAL_FILE, Cost, InitialWeights, write_drift
 from transfer_maskrcnn.engine.rng import StepSeed, run_seed
 from transfer_maskrcnn.engine.roi_pooler import use_fast_pooling
+from transfer_maskrcnn.engine.row_freezing import HoldRows
 from transfer_maskrcnn.engine.sample_pictures import put_sample_pictures
 from transfer_maskrcnn.engine.solver import L2SP, build_optimizer
 from transfer_maskrcnn.engine.stamp import make_stamp
 from transfer_maskrcnn.engine.stopping import BestCheckpoint, StopTraining
-from transfer_maskrcnn.engine.validation import validation_losses
+from transfer_maskrcnn.engine.testing import record_evaluation
+from transfer_maskrcnn.engine.validation import losses_on_test_sets
 from transfer_maskrcnn.errors import (
     ConfigError,
     TrainingDivergedError,
     TransferError,
     WeightFileError,
 )
-from transfer_maskrcnn.evaluation.coco import InstanceEvaluator
 from transfer_maskrcnn.evaluation.inference import FastInference
-from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.surgery.hook import WeightSurgeryHook
 from transfer_maskrcnn.surgery.write import write_weights
 
@@ -104,7 +102,9 @@ class TransferTrainer(DefaultTrainer):
             InitialWeights(self.checkpointer),
             StepSeed(run_seed(cfg)),
             FreezePhases.from_cfg(cfg),
+            HoldRows.from_cfg(cfg),
             CacheFeatures.from_cfg(cfg),
+            DistillSource.from_cfg(cfg),
             L2SP.from_cfg(cfg),
             average,
             *stock,
@@ -208,21 +208,8 @@ class TransferTrainer(DefaultTrainer):
             if comm.is_main_process():
                 put_sample_pictures(self.storage, self.cfg.OUTPUT_DIR, self.cfg.DATASETS.TEST)
             if self.cfg.TEST.VAL_LOSS:
-                loaders = (self._build_validation_loader(name) for name in self.cfg.DATASETS.TEST)
-                figures |= validation_losses(self.model, chain.from_iterable(loaders))
+                figures |= losses_on_test_sets(self.cfg, self.model)
         return figures
-
-    def _build_validation_loader(self, dataset_name: str) -> DataLoader[Any]:
-        """The images of a test set at test size, with annotations; empty ones as in training."""
-        cfg = self.cfg
-        mapper = CheckedDatasetMapper(
-            cfg, is_train=True, augmentations=build_augmentation(cfg, is_train=False)
-        )
-        filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-        dicts = get_detection_dataset_dicts(dataset_name, filter_empty=filter_empty)
-        dicts = in_model_classes(cfg, dataset_name, dicts)
-        workers = cfg.DATALOADER.NUM_WORKERS
-        return build_detection_test_loader(dicts, mapper=mapper, num_workers=workers)
 
     def run_step(self) -> None:
         """One iteration.
@@ -263,7 +250,10 @@ class TransferTrainer(DefaultTrainer):
                 "transfer_maskrcnn.engine.setup.fit_config(cfg) before building a model"
             )
         model = super().build_model(cfg)
+        use_cosine(cfg, model)
         freeze(model, cfg.MODEL.TRANSFER.FREEZE)
+        if cfg.MODEL.TRANSFER.PSEUDO_LABELS.ENABLED:
+            leave_out_doubtful(model)
         prepare_layout(cfg, model)
         if torch.device(cfg.MODEL.DEVICE).type == "cpu":
             use_fast_pooling(model)
@@ -279,45 +269,29 @@ class TransferTrainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
-        mapper = CheckedDatasetMapper(cfg, is_train=False)
-        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+        return evaluated_sets.build_test_loader(cfg, dataset_name)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        tasks = ["bbox"] + ["segm"] * cfg.MODEL.MASK_ON + ["keypoints"] * cfg.MODEL.KEYPOINT_ON
-        return InstanceEvaluator(
-            dataset_name,
-            os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name),
-            class_places=class_places(cfg, dataset_name),
-            tasks=tuple(tasks),
-            # COCO's AP looks at 100 detections an image; a crowded dataset may ask for more.
-            max_dets_per_image=max(100, cfg.TEST.DETECTIONS_PER_IMAGE),
-        )
+        return evaluated_sets.build_evaluator(cfg, dataset_name)
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> OrderedDict[str, Any]:
-        """Evaluate on every ``DATASETS.TEST``, and write ``evaluation.json`` into OUTPUT_DIR.
-
-        Why AP is what it is stands in ``inference/<dataset>/explanation.json``.
-
-        Results on other datasets that stand there already stay.
+        """Evaluate on every ``DATASETS.TEST`` and ``TEST_SOURCE``; see :func:`record_evaluation`.
 
         Returns detectron2's results: AP from 0 to 100 by task ("bbox", "segm"), by dataset first
-        where there are several.
+        where DATASETS.TEST names several; by dataset always for those of TEST_SOURCE alone.
         """
-        # Evaluators of another kind may want masks as one tensor.
-        if evaluators is None and not isinstance(model, FastInference):
+        if evaluators is not None:  # of another kind, which may want masks as one tensor
+            sets = evaluated_sets.by_set(cfg, super().test(cfg, model, evaluators))
+            record_evaluation(cfg, sets, None)
+            return OrderedDict(evaluated_sets.without_single_name(cfg, sets))
+        every = evaluated_sets.with_source_sets(cfg)
+        if not isinstance(model, FastInference):
             model = FastInference(model, autocast_dtype(cfg))
-        results: OrderedDict[str, Any] = super().test(cfg, model, evaluators)
-        if comm.is_main_process() and cfg.OUTPUT_DIR:
-            names = cfg.DATASETS.TEST
-            by_dataset = {names[0]: results} if len(names) == 1 else dict(results)
-            path = Path(cfg.OUTPUT_DIR, "evaluation.json")
-            others = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-            write_json(path, {**others, **by_dataset})
-            if evaluators is None:
-                explain_evaluation(cfg, model.model if isinstance(model, FastInference) else model)
-        return results
+        sets = evaluated_sets.by_set(every, super().test(every, model))
+        record_evaluation(cfg, sets, model.model)
+        return OrderedDict(evaluated_sets.without_single_name(cfg, sets))
 
 
 def _not_our_error(record: logging.LogRecord) -> bool:

@@ -6,17 +6,43 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
+from detectron2.data.detection_utils import build_augmentation
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader
 
+from transfer_maskrcnn.engine.classes import in_model_classes
+from transfer_maskrcnn.engine.mapper import CheckedDatasetMapper
 from transfer_maskrcnn.engine.rng import seeded
 
 logger = logging.getLogger(__name__)
+
+
+def losses_on_test_sets(cfg: CfgNode, model: nn.Module) -> dict[str, float]:
+    """:func:`validation_losses` on all of ``DATASETS.TEST`` together."""
+    loaders = (build_validation_loader(cfg, name) for name in cfg.DATASETS.TEST)
+    return validation_losses(model, chain.from_iterable(loaders))
+
+
+def build_validation_loader(cfg: CfgNode, dataset_name: str) -> DataLoader[Any]:
+    """The images of a test set at test size, with annotations; empty ones as in training."""
+    mapper = CheckedDatasetMapper(
+        cfg, is_train=True, augmentations=build_augmentation(cfg, is_train=False)
+    )
+    filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    dicts = get_detection_dataset_dicts(dataset_name, filter_empty=filter_empty)
+    dicts = in_model_classes(cfg, dataset_name, dicts)
+    workers = cfg.DATALOADER.NUM_WORKERS
+    loader: DataLoader[Any] = build_detection_test_loader(dicts, mapper=mapper, num_workers=workers)
+    return loader
 
 
 @contextmanager

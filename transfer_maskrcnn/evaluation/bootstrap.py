@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -82,6 +83,24 @@ def bootstrap_ap(matches: Matches, weights: np.ndarray) -> np.ndarray:
     Raises:
         TransferError: ``weights`` is of another number of images, or not of counts.
     """
+    return mean_of_classes(bootstrap_class_ap(matches, weights, range(len(matches.objects))))
+
+
+def bootstrap_class_ap(
+    matches: Matches, weights: np.ndarray, categories: Sequence[int]
+) -> np.ndarray:
+    """What :func:`bootstrap_ap` is the mean of.
+
+    Args:
+        weights: (B replicates, N images), as there.
+        categories: K rows of ``matches.objects``.
+
+    Returns:
+        (K, B) AP from 0 to 100; NaN where the class has no ground truth in the replicate.
+
+    Raises:
+        TransferError: as there.
+    """
     weights = np.asarray(weights)
     images = len(matches.image_ids)
     if weights.ndim != 2 or weights.shape[1] != images:
@@ -94,12 +113,19 @@ def bootstrap_ap(matches: Matches, weights: np.ndarray) -> np.ndarray:
             f"weights of type {weights.dtype}, some perhaps negative: expected how often each "
             "image is drawn; make them with resample"
         )
-    total, classes = np.zeros(len(weights)), np.zeros(len(weights))
-    for category, objects in enumerate(matches.objects):
-        ap = _class_ap(matches, matches.category == category, objects, weights)
-        total += np.nan_to_num(ap)
-        classes += ~np.isnan(ap)
-    return np.where(classes > 0, 100 * total / np.maximum(classes, 1), np.nan)
+    ap = np.full((len(categories), len(weights)), np.nan)
+    for row, category in zip(ap, categories, strict=True):
+        of_class = matches.category == category
+        row[:] = 100 * _class_ap(matches, of_class, matches.objects[category], weights)
+    return ap
+
+
+def mean_of_classes(ap: np.ndarray) -> np.ndarray:
+    """(B,) COCO's mean of (K classes, B): NaN is left out; NaN where there is nothing else."""
+    known = ~np.isnan(ap)
+    classes = known.sum(axis=0)
+    total = np.where(known, ap, 0.0).sum(axis=0)
+    return np.where(classes > 0, total / np.maximum(classes, 1), np.nan)
 
 
 def _class_ap(

@@ -172,8 +172,14 @@ def _fields(output: dict[str, Any]) -> dict[str, Any]:
 
 
 def coco_results(instances: Instances, image_id: Any) -> list[dict[str, Any]]:
-    """The detections of one image, with :class:`EncodedMasks`, as COCO results."""
-    masks: EncodedMasks = instances.pred_masks
+    """The detections of one image as COCO results, ``category_id`` being the model's class.
+
+    Masks may be tensors or :class:`EncodedMasks`, or there are none.
+    """
+    masks = instances.get_fields().get("pred_masks")
+    if not isinstance(masks, EncodedMasks):
+        found: list[dict[str, Any]] = instances_to_coco_json(instances.to("cpu"), image_id)
+        return found
     plain = Instances(instances.image_size, **instances.get_fields())
     plain.remove("pred_masks")
     results: list[dict[str, Any]] = instances_to_coco_json(plain.to("cpu"), image_id)

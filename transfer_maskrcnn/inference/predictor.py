@@ -10,14 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from detectron2.data import transforms as T
-from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from torch import nn
 
 from transfer_maskrcnn.errors import ConfigError, nearest
 from transfer_maskrcnn.evaluation.coco import coco_results
 from transfer_maskrcnn.evaluation.inference import FastInference
-from transfer_maskrcnn.evaluation.mask_rle import EncodedMasks
 
 Pixels = npt.NDArray[np.uint8]  # (height, width, 3), BGR as cv2 has it
 CHANNELS = ("BGR", "RGB")
@@ -118,11 +116,9 @@ class Predictor:
         return {"image": tensor, "height": image.shape[0], "width": image.shape[1]}
 
     def _detections(self, instances: Instances) -> list[Detection]:
-        encoded = isinstance(instances.get_fields().get("pred_masks"), EncodedMasks)
-        to_results = coco_results if encoded else instances_to_coco_json
         detections = [
             Detection(r["category_id"], r["score"], tuple(r["bbox"]), r.get("segmentation"))
-            for r in to_results(instances.to("cpu") if not encoded else instances, 0)
+            for r in coco_results(instances, 0)
             if r["score"] > self.thresholds[r["category_id"]]
         ]
         return sorted(detections, key=lambda d: d.score, reverse=True)

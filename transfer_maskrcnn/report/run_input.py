@@ -21,6 +21,7 @@ FILES = (
     "drift.json",
     "cost.json",
 )
+_EXTENSION = "extension"  # the only part of evaluation.json that is no dataset
 Row = dict[str, Any]
 
 
@@ -33,6 +34,7 @@ class RunFiles:
         curve, metrics: rows by iteration.
         plan: ``transfer_plan.json`` as it stands.
         explanations: dataset -> ``explanation.json`` as it stands.
+        extension: what ``evaluation.json`` has of old and new classes, as it stands.
         unreadable: a sentence for every file, or part of one, that is damaged.
     """
 
@@ -42,6 +44,7 @@ class RunFiles:
     metrics: list[Row]
     plan: dict[str, Any]
     explanations: dict[str, dict[str, Any]]
+    extension: dict[str, Any]
     environment: dict[str, Any]
     drift: Figures
     cost: Figures
@@ -75,9 +78,10 @@ def read_run(folder: Path) -> RunFiles:
     rows, lost = read_lines(folder / "metrics.json")
     if lost:
         unreadable.append(f"metrics.json: {lost} of its lines are damaged and left out.")
+    evaluation = read("evaluation.json", dict, _evaluation)
     return RunFiles(
         folder,
-        read("evaluation.json", dict, _evaluation),
+        evaluation,
         read("curve.json", list, _by_iteration),
         rows,
         read("transfer_plan.json", dict, dict),
@@ -85,6 +89,7 @@ def read_run(folder: Path) -> RunFiles:
             path.parent.name: read(str(path.relative_to(folder)), dict, dict)
             for path in sorted(folder.glob("inference/*/explanation.json"))
         },
+        read("evaluation.json", dict, _extension) if evaluation else {},
         read("environment.json", dict, dict),
         read("drift.json", dict, numbers),
         read("cost.json", dict, numbers),
@@ -126,4 +131,9 @@ def _evaluation(content: dict[str, Any]) -> dict[str, dict[str, Figures]]:
     return {
         dataset: {task: metrics(figures) for task, figures in tasks.items()}
         for dataset, tasks in content.items()
+        if dataset != _EXTENSION
     }
+
+
+def _extension(content: dict[str, Any]) -> dict[str, Any]:
+    return dict(content.get(_EXTENSION, {}))

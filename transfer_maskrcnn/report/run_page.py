@@ -10,6 +10,7 @@ from typing import Any
 
 from transfer_maskrcnn.errors import TransferError
 from transfer_maskrcnn.report.explanation_view import ExplanationView, view_explanation
+from transfer_maskrcnn.report.extension_view import ExtensionView, view_extension
 from transfer_maskrcnn.report.mistake_tiles import DETECTION_COLOUR, OBJECT_COLOUR
 from transfer_maskrcnn.report.page import write_page
 from transfer_maskrcnn.report.pictures import Tiles, comparison_tiles
@@ -55,13 +56,15 @@ def _content(run: RunFiles) -> dict[str, Any]:
     plots = [losses_picture(run.metrics, run.curve), validation_picture(run.curve)]
     plan, damaged = _plan(run)
     explanations, unexplained = _explanations(run)
+    extension, unknown = _extension(run)
     pictures, undrawn = _pictures(run.folder)
     return {
         "name": run.folder.resolve().name,
         "sentences": list(_sentences(run)),
-        "damaged": (*run.unreadable, *damaged, *unexplained, *undrawn),
+        "damaged": (*run.unreadable, *damaged, *unexplained, *unknown, *undrawn),
         "cost": _cost(run.cost),
         "plots": [plot for plot in plots if plot is not None],
+        "extension": extension,
         "evaluations": [_evaluation(name, tasks) for name, tasks in run.evaluation.items()],
         "explanations": explanations,
         "colours": {"there": OBJECT_COLOUR, "detected": DETECTION_COLOUR},
@@ -79,6 +82,13 @@ def _plan(run: RunFiles) -> tuple[PlanView | None, list[str]]:
         return view_plan(run.plan), []
     except (AttributeError, KeyError, TypeError, ValueError):
         return None, ["transfer_plan.json is damaged; what it holds is left out."]
+
+
+def _extension(run: RunFiles) -> tuple[ExtensionView | None, list[str]]:
+    try:
+        return view_extension(run.extension), []
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None, ["What evaluation.json has of old and new classes is damaged."]
 
 
 def _explanations(run: RunFiles) -> tuple[list[ExplanationView], list[str]]:

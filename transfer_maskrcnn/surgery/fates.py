@@ -76,7 +76,9 @@ def match(
 ) -> Matching:
     """Pairs the names of both sides and counts their classes."""
     partner, ambiguous = align(source, target.tensors)
-    scores = [t for t in target.tensors if re.search(r"box_predictor\.(\d\.)?cls_score\.bias$", t)]
+    scores = [
+        t for t in target.tensors if re.search(r"box_predictor\.(\d\.)?cls_score\.weight$", t)
+    ]
     here = _class_count(target.tensors, scores)
     there = _class_count(source, [partner[t] for t in scores if t in partner])
     conflicts = norm_conflicts(source, target.tensors, partner, group_norm)
@@ -187,9 +189,26 @@ def _why_missing(m: Matching, name: str, part: str) -> str:
         return "there are no source weights"
     if part not in m.source_parts:
         return f"the source has no {part}"
+    if _is_score_bias(name) and _beside(name) in m.partner:
+        return _no_bias("source")
     if is_statistic(name) and name.rpartition(".")[0] + ".weight" in m.partner:
         return "the source's norms carry no statistics; identity is right for fused ones"
     return "the source has no such tensor"
+
+
+def _is_score_bias(name: str) -> bool:
+    return "box_predictor." in name and name.endswith("cls_score.bias")
+
+
+def _no_bias(side: str) -> str:
+    return (
+        f"the {side} scores by cosine (COSINE_SCALE), which has no bias: what is kept scores "
+        "differently until it is trained"
+    )
+
+
+def _beside(bias: str) -> str:
+    return bias.removesuffix("bias") + "weight"
 
 
 def _why_unfit(name: str, source: Shape, target: Shape) -> str:
@@ -206,4 +225,6 @@ def _why_homeless(m: Matching, name: str) -> str:
         return "the configuration sets it"
     if name.endswith(".num_batches_tracked"):
         return "a frozen norm counts no batches"
+    if _is_score_bias(name) and _beside(name) in m.partner.values():
+        return _no_bias("model")
     return "the target has no such tensor"

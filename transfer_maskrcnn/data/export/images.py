@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,28 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from transfer_maskrcnn.data.formats.images import IMAGE_SUFFIXES
+from transfer_maskrcnn.errors import DatasetError
 from transfer_maskrcnn.terminal import progress
 from transfer_maskrcnn.wording import plural
 
 _EXIF_ORIENTATION = 0x0112
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
 _THREADS = 8
+
+
+def common_folder(paths: Iterable[str]) -> str:
+    """The absolute path of the deepest folder that all these files lie in, at some depth.
+
+    Raises:
+        DatasetError: they lie on different drives.
+    """
+    try:
+        return os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
+    except ValueError:
+        raise DatasetError(
+            "the images lie on different drives; move the datasets to one, so that file names can "
+            "be relative to one folder"
+        ) from None
 
 
 @dataclass(frozen=True)

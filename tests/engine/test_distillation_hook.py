@@ -1,0 +1,125 @@
+"""Configs that are refused, and whole runs that extend the shapes detector and distil it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from detectron2.config import CfgNode
+
+from transfer_maskrcnn.data.register import register_dataset
+from transfer_maskrcnn.data.shapes import SOURCE_CLASSES, TARGET_CLASSES, ShapesSplit, write_split
+from transfer_maskrcnn.engine.distillation_hook import DistillSource
+from transfer_maskrcnn.engine.setup import fit_config, load_config
+from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.surgery.source import load_source_weights
+
+Toy = Callable[..., CfgNode]
+PARTS = {"loss_distill_cls", "loss_distill_box", "loss_distill_mask", "loss_distill_rpn"}
+TINY: list[Any] = [
+    *("MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", 0, "SEED", 0),
+    *("MODEL.TRANSFER.KEEP", "class_rows", "MODEL.TRANSFER.EXTEND", True),
+    *("MODEL.TRANSFER.DISTILLATION", 1.0, "DATASETS.TEST", ()),
+    *("SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 3, "SOLVER.STEPS", ()),
+    *("SOLVER.WARMUP_ITERS", 1, "SOLVER.BASE_LR", 1e-3, "SOLVER.CHECKPOINT_PERIOD", 2),
+]
+FIXED_VIEWS = ("INPUT.RANDOM_FLIP", "none", "INPUT.MIN_SIZE_TRAIN", (128,))
+
+
+@pytest.fixture
+def make(repository: Path, tmp_path: Path) -> Callable[..., CfgNode]:
+    """make(*opts, output="output") -> the fitted config of three iterations on four images.
+
+    Of their ten shapes, star, heart and ring are annotated; the source knows ring.
+    """
+    name = f"new_{tmp_path.name}"
+    write_split(
+        ShapesSplit("new", TARGET_CLASSES, 4, 5, unannotated=SOURCE_CLASSES), tmp_path / "new"
+    )
+    register_dataset(
+        name,
+        format="coco",
+        annotations=tmp_path / "new" / "annotations.json",
+        image_root=tmp_path / "new" / "images",
+    )
+
+    def config(*opts: Any, output: str = "output") -> CfgNode:
+        weights = str(repository / "configs/shapes/shapes_source.pth")
+        places = ["MODEL.WEIGHTS", weights, "OUTPUT_DIR", str(tmp_path / output)]
+        base = str(repository / "configs/shapes/Base-shapes.yaml")
+        cfg = load_config(base, [*TINY, *places, "DATASETS.TRAIN", (name,), *opts])
+        fit_config(cfg)
+        return cfg
+
+    return config
+
+
+def test_resumed_losses_are_the_same(
+    make: Callable[..., CfgNode], train: Callable[..., Any], tmp_path: Path
+) -> None:
+    whole = train(make(output="whole"))
+    assert all(losses.keys() >= PARTS for losses in whole.losses)
+    train(make("SOLVER.MAX_ITER", 2))
+    resumed = train(make(), resume=True)
+    assert resumed.losses == whole.losses[2:]
+    plain = train(make("MODEL.TRANSFER.DISTILLATION", 0.0, output="plain"))
+    changed = PARTS | {"total_loss", "loss_cls"}
+    own = {k: v for k, v in whole.losses[0].items() if k not in changed}
+    alone = {k: v for k, v in plain.losses[0].items() if k not in changed}
+    assert whole.losses[0]["loss_cls"] < plain.losses[0]["loss_cls"], "background may be old"
+    assert own == alone, "the first step's other losses are those without distillation"
+    checkpoints = [tmp_path / o / "model_final.safetensors" for o in ("whole", "plain")]
+    mine, others = (load_source_weights(path).tensors for path in checkpoints)
+    assert mine.keys() == others.keys()
+
+
+@pytest.mark.parametrize("rung", ["backbone", "backbone_fpn"])
+def test_cached_features_give_the_same_losses(
+    make: Callable[..., CfgNode], train: Callable[..., Any], computed: list[int], rung: str
+) -> None:
+    opts = ("MODEL.TRANSFER.FREEZE", rung, *FIXED_VIEWS, "MODEL.TRANSFER.CACHE_FEATURES")
+    plain = train(make(*opts, "off", output="plain"))
+    assert not computed
+    cached = train(make(*opts, "memory", output="cached"))
+    assert len(computed) == 4
+    assert cached.difference(plain) < 1e-5
+    assert cached.losses[0].keys() >= PARTS
+
+
+def test_another_classifier_than_the_sources_is_refused(
+    make: Callable[..., CfgNode], train: Callable[..., Any]
+) -> None:
+    with pytest.raises(ConfigError, match=r"COSINE_SCALE is 20 here and 0 in MODEL.WEIGHTS"):
+        train(make("MODEL.ROI_BOX_HEAD.COSINE_SCALE", 20.0))
+
+
+REFUSED = [
+    # options beside DISTILLATION 1.0 and EXTEND, what the message names
+    (["MODEL.TRANSFER.DISTILLATION", -1.0], "is -1.0; expected 0 (off)"),
+    (["MODEL.TRANSFER.DISTILLATION", float("nan")], "is nan"),
+    (["MODEL.TRANSFER.EXTEND", False], "MODEL.TRANSFER.EXTEND is False"),
+    (["MODEL.ROI_HEADS.NAME", "CascadeROIHeads"], "expected StandardROIHeads or Res5ROIHeads"),
+    (["MODEL.ROI_MASK_HEAD.NAME", "PointRendMaskHead"], "expected MaskRCNNConvUpsampleHead"),
+    (["MODEL.KEYPOINT_ON", True], "MODEL.KEYPOINT_ON True; expected False"),
+    (["MODEL.META_ARCHITECTURE", "PanopticFPN"], "expected GeneralizedRCNN"),
+    (["MODEL.PROPOSAL_GENERATOR.NAME", "RRPN"], "expected RPN"),
+    (["MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", True], "USE_SIGMOID_CE True; expected False"),
+]
+
+
+@pytest.mark.parametrize(("opts", "message"), REFUSED)
+def test_refused_before_training(toy: Toy, opts: list[Any], message: str) -> None:
+    cfg = toy()
+    cfg.defrost()
+    cfg.merge_from_list(["MODEL.TRANSFER.DISTILLATION", 1.0, "MODEL.TRANSFER.EXTEND", True])
+    assert DistillSource.from_cfg(cfg) is not None
+    cfg.merge_from_list(opts)
+    with pytest.raises(ConfigError, match="DISTILLATION") as error:
+        DistillSource.from_cfg(cfg)
+    assert message in str(error.value)
+
+
+def test_off_without_a_weight(toy: Toy) -> None:
+    assert DistillSource.from_cfg(toy()) is None

@@ -1,0 +1,232 @@
+"""What an extended run tells of its old classes, and that its source is evaluated but once."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+
+from transfer_maskrcnn.data.register import register_dataset
+from transfer_maskrcnn.data.shapes import SOURCE_CLASSES, ShapesSplit, write_split
+from transfer_maskrcnn.engine import source_matches
+from transfer_maskrcnn.engine.run import evaluate, print_summary
+from transfer_maskrcnn.engine.setup import fit_config, load_config
+from transfer_maskrcnn.engine.trainer import TransferTrainer
+from transfer_maskrcnn.errors import ConfigError
+
+TINY: list[Any] = [
+    *("MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", 0, "SEED", 0),
+    *("MODEL.TRANSFER.KEEP", "class_rows", "MODEL.TRANSFER.EXTEND", True),
+    *("SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 1, "SOLVER.STEPS", ()),
+    *("SOLVER.WARMUP_ITERS", 1, "SOLVER.BASE_LR", 1e-4),
+]
+Make = Callable[..., CfgNode]
+
+
+@pytest.fixture
+def make(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
+    """make(*opts) -> the unfitted config of one iteration, with sets of new and of old classes."""
+    for name, classes in (("new", ("star", "heart")), ("old", SOURCE_CLASSES)):
+        write_split(ShapesSplit(name, classes, 6, 5), tmp_path / name)
+        register_dataset(
+            f"{name}_{tmp_path.name}",
+            format="coco",
+            annotations=tmp_path / name / "annotations.json",
+            image_root=tmp_path / name / "images",
+        )
+    weights = tmp_path / "source.pth"
+    shutil.copy(repository / "configs/shapes/shapes_source.pth", weights)
+    monkeypatch.setenv("TRANSFER_CACHE", str(tmp_path / "cache"))
+
+    def config(*opts: Any) -> CfgNode:
+        source_matches._of_this_process.clear()  # as in a new process
+        new, old = f"new_{tmp_path.name}", f"old_{tmp_path.name}"
+        places = ["MODEL.WEIGHTS", str(weights), "OUTPUT_DIR", str(tmp_path / "output")]
+        places += ["DATASETS.TRAIN", f"('{new}',)", "DATASETS.TEST", f"('{new}',)"]
+        places += ["DATASETS.TEST_SOURCE", f"('{old}',)"]
+        base = str(repository / "configs/shapes/Base-shapes.yaml")
+        return load_config(base, [*TINY, *places, *opts])
+
+    return config
+
+
+@pytest.fixture
+def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Grows by the name of each set that a source model is evaluated on."""
+    names: list[str] = []
+    inner = source_matches._evaluate
+
+    def counting(cfg: CfgNode, dataset: str, *rest: Any) -> Any:
+        names.append(dataset)
+        return inner(cfg, dataset, *rest)
+
+    monkeypatch.setattr(source_matches, "_evaluate", counting)
+    return names
+
+
+def written(cfg: CfgNode) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(Path(cfg.OUTPUT_DIR, "evaluation.json").read_text())
+    return content
+
+
+def evaluate_only(cfg: CfgNode, named: str | None = None) -> dict[str, Any]:
+    """The extension of ``--eval-only``."""
+    evaluate(cfg, fit_config(cfg, eval_only=True), named)
+    extension: dict[str, Any] = written(cfg)["extension"]
+    return extension
+
+
+def test_train_resume_and_evaluate(
+    make: Make,
+    train: Callable[..., Any],
+    evaluated: list[str],
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cfg = make("TEST.EVAL_ITERS", [0], "TEST.BEST_METRIC", "segm/AP")
+    fit_config(cfg)
+    new, old = cfg.DATASETS.TEST[0], cfg.DATASETS.TEST_SOURCE[0]
+    run = train(cfg)
+    assert evaluated == [old], "once for both evaluations"
+    first = written(cfg)
+    assert list(first) == [new, old, "extension"]
+    found = first["extension"]
+    assert (found["old_classes"], found["new_classes"]) == (8, 2)
+    assert found["sets"] == {"old": [old], "new": [new]}
+    for task in ("segm", "bbox"):
+        assert found[task]["old"] == pytest.approx(first[old][task]["AP"])
+        assert found[task]["new"] == pytest.approx(first[new][task]["AP"] or 0.0)
+    lost = found["segm"]["forgetting"]
+    assert lost["ap"] == pytest.approx(found["segm"]["before"] - found["segm"]["old"])
+    assert lost["low"] <= lost["ap"] <= lost["high"] and found["segm"]["images"] == 6
+    row = json.loads(Path(cfg.OUTPUT_DIR, "curve.json").read_text())[-1]
+    assert {"segm/AP", f"{old}/segm/AP"} <= row.keys()
+    print_summary(cfg, run.trainer.results)
+    out = capsys.readouterr().out
+    assert f"{old}  segm" in out and "old classes (8)  mask AP" in out
+
+    evaluated.clear()
+    assert evaluate_only(make()) == found
+    named = str(Path(cfg.OUTPUT_DIR, "model_final.pth"))
+    assert evaluate_only(make("MODEL.WEIGHTS", named), named) == found, "its own source is meant"
+    longer = make("SOLVER.MAX_ITER", 2, "TEST.BEST_METRIC", f"{old}/segm/AP")
+    fit_config(longer)
+    train(longer, resume=True)
+    assert evaluated == [] and written(longer)["extension"]["segm"]["before"] is not None
+
+    Path(cfg.MODEL.WEIGHTS).unlink()
+    gone = evaluate_only(make())
+    assert gone["segm"]["forgetting"], "remembered"
+    shutil.rmtree(os.environ["TRANSFER_CACHE"])
+    with caplog.at_level(logging.WARNING, "transfer_maskrcnn"):
+        caplog.clear()
+        gone = evaluate_only(make())
+    assert gone["segm"]["forgetting"] is None and gone["segm"]["old"] > 0
+    assert "what the model has forgotten there cannot be told" in caplog.text
+
+
+def test_what_the_source_found_is_remembered_as_long_as_it_holds(
+    make: Make, evaluated: list[str], tmp_path: Path
+) -> None:
+    cfg = make()
+    fit_config(cfg)
+    Path(cfg.OUTPUT_DIR).mkdir()
+    old = cfg.DATASETS.TEST_SOURCE[0]
+
+    def look_up(*opts: Any) -> tuple[int, Any]:
+        own = make(*opts)
+        fit_config(own)
+        evaluated.clear()
+        facts = source_matches.source_facts(own)
+        assert facts
+        return len(evaluated), source_matches.source_matches(own, facts, old)
+
+    def computed(*opts: Any) -> int:
+        look_up(*opts)
+        return len(evaluated)
+
+    assert computed() == 1
+    # what changes nothing: another run, seed, budget, frozen parts
+    assert computed("SEED", 7, "SOLVER.MAX_ITER", 9, "MODEL.TRANSFER.FREEZE", "backbone") == 0
+    _, remembered = look_up()
+    assert sorted(remembered) == ["bbox", "segm"] and remembered["segm"].iou_type == "segm"
+    # what changes the detections
+    assert computed("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.3) == 1
+    assert computed("INPUT.MIN_SIZE_TEST", 96) == 1
+    # damaged files, one cut short and one gone
+    for path in (tmp_path / "cache/source_matches").glob("*_segm*"):
+        path.write_bytes(path.read_bytes()[:99])
+    assert (computed(), computed()) == (1, 0)
+    next((tmp_path / "cache/source_matches").glob("*_bbox*")).unlink()
+    # an image, then the weights
+    image = next((tmp_path / "old/images").iterdir())
+    os.utime(image, (1, 1))
+    assert (computed(), computed()) == (1, 0)
+    with Path(cfg.MODEL.WEIGHTS).open("ab") as file:
+        file.write(b"\0")
+    assert computed() == 1
+
+
+def test_other_annotations_are_another_ground_truth(make: Make) -> None:
+    cfg = make()
+    fit_config(cfg)
+    old = cfg.DATASETS.TEST_SOURCE[0]
+    Path(cfg.OUTPUT_DIR).mkdir()
+    facts = source_matches.source_facts(cfg)
+    assert facts
+    keys = {source_matches._key(cfg, facts, old)}
+    records = copy.deepcopy(DatasetCatalog.get(old))
+    records[0]["annotations"].pop()
+    DatasetCatalog.pop(old)
+    DatasetCatalog.register(old, lambda: records)
+    keys.add(source_matches._key(cfg, facts, old))
+    assert len(keys) == 2
+
+
+def test_without_a_cache_folder_a_process_remembers(
+    make: Make, evaluated: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRANSFER_CACHE", "")
+    cfg = make()
+    fit_config(cfg)
+    Path(cfg.OUTPUT_DIR).mkdir()
+    facts = source_matches.source_facts(cfg)
+    assert facts
+    for _ in range(2):
+        assert source_matches.source_matches(cfg, facts, cfg.DATASETS.TEST_SOURCE[0])
+    assert len(evaluated) == 1
+
+
+def test_old_classes_in_the_test_sets_do_without_test_source(
+    make: Make, evaluated: list[str]
+) -> None:
+    """Sets that annotate new classes alone are not shown to the source."""
+    cfg = make()
+    both = f"('{cfg.DATASETS.TEST[0]}', '{cfg.DATASETS.TEST_SOURCE[0]}')"
+    cfg = make("DATASETS.TEST", both, "DATASETS.TEST_SOURCE", "()")
+    fit_config(cfg)
+    TransferTrainer.test(cfg, TransferTrainer.build_model(cfg).eval())
+    assert evaluated == [cfg.DATASETS.TEST[1]]
+    found = written(cfg)["extension"]["segm"]
+    assert found["before"] > 5 and found["forgetting"]["ap"] == found["before"] - found["old"]
+
+
+def test_configs_that_are_refused(make: Make) -> None:
+    plain = make("MODEL.TRANSFER.EXTEND", False)
+    with pytest.raises(ConfigError, match=r"TEST_SOURCE names .* set EXTEND True"):
+        fit_config(plain)
+    unknown = make("DATASETS.TEST_SOURCE", "('nowhere',)")
+    with pytest.raises(ConfigError, match="no dataset is registered as 'nowhere'"):
+        fit_config(unknown)
+    other = make("DATASETS.TEST_SOURCE", "('extension',)")
+    with pytest.raises(ConfigError, match="give it another name"):
+        fit_config(other)

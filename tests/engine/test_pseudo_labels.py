@@ -1,0 +1,221 @@
+"""The shapes detector labels what it knows on pictures in which only the new shapes are."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from detectron2.config import CfgNode
+
+from transfer_maskrcnn.data.register import register_dataset
+from transfer_maskrcnn.data.shapes import NEW_CLASSES, SOURCE_CLASSES, ShapesSplit, write_split
+from transfer_maskrcnn.engine import teacher
+from transfer_maskrcnn.engine.loader import training_dicts
+from transfer_maskrcnn.engine.setup import fit_config, load_config
+from transfer_maskrcnn.engine.trainer import TransferTrainer
+from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.pseudo_labels.decide import DOUBTFUL
+
+KEY = "MODEL.TRANSFER.PSEUDO_LABELS"
+IMAGES = 6
+TINY: list[Any] = [
+    *("MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", 0, "SEED", 0, "DATASETS.TEST", ()),
+    *("MODEL.TRANSFER.KEEP", "class_rows", "MODEL.TRANSFER.EXTEND", True),
+    *(f"{KEY}.ENABLED", True, f"{KEY}.SCORE", 0.4, "SOLVER.STEPS", (), "SOLVER.WARMUP_ITERS", 1),
+    *("SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 2, "SOLVER.BASE_LR", 1e-4),
+]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TRANSFER_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "pseudo_labels"
+
+
+@pytest.fixture
+def make(repository: Path, tmp_path: Path) -> Callable[..., CfgNode]:
+    """make(*opts) -> the fitted config of two iterations on six pictures of stars and hearts."""
+    splits = [ShapesSplit("new", NEW_CLASSES, IMAGES, 5, unannotated=SOURCE_CLASSES)]
+    splits += [ShapesSplit("held_out", SOURCE_CLASSES, 40, 6)]
+    for split in splits:
+        write_split(split, tmp_path / split.folder)
+        register_dataset(
+            f"{split.folder}_{tmp_path.name}",
+            format="coco",
+            annotations=tmp_path / split.folder / "annotations.json",
+            image_root=tmp_path / split.folder / "images",
+        )
+
+    def config(*opts: Any) -> CfgNode:
+        weights = str(repository / "configs/shapes/shapes_source.pth")
+        places = ["MODEL.WEIGHTS", weights, "OUTPUT_DIR", str(tmp_path / "output")]
+        places += ["DATASETS.TRAIN", (f"new_{tmp_path.name}",)]
+        base = str(repository / "configs/shapes/Base-shapes.yaml")
+        cfg = load_config(base, [*TINY, *places, *opts])
+        fit_config(cfg)
+        return cfg
+
+    return config
+
+
+@pytest.fixture
+def labelled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The digests of images that a teacher has labelled."""
+    digests: list[str] = []
+    add = teacher.DetectionStore.add
+
+    def counting(store: Any, digest: str, detections: Any) -> None:
+        digests.append(digest)
+        add(store, digest, detections)
+
+    monkeypatch.setattr(teacher.DetectionStore, "add", counting)
+    return digests
+
+
+def without_pseudo(dicts: list[dict[str, Any]]) -> list[Any]:
+    return [[a for a in record["annotations"] if "score" not in a] for record in dicts]
+
+
+def test_training(
+    make: Callable[..., CfgNode],
+    train: Callable[..., Any],
+    labelled: list[str],
+    tmp_path: Path,
+) -> None:
+    cfg = make("DATALOADER.FILTER_EMPTY_ANNOTATIONS", False)
+    assert cfg.INPUT.MASK_FORMAT == "bitmask"
+    dicts = training_dicts(cfg)
+    assert len(labelled) == len(set(labelled)) == IMAGES
+    plain = make("DATALOADER.FILTER_EMPTY_ANNOTATIONS", False, f"{KEY}.ENABLED", False)
+    assert without_pseudo(dicts) == without_pseudo(training_dicts(plain))
+
+    added = [a for record in dicts for a in record["annotations"] if "score" in a]
+    sure = [a for a in added if a["category_id"] != DOUBTFUL]
+    assert sure and len(added) > len(sure)
+    assert all(a["score"] >= 0.4 and a["category_id"] < len(SOURCE_CLASSES) for a in sure)
+    assert all(0.1 <= a["score"] < 0.4 for a in added if a["category_id"] == DOUBTFUL)
+    summary = json.loads((tmp_path / "output/pseudo_labels.json").read_text())
+    assert sum(c["objects"] for c in summary["classes"].values()) == len(sure)
+    assert summary["doubtful"] == len(added) - len(sure)
+
+    run = train(cfg)
+    assert len(labelled) == IMAGES, "the second time, they are looked up"
+    assert all(torch.isfinite(torch.tensor(list(step.values()))).all() for step in run.losses)
+    batches = [i["instances"].gt_classes for b in _first(run.trainer, 4) for i in b]
+    assert DOUBTFUL in torch.cat(batches) and set(range(8)) & set(torch.cat(batches).tolist())
+
+
+def _first(trainer: TransferTrainer, count: int) -> Iterator[Any]:
+    batches = iter(trainer.data_loader)
+    return (next(batches) for _ in range(count))
+
+
+def test_labels_are_reproducible_and_kept_by_what_they_depend_on(
+    make: Callable[..., CfgNode], labelled: list[str], cache: Path
+) -> None:
+    first = training_dicts(make())
+    count = len(labelled)
+    (file,) = cache.iterdir()
+    content = file.read_bytes()
+    assert training_dicts(make(f"{KEY}.SCORE", 0.9)) != first
+    assert len(labelled) == count, "thresholds need no new labels"
+    training_dicts(make("INPUT.MIN_SIZE_TEST", 96))
+    assert len(labelled) == 2 * count, "another input size does"
+    file.unlink()
+    assert training_dicts(make()) == first
+    assert file.read_bytes() == content, "to the byte"
+
+
+def test_without_cache_they_are_in_the_run(
+    make: Callable[..., CfgNode], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    monkeypatch.setenv("TRANSFER_CACHE", "")
+    training_dicts(make())
+    assert list((tmp_path / "output/pseudo_labels").iterdir()) and not cache.exists()
+
+
+def test_thresholds_of_a_held_out_set(make: Callable[..., CfgNode], tmp_path: Path) -> None:
+    held_out = f"held_out_{tmp_path.name}"
+    strict, loose = (
+        _scores(make(f"{KEY}.HELD_OUT", held_out, f"{KEY}.PRECISION", p), tmp_path)
+        for p in (0.95, 0.3)
+    )
+    assert strict.keys() == loose.keys() == set(SOURCE_CLASSES)
+    assert all((a or 2) >= (b or 2) for a, b in zip(strict.values(), loose.values(), strict=True))
+    assert strict != loose and len(set(loose.values())) > 3, "each class has its own"
+
+
+def _scores(cfg: CfgNode, tmp_path: Path) -> dict[str, Any]:
+    training_dicts(cfg)
+    summary = json.loads((tmp_path / "output/pseudo_labels.json").read_text())
+    return {name: c["score"] for name, c in summary["classes"].items()}
+
+
+MISTAKES = [
+    # keys, what the message says
+    ([f"{KEY}.SCORE", 0.05], "DOUBTFUL 0.1 and SCORE 0.05"),
+    ([f"{KEY}.DOUBTFUL", 0.01], "expected 0.05 <= DOUBTFUL"),
+    ([f"{KEY}.SCORE", 1.5], "DOUBTFUL <= SCORE <= 1"),
+    ([f"{KEY}.PRECISION", 80.0], "PRECISION is 80; expected a share"),
+    ([f"{KEY}.HELD_OUT", "nowhere"], "no dataset is registered as 'nowhere'"),
+    (["MODEL.TRANSFER.EXTEND", False], "set MODEL.TRANSFER.EXTEND True"),
+]
+
+
+@pytest.mark.parametrize(("opts", "message"), MISTAKES)
+def test_mistakes(make: Callable[..., CfgNode], opts: list[Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make(*opts)
+
+
+def test_a_held_out_set_that_is_tested_on(make: Callable[..., CfgNode], tmp_path: Path) -> None:
+    name = f"held_out_{tmp_path.name}"
+    with pytest.raises(ConfigError, match=r"is in DATASETS.TEST, too"):
+        make(f"{KEY}.HELD_OUT", name, "DATASETS.TEST", (name,))
+
+
+def test_the_tool_goes_on_after_a_kill(repository: Path, tmp_path: Path, cache: Path) -> None:
+    """SIGKILL while it labels; the same command labels the rest, and writes the same files."""
+    split = ShapesSplit("many", NEW_CLASSES, 40, 7, unannotated=SOURCE_CLASSES)
+    write_split(split, tmp_path / "many")
+    entry = "{format: coco, annotations: many/annotations.json, image_root: many/images}"
+    (tmp_path / "catalog.yaml").write_text(f"many: {entry}\n")
+    command: list[Any] = [sys.executable, str(repository / "tools/pseudo_label.py")]
+    command += ["--config-file", str(repository / "configs/shapes/Base-shapes.yaml")]
+    opts = [*TINY, "MODEL.WEIGHTS", repository / "configs/shapes/shapes_source.pth"]
+    opts += ["DATASETS.CATALOG", tmp_path / "catalog.yaml", "DATASETS.TRAIN", "('many',)"]
+
+    def run(out: str, kept: Path) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "TRANSFER_CACHE": str(kept), "OMP_NUM_THREADS": "1"}
+        arguments = [*command, "--output", tmp_path / out, *opts]
+        return subprocess.Popen([str(a) for a in arguments], env=environment, cwd=repository)
+
+    assert run("undisturbed", tmp_path / "other").wait() == 0
+    process = run("killed", cache.parent)
+    while sum(len(f.read_bytes().splitlines()) for f in cache.glob("*")) < 5:
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed").exists()
+    (file,) = cache.iterdir()
+    assert file.read_bytes().count(b"\n") < 40, "in the middle"
+    assert run("killed", cache.parent).wait() == 0
+    lines = file.read_bytes().splitlines()
+    assert len({line[:64] for line in lines}) == 40, "no image twice"
+    for name in ("annotations.json", "doubtful.json"):
+        one, other = (
+            json.loads((tmp_path / d / name).read_text()) for d in ("undisturbed", "killed")
+        )
+        assert one == other and one["annotations"]
+    written = (tmp_path / "killed/catalog.yaml").read_text()
+    assert str(tmp_path / "many/images") in written and "star" in written

@@ -1,0 +1,124 @@
+"""The command line of tools/make_few_shot.py: K instances of each class, for each K and seed."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from transfer_maskrcnn.data.builtin import catalog_entry, register_catalog
+from transfer_maskrcnn.data.export.base import new_folder
+from transfer_maskrcnn.data.few_shot import FewShots, NamedDataset
+from transfer_maskrcnn.engine.setup import quiet_third_parties
+from transfer_maskrcnn.errors import ConfigError, nearest
+from transfer_maskrcnn.files import write_json, write_text
+from transfer_maskrcnn.terminal import progress, run_tool, tool_parser
+from transfer_maskrcnn.wording import plural
+
+CATALOG = "catalog.yaml"
+EXAMPLES = """
+Written into --output DIR, a new folder:
+  5shot_seed0.json   COCO json of 5 instances of each class, for each --shots
+                     and --seeds; of one seed, fewer shots lie within more
+  catalog.yaml       for DATASETS.CATALOG: declares them as DIR_5shot_seed0 ...,
+                     and what --catalog declares
+Images stay where they are. Other objects in them lose their annotation.
+
+Examples:
+  new classes:   python tools/make_few_shot.py shapes_extend_train \\
+                   --shots 1 5 10 --seeds 0 1 2 3 4 --output few
+  old and new ones, 5 of each (TFA's second stage):
+                 python tools/make_few_shot.py shapes_source_train \\
+                   shapes_extend_train --shots 5 --seeds 0 --output balanced
+  your own data: python tools/make_few_shot.py my_train --catalog my.yaml \\
+                   --classes cat dog --shots 5 --seeds 0 --output few
+Exit status: 0; 1 for an error; 130 after Ctrl-C.
+"""
+
+
+def make_few_shot_tool() -> None:
+    """Parse the command line and write the subsets."""
+    run_tool(make_few_shot, "nothing was written")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = tool_parser("Write few-shot subsets: K instances of each class, by seed.", EXAMPLES)
+    parser.add_argument("names", nargs="+", metavar="NAME", help="registered datasets")
+    parser.add_argument("--shots", nargs="+", type=_from(1), required=True, metavar="K")
+    parser.add_argument(
+        *("--seeds",),
+        nargs="+",
+        type=_from(0),
+        default=[0],
+        metavar="SEED",
+        help="default: 0",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new folder")
+    parser.add_argument("--catalog", metavar="FILE", help="YAML that declares datasets of your own")
+    parser.add_argument(
+        "--classes", nargs="+", default=[], metavar="CLASS", help="default: all of the datasets"
+    )
+    return parser
+
+
+def _from(least: int) -> Callable[[str], int]:
+    """An argparse type: whole numbers from ``least`` on."""
+
+    def whole(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r}; expected whole numbers from {least} on")
+        return int(text)
+
+    return whole
+
+
+def make_few_shot(argv: Sequence[str] | None = None) -> None:
+    """Write a COCO json for each number of shots and seed, and a catalog of them.
+
+    Args:
+        argv: as on the command line; None takes it from there.
+
+    Raises:
+        TransferError: datasets that cannot be used or are too small; an existing output.
+    """
+    args = _parser().parse_args(argv)
+    quiet_third_parties()
+    declared = register_catalog(args.catalog) if args.catalog else []
+    runs = list(itertools.product(sorted(set(args.shots)), sorted(set(args.seeds))))
+    prefix = args.output.expanduser().resolve().name
+    with new_folder(args.output) as folder:  # it is free: seen before anything is read
+        few = FewShots([_dataset(name) for name in dict.fromkeys(args.names)], args.classes)
+        entries: dict[str, Any] = {name: catalog_entry(name) for name in declared}
+        for shots, seed in progress(runs, "choosing", len(runs)):
+            file = f"{shots}shot_seed{seed}.json"
+            write_json(folder / file, few.document(shots, seed))
+            name = f"{prefix}_{shots}shot_seed{seed}"
+            entries[name] = {
+                "format": "coco",
+                "annotations": file,
+                "image_root": few.image_root,
+                "classes": list(few.classes),
+            }
+        text = yaml.safe_dump(entries, sort_keys=False, allow_unicode=True)
+        write_text(folder / CATALOG, text)
+    classes = f"{len(few.classes)} class{'es' if len(few.classes) > 1 else ''}"
+    print(f"{plural(len(runs), 'set')} of {classes} ({', '.join(few.classes)}) in {args.output}")
+    catalog = shlex.quote(str(args.output / CATALOG))
+    print(f"next: python tools/train_net.py --config-file ... DATASETS.CATALOG {catalog} \\")
+    print(f"  DATASETS.TRAIN \"('{name}',)\"")
+
+
+def _dataset(name: str) -> NamedDataset:
+    if name not in DatasetCatalog:
+        raise ConfigError(
+            f"no dataset is registered as {name!r} (one of your own is declared in the file that "
+            f"--catalog names){nearest(name, DatasetCatalog.list())}"
+        )
+    dicts = DatasetCatalog.get(name)
+    return NamedDataset(name, dicts, list(MetadataCatalog.get(name).thing_classes))

@@ -1,0 +1,112 @@
+"""The command line of tools/pseudo_label.py: old objects that nobody annotated, as COCO json."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from tabulate import tabulate
+
+from transfer_maskrcnn.data.builtin import catalog_entry
+from transfer_maskrcnn.data.export.base import new_folder
+from transfer_maskrcnn.data.export.images import common_folder
+from transfer_maskrcnn.engine.arguments import parse_arguments
+from transfer_maskrcnn.engine.classes import in_model_classes
+from transfer_maskrcnn.engine.pseudo_labels import describe, pseudo_labels
+from transfer_maskrcnn.engine.setup import fit_config, load_config, quiet_third_parties
+from transfer_maskrcnn.files import write_json, write_text
+from transfer_maskrcnn.pseudo_labels.document import document
+from transfer_maskrcnn.terminal import run_tool, tool_parser
+
+EXAMPLES = """
+Written into --output DIR, a new folder:
+  annotations.json   COCO json of DATASETS.TRAIN with all classes of the
+                     extended model: its own annotations, and the source
+                     model's sure detections, which have a "score"
+  doubtful.json      the doubtful detections alone, to move over by hand
+  catalog.yaml       for DATASETS.CATALOG: declares the dataset DIR
+Images stay where they are. What was labelled is kept, and not computed again.
+
+Examples:
+  python tools/pseudo_label.py --output labelled \\
+    --config-file configs/recipes/unannotated_class.yaml
+  look at it:   python tools/check_dataset.py --catalog labelled/catalog.yaml \\
+                  --html labelled.html
+  correct it in labelme:  ... --catalog labelled/catalog.yaml \\
+                  --convert labelme by_hand
+Exit status: 0; 1 for an error; 130 after Ctrl-C (the same command goes on).
+"""
+
+
+def pseudo_label_tool() -> None:
+    """Parse the command line, label, and write the files."""
+    run_tool(main, "what was labelled until then is kept: the same command goes on from there")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = tool_parser(
+        "Label the source model's classes on training images that lack them.", EXAMPLES
+    )
+    parser.add_argument(
+        "--config-file", required=True, metavar="FILE", help="with MODEL.TRANSFER.EXTEND True"
+    )
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="a new folder")
+    parser.add_argument(
+        "opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs of the config, as train_net.py"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """
+    Args:
+        argv: as on the command line; None takes it from there.
+
+    Raises:
+        TransferError: what is wrong with the config, the dataset or the weights.
+    """
+    args = parse_arguments(_parser(), argv)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    quiet_third_parties()
+    cfg = load_config(args.config_file, args.opts)
+    cfg.MODEL.TRANSFER.PSEUDO_LABELS.ENABLED = True
+    with new_folder(args.output) as folder:
+        fit_config(cfg)
+        summary = _write(cfg, folder, args.output)
+    rows = [[name, _score(c["score"]), c["objects"]] for name, c in summary["classes"].items()]
+    print(tabulate(rows, ["class", "score from", "objects"], disable_numparse=True))
+    print(describe(summary))
+    print(f"Written to {args.output}")
+    print("next: look at it, correct it, then train on it, with PSEUDO_LABELS.ENABLED False:")
+    print(f"  python tools/check_dataset.py --catalog {shlex.quote(str(args.output))}/catalog.yaml")
+
+
+def _score(score: float | None) -> str:
+    return "never sure" if score is None else f"{score:.2f}"
+
+
+def _write(cfg: CfgNode, folder: Path, out: Path) -> dict[str, Any]:
+    """The files; returns the summary of :func:`pseudo_labels`."""
+    train = cfg.DATASETS.TRAIN
+    records = [r for n in train for r in in_model_classes(cfg, n, DatasetCatalog.get(n))]
+    labels, summary = pseudo_labels(cfg, records)
+    classes, root = cfg.MODEL.TRANSFER.CLASSES, common_folder(r["file_name"] for r in records)
+    sure = [[*r["annotations"], *added.sure] for r, added in zip(records, labels, strict=True)]
+    write_json(folder / "annotations.json", document(records, sure, classes, root))
+    doubtful = [added.doubtful for added in labels]
+    write_json(folder / "doubtful.json", document(records, doubtful, classes, root))
+    own = {"format": "coco", "annotations": "annotations.json", "image_root": root}
+    entries = {out.expanduser().resolve().name: {**own, "classes": list(classes)}}
+    if cfg.DATASETS.CATALOG:  # the sets to test on, so that one catalog is enough
+        tests = (*cfg.DATASETS.TEST, *cfg.DATASETS.TEST_SOURCE)
+        entries |= {name: entry for name in tests if (entry := catalog_entry(name))}
+    text = yaml.safe_dump(entries, sort_keys=False, allow_unicode=True)
+    write_text(folder / "catalog.yaml", text)
+    return summary

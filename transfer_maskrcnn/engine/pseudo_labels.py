@@ -1,0 +1,172 @@
+"""Training images with their old objects labelled by the source model, because nobody else did."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils import comm
+
+from transfer_maskrcnn.engine.classes import check_dataset, class_places, open_named_source
+from transfer_maskrcnn.engine.teacher import LOWEST_SCORE, teacher_detections
+from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.evaluation.coco import ground_truth
+from transfer_maskrcnn.evaluation.matches import Matches, match_detections
+from transfer_maskrcnn.files import write_json, write_text
+from transfer_maskrcnn.pseudo_labels.decide import PseudoLabels, Scores, decide, with_labels
+from transfer_maskrcnn.pseudo_labels.thresholds import precise_scores
+
+logger = logging.getLogger(__name__)
+
+KEY = "MODEL.TRANSFER.PSEUDO_LABELS"
+SUMMARY_FILE = "pseudo_labels.json"
+
+
+def check_pseudo_labels(cfg: CfgNode) -> None:
+    """Compare ``MODEL.TRANSFER.PSEUDO_LABELS`` with the rest of a ``cfg`` whose classes are known.
+
+    Raises:
+        ConfigError: scores out of order, no EXTEND, or a held-out set that is used otherwise.
+    """
+    keys = cfg.MODEL.TRANSFER.PSEUDO_LABELS
+    if not cfg.MODEL.TRANSFER.EXTEND:
+        raise ConfigError(
+            f"{KEY}.ENABLED labels the source's classes, which this model will not have; set "
+            "MODEL.TRANSFER.EXTEND True and KEEP class_rows, or leave it out"
+        )
+    if not LOWEST_SCORE <= keys.DOUBTFUL <= keys.SCORE <= 1:
+        raise ConfigError(
+            f"{KEY}: DOUBTFUL {keys.DOUBTFUL:g} and SCORE {keys.SCORE:g}; expected "
+            f"{LOWEST_SCORE:g} <= DOUBTFUL <= SCORE <= 1"
+        )
+    if not 0 < keys.PRECISION <= 1:
+        raise ConfigError(
+            f"{KEY}.PRECISION is {keys.PRECISION:g}; expected a share, above 0 and at most 1"
+        )
+    used = {n: k for k in ("TRAIN", "TEST", "TEST_SOURCE") for n in cfg.DATASETS[k]}
+    if keys.HELD_OUT in used:
+        raise ConfigError(
+            f"{KEY}.HELD_OUT {keys.HELD_OUT!r} is in DATASETS.{used[keys.HELD_OUT]}, too: its "
+            "figures would be of images that thresholds were chosen on; name another set"
+        )
+    if keys.HELD_OUT:
+        check_dataset(keys.HELD_OUT)
+        class_places(cfg, keys.HELD_OUT)
+
+
+def pseudo_labels(
+    cfg: CfgNode, records: Sequence[dict[str, Any]]
+) -> tuple[list[PseudoLabels], dict[str, Any]]:
+    """What the source model adds to ``records``, and a summary of it.
+
+    Args:
+        cfg: fitted, with ``MODEL.TRANSFER.EXTEND``.
+        records: training images with the model's ``category_id``.
+
+    Returns:
+        one an image, with the model's ``category_id``; and plain values: thresholds and counts by
+        class.
+    """
+    names = open_named_source(cfg).classes or ()
+    model, keys = cfg.MODEL.TRANSFER.CLASSES, cfg.MODEL.TRANSFER.PSEUDO_LABELS
+    annotated = {model[place] for place in class_places(cfg, cfg.DATASETS.TRAIN[0]) or ()}
+    places = {i: model.index(n) for i, n in enumerate(names) if n and n not in annotated}
+    scores = Scores(_sure_scores(cfg, names), keys.DOUBTFUL)
+    found = teacher_detections(cfg, records)
+    labels = [decide(r, d, places, scores) for r, d in zip(records, found, strict=True)]
+    return labels, _summary(cfg, labels, {names[i]: scores.sure[i] for i in places})
+
+
+def with_pseudo_labels(cfg: CfgNode, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """``records`` with what the source model adds; those given stay as they are.
+
+    The summary is logged, and written into OUTPUT_DIR as ``pseudo_labels.json``.
+    """
+    labels, summary = pseudo_labels(cfg, records)
+    logger.info(describe(summary))
+    if comm.is_main_process():
+        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+        write_json(os.path.join(cfg.OUTPUT_DIR, SUMMARY_FILE), summary)
+    return [with_labels(r, added) for r, added in zip(records, labels, strict=True)]
+
+
+def describe(summary: Mapping[str, Any]) -> str:
+    """One line for the log."""
+    classes: Mapping[str, Mapping[str, Any]] = summary["classes"]
+    shown = ", ".join(f"{n} {c['objects']}" for n, c in list(classes.items())[:10])
+    shown += ", ..." if len(classes) > 10 else ""
+    objects = sum(c["objects"] for c in classes.values())
+    return (
+        f"pseudo-labels on {summary['images']} images: {objects} objects of {len(classes)} classes "
+        f"({shown}), and {summary['doubtful']} doubtful ones, which are left out of the losses"
+    )
+
+
+def _summary(
+    cfg: CfgNode, labels: Sequence[PseudoLabels], sure: Mapping[str, float]
+) -> dict[str, Any]:
+    keys = cfg.MODEL.TRANSFER.PSEUDO_LABELS
+    names = cfg.MODEL.TRANSFER.CLASSES
+    counts = Counter(names[a["category_id"]] for image in labels for a in image.sure)
+    return {
+        "teacher": cfg.MODEL.WEIGHTS,
+        "images": len(labels),
+        "held_out": keys.HELD_OUT or None,
+        "doubtful_score": keys.DOUBTFUL,
+        "doubtful": sum(len(image.doubtful) for image in labels),
+        "classes": {
+            name: {"score": None if math.isinf(score) else score, "objects": counts[name]}
+            for name, score in sure.items()
+        },
+    }
+
+
+def _sure_scores(cfg: CfgNode, names: Sequence[str]) -> list[float]:
+    """Of each of the source's classes: chosen on ``HELD_OUT``, or ``SCORE``."""
+    keys = cfg.MODEL.TRANSFER.PSEUDO_LABELS
+    scores = [keys.SCORE] * len(names)
+    if keys.HELD_OUT:
+        model = cfg.MODEL.TRANSFER.CLASSES
+        own = [names.index(model[place]) for place in class_places(cfg, keys.HELD_OUT) or ()]
+        ids = _contiguous(keys.HELD_OUT, len(own))
+        matches = _held_out_matches(cfg, {category: own[i] for category, i in ids.items()})
+        chosen = precise_scores(matches, keys.PRECISION, keys.SCORE)
+        for category, score in zip(matches.category_ids.tolist(), chosen, strict=True):
+            scores[own[ids[category]]] = max(score, keys.DOUBTFUL)
+    return scores
+
+
+def _contiguous(dataset: str, classes: int) -> dict[int, int]:
+    """Its category ids, and the number of each class."""
+    ids: dict[int, int] = MetadataCatalog.get(dataset).get(
+        "thing_dataset_id_to_contiguous_id", {i: i for i in range(classes)}
+    )
+    return ids
+
+
+def _held_out_matches(cfg: CfgNode, classes: Mapping[int, int]) -> Matches:
+    """The teacher on the held-out set. ``classes``: category id -> the teacher's class."""
+    name = cfg.MODEL.TRANSFER.PSEUDO_LABELS.HELD_OUT
+    categories = {place: category for category, place in classes.items()}
+    records = list(DatasetCatalog.get(name))
+    results = [
+        {**d, "category_id": categories[d["category_id"]], "image_id": record["image_id"]}
+        for record, found in zip(records, teacher_detections(cfg, records), strict=True)
+        for d in found
+        if d["category_id"] in categories
+    ]
+    task = "segm" if all("segmentation" in r for r in results) else "bbox"
+    with tempfile.TemporaryDirectory() as folder:
+        files = Path(folder, "truth.json"), Path(folder, "results.json")
+        for file, content in zip(files, (ground_truth(name), results), strict=True):
+            write_text(file, json.dumps(content))
+        return match_detections(*files, task)

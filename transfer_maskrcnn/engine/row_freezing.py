@@ -1,0 +1,167 @@
+"""``all_but_new_rows``: of all weights, training moves the predictors' rows of new classes alone.
+
+The first stage of TFA (https://arxiv.org/abs/2003.06957), in which old classes cannot be forgotten:
+what the model says of them, it says as before.
+"""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from transfer_maskrcnn.engine.class_rows import ALL_BUT_NEW_ROWS, rows_per_class
+from transfer_maskrcnn.engine.freezing import FREEZE_KEY, PHASES_KEY, parse_phases
+from transfer_maskrcnn.errors import CheckpointError, ConfigError
+from transfer_maskrcnn.surgery.classes import shown
+from transfer_maskrcnn.surgery.hook import PLAN_FILE
+from transfer_maskrcnn.surgery.plan import TransferPlan
+from transfer_maskrcnn.surgery.target import unwrapped
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Held:
+    """Rows of one parameter (by number, along the first axis) and the values that they keep."""
+
+    parameter: nn.Parameter
+    rows: Tensor
+    values: Tensor
+    handle: RemovableHandle
+
+    def restore(self, optimizer: torch.optim.Optimizer) -> None:
+        """Undo weight decay, pulls and whatever else a step does to weights without a gradient."""
+        with torch.no_grad():
+            self.parameter.index_copy_(0, self.rows, self.values)
+        for state in optimizer.state.get(self.parameter, {}).values():
+            if isinstance(state, Tensor) and state.shape == self.parameter.shape:
+                state.index_fill_(0, self.rows, 0)  # the momentum of a row that is freed later
+
+
+class HoldRows(HookBase):
+    """Holds the rows of all classes but new ones, and the background's, bit for bit.
+
+    Their gradients are zero before anything sees them, so clipping by norm counts new rows alone;
+    after each step they get their values back. That needs no saved state. Everything else is frozen
+    as parts are, by :func:`~transfer_maskrcnn.engine.freezing.freeze` or ``FreezePhases``.
+
+    Goes behind ``WeightSurgeryHook``, ``InitialWeights`` and ``FreezePhases``, and before hooks
+    that average, save or evaluate.
+    """
+
+    def __init__(self, spans: Sequence[tuple[int, bool]], afterwards: bool, output_dir: str):
+        """
+        Args:
+            spans: (iterations, whether rows are held) of the phases that the run begins with.
+            afterwards: whether they are held behind the last of them.
+            output_dir: holds ``transfer_plan.json``, which says what classes are new.
+        """
+        self._ends = list(accumulate(iterations for iterations, _ in spans))
+        self._holds = [*(held for _, held in spans), afterwards]
+        self._plan_file = Path(output_dir, PLAN_FILE)
+        self._held: list[_Held] = []
+
+    @classmethod
+    def from_cfg(cls, cfg: CfgNode) -> HoldRows | None:
+        """From ``MODEL.TRANSFER.FREEZE`` and ``SOLVER.PHASES``; None where neither asks for it.
+
+        Raises:
+            ConfigError: it is asked for without ``MODEL.TRANSFER.EXTEND``.
+        """
+        phases = parse_phases(cfg.SOLVER.PHASES, cfg.SOLVER.MAX_ITER)
+        always = cfg.MODEL.TRANSFER.FREEZE == ALL_BUT_NEW_ROWS
+        spans = [(n, always or spec == ALL_BUT_NEW_ROWS) for n, spec in phases]
+        if not always and not any(held for _, held in spans):
+            return None
+        if not cfg.MODEL.TRANSFER.EXTEND:
+            key = FREEZE_KEY if always else PHASES_KEY
+            raise ConfigError(
+                f"{key} {ALL_BUT_NEW_ROWS} trains the classes that are new to MODEL.WEIGHTS, but "
+                "MODEL.TRANSFER.EXTEND is False; set MODEL.TRANSFER.KEEP class_rows and EXTEND "
+                f"True, or {key} 'all_but_predictors' to train the rows of all classes"
+            )
+        return cls(spans, always, cfg.OUTPUT_DIR)
+
+    def before_train(self) -> None:
+        """
+        Raises:
+            CheckpointError: the run's transfer plan is gone.
+            ConfigError: no class is new.
+        """
+        self._new = self._new_classes()
+        self._enter(self.trainer.start_iter)
+
+    def before_step(self) -> None:
+        if self.trainer.iter in self._ends:
+            self._enter(self.trainer.iter)
+
+    def after_step(self) -> None:
+        for held in self._held:
+            held.restore(self.trainer.optimizer)
+
+    def after_train(self) -> None:
+        self._release()
+
+    def _enter(self, iteration: int) -> None:
+        self._release()
+        if self._holds[bisect_right(self._ends, iteration)]:
+            self._held = _hold(unwrapped(self.trainer.model), self._new)
+            free = sum(h.parameter.numel() - h.values.numel() for h in self._held)
+            logger.info(
+                "iteration %d: of the predictors, only the rows of %d new classes are trained "
+                "(%s parameters)",
+                *(iteration, len(self._new), f"{free:,}"),
+            )
+
+    def _release(self) -> None:
+        for held in self._held:
+            held.handle.remove()
+        self._held = []
+
+    def _new_classes(self) -> list[int]:
+        """The numbers of the classes that the source does not have."""
+        if not self._plan_file.is_file():
+            raise CheckpointError(
+                f"{self._plan_file} is gone, and {ALL_BUT_NEW_ROWS} needs to know which classes "
+                "were new. Start again without --resume"
+            )
+        plan = TransferPlan.from_json(self._plan_file.read_text(encoding="utf-8"))
+        names, known = plan.target_classes or (), set(plan.source_classes or ())
+        new = [i for i, name in enumerate(names) if name not in known]
+        if not new:
+            raise ConfigError(
+                f"{FREEZE_KEY} {ALL_BUT_NEW_ROWS}: {plan.source} has all classes of DATASETS.TRAIN "
+                f"({shown(names)}), so nothing is left to train; use 'all_but_predictors'"
+            )
+        return new
+
+
+def _hold(model: nn.Module, new: Collection[int]) -> list[_Held]:
+    """Hold all rows that are not of the classes ``new``, of each parameter that trains."""
+    parameters = dict(model.named_parameters())
+    held = []
+    for name, per_class in rows_per_class(model).items():
+        parameter = parameters[name]
+        if parameter.requires_grad:
+            free = {per_class * k + row for k in new for row in range(per_class)}
+            numbers = [row for row in range(len(parameter)) if row not in free]
+            rows = torch.tensor(numbers, device=parameter.device)
+            values = parameter.detach().index_select(0, rows)
+            handle = parameter.register_hook(_without(rows))
+            held.append(_Held(parameter, rows, values, handle))
+    return held
+
+
+def _without(rows: Tensor) -> Callable[[Tensor], Tensor]:
+    """A gradient hook: these rows get zeros in place of their gradient, be that infinite."""
+    return lambda gradient: gradient.index_fill(0, rows, 0)

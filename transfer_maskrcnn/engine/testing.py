@@ -1,0 +1,119 @@
+"""What follows an evaluation: its files, and what an extended model has forgotten."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.utils import comm
+from torch import nn
+
+from transfer_maskrcnn.engine.classes import class_places
+from transfer_maskrcnn.engine.evaluated_sets import (
+    Results,
+    detection_limit,
+    matched_tasks,
+    with_source_sets,
+)
+from transfer_maskrcnn.engine.facts import explain_evaluation
+from transfer_maskrcnn.engine.source_matches import (
+    MatchesByTask,
+    match_folder,
+    source_facts,
+    source_matches,
+)
+from transfer_maskrcnn.errors import TransferError
+from transfer_maskrcnn.evaluation.explain.facts import EVALUATION_FILE
+from transfer_maskrcnn.evaluation.forgetting import EXTENSION_KEY, MatchedSet, extension_figures
+from transfer_maskrcnn.files import write_json
+
+logger = logging.getLogger(__name__)
+
+
+def record_evaluation(
+    cfg: CfgNode, results: Mapping[str, Results], model: nn.Module | None
+) -> None:
+    """Write what was evaluated into OUTPUT_DIR; all processes of a run call it together.
+
+    ``evaluation.json`` gets the results, those of other datasets stay there; of an extended model
+    also its figures of old and new classes, under "extension". Why AP is what it is stands in
+    ``inference/<dataset>/explanation.json``.
+
+    Args:
+        cfg: fitted.
+        results: set -> task -> figures; of the main process.
+        model: that was evaluated by our own evaluators; None: by others, whose files nobody knows.
+    """
+    if not cfg.OUTPUT_DIR:
+        return
+    path = Path(cfg.OUTPUT_DIR, EVALUATION_FILE)
+    content: dict[str, Any] = {}
+    if comm.is_main_process():
+        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        content = {**before, **results}
+        content.pop(EXTENSION_KEY, None)  # of an earlier evaluation
+        write_json(path, content)
+    if model is None:
+        return
+    if comm.is_main_process():
+        explain_evaluation(with_source_sets(cfg), model)
+    if not cfg.MODEL.TRANSFER.CLASSES:
+        return
+    try:
+        extension = _extension(cfg)
+    except TransferError as error:  # an evaluation is worth more than what is made of it
+        logger.warning("old and new classes are not told apart: %s", error)
+        return
+    if comm.is_main_process():
+        write_json(path, {**content, EXTENSION_KEY: extension})
+
+
+def read_extension(output_dir: str) -> dict[str, Any] | None:
+    """The figures of old and new classes in ``evaluation.json``; None where there are none."""
+    path = Path(output_dir, EVALUATION_FILE)
+    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    extension: dict[str, Any] | None = content.get(EXTENSION_KEY)
+    return extension
+
+
+def _extension(cfg: CfgNode) -> dict[str, Any]:
+    """The content of "extension", in the main process; the others help to compute it."""
+    tests, model = list(cfg.DATASETS.TEST), list(cfg.MODEL.TRANSFER.CLASSES)
+    old_sets = list(dict.fromkeys(cfg.DATASETS.TEST_SOURCE)) or tests
+    facts = source_facts(cfg)
+    if facts is None:
+        return {"old_classes": None, "new_classes": None, "sets": {"old": old_sets, "new": tests}}
+    old = [name for name in model if name in facts.classes]
+    new = [name for name in model if name not in facts.classes]
+    before = {
+        name: source_matches(cfg, facts, name)
+        for name in old_sets
+        if not set(old).isdisjoint(_model_classes(cfg, name))
+    }
+    figures = {}
+    if comm.is_main_process():
+        for task in reversed(matched_tasks(cfg)):
+            matched = {n: _matched(cfg, n, task, before.get(n)) for n in {*old_sets, *tests}}
+            parts = [matched[name] for name in old_sets], [matched[name] for name in tests]
+            figures[task] = extension_figures(*parts, old, new)
+    counts = {"old_classes": len(old), "new_classes": len(new)}
+    return {**figures, **counts, "sets": {"old": old_sets, "new": tests}}
+
+
+def _model_classes(cfg: CfgNode, dataset: str) -> list[str]:
+    """The model's name of each of the dataset's classes."""
+    return [cfg.MODEL.TRANSFER.CLASSES[place] for place in class_places(cfg, dataset) or ()]
+
+
+def _matched(cfg: CfgNode, dataset: str, task: str, before: MatchesByTask | None) -> MatchedSet:
+    folder = Path(cfg.OUTPUT_DIR, "inference", dataset)
+    matches = match_folder(folder, dataset, task, detection_limit(cfg))
+    names = _model_classes(cfg, dataset)
+    numbers = MetadataCatalog.get(dataset).get("thing_dataset_id_to_contiguous_id") or {}
+    classes = tuple(names[numbers.get(int(i), int(i))] for i in matches.category_ids)
+    return MatchedSet(classes, matches, (before or {}).get(task))

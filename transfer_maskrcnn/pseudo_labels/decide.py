@@ -1,0 +1,142 @@
+"""Which of a teacher's detections become ground truth, which are doubtful, and which are neither.
+
+Boxes and masks are in pixels of the image as it lies on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as mask_util
+from detectron2.structures import BoxMode
+
+from transfer_maskrcnn.data.export.masks import as_rle
+
+Record = Mapping[str, Any]  # a detectron2 dataset dict
+Annotation = dict[str, Any]
+Detection = Mapping[str, Any]  # a COCO result, whose category_id is the teacher's class
+
+#: ``category_id`` of a doubtful object. Detectron2's ROI heads sample no proposal of this class;
+#: ``engine.ignored`` does the same for the RPN's anchors.
+DOUBTFUL = -1
+#: two outlines of this IoU are of the same object, as in COCO's AP50
+SAME_OBJECT = 0.5
+
+
+@dataclass(frozen=True)
+class Scores:
+    """From which score on a detection is ground truth, and from which it is doubtful.
+
+    Attributes:
+        sure: for each of the teacher's classes; infinity: never.
+        doubtful: for all.
+    """
+
+    sure: Sequence[float]
+    doubtful: float
+
+    def is_sure(self, detection: Detection) -> bool:
+        return bool(detection["score"] >= self.sure[detection["category_id"]])
+
+
+@dataclass(frozen=True)
+class PseudoLabels:
+    """Annotations of one image, in detectron2's form, best score first.
+
+    Each has its ``score``, and the model's class as ``category_id``, doubtful ones too.
+    """
+
+    sure: list[Annotation]
+    doubtful: list[Annotation]
+
+
+def decide(
+    record: Record, detections: Sequence[Detection], places: Mapping[int, int], scores: Scores
+) -> PseudoLabels:
+    """What a teacher's detections add to an image's annotations.
+
+    A detection yields to an annotation of the same object, of whatever class, and to what lies in
+    an annotated crowd; of two detections of the same object, the sure one stays, else the better.
+
+    Args:
+        record: with ``height``, ``width`` and ``annotations``.
+        detections: the teacher's.
+        places: the teacher's class -> the model's; detections of other classes are left out.
+        scores: the thresholds.
+    """
+    found = [d for d in detections if d["category_id"] in places and d["score"] >= scores.doubtful]
+    found.sort(key=lambda d: (not scores.is_sure(d), -d["score"]))
+    found = _without(found, record["annotations"], record)
+    found = [found[i] for i in _one_an_object(found, record)]
+    labels = PseudoLabels([], [])
+    for detection in found:
+        kind = labels.sure if scores.is_sure(detection) else labels.doubtful
+        kind.append(_annotation(detection, places))
+    return labels
+
+
+def with_labels(record: Record, labels: PseudoLabels) -> dict[str, Any]:
+    """A copy of ``record`` to train on: doubtful objects are of class ``DOUBTFUL``."""
+    doubtful = [{**a, "category_id": DOUBTFUL} for a in labels.doubtful]
+    return {**record, "annotations": [*record["annotations"], *labels.sure, *doubtful]}
+
+
+def _annotation(detection: Detection, places: Mapping[int, int]) -> Annotation:
+    annotation = {
+        "bbox": list(detection["bbox"]),
+        "bbox_mode": BoxMode.XYWH_ABS,
+        "category_id": places[detection["category_id"]],
+        "iscrowd": 0,
+        "score": detection["score"],
+    }
+    if "segmentation" in detection:
+        annotation["segmentation"] = detection["segmentation"]
+    return annotation
+
+
+def _without(
+    found: Sequence[Detection], annotations: Sequence[Annotation], record: Record
+) -> list[Detection]:
+    if not found or not annotations:
+        return list(found)
+    crowd = [int(a.get("iscrowd", 0)) for a in annotations]
+    iou = _overlaps(found, annotations, crowd, record)
+    return [d for d, best in zip(found, iou.max(axis=1), strict=True) if best < SAME_OBJECT]
+
+
+def _one_an_object(found: Sequence[Detection], record: Record) -> list[int]:
+    """The places of those that no earlier one is the same object as."""
+    kept: list[int] = []
+    if found:
+        iou = _overlaps(found, found, [0] * len(found), record)
+        for i in range(len(found)):
+            if not kept or iou[i, kept].max() < SAME_OBJECT:
+                kept.append(i)
+    return kept
+
+
+def _overlaps(
+    found: Sequence[Detection],
+    others: Sequence[Mapping[str, Any]],
+    crowd: Sequence[int],
+    record: Record,
+) -> np.ndarray:
+    """(found, others) IoU of masks, or of boxes where one has no mask; with a crowd, the share of
+    the detection that lies in it."""
+    if all(item.get("segmentation") for item in (*found, *others)):
+        size = record["height"], record["width"]
+        shapes: Any = [
+            [as_rle(i["segmentation"], *size) for i in items] for items in (found, others)
+        ]
+    else:
+        shapes = [[_box(item) for item in items] for items in (found, others)]
+    iou: np.ndarray = np.asarray(mask_util.iou(shapes[0], shapes[1], list(crowd)))
+    return iou
+
+
+def _box(item: Mapping[str, Any]) -> list[float]:
+    mode = item.get("bbox_mode", BoxMode.XYWH_ABS)
+    return [float(v) for v in BoxMode.convert(list(item["bbox"]), mode, BoxMode.XYWH_ABS)]

@@ -1,0 +1,142 @@
+"""What an extended model knows of its old and new classes, as a page shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from transfer_maskrcnn.report.json_files import number, pair
+from transfer_maskrcnn.report.plots import (
+    Picture,
+    dress,
+    legend_above,
+    looks,
+    page_axes,
+    page_picture,
+    plain,
+)
+from transfer_maskrcnn.report.texts import count, decimal, interval, listed, plural, task_name
+
+TASKS = ("segm", "bbox")
+MOST_BARS = 24
+_BAR = 0.38  # of the place of a class
+
+
+@dataclass(frozen=True)
+class ExtensionView:
+    """A row a task of figures; the bars are of the first task."""
+
+    sentences: tuple[str, ...]
+    titles: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[str, ...]], ...]
+    remarks: tuple[str, ...]
+    plot: Picture | None
+
+
+def view_extension(extension: Mapping[str, Any]) -> ExtensionView | None:
+    """Of what ``evaluation.json`` holds; None where it holds no figures.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: it is damaged.
+    """
+    tasks = [task for task in TASKS if task in extension]
+    if not tasks:
+        return None
+    old, new = number(extension["old_classes"]), number(extension["new_classes"])
+    titles = (
+        *(f"old classes ({count(old)})", "before", "forgotten", "95 % interval"),
+        *(f"new classes ({count(new)})", "all", "harmonic mean"),
+    )
+    rows = tuple((f"{task_name(task)} AP", _row(extension[task])) for task in tasks)
+    first = extension[tasks[0]]
+    return ExtensionView(
+        (_sentence(first, task_name(tasks[0])),),
+        titles,
+        rows,
+        tuple(_remarks(extension, first)),
+        _classes_picture(first["classes"], task_name(tasks[0])),
+    )
+
+
+def _row(figures: Mapping[str, Any]) -> tuple[str, ...]:
+    lost = figures["forgetting"] or {}
+    return (
+        decimal(number(figures["old"])),
+        decimal(number(figures["before"])),
+        decimal(number(lost.get("ap"))),
+        interval(_bounds(lost)),
+        *(decimal(number(figures[key])) for key in ("new", "all", "harmonic_mean")),
+    )
+
+
+def _bounds(lost: Mapping[str, Any]) -> tuple[float, float] | None:
+    return pair((lost.get("low"), lost.get("high")))
+
+
+def _sentence(figures: Mapping[str, Any], kind: str) -> str:
+    if number(figures["old"]) is None:
+        return "No test set annotates an old class; DATASETS.TEST_SOURCE names sets that do."
+    reached = f"On its old classes the model reaches {decimal(figures['old'])} {kind} AP"
+    lost = figures["forgetting"]
+    if not lost:
+        return f"{reached}; without the source model nobody knows what it forgot."
+    reached = f"{reached}, and its source {decimal(figures['before'])}"
+    images, bounds = plural(figures["images"], "image"), _bounds(lost)
+    if bounds is None:
+        return f"{reached}; {images} cannot tell whether that is forgetting."
+    low, high = bounds
+    if low > 0:
+        return f"{reached}: it forgot {decimal(lost['ap'])} (95 % interval {interval(bounds)})."
+    if high < 0:
+        gain = interval((-high, -low))
+        return f"{reached}: it gained {decimal(-lost['ap'])} (95 % interval {gain})."
+    return f"{reached}: no forgetting that {images} could show."
+
+
+def _remarks(extension: Mapping[str, Any], figures: Mapping[str, Any]) -> list[str]:
+    sets = extension["sets"]
+    where = f"Old classes are scored on {listed(sets['old'])}, new ones on {listed(sets['new'])}."
+    how = "Every AP is a mean over classes that have objects."
+    if _bounds(figures["forgetting"] or {}) is None:
+        return [f"{where} {how}"]
+    return [
+        f"{where} {how} The interval is that of 1,000 resamples of the "
+        f"{plural(figures['images'], 'image')} with old classes, the same for both models; another "
+        "seed of training is not in it."
+    ]
+
+
+def _classes_picture(classes: Mapping[str, Mapping[str, Any]], kind: str) -> Picture | None:
+    """Two bars a class, before and after; of many classes those that changed most."""
+    known = [(n, number(ap["before"]), number(ap["after"])) for n, ap in classes.items()]
+    whole = [(n, b, a) for n, b, a in known if b is not None and a is not None]
+    if not whole:
+        return None
+    kept = {n for n, _, _ in sorted(whole, key=lambda one: -abs(one[1] - one[2]))[:MOST_BARS]}
+    shown = [one for one in whole if one[0] in kept]
+    figure, axes = page_axes(1.2 + 0.34 * len(shown))
+    places, styles = np.arange(len(shown)), looks(["after", "before"])
+    bars = [
+        (
+            f"{when} training",
+            axes.barh(
+                places + shift, [one[k] for one in shown], height=_BAR, color=styles[when].colour
+            ),
+        )
+        for k, (when, shift) in enumerate((("before", -_BAR / 2), ("after", _BAR / 2)), start=1)
+    ]
+    for _, drawn in bars:
+        axes.bar_label(drawn, fmt=decimal, padding=3, fontsize=8)
+    dress(axes, f"{kind} AP", grid="x")
+    axes.margins(x=0.1)
+    axes.set_yticks(places, [plain(name) for name, _, _ in shown])
+    axes.invert_yaxis()
+    legend_above(axes, [(name, drawn[0]) for name, drawn in bars])
+    words = "; ".join(f"{n} {decimal(b)} before, {decimal(a)} after" for n, b, a in shown)
+    which = (
+        f", the {MOST_BARS} of {len(whole)} that changed most" if len(whole) > len(shown) else ""
+    )
+    return page_picture(figure, f"{kind} AP: {words}.", f"Old classes, before and after{which}")
