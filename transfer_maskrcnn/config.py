@@ -95,6 +95,9 @@ def _transfer_keys() -> CfgNode:
     keys.EXTEND = False
     # The class names that EXTEND has led to; filled in by fit_config, whatever stands here.
     keys.CLASSES = []
+    # How many of CLASSES the first model had, and how many each extension added; filled in, too. A
+    # class is scored among those that were there before it, or came with it.
+    keys.GENERATIONS = []
     # True: unpickle MODEL.WEIGHTS without restriction. It can run any code: for files you made.
     keys.TRUST_PICKLE = False
 

@@ -12,6 +12,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from transfer_maskrcnn.engine.cosine import check_same_classifier
+from transfer_maskrcnn.engine.extended_scores import generations_of, score_by_generation
 from transfer_maskrcnn.errors import CheckpointError, ConfigError, TrainingDivergedError
 from transfer_maskrcnn.files import atomic_path
 from transfer_maskrcnn.surgery.source import (
@@ -118,6 +119,8 @@ def check_classes(stamp: Mapping[str, Any] | None, path: str, classes: Sequence[
 def load_trained_model(model: nn.Module, path: str, classes: Sequence[str]) -> None:
     """Load a finished model for evaluation or prediction, whole or not at all.
 
+    An extended one scores its classes as it did in its run.
+
     Raises:
         ConfigError: the file lacks weights that the model needs, or has other classes.
         WeightFileError: the file cannot be read.
@@ -127,6 +130,7 @@ def load_trained_model(model: nn.Module, path: str, classes: Sequence[str]) -> N
     source = open_trained(model, path, classes)
     state = model.state_dict()
     model.load_state_dict({k: source.tensors[k] for k in state if k in source.tensors}, False)
+    score_by_generation(model, generations_of(source.stamp))
     logger.info("loaded %s (%d tensors)", path, len(state))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from transfer_maskrcnn.engine.extended_scores import generations_of
 from transfer_maskrcnn.engine.record import trained_file
 from transfer_maskrcnn.errors import ConfigError, WeightFileError, nearest
 from transfer_maskrcnn.evaluation.forgetting import EXTENSION_KEY
@@ -99,11 +100,12 @@ def fit_classes(cfg: CfgNode, *, eval_only: bool = False) -> list[str]:
     for name in names:
         check_dataset(name)
     if not cfg.MODEL.TRANSFER.EXTEND:
-        cfg.MODEL.TRANSFER.CLASSES = []
+        cfg.MODEL.TRANSFER.update(CLASSES=[], GENERATIONS=[])
         return _common_classes(names)
-    if eval_only:
+    if eval_only:  # the file says how its classes are scored
         _check_keys(cfg)
-        cfg.MODEL.TRANSFER.CLASSES = list(_trained_classes(cfg) or _source_classes(cfg))
+        classes = _trained_classes(cfg) or _source_classes(cfg)
+        cfg.MODEL.TRANSFER.update(CLASSES=list(classes), GENERATIONS=[])
     else:
         extend(cfg, _common_classes(cfg.DATASETS.TRAIN))
     for name in names:
@@ -130,8 +132,19 @@ def extend(cfg: CfgNode, dataset_classes: Sequence[str]) -> list[str]:
         *(len(kept), cfg.MODEL.WEIGHTS, shown(names[len(kept) :]) or "none"),
         "".join(f"; {new!r} is its {old!r}" for new, old in renamed.items()),
     )
-    cfg.MODEL.TRANSFER.CLASSES = list(names)
+    added = [len(names) - len(kept)] if len(names) > len(kept) else []
+    generations = [*_source_generations(cfg, len(kept)), *added]
+    cfg.MODEL.TRANSFER.update(CLASSES=list(names), GENERATIONS=generations)
     return list(names)
+
+
+def _source_generations(cfg: CfgNode, classes: int) -> list[int]:
+    """Of so many classes that are kept: the source may have been extended itself."""
+    try:
+        found = generations_of(open_named_source(cfg).stamp)
+    except WeightFileError:  # gone: the run goes on with its own model
+        found = generations_of(_run_stamp(cfg))
+    return found if sum(found) == classes else [classes]
 
 
 def _check_keys(cfg: CfgNode) -> None:

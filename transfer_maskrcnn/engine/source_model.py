@@ -16,6 +16,7 @@ from torch import nn
 from transfer_maskrcnn.config import flat_config
 from transfer_maskrcnn.engine.classes import open_named_source
 from transfer_maskrcnn.engine.cosine import use_cosine
+from transfer_maskrcnn.engine.extended_scores import generations_of, score_by_generation
 from transfer_maskrcnn.engine.precision import describe_precision, prepare_layout
 from transfer_maskrcnn.engine.rng import seeded
 from transfer_maskrcnn.engine.roi_pooler import use_fast_pooling
@@ -60,6 +61,7 @@ def build_source_model(cfg: CfgNode) -> tuple[nn.Module, list[str]]:
         model = build_model(own)
     use_cosine(own, model)
     _load(model, source, strict=cfg.MODEL.TRANSFER.STRICT)
+    score_by_generation(model, generations_of(source.stamp))
     prepare_layout(cfg, model)
     if torch.device(cfg.MODEL.DEVICE).type == "cpu":
         use_fast_pooling(model)
@@ -85,7 +87,7 @@ def source_config(cfg: CfgNode, source: SourceWeights) -> CfgNode:
         own.MODEL.POINT_HEAD.NUM_CLASSES = len(source.classes or ())
     trained_with = (source.stamp or {}).get("config") or {}
     own.MODEL.ROI_BOX_HEAD.COSINE_SCALE = float(trained_with.get(_COSINE, 0.0))
-    own.MODEL.TRANSFER.update(EXTEND=False, CLASSES=[], FREEZE="", DISTILLATION=0.0)
+    own.MODEL.TRANSFER.update(EXTEND=False, CLASSES=[], GENERATIONS=[], FREEZE="", DISTILLATION=0.0)
     own.MODEL.TRANSFER.PSEUDO_LABELS.ENABLED = False
     return own
 

@@ -29,6 +29,7 @@ from transfer_maskrcnn.engine.cosine import use_cosine
 from transfer_maskrcnn.engine.curve import EvaluationCurve
 from transfer_maskrcnn.engine.distillation_hook import DistillSource
 from transfer_maskrcnn.engine.ema import WeightAverage
+from transfer_maskrcnn.engine.extended_scores import score_by_generation
 from transfer_maskrcnn.engine.freezing import FreezePhases, freeze
 from transfer_maskrcnn.engine.ignored import leave_out_doubtful
 from transfer_maskrcnn.engine.loader import build_train_loader
@@ -251,6 +252,7 @@ class TransferTrainer(DefaultTrainer):
             )
         model = super().build_model(cfg)
         use_cosine(cfg, model)
+        score_by_generation(model, cfg.MODEL.TRANSFER.GENERATIONS)
         freeze(model, cfg.MODEL.TRANSFER.FREEZE)
         if cfg.MODEL.TRANSFER.PSEUDO_LABELS.ENABLED:
             leave_out_doubtful(model)
