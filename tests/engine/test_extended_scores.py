@@ -122,7 +122,7 @@ def test_a_file_says_how_its_classes_are_scored(
 ) -> None:
     """Also where the config does not know that the model was extended."""
     weights = repository / "configs/shapes/shapes_source.pth"
-    cfg = make(NEW_CLASSES, weights, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 1e-4)
+    cfg = make(NEW_CLASSES, weights, "SOLVER.BASE_LR", 1e-4)
     trained = train(cfg).trainer.model.eval()
     plain = cfg.clone()
     plain.MODEL.TRANSFER.update(EXTEND=False, CLASSES=[], GENERATIONS=[])

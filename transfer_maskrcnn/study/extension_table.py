@@ -206,9 +206,10 @@ def _estimate_json(value: Estimate | None) -> dict[str, Any] | None:
 
 
 def _cell(value: Estimate | None) -> str:
-    if value is None or value.half is None:
-        return _number(value and value.mean)
-    return f"{_number(value.mean)}\n±{_number(value.half)}"
+    if value is None:
+        return _number(None)
+    mean = _number(value.mean)
+    return mean if value.half is None else f"{mean}\n±{_number(value.half)}"
 
 
 def _number(value: float | None) -> str:

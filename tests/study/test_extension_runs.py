@@ -1,0 +1,263 @@
+"""Runs are read as they stand, and those that cannot be compared are named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from transfer_maskrcnn.errors import TransferError
+from transfer_maskrcnn.study.extension_runs import read_runs, row_and_seed
+
+Files = dict[str, Any]
+Write = Callable[..., Path]
+
+
+def extended(old: float | None = 40.0, new: float = 60.0, **changes: Any) -> Files:
+    """An evaluation.json of 8 old classes and 2 new ones; box AP is 10 more than mask AP."""
+
+    def figures(more: float) -> Files:
+        lost = None if old is None else {"ap": 44.0 - old, "low": 1.0, "high": 9.0}
+        known = {"all": 50.0, "harmonic_mean": 48.0, "before": 44.0, "images": 9, "classes": {}}
+        return {"old": old, "new": new + more, "forgetting": lost, **known}
+
+    extension = {"segm": figures(0), "bbox": figures(10), "old_classes": 8, "new_classes": 2}
+    sets = {"old": ["old_val"], "new": ["new_val"]}
+    return {"new_val": {}, "old_val": {}, "extension": {**extension, "sets": sets, **changes}}
+
+
+def alone(ap: float | None = 55.0, classes: str = "ab", **sets: Any) -> Files:
+    """An evaluation.json of a model that was not extended."""
+    by_class = {f"AP-{name}": ap for name in classes} if ap is not None else {}
+    return {"new_val": {"segm": {"AP": ap, "AP50": 70.0, **by_class}}, **sets}
+
+
+def config(test: str = "new_val", *, extend: bool = False, most: int = 300, stop: int = 0) -> Files:
+    return {
+        "DATASETS": {"TEST": [test]},
+        "MODEL": {"TRANSFER": {"EXTEND": extend}},
+        "SOLVER": {"MAX_ITER": most},
+        "TEST": {"EARLY_STOPPING": stop},
+    }
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """write(name, evaluation, config, iterations of the curve, *other files) -> a run's folder."""
+
+    def run(
+        name: str,
+        evaluation: Files | None = None,
+        config: Files | None = None,
+        curve: tuple[int, ...] = (),
+        *others: str,
+    ) -> Path:
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        if evaluation is not None:
+            (folder / "evaluation.json").write_text(json.dumps(evaluation))
+        if config is not None:
+            (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        if curve:
+            rows = [{"iteration": iteration} for iteration in curve]
+            (folder / "curve.json").write_text(json.dumps(rows))
+        for other in others:
+            (folder / other).touch()
+        return folder
+
+    return run
+
+
+NAMES = [
+    # folder, row, seed
+    ("extended_s0", "extended", "0"),
+    ("few_5shot_seed2", "few_5shot", "2"),
+    ("few_seed12_5shot", "few_5shot", "12"),
+    ("few-seed_3-5shot", "few-5shot", "3"),
+    ("s3_extended", "extended", "3"),
+    ("extendedseed3", "extended", "3"),
+    # a folder a seed
+    ("extended/s3", "extended", "3"),
+    ("extended/seed3", "extended", "3"),
+    ("extended/x/../s3", "extended", "3"),
+    # the data's seed and the training's
+    ("few_seed1_s2", "few", "1_2"),
+    # no seeds
+    ("extended", "extended", ""),
+    ("runs3", "runs3", ""),
+    ("few_5shot", "few_5shot", ""),
+    ("scale_s0.5", "scale_s0.5", ""),
+    ("resnet_s3x", "resnet_s3x", ""),
+]
+
+
+@pytest.mark.parametrize(("folder", "row", "seed"), NAMES)
+def test_rows_and_seeds(folder: str, row: str, seed: str, tmp_path: Path) -> None:
+    assert row_and_seed(tmp_path / folder) == (row, seed)
+
+
+def test_a_link_keeps_its_name(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "extended_s1").symlink_to(tmp_path / "real")
+    assert row_and_seed(tmp_path / "extended_s1") == ("extended", "1")
+
+
+NOTHING = dict.fromkeys(["old", "all", "harmonic_mean", "forgetting", "before"])
+FIGURES = [
+    # evaluation, config, task, figures that are read
+    (extended(), None, "segm", {"old": 40.0, "new": 60.0, "all": 50.0, "harmonic_mean": 48.0}),
+    (extended(), None, "segm", {"before": 44.0, "forgetting": 4.0}),
+    (extended(), None, "bbox", {"new": 70.0}),
+    # no set annotates old classes
+    (extended(None), None, "segm", {"old": None, "forgetting": None, "new": 60.0}),
+    (alone(), None, "segm", {"new": 55.0, **NOTHING}),
+    # another set that was looked at earlier does not count
+    (alone(other={"segm": {"AP": 1.0}}), config(), "segm", {"new": 55.0}),
+    # nothing was detected
+    (alone(None), config(), "segm", {"new": 0.0}),
+]
+
+
+@pytest.mark.parametrize(("evaluation", "settings", "task", "expected"), FIGURES)
+def test_figures(
+    evaluation: Files, settings: Files | None, task: str, expected: Files, write: Write
+) -> None:
+    run = read_runs([write("run_s4", evaluation, settings)], task)[0]
+    assert {name: run.figures[name] for name in expected} == expected
+    assert (run.row, run.seed) == ("run", "4")
+
+
+FINISHED = [
+    # evaluation.json alone, as copied from another machine
+    (None, (), ()),
+    (config(), (100, 300), ()),
+    # evaluated, never trained there
+    (config(), (), ()),
+    # trained longer than the config says, by an earlier command
+    (config(most=200), (300,), ()),
+    # ended early, as it was asked to
+    (config(stop=2), (100, 200), ("model_final.safetensors",)),
+]
+
+
+@pytest.mark.parametrize(("settings", "curve", "others"), FINISHED)
+def test_finished_runs(
+    settings: Files | None, curve: tuple[int, ...], others: tuple[str, ...], write: Write
+) -> None:
+    assert read_runs([write("run", alone(), settings, curve, *others)], "segm")
+
+
+UNFINISHED = [
+    # evaluation, config, curve, other files, words of the error
+    (None, None, (), (), r"late_s1 \(no evaluation.json\), .*; train first"),
+    (alone(), config(), (0, 100), (), r"late_s1 \(iteration 100 of 300\)"),
+    # exported, but killed before the last evaluation
+    (alone(), config(), (100,), ("model_final.safetensors",), "iteration 100 of 300"),
+    # it may yet end early
+    (alone(), config(stop=2), (100,), (), "iteration 100 of 300"),
+]
+
+
+@pytest.mark.parametrize(("evaluation", "settings", "curve", "others", "words"), UNFINISHED)
+def test_unfinished_runs_are_named(
+    evaluation: Files | None,
+    settings: Files | None,
+    curve: tuple[int, ...],
+    others: tuple[str, ...],
+    words: str,
+    write: Write,
+) -> None:
+    good = write("good_s0", alone(), config(), (300,))
+    late = [write(f"late_s{k}", evaluation, settings, curve, *others) for k in (1, 2)]
+    with pytest.raises(TransferError, match=words) as error:
+        read_runs([good, *late], "segm")
+    assert "late_s2" in str(error.value) and "good" not in str(error.value)
+
+
+COMPARABLE = [
+    (extended(), extended(20.0)),
+    # the first extended run counts, also behind one that was not
+    (alone(), extended()),
+    (extended(), alone()),
+    (alone(), alone(20.0)),
+    # old and new classes in the same two sets; the model of the new ones has no use for one
+    (extended(sets={"old": ["x", "new_val"], "new": ["x", "new_val"]}), alone()),
+    # a model that found nothing tells nothing of its classes
+    (extended(), alone(None)),
+    (extended(new_classes=1), {"new_val": {"segm": {"AP": 5.0}}}),
+]
+
+
+@pytest.mark.parametrize(("one", "two"), COMPARABLE)
+def test_comparable_runs(one: Files, two: Files, write: Write) -> None:
+    assert len(read_runs([write("a", one), write("b", two)], "segm")) == 2
+
+
+ODD = [
+    extended(sets={"old": ["other"], "new": ["new_val"]}),
+    extended(sets={"old": ["old_val"], "new": ["other"]}),
+    extended(new_classes=3),
+    extended(old_classes=7),
+    {"other": alone()["new_val"]},
+    alone(classes="abc"),
+]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_other_sets_are_named(odd: Files, write: Write) -> None:
+    folders = [write("alone", alone()), write("first", extended()), write("odd_s0", odd)]
+    folders.append(write("odd_s1", odd))
+    with pytest.raises(TransferError, match="other sets or classes than") as error:
+        read_runs(folders, "segm")
+    words = str(error.value)
+    assert "first (old classes on old_val; 2 new on new_val)" in words
+    assert "odd_s0" in words and "odd_s1" in words and "alone" not in words
+
+
+MISTAKES = [
+    # evaluation.json as text, config, words
+    ('{"new_val": ', None, "cannot be read as JSON"),
+    ("[1]", None, "damaged"),
+    (json.dumps(extended(segm={"old": 1.0})), None, "damaged .KeyError: 'new'"),
+    (json.dumps(extended(old_classes=None)), None, "does not tell old and new classes apart"),
+    (json.dumps(alone()), config(extend=True), "does not tell old and new classes apart"),
+    (json.dumps({"x": {"bbox": {"AP": 3.0}}}), None, "no masks; add --box"),
+    (json.dumps(alone(other={})), None, "is tested on new_val, other: expected one test set"),
+    (json.dumps(alone()), config("gone"), "is tested on gone: expected one test set"),
+    (json.dumps(alone()), {"MODEL": 3}, "config.yaml is damaged"),
+]
+
+
+@pytest.mark.parametrize(("evaluation", "settings", "words"), MISTAKES)
+def test_what_cannot_be_read(
+    evaluation: str, settings: Files | None, words: str, write: Write
+) -> None:
+    folder = write("run_s0", None, settings)
+    (folder / "evaluation.json").write_text(evaluation)
+    with pytest.raises(TransferError, match=words) as error:
+        read_runs([folder], "segm")
+    assert str(folder) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_damaged_config_is_one_line(write: Write) -> None:
+    folder = write("run_s0", alone())
+    (folder / "config.yaml").write_text("a: [1\nb: {")
+    with pytest.raises(TransferError, match=r"config.yaml is damaged") as error:
+        read_runs([folder], "segm")
+    assert "\n" not in str(error.value)
+
+
+def test_no_such_folder(tmp_path: Path) -> None:
+    with pytest.raises(TransferError, match="gone_s0: no such folder"):
+        read_runs([tmp_path / "gone_s0"], "segm")
+
+
+@pytest.mark.parametrize(("name", "words"), [("run_s0", "with seed 0"), ("run", "without a seed")])
+def test_one_run_a_seed(name: str, words: str, write: Write) -> None:
+    folders = [write(f"{parent}/{name}", alone()) for parent in "ab"]
+    with pytest.raises(TransferError, match=f"both a run 'run' {words}"):
+        read_runs(folders, "segm")
