@@ -187,7 +187,7 @@ def _not_extended(
     ap = number(found["AP"])
     # COCO's AP is undefined only where the model detected nothing: sets without objects are refused
     classes = None if ap is None else sum(key.startswith("AP-") for key in found) or 1
-    figures = {**dict.fromkeys(FIGURES), "old": ap or 0.0}
+    figures = {**dict.fromkeys(FIGURES), "new": ap or 0.0}
     return ScoredOn((), (sets[0],), 0, classes), figures
 
 
