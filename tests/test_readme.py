@@ -32,6 +32,12 @@ ADDED: dict[str, str | None] = {
     "tools/explain_ap.py": "",
     "tools/transfer_weights.py": "",
     "tools/predict.py": "--score 0.0 INPUT.MIN_SIZE_TEST 64",
+    # configs that extend a model, whose weights come with the project
+    "train_net.py --config-file configs/shapes/mask_rcnn_extend.yaml": SHORT,
+    "train_net.py --config-file configs/shapes/mask_rcnn_few_shot.yaml": SHORT,
+    "tools/pseudo_label.py": "",
+    "tools/make_few_shot.py": "",
+    "tools/summarise_runs.py": "",
     "tools/train_net.py": f"{FROM_NOTHING} {SHORT} MODEL.BACKBONE.FREEZE_AT 0",
     "tools/compare_inits.py": f"--seeds 1 --arms all_but_predictors,class_rows {SHORT}",
 }
@@ -107,6 +113,7 @@ def test_commands_on_a_users_data_and_on_shapes(folder: Path) -> None:
     for made in (
         *("doctor.html", "my_config.yaml", "output/mine/report.html", "output/study/report.html"),
         *("output/mine/inference/my_val/explanation.json", "found/predictions.json"),
+        *("labelled/annotations.json", "few/10shot_seed4.json"),
     ):
         assert (folder / made).is_file(), made
 
