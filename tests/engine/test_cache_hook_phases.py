@@ -16,7 +16,7 @@ from torch import nn
 
 from transfer_maskrcnn.engine import cache_hook
 from transfer_maskrcnn.engine.feature_cache import FeatureCache
-from transfer_maskrcnn.engine.freezing import _only_propose
+from transfer_maskrcnn.engine.frozen_rpn import only_propose
 
 Toy = Callable[..., CfgNode]
 Train = Callable[..., Any]
@@ -30,7 +30,7 @@ OPTS = (
     *("MODEL.RESNETS.NORM", "FrozenBN"),
 )
 # In each iteration: what stands in the place of the backbone, of its trunk, and of the RPN.
-CACHED, PROPOSES = FeatureCache, _only_propose
+CACHED, PROPOSES = FeatureCache, only_propose
 BOTH, NONE = (CACHED, None, CACHED), (None, None, None)
 TRUNK, FPN = (None, CACHED, None), (CACHED, None, None)
 EXPECTED = [BOTH] * 2 + [NONE] * 2 + [TRUNK] * 2 + [BOTH] * 2 + [FPN] * 2 + [NONE] * 3

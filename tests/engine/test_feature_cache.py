@@ -15,7 +15,7 @@ from detectron2.modeling.proposal_generator import RPN
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from transfer_maskrcnn.engine import freezing
+from transfer_maskrcnn.engine import frozen_rpn
 from transfer_maskrcnn.engine.feature_cache import FeatureCache, FrozenPart, find_frozen_part
 from transfer_maskrcnn.engine.feature_store import Entry, MemoryStore, TieredStore
 from transfer_maskrcnn.engine.fixed_views import Canvases
@@ -119,10 +119,10 @@ def test_a_phase_may_change_the_rpn_before_the_cache_is_detached(
     rpn = frozen.model.proposal_generator
     frozen.cache.attach()
     rpn.requires_grad_(not still_frozen)
-    freezing._spare_frozen_rpns(frozen.model)
+    frozen_rpn.spare_frozen_rpns(frozen.model)
     frozen.cache.detach()
     if still_frozen:
-        assert rpn.forward == MethodType(freezing._only_propose, rpn)
+        assert rpn.forward == MethodType(frozen_rpn.only_propose, rpn)
     else:
         assert "forward" not in vars(rpn)
         assert "loss_rpn_cls" in frozen.losses(next(frozen.batches))

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import logging
-import types
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
-from detectron2.modeling.proposal_generator import RPN
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
 from transfer_maskrcnn.engine.class_rows import ALL_BUT_NEW_ROWS, rows_per_class
+from transfer_maskrcnn.engine.frozen_rpn import spare_frozen_rpns
 from transfer_maskrcnn.errors import ConfigError, nearest
 from transfer_maskrcnn.surgery.parts import LADDER, parse_keep, part_of, under
 from transfer_maskrcnn.surgery.target import unwrapped
@@ -103,7 +100,7 @@ def freeze(model: nn.Module, spec: str) -> None:
         parameters[name].requires_grad_(False)
     for name in chosen & norms.keys():
         _hold_statistics(norms[name])
-    _spare_frozen_rpns(model)
+    spare_frozen_rpns(model)
     if chosen:
         rest = {name: p for name, p in parameters.items() if p.requires_grad}
         logger.info("%s %s: training %s", FREEZE_KEY, spec, _by_part(rest))
@@ -160,41 +157,6 @@ def _may_vary(layer: nn.Module) -> bool:
 
 def _stay_in_eval(norm: nn.Module, _: Any) -> None:
     norm.eval()
-
-
-def _spare_frozen_rpns(model: nn.Module) -> None:
-    """Frozen RPNs only propose; those that train are as detectron2 made them."""
-    for module in model.modules():
-        if isinstance(module, RPN):
-            if any(p.requires_grad for p in module.parameters()):
-                module.__dict__.pop("forward", None)
-            else:
-                module.forward = types.MethodType(_only_propose, module)
-
-
-def _only_propose(rpn: Any, images: Any, features: Any, gt_instances: Any = None) -> Any:
-    """``RPN.forward`` without labels, losses and a graph: the training number of proposals, ``{}``.
-
-    Its losses could move only what lies under it. Where no gradient is wanted, as for validation,
-    they are measured all the same: a sum of losses stays comparable from phase to phase.
-    """
-    forward = type(rpn).forward
-    if not (rpn.training and torch.is_grad_enabled()):
-        return forward(rpn, images, features, gt_instances)
-    with torch.no_grad(), _without_losses(rpn):
-        return forward(rpn, images, features, gt_instances)
-
-
-@contextmanager
-def _without_losses(rpn: Any) -> Iterator[None]:
-    before = dict(rpn.__dict__)  # engine.ignored may have replaced a method, too
-    rpn.label_and_sample_anchors = lambda anchors, gt_instances: (None, None)
-    rpn.losses = lambda *predictions_and_labels: {}
-    try:
-        yield
-    finally:
-        rpn.__dict__.clear()
-        rpn.__dict__.update(before)
 
 
 def parse_phases(value: Any, max_iter: int) -> tuple[Phase, ...]:
@@ -278,7 +240,7 @@ class FreezePhases(HookBase):
         model = unwrapped(self.trainer.model)
         changed = self._set_trainable(self._frozen[phase])
         self._hold_norms(self._frozen[phase], model.training)
-        _spare_frozen_rpns(model)
+        spare_frozen_rpns(model)
         if changed and isinstance(self.trainer.model, DistributedDataParallel):
             self.trainer.model = _wrapped_again(self.trainer.model)
         parameters = dict(model.named_parameters())
