@@ -44,7 +44,7 @@ def add_transfer_config(cfg: CfgNode) -> None:
     # Above 0: evaluation and the exported model use an exponential moving average of the weights.
     cfg.SOLVER.EMA_DECAY = 0.0
     # Above 0: MAX_ITER becomes so many passes over the training images, and STEPS the same shares
-    # of it; all else that is counted in iterations stays.
+    # of it; all else that is counted in iterations stays. A MAX_ITER on the command line wins.
     cfg.SOLVER.EPOCHS = 0.0
 
     # Iterations after which to evaluate, beside EVAL_PERIOD's; 0 evaluates the starting point.

@@ -15,7 +15,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from transfer_maskrcnn.commands.make_few_shot import make_few_shot
 from transfer_maskrcnn.data.builtin import register_catalog
-from transfer_maskrcnn.errors import TransferError
+from transfer_maskrcnn.errors import ConfigError, TransferError
 
 _numbers = count()  # detectron2's catalogs outlive a test
 
@@ -52,7 +52,9 @@ def test_subsets_of_any_format(
     out = tmp_path / f"shots {next(_numbers)}"
     flags = ["--shots", "1", "3", "--seeds", "0", "2", "--catalog", str(catalog)]
     make_few_shot([*names, *flags, "--output", str(out)])
-    assert f"4 sets of 2 classes (blob, bar) in {out}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"4 sets of 2 classes ('blob', 'bar') in\n  {out}\n")
+    assert all(len(line) <= 80 or str(out) in line for line in printed.splitlines())
     subsets = [f"{out.name}_{k}shot_seed{s}" for k in (1, 3) for s in (0, 2)]
     declared_now = yaml.safe_load((out / "catalog.yaml").read_text())
     assert list(declared_now) == [*names, *subsets], "what --catalog has can be tested on"
@@ -113,3 +115,18 @@ def test_mistakes_leave_nothing(
         flags = ["--catalog", str(catalog), "--output", str(tmp_path / "out")]
         make_few_shot([*names, *arguments, *flags])
     assert not (tmp_path / "out").exists()
+
+
+def test_names_that_are_taken(
+    declared: Callable[..., tuple[Path, list[str]]], tmp_path: Path
+) -> None:
+    catalog, names = declared("coco")
+    folder = f"taken_{next(_numbers)}"
+    entries = yaml.safe_load(catalog.read_text())
+    more = tmp_path / "more.yaml"
+    more.write_text(yaml.safe_dump({**entries, f"{folder}_2shot_seed0": entries[names[0]]}))
+    flags = [*names, "--shots", "1", "2", "--output", str(tmp_path / folder)]
+    for given, words in ((more, "declared by --catalog already"), (catalog, "registered already")):
+        with pytest.raises(ConfigError, match=rf"'{folder}_2shot_seed0'.*{words}; choose another"):
+            make_few_shot([*flags, "--catalog", str(given)])
+        assert not (tmp_path / folder).exists()

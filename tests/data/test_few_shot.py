@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -119,6 +120,26 @@ def test_an_image_of_two_datasets_is_one() -> None:
     assert [image["file_name"] for image in whole.document(1, 0)["images"]] == ["0.png"]
 
 
+def test_an_instance_of_two_datasets_counts_once(tmp_path: Path) -> None:
+    """The same file, by whatever path, with the same class and mask; in either order."""
+    (tmp_path / "link").symlink_to(tmp_path)
+    record = {**PETS.dicts[0], "file_name": f"{tmp_path}/a.png"}
+    one = NamedDataset("one", [record], ["cat", "dog"])
+    other = [
+        annotation(1, 1),
+        annotation(0, 11),
+        annotation(0, 44),
+    ]  # the last is new
+    again = {**record, "file_name": f"{tmp_path}/link/a.png", "annotations": other}
+    two = NamedDataset("two", [again], ["kitten", "cat"])
+    both = FewShots([one, two], ["cat"])
+    assert counts(both.document(2, 0)) == {"cat": 2}
+    with pytest.raises(ConfigError, match="'cat' has 2"):
+        both.document(3, 0)
+    assert FewShots([two, one], ["cat"]).document(2, 3) == both.document(2, 3)
+    assert counts(FewShots([one, two], ["kitten"]).document(2, 0)) == {"kitten": 2}
+
+
 def test_names_are_relative_to_a_common_folder() -> None:
     few = FewShots([PETS, BIRDS])
     assert few.image_root == "/data"
@@ -142,7 +163,12 @@ def test_masks_stay_as_they_are() -> None:
 MISTAKES = [
     ([PETS], [], 5, r"--shots 5: too few.*'dog' has 4; the largest --shots is 4"),
     ([PETS, BIRDS], [], 10, r"'cat' has 9, 'dog' has 4, 'owl' has 3; the largest --shots is 3"),
-    ([PETS], ["dgo"], 1, r"--classes dgo: the datasets have cat, dog; did you mean 'dog'"),
+    ([PETS], ["dgo"], 1, r"--classes dgo: the datasets have 'cat', 'dog'; did you mean 'dog'"),
+    # of many classes, some are named
+    (
+        [dataset("many", [f"c{i}" for i in range(30)], [[("c0", 1)]])],
+        *([], 2, r"'c0' has 1, .*'c7' has 0, \.\.\. \(30 classes\); name a dataset"),
+    ),
     # crowds never count
     ([dataset("c", ["cat"], [[("cat", 1)]], iscrowd=1)], [], 1, r"'cat' has 0; name a dataset"),
 ]

@@ -90,7 +90,7 @@ def test_takes_the_place_of_each_classifier(
 
 # options, words of the error
 MISTAKES = [
-    ([KEY, -1.0], r"COSINE_SCALE is -1\.0; expected 0 \(a linear layer\) or"),
+    ([KEY, -1.0], r"COSINE_SCALE is -1\.0; expected 0\.0 \(a linear layer\) or"),
     ([KEY, float("inf")], "COSINE_SCALE is inf"),
 ]
 
@@ -110,9 +110,9 @@ def trained() -> dict[float, Path]:
 PAIRS = [
     (0.0, 0.0, ""),
     (20.0, 20.0, ""),
-    (20.0, 10.0, r"a cosine classifier \(.*COSINE_SCALE 20\), and the config says .* 10:"),
-    (20.0, 0.0, r"a cosine classifier \(.*COSINE_SCALE 20\), and the config says .* 0:"),
-    (0.0, 20.0, r"a linear classifier \(.*COSINE_SCALE 0\), and the config says .* 20:"),
+    (20.0, 10.0, r"a cosine classifier \(.*COSINE_SCALE 20\.0\), and the config says .* 10\.0:"),
+    (20.0, 0.0, r"a cosine classifier \(.*COSINE_SCALE 20\.0\), and the config says .* 0\.0:"),
+    (0.0, 20.0, r"a linear classifier \(.*COSINE_SCALE 0\.0\), and the config says .* 20\.0:"),
 ]
 
 

@@ -11,9 +11,9 @@ from detectron2.config import CfgNode
 
 from transfer_maskrcnn.data.register import register_dataset
 from transfer_maskrcnn.data.shapes import SOURCE_CLASSES, TARGET_CLASSES, ShapesSplit, write_split
-from transfer_maskrcnn.engine.distillation_hook import DistillSource
+from transfer_maskrcnn.engine.distillation_hook import DistillSource, check_distillation
 from transfer_maskrcnn.engine.setup import fit_config, load_config
-from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.errors import ConfigError, WeightFileError
 from transfer_maskrcnn.surgery.source import load_source_weights
 
 Toy = Callable[..., CfgNode]
@@ -88,16 +88,27 @@ def test_cached_features_give_the_same_losses(
     assert cached.losses[0].keys() >= PARTS
 
 
-def test_another_classifier_than_the_sources_is_refused(
-    make: Callable[..., CfgNode], train: Callable[..., Any]
-) -> None:
-    with pytest.raises(ConfigError, match=r"COSINE_SCALE is 20 here and 0 in MODEL.WEIGHTS"):
-        train(make("MODEL.ROI_BOX_HEAD.COSINE_SCALE", 20.0))
+def test_another_classifier_than_the_sources_is_refused(make: Callable[..., CfgNode]) -> None:
+    with pytest.raises(ConfigError, match=r"is 20\.0 here and 0\.0 in .*; set .*SCALE 0\.0, or"):
+        make("MODEL.ROI_BOX_HEAD.COSINE_SCALE", 20.0)
+
+
+def test_it_is_looked_at_before_pseudo_labels_are(make: Callable[..., CfgNode]) -> None:
+    labels = ["MODEL.TRANSFER.PSEUDO_LABELS.ENABLED", True]
+    with pytest.raises(ConfigError, match=r"DISTILLATION 1\.0 cannot work with"):
+        make(*labels, "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", True)
+
+
+def test_a_teacher_that_is_gone(make: Callable[..., CfgNode], train: Callable[..., Any]) -> None:
+    cfg = make("SOLVER.MAX_ITER", 1)
+    train(cfg)  # its model knows the classes, so that nothing else misses the file
+    with pytest.raises(WeightFileError, match=r"^MODEL\.TRANSFER\.DISTILLATION 1\.0 learns from"):
+        make("MODEL.WEIGHTS", "gone.pth")
 
 
 REFUSED = [
     # options beside DISTILLATION 1.0 and EXTEND, what the message names
-    (["MODEL.TRANSFER.DISTILLATION", -1.0], "is -1.0; expected 0 (off)"),
+    (["MODEL.TRANSFER.DISTILLATION", -1.0], "is -1.0; expected 0.0 (off)"),
     (["MODEL.TRANSFER.DISTILLATION", float("nan")], "is nan"),
     (["MODEL.TRANSFER.EXTEND", False], "MODEL.TRANSFER.EXTEND is False"),
     (["MODEL.ROI_HEADS.NAME", "CascadeROIHeads"], "expected StandardROIHeads or Res5ROIHeads"),
@@ -114,10 +125,9 @@ def test_refused_before_training(toy: Toy, opts: list[Any], message: str) -> Non
     cfg = toy()
     cfg.defrost()
     cfg.merge_from_list(["MODEL.TRANSFER.DISTILLATION", 1.0, "MODEL.TRANSFER.EXTEND", True])
-    assert DistillSource.from_cfg(cfg) is not None
     cfg.merge_from_list(opts)
     with pytest.raises(ConfigError, match="DISTILLATION") as error:
-        DistillSource.from_cfg(cfg)
+        check_distillation(cfg)
     assert message in str(error.value)
 
 

@@ -275,6 +275,9 @@ def test_hidden_classes_may_be_background(toy: Toy) -> None:
     merged = pair.losses()
     assert merged["loss_cls"] < plain["loss_cls"]
     assert all(torch.equal(merged[k], plain[k]) for k in plain if k != "loss_cls")
+    with torch.no_grad():
+        measured = pair.losses()
+    assert measured == {k: v for k, v in plain.items() if k not in PARTS}, "nothing is learnt there"
     hidden.detach()
     assert not {"forward"} & vars(pair.student).keys()
     assert "losses" not in vars(pair.student.roi_heads.box_predictor)

@@ -20,6 +20,7 @@ from transfer_maskrcnn.data.shapes import SOURCE_CLASSES, ShapesSplit, write_spl
 from transfer_maskrcnn.engine import source_matches
 from transfer_maskrcnn.engine.run import evaluate, print_summary
 from transfer_maskrcnn.engine.setup import fit_config, load_config
+from transfer_maskrcnn.engine.source_facts import source_facts
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import ConfigError
 
@@ -146,7 +147,7 @@ def test_what_the_source_found_is_remembered_as_long_as_it_holds(
         own = make(*opts)
         fit_config(own)
         evaluated.clear()
-        facts = source_matches.source_facts(own)
+        facts = source_facts(own)
         assert facts
         return len(evaluated), source_matches.source_matches(own, facts, old)
 
@@ -181,7 +182,7 @@ def test_other_annotations_are_another_ground_truth(make: Make) -> None:
     fit_config(cfg)
     old = cfg.DATASETS.TEST_SOURCE[0]
     Path(cfg.OUTPUT_DIR).mkdir()
-    facts = source_matches.source_facts(cfg)
+    facts = source_facts(cfg)
     assert facts
     keys = {source_matches._key(cfg, facts, old)}
     records = copy.deepcopy(DatasetCatalog.get(old))
@@ -199,7 +200,7 @@ def test_without_a_cache_folder_a_process_remembers(
     cfg = make()
     fit_config(cfg)
     Path(cfg.OUTPUT_DIR).mkdir()
-    facts = source_matches.source_facts(cfg)
+    facts = source_facts(cfg)
     assert facts
     for _ in range(2):
         assert source_matches.source_matches(cfg, facts, cfg.DATASETS.TEST_SOURCE[0])

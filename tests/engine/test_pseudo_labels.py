@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from transfer_maskrcnn.engine import teacher
 from transfer_maskrcnn.engine.loader import training_dicts
 from transfer_maskrcnn.engine.setup import fit_config, load_config
 from transfer_maskrcnn.engine.trainer import TransferTrainer
-from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.errors import ConfigError, WeightFileError
 from transfer_maskrcnn.pseudo_labels.decide import DOUBTFUL
 
 KEY = "MODEL.TRANSFER.PSEUDO_LABELS"
@@ -160,6 +162,80 @@ def _scores(cfg: CfgNode, tmp_path: Path) -> dict[str, Any]:
     return {name: c["score"] for name, c in summary["classes"].items()}
 
 
+def test_a_held_out_set_may_have_new_classes(make: Callable[..., CfgNode], tmp_path: Path) -> None:
+    """They change nothing, wherever they stand."""
+    write_split(ShapesSplit("all", (*NEW_CLASSES, *SOURCE_CLASSES), 40, 8), tmp_path / "all")
+    content = json.loads((tmp_path / "all/annotations.json").read_text())
+    content["categories"] = content["categories"][len(NEW_CLASSES) :]
+    old = {category["id"] for category in content["categories"]}
+    content["annotations"] = [a for a in content["annotations"] if a["category_id"] in old]
+    (tmp_path / "all/old.json").write_text(json.dumps(content))
+    found = []
+    for file in ("annotations", "old"):
+        name = f"{file}_{tmp_path.name}"
+        places = tmp_path / "all" / f"{file}.json", tmp_path / "all/images"
+        register_dataset(name, format="coco", annotations=places[0], image_root=places[1])
+        found += [_scores(make(f"{KEY}.HELD_OUT", name, f"{KEY}.PRECISION", 0.3), tmp_path)]
+    assert found[0] == found[1] and found[0].keys() == set(SOURCE_CLASSES)
+    assert any(found[0].values())
+
+
+def test_listed_classes_that_nobody_annotated(
+    make: Callable[..., CfgNode], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As annotation tools export them: all categories, of which only the new ones are drawn."""
+    usual = training_dicts(make())
+    content = json.loads((tmp_path / "new/annotations.json").read_text())
+    names = [c["name"] for c in content["categories"]]
+    content["categories"] += [
+        {"id": len(names) + i, "name": name} for i, name in enumerate(SOURCE_CLASSES, start=1)
+    ]
+    (tmp_path / "listed.json").write_text(json.dumps(content))
+    name = f"listed_{tmp_path.name}"
+    places = tmp_path / "listed.json", tmp_path / "new/images"
+    register_dataset(name, format="coco", annotations=places[0], image_root=places[1])
+    listed = training_dicts(make("DATASETS.TRAIN", (name,)))
+    assert [len(r["annotations"]) for r in listed] == [len(r["annotations"]) for r in usual]
+    assert "has no instance of 'circle'" in caplog.text
+
+
+def test_pseudo_labels_do_not_decide_how_often_images_are_drawn(
+    make: Callable[..., CfgNode],
+) -> None:
+    """The rarest would be the likeliest to be wrong."""
+    opts = ["DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"]
+    opts += ["DATALOADER.REPEAT_THRESHOLD", 1.0]
+    plain, labelled = (
+        TransferTrainer.build_train_loader(make(*opts, f"{KEY}.ENABLED", enabled))
+        for enabled in (False, True)
+    )
+    drawn = [list(islice(iter(loader.batch_sampler), 20)) for loader in (plain, labelled)]
+    assert drawn[0] == drawn[1]
+
+
+def test_the_source_is_gone_but_all_is_labelled(
+    make: Callable[..., CfgNode], repository: Path, tmp_path: Path
+) -> None:
+    weights = tmp_path / "source.pth"
+    shutil.copy(repository / "configs/shapes/shapes_source.pth", weights)
+    cfg = make("MODEL.WEIGHTS", str(weights))
+    first = training_dicts(cfg)
+    weights.unlink()
+    assert training_dicts(cfg) == first
+    (tmp_path / "output/source.json").unlink()
+    with pytest.raises(WeightFileError, match="has it label the training images"):
+        training_dicts(cfg)
+
+
+def test_a_cache_that_cannot_be_written(
+    make: Callable[..., CfgNode], cache: Path, tmp_path: Path
+) -> None:
+    cache.parent.parent.mkdir(exist_ok=True)
+    cache.parent.write_text("a file, not a folder")
+    training_dicts(make())
+    assert list((tmp_path / "output/pseudo_labels").iterdir())
+
+
 MISTAKES = [
     # keys, what the message says
     ([f"{KEY}.SCORE", 0.05], "DOUBTFUL 0.1 and SCORE 0.05"),
@@ -199,6 +275,7 @@ def test_the_tool_goes_on_after_a_kill(repository: Path, tmp_path: Path, cache: 
         arguments = [*command, "--output", tmp_path / out, *opts]
         return subprocess.Popen([str(a) for a in arguments], env=environment, cwd=repository)
 
+    assert run("many", tmp_path / "other").wait() == 1, "a dataset has that name"
     assert run("undisturbed", tmp_path / "other").wait() == 0
     process = run("killed", cache.parent)
     while sum(len(f.read_bytes().splitlines()) for f in cache.glob("*")) < 5:

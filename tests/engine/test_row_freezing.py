@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
+from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from transfer_maskrcnn.engine import precision
@@ -252,3 +254,27 @@ def test_needs_its_plan(extended: Make, train: Callable[..., Any]) -> None:
     cfg.SOLVER.MAX_ITER = 4
     with pytest.raises(CheckpointError, match=r"transfer_plan\.json is gone"):
         train(cfg, resume=True)
+
+
+# COSINE_SCALE of the run and of its source, whether old classes say something else than before
+CLASSIFIERS = [(0.0, 0.0, False), (20.0, 0.0, True), (20.0, 20.0, False)]
+
+
+@pytest.mark.parametrize(("scale", "of_source", "changes"), CLASSIFIERS)
+def test_a_linear_source_under_cosine(
+    scale: float, of_source: float, changes: bool, extended: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = "MODEL.ROI_BOX_HEAD.COSINE_SCALE"
+    run = TransferTrainer(extended(key, scale, source=[key, of_source]))
+    run.resume_or_load(False)
+    run.start_iter = run.iter = 0
+    logger = logging.getLogger("transfer_maskrcnn.engine.row_freezing")
+    logger.addHandler(caplog.handler)
+    try:
+        with EventStorage():
+            run.before_train()
+    finally:
+        logger.removeHandler(caplog.handler)
+    warned = {r.getMessage() for r in caplog.records if r.levelno == logging.WARNING}
+    assert len(warned) == changes
+    assert all("now scored by cosine" in m and "set COSINE_SCALE 0.0" in m for m in warned)

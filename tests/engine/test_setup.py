@@ -144,3 +144,21 @@ def test_new_class_init_takes_a_text_or_pairs(tmp_path: Path) -> None:
     path.write_text("VERSION: 2\nMODEL: {TRANSFER: {NEW_CLASS_INIT: default}}\n")
     assert pairs == load_config(str(path), [key, str(pairs)]).MODEL.TRANSFER.NEW_CLASS_INIT
     assert load_config(str(path)).MODEL.TRANSFER.NEW_CLASS_INIT is None, "the same as not to say it"
+
+
+# options beside a file with SOLVER.EPOCHS 3.0, what the config has
+TYPED = [
+    ([], 3.0),
+    (["SOLVER.MAX_ITER", "50"], 0.0),
+    (["SOLVER.MAX_ITER", "50", "SOLVER.EPOCHS", "2.0"], 2.0),
+    (["SOLVER.EPOCHS", "2.0", "SOLVER.MAX_ITER", "50"], 2.0),
+]
+
+
+@pytest.mark.parametrize(("opts", "epochs"), TYPED)
+def test_typed_iterations_win_over_epochs_of_the_file(
+    tmp_path: Path, opts: list[str], epochs: float
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("VERSION: 2\nSOLVER: {EPOCHS: 3.0}\n")
+    assert epochs == load_config(str(path), opts).SOLVER.EPOCHS

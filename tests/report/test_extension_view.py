@@ -108,3 +108,33 @@ def test_damaged_figures_are_named(whole_run: Path, content: Any) -> None:
 def test_nothing_known_is_no_section(whole_run: Path) -> None:
     add(whole_run, {"old_classes": None, "new_classes": None, "sets": {}})
     assert TITLE not in write_run_report(whole_run).read_text()
+
+
+LABELLED = {
+    "images": 1200,
+    "doubtful": 1,
+    "classes": {
+        "<ring>": {"score": 0.7, "objects": 3},
+        "cross": {"score": None, "objects": 0},
+        "arrow": {"score": 0.6, "objects": 40},
+    },
+}
+
+
+def test_pseudo_labels_on_the_page(whole_run: Path) -> None:
+    (whole_run / "pseudo_labels.json").write_text(json.dumps(LABELLED))
+    page = write_run_report(whole_run).read_text()
+    assert TITLE in page, "also before the first evaluation"
+    sentence = page.partition("Before training, the source model ")[2].partition("</p>")[0]
+    assert sentence == (
+        "labelled 43 objects of old classes on the 1,200 training images "
+        "(arrow 40, &lt;ring&gt; 3); no loss depends on 1 doubtful one."
+    )
+
+
+# classes that are no table, and a count that is none
+@pytest.mark.parametrize("changed", [{"classes": []}, {"images": "many"}])
+def test_damaged_pseudo_labels_are_named(whole_run: Path, changed: dict[str, Any]) -> None:
+    (whole_run / "pseudo_labels.json").write_text(json.dumps({**LABELLED, **changed}))
+    page = write_run_report(whole_run).read_text()
+    assert TITLE not in page and "pseudo_labels.json is damaged" in page

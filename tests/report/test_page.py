@@ -15,6 +15,8 @@ CONTENT = {
     "damaged": (),
     "cost": "",
     "plots": [],
+    "extension": None,
+    "pseudo_labels": "",
     "evaluations": [],
     "plan": None,
     "explanations": [],

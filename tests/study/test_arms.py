@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
@@ -69,6 +71,34 @@ def test_class_arguments_are_for_class_rows_alone(thin: CfgNode) -> None:
         cfg.merge_from_list(list(with_weights(cfg, name).settings))
         assert bool(cfg.MODEL.TRANSFER.CLASS_MAP) == kept
         assert (cfg.MODEL.TRANSFER.NEW_CLASS_INIT == "mean") == kept
+
+
+EXTENDED = [
+    # FREEZE and SOLVER.PHASES of the config, and those of an arm that is not extended
+    ("backbone_fpn", [], "backbone_fpn", []),
+    ("all_but_new_rows", [], "", []),
+    (
+        "backbone",
+        [[5, "all_but_new_rows"], [3, "backbone_fpn"]],
+        *("backbone", [[5, ""], [3, "backbone_fpn"]]),
+    ),
+]
+
+
+@pytest.mark.parametrize(("freeze", "phases", "frozen", "kept"), EXTENDED)
+def test_arms_without_extension_have_no_old_classes_to_keep(
+    freeze: str, phases: list[Any], frozen: str, kept: list[Any], repository: object
+) -> None:
+    extend = load_config(f"{repository}/configs/shapes/mask_rcnn_extend.yaml")
+    extend.MODEL.TRANSFER.FREEZE, extend.SOLVER.PHASES = freeze, phases
+    cfg = extend.clone()
+    cfg.merge_from_list(list(parse_arm("all_but_predictors", cfg).settings))
+    transfer = cfg.MODEL.TRANSFER
+    assert not (transfer.EXTEND or transfer.PSEUDO_LABELS.ENABLED or transfer.DISTILLATION)
+    assert ((), frozen, kept) == (cfg.DATASETS.TEST_SOURCE, transfer.FREEZE, cfg.SOLVER.PHASES)
+    rows = extend.clone()
+    rows.merge_from_list(list(parse_arm("class_rows", rows).settings))
+    assert rows == extend, "class_rows is what the config says"
 
 
 def test_structure_shows_the_mistake_as_it_is(thin: CfgNode) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from transfer_maskrcnn.engine.setup import load_config
 from transfer_maskrcnn.errors import ConfigError, TransferPlanError
@@ -83,8 +84,6 @@ def test_one_dataset_a_side() -> None:
 @pytest.fixture
 def toy(write_dataset: object, tmp_path: Path) -> list[str]:
     """Options that put a tiny dataset in the place of the shapes."""
-    import yaml
-
     entry = write_dataset("coco", tmp_path)  # type: ignore[operator]
     (tmp_path / "my.yaml").write_text(yaml.safe_dump({f"toy_{tmp_path.name}": entry}))
     name = f"('toy_{tmp_path.name}',)"
@@ -117,3 +116,21 @@ def test_a_runs_key(toy: list[str], tmp_path: Path) -> None:
     same = next(run for run in study.runs() if run.arm.name == "backbone")
     a, b = run_key(moved.config(backbone, tmp_path)), run_key(study.config(same, tmp_path))
     assert a["weights"] != b["weights"] and a["data"] == b["data"]
+
+
+def test_extended_arms_need_a_test_set_of_the_new_classes(
+    repository: Path, write_dataset: object, tmp_path: Path
+) -> None:
+    entry = write_dataset("coco", tmp_path)  # type: ignore[operator]
+    new, other = f"new_{tmp_path.name}", f"other_{tmp_path.name}"
+    entries = {new: entry, other: {**entry, "classes": ["bar", "blob"]}}
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump(entries))
+    options = ["DATASETS.CATALOG", str(tmp_path / "my.yaml"), "MODEL.DEVICE", "cpu"]
+    options += ["DATASETS.TRAIN", f"('{new}',)", "DATASETS.TEST_SOURCE", "()", "DATASETS.TEST"]
+    off = ["MODEL.TRANSFER.PSEUDO_LABELS.ENABLED", "False"]
+    config, arms = str(repository / "configs/shapes/mask_rcnn_extend.yaml"), "all_but_predictors"
+    same = make_design(config, [*options, f"('{new}',)", *off], [arms, "class_rows"], [1], 1)
+    assert check_arms(same, tmp_path / "out").keys() == {arms, "class_rows"}
+    differing = make_design(config, [*options, f"('{other}',)", *off], [arms, "class_rows"], [1], 1)
+    with pytest.raises(ConfigError, match=r"EXTEND is for class_rows alone.*Test on a set of the"):
+        check_arms(differing, tmp_path / "out")

@@ -17,7 +17,9 @@ from transfer_maskrcnn.data.export.base import new_folder
 from transfer_maskrcnn.data.few_shot import FewShots, NamedDataset
 from transfer_maskrcnn.engine.setup import quiet_third_parties
 from transfer_maskrcnn.errors import ConfigError, nearest
+from transfer_maskrcnn.evaluation.explain.table import wrapped
 from transfer_maskrcnn.files import write_json, write_text
+from transfer_maskrcnn.surgery.classes import shown
 from transfer_maskrcnn.terminal import progress, run_tool, tool_parser
 from transfer_maskrcnn.wording import plural
 
@@ -85,20 +87,22 @@ def make_few_shot(argv: Sequence[str] | None = None) -> None:
         argv: as on the command line; None takes it from there.
 
     Raises:
-        TransferError: datasets that cannot be used or are too small; an existing output.
+        TransferError: datasets that cannot be used or are too small; an existing output, or one
+            after which subsets would have names that are taken.
     """
     args = _parser().parse_args(argv)
     quiet_third_parties()
     declared = register_catalog(args.catalog) if args.catalog else []
     runs = list(itertools.product(sorted(set(args.shots)), sorted(set(args.seeds))))
     prefix = args.output.expanduser().resolve().name
+    names = [f"{prefix}_{shots}shot_seed{seed}" for shots, seed in runs]
+    _check_free(names, declared)
     with new_folder(args.output) as folder:  # it is free: seen before anything is read
         few = FewShots([_dataset(name) for name in dict.fromkeys(args.names)], args.classes)
         entries: dict[str, Any] = {name: catalog_entry(name) for name in declared}
-        for shots, seed in progress(runs, "choosing", len(runs)):
+        for name, (shots, seed) in zip(names, progress(runs, "choosing", len(runs)), strict=True):
             file = f"{shots}shot_seed{seed}.json"
             write_json(folder / file, few.document(shots, seed))
-            name = f"{prefix}_{shots}shot_seed{seed}"
             entries[name] = {
                 "format": "coco",
                 "annotations": file,
@@ -108,10 +112,25 @@ def make_few_shot(argv: Sequence[str] | None = None) -> None:
         text = yaml.safe_dump(entries, sort_keys=False, allow_unicode=True)
         write_text(folder / CATALOG, text)
     classes = f"{len(few.classes)} class{'es' if len(few.classes) > 1 else ''}"
-    print(f"{plural(len(runs), 'set')} of {classes} ({', '.join(few.classes)}) in {args.output}")
-    catalog = shlex.quote(str(args.output / CATALOG))
-    print(f"next: python tools/train_net.py --config-file ... DATASETS.CATALOG {catalog} \\")
-    print(f"  DATASETS.TRAIN \"('{name}',)\"")
+    print(wrapped(f"{plural(len(runs), 'set')} of {classes} ({shown(few.classes)}) in"))
+    print(f"  {args.output}")  # whole, however long
+    print("next: python tools/train_net.py --config-file ... \\")
+    print(f"  DATASETS.CATALOG {shlex.quote(str(args.output / CATALOG))} \\")
+    print(f"  DATASETS.TRAIN \"('{names[-1]}',)\"")
+
+
+def _check_free(names: Sequence[str], declared: Sequence[str]) -> None:
+    """
+    Raises:
+        ConfigError: one of the subsets' names is taken.
+    """
+    taken = [name for name in names if name in DatasetCatalog]
+    if taken:
+        whose = "declared by --catalog" if taken[0] in declared else "registered"
+        raise ConfigError(
+            f"--output: a subset would be named {taken[0]!r}, after the folder, and a dataset of "
+            f"that name is {whose} already; choose another --output"
+        )
 
 
 def _dataset(name: str) -> NamedDataset:

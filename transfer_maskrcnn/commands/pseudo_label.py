@@ -14,13 +14,15 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from tabulate import tabulate
 
-from transfer_maskrcnn.data.builtin import catalog_entry
+from transfer_maskrcnn.data.builtin import catalog_entry, register_catalog
 from transfer_maskrcnn.data.export.base import new_folder
 from transfer_maskrcnn.data.export.images import common_folder
 from transfer_maskrcnn.engine.arguments import parse_arguments
 from transfer_maskrcnn.engine.classes import in_model_classes
 from transfer_maskrcnn.engine.pseudo_labels import describe, pseudo_labels
 from transfer_maskrcnn.engine.setup import fit_config, load_config, quiet_third_parties
+from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.evaluation.explain.table import wrapped
 from transfer_maskrcnn.files import write_json, write_text
 from transfer_maskrcnn.pseudo_labels.document import document
 from transfer_maskrcnn.terminal import run_tool, tool_parser
@@ -30,7 +32,9 @@ Written into --output DIR, a new folder:
   annotations.json   COCO json of DATASETS.TRAIN with all classes of the
                      extended model: its own annotations, and the source
                      model's sure detections, which have a "score"
-  doubtful.json      the doubtful detections alone, to move over by hand
+  doubtful.json      the doubtful detections alone, to move over by hand:
+                     what stays there is background for who trains on the
+                     other (PSEUDO_LABELS.ENABLED True leaves it undecided)
   catalog.yaml       for DATASETS.CATALOG: declares the dataset DIR
 Images stay where they are. What was labelled is kept, and not computed again.
 
@@ -77,19 +81,34 @@ def main(argv: Sequence[str] | None = None) -> None:
     quiet_third_parties()
     cfg = load_config(args.config_file, args.opts)
     cfg.MODEL.TRANSFER.PSEUDO_LABELS.ENABLED = True
+    if not cfg.MODEL.MASK_ON:
+        raise ConfigError(
+            "MODEL.MASK_ON is False: boxes alone cannot be written as an instance-segmentation "
+            "dataset. Train with MODEL.TRANSFER.PSEUDO_LABELS.ENABLED True: that takes boxes"
+        )
+    if cfg.DATASETS.CATALOG:
+        register_catalog(cfg.DATASETS.CATALOG)
+    if _dataset_name(args.output) in DatasetCatalog:
+        raise ConfigError(
+            f"--output {args.output}: its catalog declares a dataset of the folder's name, but "
+            f"{_dataset_name(args.output)!r} is registered already; choose another folder"
+        )
     with new_folder(args.output) as folder:
         fit_config(cfg)
         summary = _write(cfg, folder, args.output)
-    rows = [[name, _score(c["score"]), c["objects"]] for name, c in summary["classes"].items()]
+    found = {name: c for name, c in summary["classes"].items() if c["objects"]}
+    rows = [[name, f"{c['score']:.2f}", c["objects"]] for name, c in found.items()]
     print(tabulate(rows, ["class", "score from", "objects"], disable_numparse=True))
-    print(describe(summary))
+    print(wrapped(describe(summary)))
     print(f"Written to {args.output}")
-    print("next: look at it, correct it, then train on it, with PSEUDO_LABELS.ENABLED False:")
-    print(f"  python tools/check_dataset.py --catalog {shlex.quote(str(args.output))}/catalog.yaml")
+    catalog = shlex.quote(str(args.output / "catalog.yaml"))
+    print("next: look at it, move what is right of doubtful.json into annotations.json")
+    print("(what stays behind is background), correct the rest, and train on it:")
+    print(f"  python tools/check_dataset.py --catalog {catalog}")
 
 
-def _score(score: float | None) -> str:
-    return "never sure" if score is None else f"{score:.2f}"
+def _dataset_name(output: Path) -> str:
+    return output.expanduser().resolve().name
 
 
 def _write(cfg: CfgNode, folder: Path, out: Path) -> dict[str, Any]:
@@ -103,7 +122,7 @@ def _write(cfg: CfgNode, folder: Path, out: Path) -> dict[str, Any]:
     doubtful = [added.doubtful for added in labels]
     write_json(folder / "doubtful.json", document(records, doubtful, classes, root))
     own = {"format": "coco", "annotations": "annotations.json", "image_root": root}
-    entries = {out.expanduser().resolve().name: {**own, "classes": list(classes)}}
+    entries = {_dataset_name(out): {**own, "classes": list(classes)}}
     if cfg.DATASETS.CATALOG:  # the sets to test on, so that one catalog is enough
         tests = (*cfg.DATASETS.TEST, *cfg.DATASETS.TEST_SOURCE)
         entries |= {name: entry for name in tests if (entry := catalog_entry(name))}

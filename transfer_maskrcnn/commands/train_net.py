@@ -18,6 +18,7 @@ from detectron2.utils.logger import setup_logger
 from transfer_maskrcnn.engine import run
 from transfer_maskrcnn.engine.allocator import keep_freed_memory
 from transfer_maskrcnn.engine.arguments import parse_arguments
+from transfer_maskrcnn.engine.earlier_run import check_weights_stay
 from transfer_maskrcnn.engine.resume import check_same_run, settle_seed
 from transfer_maskrcnn.engine.setup import fit_config, load_config, quiet_third_parties
 from transfer_maskrcnn.errors import ConfigError, TrainingDivergedError, TransferError
@@ -72,8 +73,9 @@ def _main(args: argparse.Namespace) -> None:
         setup_logger(cfg.OUTPUT_DIR, name="transfer_maskrcnn", abbrev_name="transfer")
         settle_seed(cfg, args.resume)
         classes = fit_config(cfg, eval_only=args.eval_only)
-        if args.resume and not args.eval_only:
-            check_same_run(cfg)  # before config.yaml is written anew
+        if not args.eval_only:  # before config.yaml is written anew
+            check = check_same_run if args.resume else check_weights_stay
+            check(cfg)
         cfg.freeze()
         if cfg.MODEL.DEVICE == "cpu":
             keep_freed_memory()

@@ -26,9 +26,7 @@ def class_counts(dataset_dicts: DatasetDicts, classes: int) -> list[int]:
 
 
 def _single(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Its annotations but for crowds and doubtful objects, whose ``category_id`` is below zero."""
-    own = record.get("annotations", ())
-    return [a for a in own if not a.get("iscrowd", 0) and a["category_id"] >= 0]
+    return [a for a in record.get("annotations", ()) if not a.get("iscrowd", 0)]
 
 
 def imbalance(counts: Sequence[int]) -> float:

@@ -21,6 +21,9 @@ from transfer_maskrcnn.data.export import coco_document
 from transfer_maskrcnn.data.export.images import common_folder
 from transfer_maskrcnn.data.formats.base import LoadedDataset, LoadReport
 from transfer_maskrcnn.errors import ConfigError, nearest
+from transfer_maskrcnn.surgery.classes import shown
+
+_MOST_NAMED = 8  # classes in a message
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class Shot:
 class FewShots:
     """The instances of some classes in several datasets, and subsets of them.
 
-    An instance that is a crowd, or has no mask, is none. Classes of equal name are the same.
+    An instance that is a crowd, or has no mask, is none. Classes of equal name are the same, and so
+    are instances of equal image file, class and mask.
 
     Attributes:
         classes: in the order in which they were asked for, else in the datasets'.
@@ -73,10 +77,11 @@ class FewShots:
         for name in classes:
             if name not in known:
                 raise ConfigError(
-                    f"--classes {name}: the datasets have {', '.join(known)}{nearest(name, known)}"
+                    f"--classes {name}: the datasets have {shown(known)}{nearest(name, known)}"
                 )
         self.classes = tuple(dict.fromkeys(classes)) or known
-        shots = [shot for d in datasets for shot in _shots(d, frozenset(self.classes))]
+        found = [shot for d in datasets for shot in _shots(d, frozenset(self.classes))]
+        shots = _each_once(found)
         self._of_class = {name: [s for s in shots if s.class_name == name] for name in self.classes}
         self.image_root = common_folder(s.image for s in shots) if shots else ""
 
@@ -102,7 +107,9 @@ class FewShots:
         counts = {name: len(instances) for name, instances in self._of_class.items()}
         few = {name: count for name, count in counts.items() if count < shots}
         if few:
-            listed = ", ".join(f"{name!r} has {count}" for name, count in few.items())
+            listed = ", ".join(f"{name!r} has {few[name]}" for name in list(few)[:_MOST_NAMED])
+            if len(few) > _MOST_NAMED:
+                listed += f", ... ({len(few)} classes)"
             most = min(counts.values())
             fix = f"the largest --shots is {most}" if most else "name a dataset that has some"
             raise ConfigError(
@@ -148,6 +155,13 @@ def _shots(dataset: NamedDataset, classes: Collection[str]) -> list[Shot]:
                 key = (place, _digest(json.dumps(mask, sort_keys=True)))
                 found.append(Shot(name, path, key, dataset, (i, j)))
     return found
+
+
+def _each_once(shots: Sequence[Shot]) -> list[Shot]:
+    """Of shots of equal image file, class and mask the one of the first key, in whatever order."""
+    files = {image: os.path.realpath(image) for image in {shot.image for shot in shots}}
+    ordered = sorted(shots, key=lambda s: s.key, reverse=True)
+    return list({(files[s.image], s.class_name, s.key[1]): s for s in ordered}.values())
 
 
 def _plain(mask: Any) -> Any:

@@ -67,6 +67,29 @@ def in_model_classes(
     return [record if places is None else _renumbered(record, places) for record in dicts]
 
 
+def annotated_classes(cfg: CfgNode) -> set[int]:
+    """The extended model's classes that ``DATASETS.TRAIN`` annotates: those with an instance.
+
+    An annotation tool may list classes that nobody looked for, too; a warning names them.
+    """
+    found: set[int] = set()
+    for name in cfg.DATASETS.TRAIN:
+        places = class_places(cfg, name) or ()
+        present = {
+            a["category_id"] for r in DatasetCatalog.get(name) for a in r.get("annotations", ())
+        }
+        found |= {places[category] for category in present}
+    declared = set(class_places(cfg, cfg.DATASETS.TRAIN[0]) or ())
+    if declared - found:
+        listed = [cfg.MODEL.TRANSFER.CLASSES[place] for place in sorted(declared - found)]
+        logger.warning(
+            "DATASETS.TRAIN has no instance of %s; where there are some, they are taken to lack "
+            "their annotation",
+            shown(listed),
+        )
+    return found
+
+
 def _renumbered(record: dict[str, Any], places: Sequence[int]) -> dict[str, Any]:
     if "annotations" not in record:
         return record

@@ -59,14 +59,14 @@ def use_cosine(cfg: CfgNode, model: nn.Module) -> None:
     scale = cfg.MODEL.ROI_BOX_HEAD.COSINE_SCALE
     if not 0 <= scale < math.inf:
         raise ConfigError(
-            f"{KEY} is {scale}; expected 0 (a linear layer) or a number above it, such as 20"
+            f"{KEY} is {scale}; expected 0.0 (a linear layer) or a number above it, such as 20.0"
         )
     if scale == 0:
         return
     predictors = [m for m in model.modules() if isinstance(m, FastRCNNOutputLayers)]
     if not predictors:
         raise ConfigError(
-            f"{KEY} {scale:g} replaces the classifier of FastRCNNOutputLayers, which "
+            f"{KEY} {scale} replaces the classifier of FastRCNNOutputLayers, which "
             f"MODEL.ROI_HEADS.NAME {cfg.MODEL.ROI_HEADS.NAME} does not have; set {KEY} 0.0, or use "
             "StandardROIHeads"
         )
@@ -89,14 +89,14 @@ def check_same_classifier(model: nn.Module, source: SourceWeights) -> None:
         classifier = f"{name}.cls_score"
         if f"{classifier}.weight" not in source.tensors:
             continue
-        mine = getattr(module.cls_score, "scale", 0.0)
+        mine = float(getattr(module.cls_score, "scale", 0.0))
         linear = f"{classifier}.bias" in source.tensors
         theirs = 0.0 if linear else config.get(KEY, mine or None)
         if theirs != mine:
-            was = f"{KEY} {theirs:g}" if theirs is not None else f"a {KEY} above 0"
+            was = f"{KEY} {float(theirs)}" if theirs is not None else f"a {KEY} above 0"
             kind = "a linear classifier" if linear else "a cosine classifier"
             raise ConfigError(
                 f"{source.path} was trained with {kind} ({was}), and the config says {KEY} "
-                f"{mine:g}: its scores would mean nothing. Use the config that it was trained with "
-                f"({was}); or train from it, without --eval-only and --resume"
+                f"{mine}: its scores would mean nothing. Use the config that it was trained "
+                f"with ({was}); or train from it, without --eval-only and --resume"
             )

@@ -9,12 +9,12 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 
-from transfer_maskrcnn.engine.classes import class_names, class_places, open_named_source
+from transfer_maskrcnn.config import flat_config
+from transfer_maskrcnn.engine.classes import annotated_classes, class_names, open_named_source
 from transfer_maskrcnn.engine.distillation import OldClasses
 from transfer_maskrcnn.engine.distillation_step import Distillation
-from transfer_maskrcnn.engine.setup import flat_config
 from transfer_maskrcnn.engine.source_model import build_source_model, source_config
-from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.errors import ConfigError, WeightFileError
 from transfer_maskrcnn.surgery.target import unwrapped
 
 KEY = "MODEL.TRANSFER.DISTILLATION"
@@ -43,45 +43,20 @@ class DistillSource(HookBase):
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode) -> DistillSource | None:
-        """None where it is off.
-
-        Raises:
-            ConfigError: a weight below 0, or a config that it cannot work with.
-        """
-        weight = cfg.MODEL.TRANSFER.DISTILLATION
-        if not 0 <= weight < math.inf:
-            raise ConfigError(f"{KEY} is {weight}; expected 0 (off) or a number above it")
-        if not weight:
-            return None
-        if not cfg.MODEL.TRANSFER.EXTEND:
-            raise ConfigError(
-                f"{KEY} {weight:g} keeps the source's classes, but MODEL.TRANSFER.EXTEND is False; "
-                f"set it True, or {KEY} 0.0"
-            )
-        keys = dict(flat_config(cfg))
-        for key, values in _NEEDS.items():
-            if keys[key] not in values:
-                expected = " or ".join(str(value) for value in values)
-                raise ConfigError(
-                    f"{KEY} {weight:g} cannot work with {key} {keys[key]}; expected {expected}, or "
-                    f"set {KEY} 0.0"
-                )
-        return cls(cfg)
+        """None where it is off."""
+        return cls(cfg) if cfg.MODEL.TRANSFER.DISTILLATION else None
 
     def before_train(self) -> None:
         """
         Raises:
-            ConfigError: source and model score classes in different ways.
-            WeightFileError, TransferPlanError: what ``build_source_model`` raises.
+            ConfigError, WeightFileError, TransferPlanError: what ``build_source_model`` raises.
         """
         cfg = self._cfg
-        _check_cosine(cfg)
         teacher, names = build_source_model(cfg)
         old = OldClasses.of(class_names(cfg), names)
         model = unwrapped(self.trainer.model)
         weight = float(cfg.MODEL.TRANSFER.DISTILLATION)
-        annotated = class_places(cfg, cfg.DATASETS.TRAIN[0]) or ()
-        hidden = sorted(set(old.student.tolist()) - set(annotated))
+        hidden = sorted(set(old.student.tolist()) - annotated_classes(cfg))
         self._distillation = Distillation(model, teacher, old, weight, hidden)
         self._distillation.attach()
         logger.info(
@@ -96,11 +71,50 @@ class DistillSource(HookBase):
             del self._distillation
 
 
-def _check_cosine(cfg: CfgNode) -> None:
-    own = cfg.MODEL.ROI_BOX_HEAD.COSINE_SCALE
-    source = source_config(cfg, open_named_source(cfg)).MODEL.ROI_BOX_HEAD.COSINE_SCALE
-    if own != source:
+def check_distillation(cfg: CfgNode) -> None:
+    """Nothing to say where it is off.
+
+    Args:
+        cfg: its classes are known.
+
+    Raises:
+        ConfigError: a weight below 0, or a config that it cannot work with; source and model score
+            classes in different ways.
+        WeightFileError: the source, which is the teacher, cannot be read.
+    """
+    weight = cfg.MODEL.TRANSFER.DISTILLATION
+    if not 0 <= weight < math.inf:
+        raise ConfigError(f"{KEY} is {weight}; expected 0.0 (off) or a number above it")
+    if not weight:
+        return
+    if not cfg.MODEL.TRANSFER.EXTEND:
         raise ConfigError(
-            f"{KEY} compares class scores, but {_COSINE} is {own:g} here and {source:g} in "
-            f"MODEL.WEIGHTS; set {_COSINE} {source:g}, or {KEY} 0.0"
+            f"{KEY} {weight} keeps the source's classes, but MODEL.TRANSFER.EXTEND is False; "
+            f"set it True, or {KEY} 0.0"
+        )
+    keys = dict(flat_config(cfg))
+    for key, values in _NEEDS.items():
+        if keys[key] not in values:
+            expected = " or ".join(str(value) for value in values)
+            raise ConfigError(
+                f"{KEY} {weight} cannot work with {key} {keys[key]}; expected {expected}, or "
+                f"set {KEY} 0.0"
+            )
+    _check_teacher(cfg)
+
+
+def _check_teacher(cfg: CfgNode) -> None:
+    try:
+        source = open_named_source(cfg)
+    except WeightFileError as error:
+        raise WeightFileError(
+            f"{KEY} {cfg.MODEL.TRANSFER.DISTILLATION} learns from MODEL.WEIGHTS in every "
+            f"iteration, in a resumed run, too: {error}"
+        ) from None
+    own = float(cfg.MODEL.ROI_BOX_HEAD.COSINE_SCALE)
+    theirs = source_config(cfg, source).MODEL.ROI_BOX_HEAD.COSINE_SCALE
+    if own != theirs:
+        raise ConfigError(
+            f"{KEY} compares class scores, but {_COSINE} is {own} here and {theirs} in "
+            f"MODEL.WEIGHTS; set {_COSINE} {theirs}, or {KEY} 0.0"
         )

@@ -104,17 +104,21 @@ class Distillation:
         """Leave the student as it was."""
         self._attached.close()
 
+    def _is_learning(self) -> bool:
+        """Neither in evaluation, nor where losses are only measured."""
+        return bool(self._student.training and torch.is_grad_enabled())
+
     def _losses_of_boxes(self, predictions: Any, proposals: Sequence[Any]) -> dict[str, Tensor]:
         """``FastRCNNOutputLayers.losses``, but for what the label "background" means."""
         logits, deltas = predictions
-        if self._student.training and len(logits):
+        if self._is_learning() and len(logits):
             labels = torch.cat([p.gt_classes for p in proposals])
             logits = background_may_be(self._hidden, logits, labels)
         losses: dict[str, Tensor] = self._box_losses((logits, deltas), proposals)
         return losses
 
     def _with_distillation(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        if not (self._student.training and torch.is_grad_enabled()):
+        if not self._is_learning():
             return self._forward(batched_inputs)
         part = self._shared_part()
         with ExitStack() as stack:

@@ -25,6 +25,7 @@ from transfer_maskrcnn.engine.classes import class_names, in_model_classes
 from transfer_maskrcnn.engine.pseudo_labels import with_pseudo_labels
 from transfer_maskrcnn.engine.rng import derive_seed, run_seed, seeded
 from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.pseudo_labels.decide import without_labels
 
 logger = logging.getLogger(__name__)
 
@@ -140,8 +141,11 @@ def build_train_loader(cfg: CfgNode, mapper: Callable[[dict[str, Any]], Any]) ->
     """The loader of ``cfg``; its ``batch_sampler`` is a :class:`Batches`."""
     seed = run_seed(cfg)
     dicts = training_dicts(cfg)
+    # The rarest pseudo-label is the likeliest to be wrong: how often an image is drawn is decided
+    # by what people annotated.
+    own = [without_labels(record) for record in dicts]
     sampler, why = choose_sampler(
-        dicts,
+        own,
         class_names(cfg),
         cfg.DATALOADER.SAMPLER_TRAIN,
         cfg.DATALOADER.REPEAT_IMBALANCE,
@@ -150,7 +154,7 @@ def build_train_loader(cfg: CfgNode, mapper: Callable[[dict[str, Any]], Any]) ->
     if why:
         logger.info(why)
     with seeded(seed):  # detectron2's samplers draw their seed from numpy
-        parts = _train_loader_from_config(cfg, mapper=mapper, dataset=dicts, sampler=sampler)
+        parts = _train_loader_from_config(cfg, mapper=mapper, dataset=own, sampler=sampler)
     shapes = [(d["width"], d["height"]) for d in dicts] if parts["aspect_ratio_grouping"] else None
     batch_size = parts["total_batch_size"] // comm.get_world_size()
     batches = Batches(parts["sampler"], batch_size, shapes)

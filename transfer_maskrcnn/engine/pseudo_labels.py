@@ -16,19 +16,22 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
-from transfer_maskrcnn.engine.classes import check_dataset, class_places, open_named_source
+from transfer_maskrcnn.engine.classes import annotated_classes, check_dataset, class_places
+from transfer_maskrcnn.engine.source_facts import source_facts
 from transfer_maskrcnn.engine.teacher import LOWEST_SCORE, teacher_detections
-from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.errors import ConfigError, WeightFileError
 from transfer_maskrcnn.evaluation.coco import ground_truth
 from transfer_maskrcnn.evaluation.matches import Matches, match_detections
 from transfer_maskrcnn.files import write_json, write_text
 from transfer_maskrcnn.pseudo_labels.decide import PseudoLabels, Scores, decide, with_labels
 from transfer_maskrcnn.pseudo_labels.thresholds import precise_scores
+from transfer_maskrcnn.wording import plural
 
 logger = logging.getLogger(__name__)
 
 KEY = "MODEL.TRANSFER.PSEUDO_LABELS"
 SUMMARY_FILE = "pseudo_labels.json"
+_MOST_CLASSES = 8  # in a sentence
 
 
 def check_pseudo_labels(cfg: CfgNode) -> None:
@@ -76,11 +79,18 @@ def pseudo_labels(
         one an image, with the model's ``category_id``; and plain values: thresholds and counts by
         class.
     """
-    names = open_named_source(cfg).classes or ()
-    model, keys = cfg.MODEL.TRANSFER.CLASSES, cfg.MODEL.TRANSFER.PSEUDO_LABELS
-    annotated = {model[place] for place in class_places(cfg, cfg.DATASETS.TRAIN[0]) or ()}
-    places = {i: model.index(n) for i, n in enumerate(names) if n and n not in annotated}
-    scores = Scores(_sure_scores(cfg, names), keys.DOUBTFUL)
+    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    facts = source_facts(cfg)
+    if facts is None:
+        raise WeightFileError(
+            f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} cannot be read, and {KEY}.ENABLED has it label the "
+            "training images; put it back, or set ENABLED False"
+        )
+    names, model = facts.classes, cfg.MODEL.TRANSFER.CLASSES
+    annotated = annotated_classes(cfg)
+    places = {i: model.index(n) for i, n in enumerate(names) if n and n in model}
+    places = {i: place for i, place in places.items() if place not in annotated}
+    scores = Scores(_sure_scores(cfg, names), cfg.MODEL.TRANSFER.PSEUDO_LABELS.DOUBTFUL)
     found = teacher_detections(cfg, records)
     labels = [decide(r, d, places, scores) for r, d in zip(records, found, strict=True)]
     return labels, _summary(cfg, labels, {names[i]: scores.sure[i] for i in places})
@@ -94,20 +104,21 @@ def with_pseudo_labels(cfg: CfgNode, records: Sequence[dict[str, Any]]) -> list[
     labels, summary = pseudo_labels(cfg, records)
     logger.info(describe(summary))
     if comm.is_main_process():
-        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
         write_json(os.path.join(cfg.OUTPUT_DIR, SUMMARY_FILE), summary)
     return [with_labels(r, added) for r, added in zip(records, labels, strict=True)]
 
 
 def describe(summary: Mapping[str, Any]) -> str:
-    """One line for the log."""
-    classes: Mapping[str, Mapping[str, Any]] = summary["classes"]
-    shown = ", ".join(f"{n} {c['objects']}" for n, c in list(classes.items())[:10])
-    shown += ", ..." if len(classes) > 10 else ""
-    objects = sum(c["objects"] for c in classes.values())
+    """A sentence: how many objects, of which classes, the most frequent first."""
+    counts = Counter({name: c["objects"] for name, c in summary["classes"].items()})
+    found = +counts  # those that there are
+    shown = ", ".join(f"{name} {count}" for name, count in found.most_common(_MOST_CLASSES))
+    shown += ", ..." if len(found) > _MOST_CLASSES else ""
     return (
-        f"pseudo-labels on {summary['images']} images: {objects} objects of {len(classes)} classes "
-        f"({shown}), and {summary['doubtful']} doubtful ones, which are left out of the losses"
+        f"pseudo-labels on {plural(summary['images'], 'image')}: "
+        f"{plural(found.total(), 'object')} of {len(found)} of the {len(counts)} classes that are "
+        f"not annotated{f' ({shown})' if shown else ''}; no loss depends on "
+        f"{plural(summary['doubtful'], 'doubtful one')}"
     )
 
 
@@ -135,22 +146,24 @@ def _sure_scores(cfg: CfgNode, names: Sequence[str]) -> list[float]:
     keys = cfg.MODEL.TRANSFER.PSEUDO_LABELS
     scores = [keys.SCORE] * len(names)
     if keys.HELD_OUT:
-        model = cfg.MODEL.TRANSFER.CLASSES
-        own = [names.index(model[place]) for place in class_places(cfg, keys.HELD_OUT) or ()]
-        ids = _contiguous(keys.HELD_OUT, len(own))
-        matches = _held_out_matches(cfg, {category: own[i] for category, i in ids.items()})
+        own = _held_out_classes(cfg, names)
+        matches = _held_out_matches(cfg, own)
         chosen = precise_scores(matches, keys.PRECISION, keys.SCORE)
         for category, score in zip(matches.category_ids.tolist(), chosen, strict=True):
-            scores[own[ids[category]]] = max(score, keys.DOUBTFUL)
+            if category in own:
+                scores[own[category]] = max(score, keys.DOUBTFUL)
     return scores
 
 
-def _contiguous(dataset: str, classes: int) -> dict[int, int]:
-    """Its category ids, and the number of each class."""
-    ids: dict[int, int] = MetadataCatalog.get(dataset).get(
-        "thing_dataset_id_to_contiguous_id", {i: i for i in range(classes)}
+def _held_out_classes(cfg: CfgNode, names: Sequence[str]) -> dict[int, int]:
+    """Category id of the held-out set -> the source's class; new classes are left out."""
+    dataset, model = cfg.MODEL.TRANSFER.PSEUDO_LABELS.HELD_OUT, cfg.MODEL.TRANSFER.CLASSES
+    places = class_places(cfg, dataset) or ()
+    ids: Mapping[int, int] = MetadataCatalog.get(dataset).get(
+        "thing_dataset_id_to_contiguous_id", {i: i for i in range(len(places))}
     )
-    return ids
+    classes = {category: model[places[i]] for category, i in ids.items()}
+    return {category: names.index(name) for category, name in classes.items() if name in names}
 
 
 def _held_out_matches(cfg: CfgNode, classes: Mapping[int, int]) -> Matches:

@@ -11,6 +11,7 @@ from detectron2.utils import comm
 
 from transfer_maskrcnn.config import flat_config
 from transfer_maskrcnn.engine.setup import load_config
+from transfer_maskrcnn.engine.source_facts import check_same_source
 from transfer_maskrcnn.engine.stamp import own_config
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.surgery.source import load_source_weights
@@ -31,11 +32,14 @@ def check_same_run(cfg: CfgNode) -> None:
     Raises:
         ConfigError: keys differ that the rest of the run cannot change: the optimizer's state and
             what was trained so far are of the old values.
+            or MODEL.WEIGHTS of an extended model is another file.
         WeightFileError: the checkpoint cannot be read.
     """
     before = _checkpoint_config(cfg.OUTPUT_DIR)
     if before is None:
         return
+    if cfg.MODEL.TRANSFER.EXTEND:
+        check_same_source(cfg)
     now, defaults = own_config(cfg), dict(flat_config(load_config("")))
     changed = [
         f"  {key}: {before.get(key, defaults.get(key))!r} before, "

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from transfer_maskrcnn.engine.class_rows import ALL_BUT_NEW_ROWS, rows_per_class
+from transfer_maskrcnn.engine.cosine import CosineClassifier
 from transfer_maskrcnn.engine.freezing import FREEZE_KEY, PHASES_KEY, parse_phases
 from transfer_maskrcnn.errors import CheckpointError, ConfigError
 from transfer_maskrcnn.surgery.classes import shown
@@ -98,7 +99,15 @@ class HoldRows(HookBase):
             CheckpointError: the run's transfer plan is gone.
             ConfigError: no class is new.
         """
-        self._new = self._new_classes()
+        plan = self._plan()
+        self._new = _new_classes(plan)
+        if _turns_cosine(plan, unwrapped(self.trainer.model)):
+            logger.warning(
+                "MODEL.ROI_BOX_HEAD.COSINE_SCALE: the classifier of %s was linear; old classes are "
+                "now scored by cosine, which changes what the model says of them, and %s does not "
+                "train them. To keep what it said, set COSINE_SCALE 0.0",
+                *(plan.source, ALL_BUT_NEW_ROWS),
+            )
         self._enter(self.trainer.start_iter)
 
     def before_step(self) -> None:
@@ -128,22 +137,34 @@ class HoldRows(HookBase):
             held.handle.remove()
         self._held = []
 
-    def _new_classes(self) -> list[int]:
-        """The numbers of the classes that the source does not have."""
+    def _plan(self) -> TransferPlan:
         if not self._plan_file.is_file():
             raise CheckpointError(
                 f"{self._plan_file} is gone, and {ALL_BUT_NEW_ROWS} needs to know which classes "
                 "were new. Start again without --resume"
             )
-        plan = TransferPlan.from_json(self._plan_file.read_text(encoding="utf-8"))
-        names, known = plan.target_classes or (), set(plan.source_classes or ())
-        new = [i for i, name in enumerate(names) if name not in known]
-        if not new:
-            raise ConfigError(
-                f"{FREEZE_KEY} {ALL_BUT_NEW_ROWS}: {plan.source} has all classes of DATASETS.TRAIN "
-                f"({shown(names)}), so nothing is left to train; use 'all_but_predictors'"
-            )
-        return new
+        return TransferPlan.from_json(self._plan_file.read_text(encoding="utf-8"))
+
+
+def _new_classes(plan: TransferPlan) -> list[int]:
+    """The numbers of the classes that the source does not have."""
+    names, known = plan.target_classes or (), set(plan.source_classes or ())
+    new = [i for i, name in enumerate(names) if name not in known]
+    if not new:
+        raise ConfigError(
+            f"{FREEZE_KEY} {ALL_BUT_NEW_ROWS}: {plan.source} has all classes of DATASETS.TRAIN "
+            f"({shown(names)}), so nothing is left to train; use 'all_but_predictors'"
+        )
+    return new
+
+
+def _turns_cosine(plan: TransferPlan, model: nn.Module) -> bool:
+    """Whether rows of a linear classifier, which has a bias, have gone into one without."""
+    was_linear = any(
+        tensor.fate == "dropped" and (tensor.source or "").endswith("cls_score.bias")
+        for tensor in plan.tensors
+    )
+    return was_linear and any(isinstance(m, CosineClassifier) for m in model.modules())
 
 
 def _hold(model: nn.Module, new: Collection[int]) -> list[_Held]:

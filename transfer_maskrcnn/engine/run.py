@@ -19,10 +19,12 @@ from detectron2.utils import comm
 from tabulate import tabulate
 
 from transfer_maskrcnn.engine.checkpoint import load_trained_model
+from transfer_maskrcnn.engine.earlier_run import check_weights_stay, set_aside
 from transfer_maskrcnn.engine.evaluated_sets import by_set
 from transfer_maskrcnn.engine.precision import describe_precision
 from transfer_maskrcnn.engine.record import FINAL_FILE, trained_file
-from transfer_maskrcnn.engine.source_matches import SOURCE_FILE, before_extension
+from transfer_maskrcnn.engine.source_facts import source_facts
+from transfer_maskrcnn.engine.source_matches import before_extension
 from transfer_maskrcnn.engine.testing import read_extension
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import ConfigError
@@ -35,31 +37,17 @@ from transfer_maskrcnn.version import __version__
 
 logger = logging.getLogger(__name__)
 
-# What a run leaves in OUTPUT_DIR, but for log.txt and config.yaml, which the next one begins with.
-RUN_FILES = (
-    "last_checkpoint",
-    "model_*.pth",
-    "model_initial.safetensors",
-    "model_final.safetensors",
-    "curve.json",
-    "drift.json",
-    "cost.json",
-    "report.html",
-    "metrics.json",
-    "events.out.tfevents.*",
-    "evaluation.json",
-    "environment.json",
-    "transfer_plan.json",
-    SOURCE_FILE,
-    "pseudo_labels.json",
-    "inference",
-)  # not feature_cache: an entry there is only used by a run that would compute the same
-
 
 def train(cfg: CfgNode, resume: bool) -> None:
-    """Train to ``SOLVER.MAX_ITER`` and evaluate; a complete run that is resumed is left alone."""
+    """Train to ``SOLVER.MAX_ITER`` and evaluate; a complete run that is resumed is left alone.
+
+    Raises:
+        ConfigError: MODEL.WEIGHTS is of the earlier run that would be moved, or the checkpoint to
+            resume lies beyond SOLVER.MAX_ITER.
+    """
     if not resume:
-        _set_aside_earlier_run(cfg.OUTPUT_DIR)
+        check_weights_stay(cfg)
+        set_aside(cfg.OUTPUT_DIR)
     elif not os.path.exists(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
         # of iterations that are lost, and will be written again
         Path(cfg.OUTPUT_DIR, "metrics.json").unlink(missing_ok=True)
@@ -80,30 +68,13 @@ def train(cfg: CfgNode, resume: bool) -> None:
         return
     if resume and trainer.start_iter == 0:
         logger.info("nothing to resume in %s: starting from MODEL.WEIGHTS", cfg.OUTPUT_DIR)
+    if cfg.MODEL.TRANSFER.EXTEND:
+        source_facts(cfg)  # noted for --resume, which must go on with the same source
     if comm.is_main_process():
         write_json(os.path.join(cfg.OUTPUT_DIR, "environment.json"), environment(cfg))
     trainer.train()
     if comm.is_main_process() and trainer.results:
         print_summary(cfg, trainer.results)
-
-
-def _set_aside_earlier_run(output_dir: str) -> None:
-    """Move the files of a run that is there already into a folder of its own.
-
-    Otherwise a kill before the new run's first checkpoint, and --resume, would go on with the old.
-    """
-    folder, number = Path(output_dir), 1
-    found = [path for pattern in RUN_FILES for path in folder.glob(pattern)]
-    comm.synchronize()  # all have looked before one of them moves anything
-    if comm.is_main_process() and found:
-        while (folder / f"earlier_run_{number}").exists():
-            number += 1
-        aside = folder / f"earlier_run_{number}"
-        aside.mkdir()
-        for path in found:
-            path.rename(aside / path.name)
-        logger.warning("%s held an earlier run; its files are now in %s", folder, aside)
-    comm.synchronize()
 
 
 def evaluate(cfg: CfgNode, classes: Sequence[str], weights: str | None) -> None:

@@ -20,6 +20,7 @@ except ImportError:  # not every build of detectron2 brings its projects
 from transfer_maskrcnn.config import FOLLOW_DATASET, add_transfer_config, flat_config
 from transfer_maskrcnn.data.builtin import register_catalog
 from transfer_maskrcnn.engine.classes import fit_classes
+from transfer_maskrcnn.engine.distillation_hook import check_distillation
 from transfer_maskrcnn.engine.loader import training_images
 from transfer_maskrcnn.engine.pseudo_labels import check_pseudo_labels
 from transfer_maskrcnn.engine.schedule import fit_schedule
@@ -62,6 +63,8 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
         place = "command line"
         if _FREE_KIND in opts:  # yacs would not put a list in place of the file's text
             cfg.MODEL.TRANSFER.NEW_CLASS_INIT = None
+        if "SOLVER.MAX_ITER" in opts[::2]:  # what is typed wins over the file's EPOCHS
+            cfg.SOLVER.EPOCHS = 0.0
         cfg.merge_from_list(list(opts))
     except (KeyError, AssertionError) as error:  # yacs: from a file, and from the command line
         raise ConfigError(_unknown_key(cfg, str(error.args[0]))) from None
@@ -120,6 +123,8 @@ def fit_config(cfg: CfgNode, *, eval_only: bool = False) -> list[str]:
             f"{len(classes)} classes ({shown}); leave the key out, it follows the dataset"
         )
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes)
+    if not eval_only:
+        check_distillation(cfg)
     if "POINT_HEAD_ON" in cfg.MODEL.ROI_MASK_HEAD and cfg.MODEL.ROI_MASK_HEAD.POINT_HEAD_ON:
         cfg.INPUT.MASK_FORMAT = "bitmask"  # PointRend reads masks at points, not polygons
     formats = {getattr(MetadataCatalog.get(n), "mask_format", "polygon") for n in names}

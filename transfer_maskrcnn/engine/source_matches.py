@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import tempfile
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,50 +18,32 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
-from detectron2.utils.file_io import PathManager
 
 from transfer_maskrcnn.data.cache_folder import cache_folder, make_room, mark_used
-from transfer_maskrcnn.engine.classes import open_named_source
 from transfer_maskrcnn.engine.evaluated_sets import (
     build_test_loader,
     detection_limit,
     matched_tasks,
 )
 from transfer_maskrcnn.engine.precision import autocast_dtype
+from transfer_maskrcnn.engine.source_facts import SourceFacts, read_facts
 from transfer_maskrcnn.engine.source_model import build_source_model, detection_settings
 from transfer_maskrcnn.engine.stamp import dataset_fingerprint
 from transfer_maskrcnn.errors import TransferError, WeightFileError
 from transfer_maskrcnn.evaluation.coco import InstanceEvaluator
 from transfer_maskrcnn.evaluation.inference import FastInference
 from transfer_maskrcnn.evaluation.matches import Matches, match_detections
-from transfer_maskrcnn.files import write_json
-from transfer_maskrcnn.pseudo_labels.store import file_digest
 from transfer_maskrcnn.surgery.extension import known_classes
 from transfer_maskrcnn.surgery.source import load_source_weights
 from transfer_maskrcnn.version import __version__
 
 logger = logging.getLogger(__name__)
 
-SOURCE_FILE = "source.json"
 _FOLDER, _SUFFIX = "source_matches", ".matches.npz"
 _NO_CLASS = -1  # no model predicts it
 
 MatchesByTask = dict[str, Matches]
 _of_this_process: dict[str, MatchesByTask] = {}
-
-
-@dataclass(frozen=True)
-class SourceFacts:
-    """What is known of MODEL.WEIGHTS, also when the file is gone.
-
-    Attributes:
-        digest: of the file.
-        classes: in the order of its rows, "" for a row without a class.
-    """
-
-    weights: str
-    digest: str
-    classes: list[str]
 
 
 def before_extension(cfg: CfgNode, trained: str) -> CfgNode:
@@ -83,34 +64,6 @@ def before_extension(cfg: CfgNode, trained: str) -> CfgNode:
     return own
 
 
-def source_facts(cfg: CfgNode) -> SourceFacts | None:
-    """Of the file; where it is gone, what the run in OUTPUT_DIR has noted in ``source.json``.
-
-    None, with a warning, where that says nothing either.
-    """
-    noted = Path(cfg.OUTPUT_DIR, SOURCE_FILE)
-    try:
-        source = open_named_source(cfg)
-        local = PathManager.get_local_path(cfg.MODEL.WEIGHTS.partition("?")[0])
-        facts = SourceFacts(cfg.MODEL.WEIGHTS, file_digest(local), list(source.classes or ()))
-    except WeightFileError as error:
-        known = _noted(noted, cfg.MODEL.WEIGHTS)
-        if known is None:
-            logger.warning("what the model has forgotten cannot be told: %s", error)
-        return known
-    if comm.is_main_process() and _noted(noted, cfg.MODEL.WEIGHTS) != facts:
-        write_json(noted, asdict(facts))
-    return facts
-
-
-def _noted(path: Path, weights: str) -> SourceFacts | None:
-    try:
-        facts = SourceFacts(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
-    return facts if facts.weights == weights else None
-
-
 def source_matches(cfg: CfgNode, facts: SourceFacts, dataset: str) -> MatchesByTask | None:
     """What the source model finds on ``dataset``, matched to its ground truth, by IoU type.
 
@@ -123,6 +76,8 @@ def source_matches(cfg: CfgNode, facts: SourceFacts, dataset: str) -> MatchesByT
         return found
     logger.info("evaluating the source model on %s, once, for what is forgotten", dataset)
     try:
+        if read_facts(cfg).digest != facts.digest:
+            raise WeightFileError(f"{facts.weights} was replaced by another file")
         found = _evaluate(cfg, dataset, tasks)
     except TransferError as error:
         logger.warning("%s: what the model has forgotten there cannot be told: %s", dataset, error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,11 @@ from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.evaluation import inference_context
 from detectron2.utils import comm
-from detectron2.utils.file_io import PathManager
 
 from transfer_maskrcnn.data.cache_folder import cache_folder, make_room, mark_used
 from transfer_maskrcnn.engine.mapper import CheckedDatasetMapper
 from transfer_maskrcnn.engine.precision import autocast_dtype
+from transfer_maskrcnn.engine.source_facts import source_facts
 from transfer_maskrcnn.engine.source_model import build_source_model, detection_settings
 from transfer_maskrcnn.evaluation.coco import coco_results
 from transfer_maskrcnn.evaluation.inference import FastInference
@@ -64,15 +65,26 @@ def teacher_detections(cfg: CfgNode, records: Sequence[dict[str, Any]]) -> Itera
 
 
 def _store_path(cfg: CfgNode) -> Path:
-    folder = cache_folder("pseudo_labels")
-    if folder is None:
-        folder = Path(cfg.OUTPUT_DIR, "pseudo_labels")
-    else:
-        make_room(folder, _SUFFIX)
-    weights = PathManager.get_local_path(cfg.MODEL.WEIGHTS.partition("?")[0])
-    content = [__version__, file_digest(weights), *detection_settings(_teacher_config(cfg))]
+    facts = source_facts(cfg)
+    weights = facts.digest if facts else ""
+    content = [__version__, weights, *detection_settings(_teacher_config(cfg))]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return folder / f"{digest[:32]}{_SUFFIX}"
+    return _folder(cfg) / f"{digest[:32]}{_SUFFIX}"
+
+
+def _folder(cfg: CfgNode) -> Path:
+    """In the user's cache; where that is switched off, or nothing can be written, in the run."""
+    folder = cache_folder("pseudo_labels")
+    if folder is not None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.access(folder, os.W_OK):
+                make_room(folder, _SUFFIX)
+                return folder
+            logger.warning("%s is read-only: labels are kept in OUTPUT_DIR", folder)
+        except OSError as error:
+            logger.warning("labels are kept in OUTPUT_DIR: %s", error)
+    return Path(cfg.OUTPUT_DIR, "pseudo_labels")
 
 
 def _teacher_config(cfg: CfgNode) -> CfgNode:

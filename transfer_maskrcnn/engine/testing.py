@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from transfer_maskrcnn.engine.evaluated_sets import (
     with_source_sets,
 )
 from transfer_maskrcnn.engine.facts import explain_evaluation
+from transfer_maskrcnn.engine.source_facts import SourceFacts, source_facts
 from transfer_maskrcnn.engine.source_matches import (
     MatchesByTask,
     match_folder,
-    source_facts,
     source_matches,
 )
 from transfer_maskrcnn.errors import TransferError
@@ -88,8 +88,7 @@ def _extension(cfg: CfgNode) -> dict[str, Any]:
     facts = source_facts(cfg)
     if facts is None:
         return {"old_classes": None, "new_classes": None, "sets": {"old": old_sets, "new": tests}}
-    old = [name for name in model if name in facts.classes]
-    new = [name for name in model if name not in facts.classes]
+    old, new = _old_and_new(model, facts)
     before = {
         name: source_matches(cfg, facts, name)
         for name in old_sets
@@ -103,6 +102,18 @@ def _extension(cfg: CfgNode) -> dict[str, Any]:
             figures[task] = extension_figures(*parts, old, new)
     counts = {"old_classes": len(old), "new_classes": len(new)}
     return {**figures, **counts, "sets": {"old": old_sets, "new": tests}}
+
+
+def _old_and_new(model: Sequence[str], facts: SourceFacts) -> tuple[list[str], list[str]]:
+    """The model's classes that its source has, and the others.
+
+    Where there are no others, as in a second stage of training, the new ones are those of the
+    source's own last extension.
+    """
+    known = set(facts.classes)
+    if known.issuperset(model) and len(facts.generations) > 1:
+        known = set(facts.classes[: -facts.generations[-1]])
+    return [n for n in model if n in known], [n for n in model if n not in known]
 
 
 def _model_classes(cfg: CfgNode, dataset: str) -> list[str]:

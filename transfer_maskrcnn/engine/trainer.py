@@ -28,6 +28,7 @@ from transfer_maskrcnn.engine.classes import class_names
 from transfer_maskrcnn.engine.cosine import use_cosine
 from transfer_maskrcnn.engine.curve import EvaluationCurve
 from transfer_maskrcnn.engine.distillation_hook import DistillSource
+from transfer_maskrcnn.engine.divergence import describe_divergence
 from transfer_maskrcnn.engine.ema import WeightAverage
 from transfer_maskrcnn.engine.extended_scores import score_by_generation
 from transfer_maskrcnn.engine.freezing import FreezePhases, freeze
@@ -221,27 +222,7 @@ class TransferTrainer(DefaultTrainer):
         try:
             super().run_step()
         except FloatingPointError as error:
-            raise TrainingDivergedError(self._divergence(str(error))) from None
-
-    def _divergence(self, what: str) -> str:
-        rate = self._trainer.optimizer.param_groups[0]["lr"]
-        last = {
-            name: round(value, 4)
-            for name, (value, _) in self.storage.latest().items()
-            if "loss" in name
-        }
-        checkpoint = "there is none yet"
-        if self.checkpointer.has_checkpoint():
-            checkpoint = self.checkpointer.get_checkpoint_file()
-        return (
-            f"training diverged at iteration {self.iter}: {' '.join(what.split())}\n"
-            f"  learning rate {rate:g}, last finite losses: {last or 'none'}\n"
-            f"  last good checkpoint: {checkpoint}\n"
-            "  usual remedies: a lower SOLVER.BASE_LR (a tenth), a longer SOLVER.WARMUP_ITERS, a "
-            "lower SOLVER.CLIP_GRADIENTS.CLIP_VALUE; from random weights also MODEL.PIXEL_STD "
-            "about [58, 58, 58] and a norm other than FrozenBN. Then start without --resume; with "
-            "MODEL.WEIGHTS, from that checkpoint"
-        )
+            raise TrainingDivergedError(describe_divergence(self, str(error))) from None
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -297,4 +278,6 @@ class TransferTrainer(DefaultTrainer):
 
 
 def _not_our_error(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], (TransferError, StopTraining)))
+    # a FloatingPointError, which detectron2 logs first, run_step turns into one of ours
+    ours = (TransferError, StopTraining, FloatingPointError)
+    return not (record.exc_info and isinstance(record.exc_info[1], ours))

@@ -55,12 +55,13 @@ def _lost(lost: Mapping[str, Any], images: int) -> str:
     ap, low, high = lost["ap"], lost["low"], lost["high"]
     if low is None or high is None:
         return f"forgot {_number(ap)}; {plural(images, 'image')} cannot tell how surely"
-    if high < 0:
-        return f"gained {_number(-ap)} ({_number(-high)} to {_number(-low)})"
-    forgot = f"forgot {_number(ap)} ({_number(low)} to {_number(high)})"
-    if low > 0:
-        return forgot
-    return f"{forgot}, no forgetting that {plural(images, 'image')} could show"
+    if round(ap, 1) < 0:
+        said = f"gained {_number(-ap)} ({_number(-high)} to {_number(-low)})"
+    else:
+        said = f"forgot {_number(ap)} ({_number(low)} to {_number(high)})"
+    if low > 0 or high < 0:
+        return said
+    return f"{said}, no forgetting that {plural(images, 'image')} could show"
 
 
 def _number(ap: float) -> str:

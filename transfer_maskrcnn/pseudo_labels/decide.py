@@ -84,6 +84,12 @@ def with_labels(record: Record, labels: PseudoLabels) -> dict[str, Any]:
     return {**record, "annotations": [*record["annotations"], *labels.sure, *doubtful]}
 
 
+def without_labels(record: Record) -> dict[str, Any]:
+    """A copy of ``record`` with what people annotated: nothing that has a ``score``."""
+    own = [a for a in record.get("annotations", ()) if "score" not in a]
+    return {**record, "annotations": own}
+
+
 def _annotation(detection: Detection, places: Mapping[int, int]) -> Annotation:
     annotation = {
         "bbox": list(detection["bbox"]),

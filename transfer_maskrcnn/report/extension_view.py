@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +19,11 @@ from transfer_maskrcnn.report.plots import (
     page_picture,
     plain,
 )
-from transfer_maskrcnn.report.texts import count, decimal, interval, listed, plural, task_name
+from transfer_maskrcnn.report.texts import count, decimal, few, interval, listed, plural, task_name
 
 TASKS = ("segm", "bbox")
 MOST_BARS = 24
+MOST_LABELLED = 8  # classes in a sentence
 _BAR = 0.38  # of the place of a class
 
 
@@ -58,6 +60,24 @@ def view_extension(extension: Mapping[str, Any]) -> ExtensionView | None:
         rows,
         tuple(_remarks(extension, first)),
         _classes_picture(first["classes"], task_name(tasks[0])),
+    )
+
+
+def pseudo_labels_sentence(summary: Mapping[str, Any]) -> str:
+    """Of ``pseudo_labels.json``: what the source model labelled; "" where there is none.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: it is damaged.
+    """
+    if not summary:
+        return ""
+    counts = Counter({name: int(found["objects"]) for name, found in summary["classes"].items()})
+    most = [f"{name} {count(objects)}" for name, objects in (+counts).most_common()]
+    return (
+        f"Before training, the source model labelled {plural(counts.total(), 'object')} of old "
+        f"classes on the {plural(summary['images'], 'training image')}"
+        f"{f' ({few(most, MOST_LABELLED)})' if most else ''}; no loss depends on "
+        f"{plural(summary['doubtful'], 'doubtful one')}."
     )
 
 

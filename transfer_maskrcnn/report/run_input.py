@@ -35,6 +35,7 @@ class RunFiles:
         plan: ``transfer_plan.json`` as it stands.
         explanations: dataset -> ``explanation.json`` as it stands.
         extension: what ``evaluation.json`` has of old and new classes, as it stands.
+        pseudo_labels: ``pseudo_labels.json`` as it stands.
         unreadable: a sentence for every file, or part of one, that is damaged.
     """
 
@@ -45,6 +46,7 @@ class RunFiles:
     plan: dict[str, Any]
     explanations: dict[str, dict[str, Any]]
     extension: dict[str, Any]
+    pseudo_labels: dict[str, Any]
     environment: dict[str, Any]
     drift: Figures
     cost: Figures
@@ -90,6 +92,7 @@ def read_run(folder: Path) -> RunFiles:
             for path in sorted(folder.glob("inference/*/explanation.json"))
         },
         read("evaluation.json", dict, _extension) if evaluation else {},
+        read("pseudo_labels.json", dict, dict),
         read("environment.json", dict, dict),
         read("drift.json", dict, numbers),
         read("cost.json", dict, numbers),

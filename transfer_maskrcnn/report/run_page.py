@@ -10,7 +10,11 @@ from typing import Any
 
 from transfer_maskrcnn.errors import TransferError
 from transfer_maskrcnn.report.explanation_view import ExplanationView, view_explanation
-from transfer_maskrcnn.report.extension_view import ExtensionView, view_extension
+from transfer_maskrcnn.report.extension_view import (
+    ExtensionView,
+    pseudo_labels_sentence,
+    view_extension,
+)
 from transfer_maskrcnn.report.mistake_tiles import DETECTION_COLOUR, OBJECT_COLOUR
 from transfer_maskrcnn.report.page import write_page
 from transfer_maskrcnn.report.pictures import Tiles, comparison_tiles
@@ -57,14 +61,16 @@ def _content(run: RunFiles) -> dict[str, Any]:
     plan, damaged = _plan(run)
     explanations, unexplained = _explanations(run)
     extension, unknown = _extension(run)
+    labelled, unlabelled = _pseudo_labels(run)
     pictures, undrawn = _pictures(run.folder)
     return {
         "name": run.folder.resolve().name,
         "sentences": list(_sentences(run)),
-        "damaged": (*run.unreadable, *damaged, *unexplained, *unknown, *undrawn),
+        "damaged": (*run.unreadable, *damaged, *unexplained, *unknown, *unlabelled, *undrawn),
         "cost": _cost(run.cost),
         "plots": [plot for plot in plots if plot is not None],
         "extension": extension,
+        "pseudo_labels": labelled,
         "evaluations": [_evaluation(name, tasks) for name, tasks in run.evaluation.items()],
         "explanations": explanations,
         "colours": {"there": OBJECT_COLOUR, "detected": DETECTION_COLOUR},
@@ -89,6 +95,13 @@ def _extension(run: RunFiles) -> tuple[ExtensionView | None, list[str]]:
         return view_extension(run.extension), []
     except (AttributeError, KeyError, TypeError, ValueError):
         return None, ["What evaluation.json has of old and new classes is damaged."]
+
+
+def _pseudo_labels(run: RunFiles) -> tuple[str, list[str]]:
+    try:
+        return pseudo_labels_sentence(run.pseudo_labels), []
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return "", ["pseudo_labels.json is damaged; what it holds is left out."]
 
 
 def _explanations(run: RunFiles) -> tuple[list[ExplanationView], list[str]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from detectron2.config import CfgNode
 
+from transfer_maskrcnn.engine.class_rows import ALL_BUT_NEW_ROWS
 from transfer_maskrcnn.errors import ConfigError, nearest
 from transfer_maskrcnn.surgery.parts import LADDER
 
@@ -66,7 +67,7 @@ def parse_arm(text: str, cfg: CfgNode) -> Arm:
         if at:
             raise ConfigError(f"--arms {text}: {rung} trains from random weights and takes no file")
         settings = _fair_settings(cfg) if rung == FAIR else list(_AS_IT_IS)
-        return _arm(rung, rung, "structure", "", settings)
+        return _arm(rung, rung, "structure", "", settings, cfg)
     weights = file or cfg.MODEL.WEIGHTS
     if not weights:
         raise ConfigError(
@@ -74,15 +75,29 @@ def parse_arm(text: str, cfg: CfgNode) -> Arm:
             f"{rung}@FILE"
         )
     name = f"{rung}@{file.rpartition('/')[2]}" if at else rung
-    return _arm(name, text.strip(), rung, weights, [])
+    return _arm(name, text.strip(), rung, weights, [], cfg)
 
 
-def _arm(name: str, text: str, keep: str, weights: str, settings: list[str]) -> Arm:
+def _arm(name: str, text: str, keep: str, weights: str, settings: list[str], cfg: CfgNode) -> Arm:
     common = ["MODEL.WEIGHTS", weights, "MODEL.TRANSFER.KEEP", keep]
     if keep != "class_rows":  # the plan refuses these where they would mean nothing
         common += ["MODEL.TRANSFER.CLASS_MAP", "[]", "MODEL.TRANSFER.NEW_CLASS_INIT", "default"]
-        common += ["MODEL.TRANSFER.EXTEND", "False"]
+        common += _without_extension(cfg)
     return Arm(name, text, keep, weights, (*common, *settings))
+
+
+def _without_extension(cfg: CfgNode) -> list[str]:
+    """For a model of the new classes alone: EXTEND off, and all that is meant for old classes."""
+    if not cfg.MODEL.TRANSFER.EXTEND:
+        return []
+    settings = ["MODEL.TRANSFER.EXTEND", "False", "MODEL.TRANSFER.DISTILLATION", "0.0"]
+    settings += ["MODEL.TRANSFER.PSEUDO_LABELS.ENABLED", "False", "DATASETS.TEST_SOURCE", "()"]
+    if cfg.MODEL.TRANSFER.FREEZE == ALL_BUT_NEW_ROWS:
+        settings += ["MODEL.TRANSFER.FREEZE", ""]
+    phases = [[n, "" if spec == ALL_BUT_NEW_ROWS else spec] for n, spec in cfg.SOLVER.PHASES]
+    if phases != [list(phase) for phase in cfg.SOLVER.PHASES]:
+        settings += ["SOLVER.PHASES", str(phases)]
+    return settings
 
 
 def _fair_settings(cfg: CfgNode) -> list[str]:

@@ -10,15 +10,17 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from transfer_maskrcnn.engine.classes import class_names
+from transfer_maskrcnn.data.builtin import register_catalog
+from transfer_maskrcnn.engine.classes import check_dataset, class_names
 from transfer_maskrcnn.engine.loader import training_images
 from transfer_maskrcnn.engine.planning import plan_of_config
 from transfer_maskrcnn.engine.setup import fit_config, load_config
 from transfer_maskrcnn.engine.stamp import config_hash, dataset_fingerprint
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.study.arms import Arm, parse_arm
+from transfer_maskrcnn.surgery.classes import shown
 
 CURVE_SHARES = (0, 1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of the iterations, beside the last
 SET_BY_THE_STUDY = (
@@ -124,7 +126,7 @@ def make_design(
     if cfg.SOLVER.EPOCHS:
         raise ConfigError(
             f"SOLVER.EPOCHS is {cfg.SOLVER.EPOCHS:g}, but a study gives every run the same number "
-            "of iterations, on few images as on many: set SOLVER.MAX_ITER, and EPOCHS 0"
+            "of iterations, on few images as on many: set SOLVER.MAX_ITER, and EPOCHS 0.0"
         )
     parsed = tuple(parse_arm(arm, cfg) for arm in arms)
     if len({arm.folder for arm in parsed}) != len(arms) or len(arms) < 2:
@@ -148,6 +150,7 @@ def check_arms(design: Design, output_dir: Path) -> dict[str, float]:
     Raises:
         TransferPlanError, WeightFileError, ConfigError: of the first arm that would fail.
     """
+    _check_classes(design)
     shares = {}
     for arm in design.arms:
         cfg = design.config(Run(arm, design.fractions[-1], design.seeds[0]), output_dir)
@@ -156,6 +159,31 @@ def check_arms(design: Design, output_dir: Path) -> dict[str, float]:
         plan.check(cfg.MODEL.TRANSFER.STRICT)
         shares[arm.name] = round(plan.knowledge(), 4)
     return shares
+
+
+def _check_classes(design: Design) -> None:
+    """Extended arms know old classes, too, but all are scored on those of DATASETS.TRAIN."""
+    cfg = load_config(design.config_file, design.options)
+    others = [arm.name for arm in design.arms if arm.keep != "class_rows"]
+    if not (cfg.MODEL.TRANSFER.EXTEND and others):
+        return
+    if cfg.DATASETS.CATALOG:
+        register_catalog(cfg.DATASETS.CATALOG)
+    (train,), (test,) = cfg.DATASETS.TRAIN, cfg.DATASETS.TEST
+    learnt, tested = (_classes_of(name) for name in (train, test))
+    if learnt != tested:
+        raise ConfigError(
+            f"--arms: MODEL.TRANSFER.EXTEND is for class_rows alone, and {others[0]} learns only "
+            f"the classes of DATASETS.TRAIN {train!r} ({shown(learnt)}); DATASETS.TEST {test!r} "
+            f"has others ({shown(tested)}), on which the arms cannot be compared. Test on a set of "
+            "the same classes, in the same order, as DATASETS.TRAIN; or name arms class_rows@FILE "
+            "alone"
+        )
+
+
+def _classes_of(dataset: str) -> list[str]:
+    check_dataset(dataset)
+    return list(MetadataCatalog.get(dataset).thing_classes)
 
 
 def images_by_fraction(design: Design, output_dir: Path) -> list[dict[str, float]]:

@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from transfer_maskrcnn.engine.classes import class_names
 from transfer_maskrcnn.engine.record import COST_FILE
 from transfer_maskrcnn.engine.run import versions
 from transfer_maskrcnn.files import write_json
@@ -68,7 +67,7 @@ def _setting(
         "options": list(design.options),
         "train": cfg.DATASETS.TRAIN[0],
         "val": cfg.DATASETS.TEST[0],
-        "classes": class_names(cfg),
+        "classes": list(MetadataCatalog.get(cfg.DATASETS.TEST[0]).thing_classes),
         "train_images": images_by_fraction(design, output_dir),
         "val_images": len(validation),
         "val_instances": sum(len(record["annotations"]) for record in validation),

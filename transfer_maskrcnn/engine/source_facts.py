@@ -1,0 +1,107 @@
+"""What an extended run knows of its source, also when the file is gone or was replaced."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+
+from transfer_maskrcnn.engine.classes import open_named_source
+from transfer_maskrcnn.engine.extended_scores import generations_of
+from transfer_maskrcnn.engine.record import trained_file
+from transfer_maskrcnn.errors import ConfigError, WeightFileError
+from transfer_maskrcnn.files import write_json
+from transfer_maskrcnn.pseudo_labels.store import file_digest
+
+logger = logging.getLogger(__name__)
+
+SOURCE_FILE = "source.json"
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """What is known of MODEL.WEIGHTS, also when the file is gone.
+
+    Attributes:
+        digest: of the file.
+        classes: in the order of its rows, "" for a row without a class.
+        generations: how many of them came with each extension; [] where it was never extended.
+    """
+
+    weights: str
+    digest: str
+    classes: list[str]
+    generations: list[int]
+
+
+def source_facts(cfg: CfgNode) -> SourceFacts | None:
+    """Of the file; where it is gone, what the run in OUTPUT_DIR has noted in ``source.json``.
+
+    None, with a warning, where that says nothing either.
+    """
+    path = Path(cfg.OUTPUT_DIR, SOURCE_FILE)
+    noted = _noted(path, cfg.MODEL.WEIGHTS)
+    try:
+        facts = read_facts(cfg)
+    except WeightFileError as error:
+        if noted is None:
+            logger.warning("what the model has forgotten cannot be told: %s", error)
+        return noted
+    if noted is not None and noted.digest != facts.digest and trained_file(cfg.OUTPUT_DIR):
+        logger.warning(
+            "MODEL.WEIGHTS %s is not the file that the run in %s began with: it was replaced",
+            *(cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR),
+        )
+        return noted
+    if comm.is_main_process() and noted != facts:
+        write_json(path, asdict(facts))
+    return facts
+
+
+def check_same_source(cfg: CfgNode) -> None:
+    """That MODEL.WEIGHTS, if it is there, is the file that the run in OUTPUT_DIR began with.
+
+    Its path may have changed.
+
+    Raises:
+        ConfigError: it is another: it would teach, and be measured against, in the other's place.
+    """
+    path = Path(cfg.OUTPUT_DIR, SOURCE_FILE)
+    try:
+        noted = SourceFacts(**json.loads(path.read_text(encoding="utf-8")))
+        digest = read_facts(cfg).digest
+    except (OSError, ValueError, TypeError, WeightFileError):
+        return
+    if noted.digest != digest:
+        raise ConfigError(
+            f"--resume: the run in {cfg.OUTPUT_DIR} extends {noted.weights}, and MODEL.WEIGHTS "
+            f"{cfg.MODEL.WEIGHTS} is another file; go on with the one before, or start a new run "
+            "without --resume"
+        )
+
+
+def read_facts(cfg: CfgNode) -> SourceFacts:
+    """Of the file.
+
+    Raises:
+        ConfigError: nobody names its classes.
+        WeightFileError: it cannot be read.
+    """
+    source = open_named_source(cfg)
+    local = PathManager.get_local_path(cfg.MODEL.WEIGHTS.partition("?")[0])
+    generations = generations_of(source.stamp)
+    classes = list(source.classes or ())
+    return SourceFacts(cfg.MODEL.WEIGHTS, file_digest(local), classes, generations)
+
+
+def _noted(path: Path, weights: str) -> SourceFacts | None:
+    try:
+        facts = SourceFacts(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+    return facts if facts.weights == weights else None
