@@ -124,7 +124,7 @@ def _pseudo_label_keys() -> CfgNode:
     # classes that DATASETS.TRAIN annotates are left to its annotations.
     keys.ENABLED = False
     # A detection of at least this score becomes ground truth; where HELD_OUT is named, each class
-    # has a score of its own, and this is that of classes that are too rare there.
+    # has a score of its own, and this is that of classes of which the set says too little.
     keys.SCORE = 0.7
     # Below that, and of at least this score, it is doubtful: no loss depends on whether it is real.
     keys.DOUBTFUL = 0.1

@@ -32,9 +32,10 @@ def dataset(name: str, classes: Sequence[str], images: Sequence[Boxes], **more: 
     return NamedDataset(name, dicts, classes)
 
 
-def annotation(category: int, x: int, iscrowd: int = 0) -> dict[str, Any]:
+def annotation(category: int, x: int, iscrowd: int = 0, boxes_only: bool = False) -> dict[str, Any]:
     outline = [float(v) for v in (x, 5, x + 8, 5, x + 8, 20, x, 20)]
-    return {"category_id": category, "segmentation": [outline], "iscrowd": iscrowd, "bbox": []}
+    mask = {} if boxes_only else {"segmentation": [outline]}
+    return {"category_id": category, **mask, "iscrowd": iscrowd, "bbox": []}
 
 
 IMAGES: list[Boxes] = [
@@ -168,6 +169,16 @@ MISTAKES = [
     (
         [dataset("many", [f"c{i}" for i in range(30)], [[("c0", 1)]])],
         *([], 2, r"'c0' has 1, .*'c7' has 0, \.\.\. \(30 classes\); name a dataset"),
+    ),
+    # boxes without a mask are named where there are some
+    (
+        [dataset("b", ["cat", "dog"], [[("cat", 1)], [("dog", 2)]], boxes_only=True)],
+        *(["cat"], 1, r"\(crowds and boxes without a mask do not count\): 'cat' has 0; name a"),
+    ),
+    # ... of a class that is short
+    (
+        [PETS, dataset("b", ["owl"], [[("owl", 1)]], boxes_only=True)],
+        *(["dog"], 5, r"\(crowds do not count\): 'dog' has 4"),
     ),
     # crowds never count
     ([dataset("c", ["cat"], [[("cat", 1)]], iscrowd=1)], [], 1, r"'cat' has 0; name a dataset"),

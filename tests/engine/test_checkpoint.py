@@ -84,3 +84,16 @@ def test_a_file_that_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "model_final.pth").write_text("<html>not found</html>")
     with pytest.raises(WeightFileError, match=r"model_final\.pth"):
         load_trained_model(nn.Linear(2, 2), str(tmp_path / "model_final.pth"), ["cat", "dog"])
+
+
+STAMPS = [
+    # an ordinary run, and one that extends its source
+    ({}, "Use the dataset it was trained on"),
+    ({"config": {"MODEL.TRANSFER.EXTEND": True}}, "set MODEL.TRANSFER.KEEP class_rows and"),
+]
+
+
+@pytest.mark.parametrize(("stamp", "remedy"), STAMPS)
+def test_other_classes(stamp: dict[str, Any], remedy: str) -> None:
+    with pytest.raises(ConfigError, match=rf"\['a', 'b'\]\n.*\['b'\]\n.*{remedy}"):
+        checkpoint.check_classes({"thing_classes": ["a", "b"], **stamp}, "model.pth", ["b"])

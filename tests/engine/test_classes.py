@@ -14,7 +14,7 @@ import yaml
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from transfer_maskrcnn.engine.classes import class_names, class_places
+from transfer_maskrcnn.engine.classes import annotated_classes, class_names, class_places
 from transfer_maskrcnn.engine.loader import training_dicts
 from transfer_maskrcnn.engine.setup import fit_config, load_config
 from transfer_maskrcnn.errors import ConfigError, WeightFileError
@@ -92,8 +92,43 @@ def test_a_test_set_may_have_some_of_the_classes(make: Make) -> None:
     cfg = make(test="old")
     assert fit_config(cfg) == ["bar", "dot", "blob"]
     assert class_places(cfg, cfg.DATASETS.TEST[0]) == [0]
-    with pytest.raises(ConfigError, match="has the class 'x', which the extended model lacks"):
+    words = r"^DATASETS\.TEST 'other.*' has the class 'x', which the extended model lacks"
+    with pytest.raises(ConfigError, match=rf"{words}: .*'blob'\. Name another set, or .*`merge`"):
         fit_config(make(test="other"))
+    names = cfg.DATASETS.TEST[0].replace("old", "other"), cfg.DATASETS.TEST[0]
+    with pytest.raises(ConfigError, match=r"^DATASETS\.TEST_SOURCE 'other"):
+        fit_config(make("DATASETS.TEST_SOURCE", names))
+
+
+def test_crowds_do_not_make_a_class_annotated(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cfg = make()
+    fit_config(cfg)
+    assert annotated_classes(cfg, warn=True) == {0, 2} and not caplog.messages
+    annotations = [{"category_id": 0}, {"category_id": 1, "iscrowd": 1}]
+    monkeypatch.setattr(DatasetCatalog, "get", lambda name: [{"annotations": annotations}])
+    assert annotated_classes(cfg, warn=False) == {2} and not caplog.messages
+    assert annotated_classes(cfg, warn=True) == {2}
+    assert "has no instance of 'bar'" in caplog.text
+
+
+# the source's class, what is logged of the dataset's class "bar", and how
+ALIKE = [
+    ("Bar", "; 'bar' is its 'Bar'", "INFO"),
+    ("bars", "class 'bar' is taken for 'bars' of", "WARNING"),
+]
+
+
+@pytest.mark.parametrize(("source", "words", "level"), ALIKE)
+def test_names_that_are_taken_for_one(
+    make: Make, caplog: pytest.LogCaptureFixture, source: str, words: str, level: str
+) -> None:
+    cfg = make(source=[source, "dot"])
+    with caplog.at_level("INFO"):
+        assert fit_config(cfg) == [source, "dot", "blob"]
+    found = [r for r in caplog.records if "'bar'" in r.getMessage()]
+    assert [r.levelname for r in found] == [level] and words in found[0].getMessage()
 
 
 def test_names_that_the_file_does_not_carry(make: Make) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,25 @@ def test_cached_features_give_the_same_losses(
     assert len(computed) == 4
     assert cached.difference(plain) < 1e-5
     assert cached.losses[0].keys() >= PARTS
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_classes_without_an_instance_are_named_once(
+    make: Callable[..., CfgNode],
+    train: Callable[..., Any],
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    labelled: bool,
+) -> None:
+    content = json.loads((tmp_path / "new/annotations.json").read_text())
+    content["categories"].append({"id": 99, "name": "circle"})
+    (tmp_path / "listed.json").write_text(json.dumps(content))
+    name = f"listed_{tmp_path.name}"
+    places = tmp_path / "listed.json", tmp_path / "new" / "images"
+    register_dataset(name, format="coco", annotations=places[0], image_root=places[1])
+    opts = ["DATASETS.TRAIN", (name,), "SOLVER.MAX_ITER", 1]
+    train(make(*opts, "MODEL.TRANSFER.PSEUDO_LABELS.ENABLED", labelled))
+    assert sum("no instance of 'circle'" in text for text in caplog.messages) == 1
 
 
 def test_another_classifier_than_the_sources_is_refused(make: Callable[..., CfgNode]) -> None:

@@ -86,6 +86,14 @@ def evaluate_only(cfg: CfgNode, named: str | None = None) -> dict[str, Any]:
     return extension
 
 
+def other_paths(weights: Path) -> list[str]:
+    """Of the same content: spelled otherwise, a link, a copy."""
+    link, copied = weights.with_name("link.pth"), weights.with_name("copy.pth")
+    link.symlink_to(weights)
+    shutil.copy(weights, copied)
+    return [f"{weights.parent}/../{weights.parent.name}/{weights.name}", str(link), str(copied)]
+
+
 def test_train_resume_and_evaluate(
     make: Make,
     train: Callable[..., Any],
@@ -119,6 +127,9 @@ def test_train_resume_and_evaluate(
     assert evaluate_only(make()) == found
     named = str(Path(cfg.OUTPUT_DIR, "model_final.pth"))
     assert evaluate_only(make("MODEL.WEIGHTS", named), named) == found, "its own source is meant"
+    for path in other_paths(Path(cfg.MODEL.WEIGHTS)):
+        again = make("MODEL.WEIGHTS", path)
+        assert evaluate_only(again, path) == found, "the run's model, not its source, is meant"
     longer = make("SOLVER.MAX_ITER", 2, "TEST.BEST_METRIC", f"{old}/segm/AP")
     fit_config(longer)
     train(longer, resume=True)
@@ -231,3 +242,40 @@ def test_configs_that_are_refused(make: Make) -> None:
     other = make("DATASETS.TEST_SOURCE", "('extension',)")
     with pytest.raises(ConfigError, match="give it another name"):
         fit_config(other)
+
+
+def test_a_source_that_was_moved(make: Make, train: Callable[..., Any], tmp_path: Path) -> None:
+    """Resumed with its new path, evaluated from the run's config, then gone."""
+    cfg = make()
+    fit_config(cfg)
+    train(cfg)
+    first = written(cfg)["extension"]
+    moved = str(Path(cfg.MODEL.WEIGHTS).rename(tmp_path / "moved.pth"))
+    longer = make("MODEL.WEIGHTS", moved, "SOLVER.MAX_ITER", 2)
+    fit_config(longer)
+    train(longer, resume=True)
+    found = written(longer)["extension"]
+    assert evaluate_only(make("MODEL.WEIGHTS", moved)) == found
+    Path(moved).unlink()
+    assert evaluate_only(make("MODEL.WEIGHTS", moved)) == found
+    assert found["segm"]["before"] == first["segm"]["before"]
+
+
+def test_evaluating_another_model_leaves_what_the_run_knows_of_its_source(
+    make: Make,
+    train: Callable[..., Any],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cfg = make()
+    fit_config(cfg)
+    train(cfg)
+    noted = (tmp_path / "output/source.json").read_bytes()
+    shutil.copy(tmp_path / "output/model_final.pth", tmp_path / "other.pth")
+    with (tmp_path / "other.pth").open("ab") as file:
+        file.write(b"\0")
+    other = str(tmp_path / "other.pth")
+    with caplog.at_level(logging.WARNING, "transfer_maskrcnn"):
+        evaluate_only(make("MODEL.WEIGHTS", other), other)
+    assert "other.pth is not of the run in" in caplog.text
+    assert (tmp_path / "output/source.json").read_bytes() == noted

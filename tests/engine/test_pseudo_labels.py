@@ -22,7 +22,9 @@ from transfer_maskrcnn.data.register import register_dataset
 from transfer_maskrcnn.data.shapes import NEW_CLASSES, SOURCE_CLASSES, ShapesSplit, write_split
 from transfer_maskrcnn.engine import teacher
 from transfer_maskrcnn.engine.loader import training_dicts
+from transfer_maskrcnn.engine.pseudo_labels import describe
 from transfer_maskrcnn.engine.setup import fit_config, load_config
+from transfer_maskrcnn.engine.source_facts import note_source
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import ConfigError, WeightFileError
 from transfer_maskrcnn.pseudo_labels.decide import DOUBTFUL
@@ -162,6 +164,34 @@ def _scores(cfg: CfgNode, tmp_path: Path) -> dict[str, Any]:
     return {name: c["score"] for name, c in summary["classes"].items()}
 
 
+def test_classes_that_no_score_is_precise_enough_for_are_named(
+    make: Callable[..., CfgNode], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    held_out = f"held_out_{tmp_path.name}"
+    with caplog.at_level("INFO"):
+        scores = _scores(make(f"{KEY}.HELD_OUT", held_out, f"{KEY}.PRECISION", 0.95), tmp_path)
+    never = ", ".join(name for name, score in scores.items() if score is None)
+    words = f"No score of HELD_OUT {held_out} is precise enough (0.95) for {never}: "
+    assert never and words in caplog.text
+
+
+# classes without a score, how the sentence ends
+NEVER = [
+    (0, "doubtful ones"),
+    (1, "for c0: it is not labelled"),
+    (8, "c6, c7: they are not labelled"),
+    (10, "c6, c7 and 2 more: they are not labelled"),
+]
+
+
+@pytest.mark.parametrize(("number", "words"), NEVER)
+def test_of_many_such_classes_some_are_named(number: int, words: str) -> None:
+    classes = {f"c{i}": {"score": None, "objects": 0} for i in range(number)}
+    classes["sure"] = {"score": 0.5, "objects": 3}
+    summary = {"images": 4, "doubtful": 2, "held_out": "h", "precision": 0.8, "classes": classes}
+    assert describe(summary).endswith(words)
+
+
 def test_a_held_out_set_may_have_new_classes(make: Callable[..., CfgNode], tmp_path: Path) -> None:
     """They change nothing, wherever they stand."""
     write_split(ShapesSplit("all", (*NEW_CLASSES, *SOURCE_CLASSES), 40, 8), tmp_path / "all")
@@ -199,6 +229,22 @@ def test_listed_classes_that_nobody_annotated(
     assert "has no instance of 'circle'" in caplog.text
 
 
+def test_a_held_out_set_with_a_class_that_the_model_lacks(
+    make: Callable[..., CfgNode], tmp_path: Path
+) -> None:
+    name, places = f"misspelt_{tmp_path.name}", tmp_path / "held_out"
+    register_dataset(
+        name,
+        format="coco",
+        annotations=places / "annotations.json",
+        image_root=places / "images",
+        merge={"sqare": ["square"]},
+    )
+    words = rf"^{KEY}\.HELD_OUT '{name}' has the class 'sqare'.*; did you mean 'square'\? Name "
+    with pytest.raises(ConfigError, match=words + "another set, or .* with `merge`"):
+        make(f"{KEY}.HELD_OUT", name)
+
+
 def test_pseudo_labels_do_not_decide_how_often_images_are_drawn(
     make: Callable[..., CfgNode],
 ) -> None:
@@ -220,6 +266,7 @@ def test_the_source_is_gone_but_all_is_labelled(
     shutil.copy(repository / "configs/shapes/shapes_source.pth", weights)
     cfg = make("MODEL.WEIGHTS", str(weights))
     first = training_dicts(cfg)
+    note_source(cfg)
     weights.unlink()
     assert training_dicts(cfg) == first
     (tmp_path / "output/source.json").unlink()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transfer_maskrcnn.engine import precision
 from transfer_maskrcnn.engine.class_rows import rows_per_class
 from transfer_maskrcnn.engine.feature_cache import find_frozen_part
-from transfer_maskrcnn.engine.row_freezing import _hold
+from transfer_maskrcnn.engine.row_freezing import _hold, check_row_freezing
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import CheckpointError, ConfigError
 from transfer_maskrcnn.surgery.source import load_source_weights
@@ -235,7 +235,7 @@ def test_needs_extend(toy: Make) -> None:
         ("SOLVER.PHASES", ["SOLVER.PHASES", [[2, "all_but_new_rows"]]]),
     ):
         with pytest.raises(ConfigError, match=rf"{key} all_but_new_rows.*EXTEND is False; set"):
-            TransferTrainer(toy(*opts))
+            check_row_freezing(toy(*opts))
 
 
 def test_needs_a_new_class(extended: Make, train: Callable[..., Any], tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_needs_a_new_class(extended: Make, train: Callable[..., Any], tmp_path: 
     again = extended()
     again.MODEL.WEIGHTS = str(Path(cfg.OUTPUT_DIR, "model_final.safetensors"))
     with pytest.raises(ConfigError, match=r"has all classes of DATASETS\.TRAIN.*nothing is left"):
-        train(again)
+        check_row_freezing(again)
 
 
 def test_needs_its_plan(extended: Make, train: Callable[..., Any]) -> None:

@@ -113,6 +113,13 @@ def test_mistakes_on_the_command_line(tmp_path: Path) -> None:
         load_config(str(tmp_path / "nowhere.yaml"))
 
 
+def test_the_form_of_a_list_is_told_where_one_is_expected() -> None:
+    with pytest.raises(ConfigError, match=r"HELD_OUT$"):
+        load_config("", ["MODEL.TRANSFER.PSEUDO_LABELS.HELD_OUT", "('held',)"])
+    with pytest.raises(ConfigError, match="A list is written"):
+        load_config("", ["DATASETS.TEST_SOURCE", "held"])
+
+
 def test_device_defaults_to_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     for available, device in ((True, "cuda"), (False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda found=available: found)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from detectron2.data import DatasetCatalog
 
 from transfer_maskrcnn.engine.setup import load_config
 from transfer_maskrcnn.errors import ConfigError, TransferPlanError
+from transfer_maskrcnn.study import design as module
 from transfer_maskrcnn.study.design import Design, check_arms, make_design, run_key
 
 CONFIG = "configs/shapes/mask_rcnn_transfer.yaml"
@@ -116,6 +119,35 @@ def test_a_runs_key(toy: list[str], tmp_path: Path) -> None:
     same = next(run for run in study.runs() if run.arm.name == "backbone")
     a, b = run_key(moved.config(backbone, tmp_path)), run_key(study.config(same, tmp_path))
     assert a["weights"] != b["weights"] and a["data"] == b["data"]
+
+
+LABELS = "MODEL.TRANSFER.PSEUDO_LABELS"
+# keys that name another set, whether what is in it matters
+OTHER_SETS = [
+    (["DATASETS.TEST_SOURCE", ("other",)], True),
+    ([f"{LABELS}.HELD_OUT", "other", f"{LABELS}.ENABLED", True], True),
+    ([f"{LABELS}.HELD_OUT", "other"], False),
+    ([f"{LABELS}.ENABLED", True], False),
+]
+
+
+@pytest.mark.parametrize(("options", "matters"), OTHER_SETS)
+def test_a_runs_key_depends_on_all_data(
+    monkeypatch: pytest.MonkeyPatch, options: list[Any], matters: bool
+) -> None:
+    content = {"train": [{"file_name": __file__}], "test": [{"file_name": __file__}]}
+    monkeypatch.setattr(DatasetCatalog, "get", content.__getitem__)
+    cfg = load_config("")
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("train",), ("test",)
+    cfg.merge_from_list(options)
+    keys = []
+    for found in ([], ["one"]):
+        content["other"] = [{"file_name": __file__, "annotations": found}]
+        module._data_fingerprint.cache_clear()
+        keys.append(run_key(cfg)["data"])
+    assert (keys[0] != keys[1]) is matters
+    plain = module._data_fingerprint(("train", "test"))
+    assert (plain not in keys) is matters, "of other runs it is what it was"
 
 
 def test_extended_arms_need_a_test_set_of_the_new_classes(

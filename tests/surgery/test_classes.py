@@ -25,6 +25,10 @@ SAME = [
     ("PERSONS", "person", True),
     ("buses", "bus", True),
     ("cherry", "cherries", True),
+    # an accent as a part of its letter, and as a character of its own
+    ("caf\u00e9", "cafe\u0301", True),
+    ("\u00c9toiles", "e\u0301toile", True),
+    ("caf\u00e9", "cafe", False),
     # plurals that need a dictionary do not fold, nor do words inside words
     ("knives", "knife", False),
     ("car", "carrot", False),

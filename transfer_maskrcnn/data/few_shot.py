@@ -80,6 +80,7 @@ class FewShots:
                     f"--classes {name}: the datasets have {shown(known)}{nearest(name, known)}"
                 )
         self.classes = tuple(dict.fromkeys(classes)) or known
+        self._datasets = datasets
         found = [shot for d in datasets for shot in _shots(d, frozenset(self.classes))]
         shots = _each_once(found)
         self._of_class = {name: [s for s in shots if s.class_name == name] for name in self.classes}
@@ -112,9 +113,12 @@ class FewShots:
                 listed += f", ... ({len(few)} classes)"
             most = min(counts.values())
             fix = f"the largest --shots is {most}" if most else "name a dataset that has some"
+            left_out = "crowds"
+            if any(_has_box_alone(dataset, few) for dataset in self._datasets):
+                left_out += " and boxes without a mask"
             raise ConfigError(
-                f"--shots {shots}: too few instances (crowds do not count): {listed}; {fix}, or "
-                "choose others with --classes"
+                f"--shots {shots}: too few instances ({left_out} do not count): {listed}; {fix}, "
+                "or choose others with --classes"
             )
 
     def _as_coco(self, chosen: Sequence[Shot]) -> dict[str, Any]:
@@ -155,6 +159,16 @@ def _shots(dataset: NamedDataset, classes: Collection[str]) -> list[Shot]:
                 key = (place, _digest(json.dumps(mask, sort_keys=True)))
                 found.append(Shot(name, path, key, dataset, (i, j)))
     return found
+
+
+def _has_box_alone(dataset: NamedDataset, classes: Collection[str]) -> bool:
+    return any(
+        dataset.classes[a["category_id"]] in classes
+        and not a.get("iscrowd", 0)
+        and not a.get("segmentation")
+        for record in dataset.dicts
+        for a in record.get("annotations", ())
+    )
 
 
 def _each_once(shots: Sequence[Shot]) -> list[Shot]:

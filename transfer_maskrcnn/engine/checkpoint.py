@@ -110,10 +110,21 @@ def check_classes(stamp: Mapping[str, Any] | None, path: str, classes: Sequence[
     if trained != list(classes):
         raise ConfigError(
             f"{path} was trained on other classes than the dataset has:\n"
-            f"  checkpoint: {trained}\n  dataset:    {list(classes)}\n"
-            "Use the dataset it was trained on, or train again from it (without --eval-only "
-            "and --resume)"
+            f"  checkpoint: {trained}\n  dataset:    {list(classes)}\n{_remedy(stamp or {})}"
         )
+
+
+def _remedy(stamp: Mapping[str, Any]) -> str:
+    if (stamp.get("config") or {}).get("MODEL.TRANSFER.EXTEND"):
+        return (
+            "It extends the classes of another model: set MODEL.TRANSFER.KEEP class_rows and "
+            "MODEL.TRANSFER.EXTEND True, or use its run's own config.yaml, to evaluate it on sets "
+            "of some of its classes"
+        )
+    return (
+        "Use the dataset it was trained on, or train again from it (without --eval-only and "
+        "--resume)"
+    )
 
 
 def load_trained_model(model: nn.Module, path: str, classes: Sequence[str]) -> None:

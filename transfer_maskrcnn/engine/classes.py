@@ -15,10 +15,11 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from transfer_maskrcnn.engine.extended_scores import generations_of
+from transfer_maskrcnn.engine.identity import began_with
 from transfer_maskrcnn.engine.record import trained_file
 from transfer_maskrcnn.errors import ConfigError, WeightFileError, nearest
 from transfer_maskrcnn.evaluation.forgetting import EXTENSION_KEY
-from transfer_maskrcnn.surgery.classes import find_class, shown
+from transfer_maskrcnn.surgery.classes import find_class, fold, shown
 from transfer_maskrcnn.surgery.extension import extended_classes, known_classes
 from transfer_maskrcnn.surgery.hook import open_source, source_class_names
 from transfer_maskrcnn.surgery.source import SourceWeights, load_source_weights
@@ -52,11 +53,22 @@ def class_places(cfg: CfgNode, dataset: str) -> list[int] | None:
     unknown = [name for name in own if name not in known]
     if unknown:
         raise ConfigError(
-            f"dataset {dataset!r} has the class {unknown[0]!r}, which the extended model lacks: it "
-            f"has {shown(model)}{nearest(unknown[0], model)}. Training on DATASETS.TRAIN adds "
-            "classes; --eval-only takes them from the model in OUTPUT_DIR, or else MODEL.WEIGHTS"
+            f"{_key_of(cfg, dataset)} {dataset!r} has the class {unknown[0]!r}, which the extended "
+            f"model lacks: it has {shown(model)}{nearest(unknown[0], model) or '.'} Name another "
+            "set, or make the class one of these with `merge` where the set is declared. Only "
+            "training on DATASETS.TRAIN adds classes; --eval-only takes them from the model in "
+            "OUTPUT_DIR, or else MODEL.WEIGHTS"
         )
     return [model.index(known[name]) for name in own]
+
+
+def _key_of(cfg: CfgNode, dataset: str) -> str:
+    """The config key that names ``dataset``, if one does."""
+    for key in ("TRAIN", "TEST", "TEST_SOURCE"):
+        if dataset in cfg.DATASETS[key]:
+            return f"DATASETS.{key}"
+    is_held_out = dataset == cfg.MODEL.TRANSFER.PSEUDO_LABELS.HELD_OUT
+    return "MODEL.TRANSFER.PSEUDO_LABELS.HELD_OUT" if is_held_out else "dataset"
 
 
 def in_model_classes(
@@ -67,20 +79,27 @@ def in_model_classes(
     return [record if places is None else _renumbered(record, places) for record in dicts]
 
 
-def annotated_classes(cfg: CfgNode) -> set[int]:
+def annotated_classes(cfg: CfgNode, *, warn: bool) -> set[int]:
     """The extended model's classes that ``DATASETS.TRAIN`` annotates: those with an instance.
 
-    An annotation tool may list classes that nobody looked for, too; a warning names them.
+    A crowd is none. An annotation tool may list classes that nobody looked for, too.
+
+    Args:
+        cfg: fitted.
+        warn: name these in a warning.
     """
     found: set[int] = set()
     for name in cfg.DATASETS.TRAIN:
         places = class_places(cfg, name) or ()
         present = {
-            a["category_id"] for r in DatasetCatalog.get(name) for a in r.get("annotations", ())
+            a["category_id"]
+            for r in DatasetCatalog.get(name)
+            for a in r.get("annotations", ())
+            if not a.get("iscrowd", 0)
         }
         found |= {places[category] for category in present}
     declared = set(class_places(cfg, cfg.DATASETS.TRAIN[0]) or ())
-    if declared - found:
+    if warn and declared - found:
         listed = [cfg.MODEL.TRANSFER.CLASSES[place] for place in sorted(declared - found)]
         logger.warning(
             "DATASETS.TRAIN has no instance of %s; where there are some, they are taken to lack "
@@ -149,12 +168,21 @@ def extend(cfg: CfgNode, dataset_classes: Sequence[str]) -> list[str]:
     names = extended_classes(source, dataset_classes)
     _check_class_map(cfg, source)
     kept = names[: len(names) - len(set(names) - set(source))]
-    renamed = {k: v for k, v in known_classes(dataset_classes, kept).items() if k != v}
+    known = known_classes(dataset_classes, kept)
+    renamed = {k: v for k, v in known.items() if k != v and fold(k) == fold(v)}
     logger.info(
         "MODEL.TRANSFER.EXTEND: %d classes of %s, and new: %s%s",
         *(len(kept), cfg.MODEL.WEIGHTS, shown(names[len(kept) :]) or "none"),
         "".join(f"; {new!r} is its {old!r}" for new, old in renamed.items()),
     )
+    for new, old in known.items():
+        if fold(new) != fold(old):
+            logger.warning(
+                "MODEL.TRANSFER.EXTEND: the dataset's class %r is taken for %r of %s, as singular "
+                "and plural of one word; if these are two classes, give it another name with "
+                "`merge` where the dataset is declared",
+                *(new, old, cfg.MODEL.WEIGHTS),
+            )
     added = [len(names) - len(kept)] if len(names) > len(kept) else []
     generations = [*_source_generations(cfg, len(kept)), *added]
     cfg.MODEL.TRANSFER.update(CLASSES=list(names), GENERATIONS=generations)
@@ -222,8 +250,8 @@ def _source_classes(cfg: CfgNode) -> tuple[str, ...]:
 def _trained_classes(cfg: CfgNode) -> tuple[str, ...]:
     """Of the model in OUTPUT_DIR, where that is what an evaluation of ``cfg`` means."""
     stamp = _run_stamp(cfg)
-    began_there = (stamp.get("transfer") or {}).get("source") == cfg.MODEL.WEIGHTS
-    return tuple(stamp.get("thing_classes", ())) if began_there else ()
+    meant = began_with(stamp, cfg.MODEL.WEIGHTS)
+    return tuple(stamp.get("thing_classes", ())) if meant else ()
 
 
 def _run_stamp(cfg: CfgNode) -> Mapping[str, Any]:

@@ -56,7 +56,9 @@ class DistillSource(HookBase):
         old = OldClasses.of(class_names(cfg), names)
         model = unwrapped(self.trainer.model)
         weight = float(cfg.MODEL.TRANSFER.DISTILLATION)
-        hidden = sorted(set(old.student.tolist()) - annotated_classes(cfg))
+        # pseudo-labels, which come first, give the same warning
+        annotated = annotated_classes(cfg, warn=not cfg.MODEL.TRANSFER.PSEUDO_LABELS.ENABLED)
+        hidden = sorted(set(old.student.tolist()) - annotated)
         self._distillation = Distillation(model, teacher, old, weight, hidden)
         self._distillation.attach()
         logger.info(

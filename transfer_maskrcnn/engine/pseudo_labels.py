@@ -87,7 +87,7 @@ def pseudo_labels(
             "training images; put it back, or set ENABLED False"
         )
     names, model = facts.classes, cfg.MODEL.TRANSFER.CLASSES
-    annotated = annotated_classes(cfg)
+    annotated = annotated_classes(cfg, warn=True)
     places = {i: model.index(n) for i, n in enumerate(names) if n and n in model}
     places = {i: place for i, place in places.items() if place not in annotated}
     scores = Scores(_sure_scores(cfg, names), cfg.MODEL.TRANSFER.PSEUDO_LABELS.DOUBTFUL)
@@ -109,7 +109,7 @@ def with_pseudo_labels(cfg: CfgNode, records: Sequence[dict[str, Any]]) -> list[
 
 
 def describe(summary: Mapping[str, Any]) -> str:
-    """A sentence: how many objects, of which classes, the most frequent first."""
+    """How many objects, of which classes, the most frequent first; and classes without a score."""
     counts = Counter({name: c["objects"] for name, c in summary["classes"].items()})
     found = +counts  # those that there are
     shown = ", ".join(f"{name} {count}" for name, count in found.most_common(_MOST_CLASSES))
@@ -118,7 +118,20 @@ def describe(summary: Mapping[str, Any]) -> str:
         f"pseudo-labels on {plural(summary['images'], 'image')}: "
         f"{plural(found.total(), 'object')} of {len(found)} of the {len(counts)} classes that are "
         f"not annotated{f' ({shown})' if shown else ''}; no loss depends on "
-        f"{plural(summary['doubtful'], 'doubtful one')}"
+        f"{plural(summary['doubtful'], 'doubtful one')}{_never_labelled(summary)}"
+    )
+
+
+def _never_labelled(summary: Mapping[str, Any]) -> str:
+    names = [name for name, c in summary["classes"].items() if c["score"] is None]
+    if not names:
+        return ""
+    shown = ", ".join(names[:_MOST_CLASSES])
+    shown += f" and {len(names) - _MOST_CLASSES} more" if len(names) > _MOST_CLASSES else ""
+    return (
+        f". No score of HELD_OUT {summary['held_out']} is precise enough "
+        f"({summary['precision']:g}) for {shown}: {'they are' if names[1:] else 'it is'} not "
+        "labelled"
     )
 
 
@@ -132,6 +145,7 @@ def _summary(
         "teacher": cfg.MODEL.WEIGHTS,
         "images": len(labels),
         "held_out": keys.HELD_OUT or None,
+        "precision": keys.PRECISION if keys.HELD_OUT else None,
         "doubtful_score": keys.DOUBTFUL,
         "doubtful": sum(len(image.doubtful) for image in labels),
         "classes": {

@@ -20,15 +20,46 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from transfer_maskrcnn.engine.class_rows import ALL_BUT_NEW_ROWS, rows_per_class
+from transfer_maskrcnn.engine.classes import open_named_source
 from transfer_maskrcnn.engine.cosine import CosineClassifier
 from transfer_maskrcnn.engine.freezing import FREEZE_KEY, PHASES_KEY, parse_phases
-from transfer_maskrcnn.errors import CheckpointError, ConfigError
+from transfer_maskrcnn.errors import CheckpointError, ConfigError, WeightFileError
 from transfer_maskrcnn.surgery.classes import shown
 from transfer_maskrcnn.surgery.hook import PLAN_FILE
 from transfer_maskrcnn.surgery.plan import TransferPlan
 from transfer_maskrcnn.surgery.target import unwrapped
 
 logger = logging.getLogger(__name__)
+
+
+def check_row_freezing(cfg: CfgNode) -> None:
+    """Nothing to say where neither ``MODEL.TRANSFER.FREEZE`` nor ``SOLVER.PHASES`` asks for it.
+
+    Args:
+        cfg: its classes and MAX_ITER are known.
+
+    Raises:
+        ConfigError: it is asked for without ``MODEL.TRANSFER.EXTEND``, or no class is new.
+    """
+    phases = [spec for _, spec in parse_phases(cfg.SOLVER.PHASES, cfg.SOLVER.MAX_ITER)]
+    if ALL_BUT_NEW_ROWS not in (cfg.MODEL.TRANSFER.FREEZE, *phases):
+        return
+    key = FREEZE_KEY if cfg.MODEL.TRANSFER.FREEZE == ALL_BUT_NEW_ROWS else PHASES_KEY
+    if not cfg.MODEL.TRANSFER.EXTEND:
+        raise ConfigError(
+            f"{key} {ALL_BUT_NEW_ROWS} trains the classes that are new to MODEL.WEIGHTS, but "
+            "MODEL.TRANSFER.EXTEND is False; set MODEL.TRANSFER.KEEP class_rows and EXTEND "
+            f"True, or {key} 'all_but_predictors' to train the rows of all classes"
+        )
+    try:
+        known = open_named_source(cfg).classes or ()
+    except WeightFileError:  # gone: a resumed run has its plan
+        return
+    if set(cfg.MODEL.TRANSFER.CLASSES) <= set(known):
+        raise ConfigError(
+            f"{key} {ALL_BUT_NEW_ROWS}: {cfg.MODEL.WEIGHTS} has all classes of DATASETS.TRAIN "
+            f"({shown(known)}), so nothing is left to train; use 'all_but_predictors'"
+        )
 
 
 @dataclass(frozen=True)
@@ -74,30 +105,17 @@ class HoldRows(HookBase):
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode) -> HoldRows | None:
-        """From ``MODEL.TRANSFER.FREEZE`` and ``SOLVER.PHASES``; None where neither asks for it.
-
-        Raises:
-            ConfigError: it is asked for without ``MODEL.TRANSFER.EXTEND``.
-        """
+        """From ``MODEL.TRANSFER.FREEZE`` and ``SOLVER.PHASES``; None where neither asks for it."""
         phases = parse_phases(cfg.SOLVER.PHASES, cfg.SOLVER.MAX_ITER)
         always = cfg.MODEL.TRANSFER.FREEZE == ALL_BUT_NEW_ROWS
         spans = [(n, always or spec == ALL_BUT_NEW_ROWS) for n, spec in phases]
-        if not always and not any(held for _, held in spans):
-            return None
-        if not cfg.MODEL.TRANSFER.EXTEND:
-            key = FREEZE_KEY if always else PHASES_KEY
-            raise ConfigError(
-                f"{key} {ALL_BUT_NEW_ROWS} trains the classes that are new to MODEL.WEIGHTS, but "
-                "MODEL.TRANSFER.EXTEND is False; set MODEL.TRANSFER.KEEP class_rows and EXTEND "
-                f"True, or {key} 'all_but_predictors' to train the rows of all classes"
-            )
-        return cls(spans, always, cfg.OUTPUT_DIR)
+        held = any(held for _, held in spans)
+        return cls(spans, always, cfg.OUTPUT_DIR) if always or held else None
 
     def before_train(self) -> None:
         """
         Raises:
             CheckpointError: the run's transfer plan is gone.
-            ConfigError: no class is new.
         """
         plan = self._plan()
         self._new = _new_classes(plan)
@@ -148,14 +166,8 @@ class HoldRows(HookBase):
 
 def _new_classes(plan: TransferPlan) -> list[int]:
     """The numbers of the classes that the source does not have."""
-    names, known = plan.target_classes or (), set(plan.source_classes or ())
-    new = [i for i, name in enumerate(names) if name not in known]
-    if not new:
-        raise ConfigError(
-            f"{FREEZE_KEY} {ALL_BUT_NEW_ROWS}: {plan.source} has all classes of DATASETS.TRAIN "
-            f"({shown(names)}), so nothing is left to train; use 'all_but_predictors'"
-        )
-    return new
+    known = set(plan.source_classes or ())
+    return [i for i, name in enumerate(plan.target_classes or ()) if name not in known]
 
 
 def _turns_cosine(plan: TransferPlan, model: nn.Module) -> bool:

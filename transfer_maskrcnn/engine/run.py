@@ -15,15 +15,16 @@ import torch
 import torchvision
 from detectron2 import __version__ as detectron2_version
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 from tabulate import tabulate
 
 from transfer_maskrcnn.engine.checkpoint import load_trained_model
 from transfer_maskrcnn.engine.earlier_run import check_weights_stay, set_aside
 from transfer_maskrcnn.engine.evaluated_sets import by_set
+from transfer_maskrcnn.engine.identity import began_with
 from transfer_maskrcnn.engine.precision import describe_precision
 from transfer_maskrcnn.engine.record import FINAL_FILE, trained_file
-from transfer_maskrcnn.engine.source_facts import source_facts
 from transfer_maskrcnn.engine.source_matches import before_extension
 from transfer_maskrcnn.engine.testing import read_extension
 from transfer_maskrcnn.engine.trainer import TransferTrainer
@@ -68,8 +69,6 @@ def train(cfg: CfgNode, resume: bool) -> None:
         return
     if resume and trainer.start_iter == 0:
         logger.info("nothing to resume in %s: starting from MODEL.WEIGHTS", cfg.OUTPUT_DIR)
-    if cfg.MODEL.TRANSFER.EXTEND:
-        source_facts(cfg)  # noted for --resume, which must go on with the same source
     if comm.is_main_process():
         write_json(os.path.join(cfg.OUTPUT_DIR, "environment.json"), environment(cfg))
     trainer.train()
@@ -92,7 +91,7 @@ def evaluate(cfg: CfgNode, classes: Sequence[str], weights: str | None) -> None:
         ConfigError: there is no checkpoint, or it is not one of this config.
     """
     model = TransferTrainer.build_model(cfg)
-    if weights is None or _started_from(cfg.OUTPUT_DIR, weights):
+    if weights is None or _is_of_the_run(cfg.OUTPUT_DIR, weights):
         weights = _last_checkpoint(cfg.OUTPUT_DIR)
         if cfg.SOLVER.EMA_DECAY and not weights.endswith(FINAL_FILE):
             logger.warning(
@@ -115,11 +114,23 @@ def _last_checkpoint(output_dir: str) -> str:
     return str(trained)
 
 
-def _started_from(output_dir: str, weights: str) -> bool:
-    if not os.path.isfile(os.path.join(output_dir, "last_checkpoint")):
+def _is_of_the_run(output_dir: str, weights: str) -> bool:
+    """Whether ``weights`` is the file that the run in ``output_dir``, if there is one, began with.
+
+    Any other file is evaluated as it is, with a warning where it is not the run's own.
+    """
+    trained = trained_file(output_dir)
+    if trained is None or not trained.is_file():
         return False
-    stamp = load_source_weights(_last_checkpoint(output_dir)).stamp or {}
-    return bool((stamp.get("transfer") or {}).get("source") == weights)
+    if began_with(load_source_weights(trained).stamp, weights):
+        return True
+    if Path(output_dir).resolve() not in Path(weights).resolve().parents:
+        logger.warning(
+            "MODEL.WEIGHTS %s is not of the run in %s, whose evaluation.json gets its figures; "
+            "another OUTPUT_DIR keeps them apart",
+            *(weights, output_dir),
+        )
+    return False
 
 
 def environment(cfg: CfgNode) -> dict[str, Any]:
@@ -161,7 +172,8 @@ def print_summary(cfg: CfgNode, results: dict[str, Any]) -> None:
         if task in by_task
     ]
     print(tabulate(rows, ["dataset", "task", "AP", "AP50", "AP75"], floatfmt=".1f"))
-    if any(value is not None and math.isnan(value) for row in rows for value in row[2:]):
+    undefined = {row[0] for row in rows if any(v is not None and math.isnan(v) for v in row[2:])}
+    if any(map(_has_objects, undefined)):
         print("nan: the model detected nothing. It may need more iterations, or MODEL.WEIGHTS.")
     for line in extension_lines(read_extension(cfg.OUTPUT_DIR) or {}):
         print(line)
@@ -170,3 +182,9 @@ def print_summary(cfg: CfgNode, results: dict[str, Any]) -> None:
         if why:
             print(wrapped(f"{name}: {why}"))
     print(f"Written to {os.path.join(cfg.OUTPUT_DIR, 'evaluation.json')}")
+
+
+def _has_objects(dataset: str) -> bool:
+    """Without any, AP is undefined whatever the model detects."""
+    records = DatasetCatalog.get(dataset)
+    return any(not a.get("iscrowd", 0) for r in records for a in r.get("annotations", ()))

@@ -23,12 +23,14 @@ from transfer_maskrcnn.engine.classes import fit_classes
 from transfer_maskrcnn.engine.distillation_hook import check_distillation
 from transfer_maskrcnn.engine.loader import training_images
 from transfer_maskrcnn.engine.pseudo_labels import check_pseudo_labels
+from transfer_maskrcnn.engine.row_freezing import check_row_freezing
 from transfer_maskrcnn.engine.schedule import fit_schedule
 from transfer_maskrcnn.errors import ConfigError, nearest
 
 logger = logging.getLogger(__name__)
 
 _WHOLE = "(<class 'float'> vs. <class 'int'>)"
+_LIST = "(<class 'tuple'> vs."  # what is expected comes first
 _FREE_KIND = "MODEL.TRANSFER.NEW_CLASS_INIT"
 _WITHOUT_ROI_HEADS = ("RetinaNet", "FCOS", "SemanticSegmentor", "ProposalNetwork")
 
@@ -71,7 +73,7 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     except yaml.YAMLError as error:
         raise ConfigError(f"{place} is not valid YAML: {error}") from None
     except (ValueError, FileNotFoundError) as error:
-        hint = ". A list is written \"('my_train',)\"" if "tuple" in str(error) else ""
+        hint = ". A list is written \"('my_train',)\"" if _LIST in str(error) else ""
         hint = ". Write the number with a point, as 12.0" if _WHOLE in str(error) else hint
         raise ConfigError(f"{place}: {error}{hint}") from None
     if cfg.MODEL.TRANSFER.NEW_CLASS_INIT == "default":
@@ -123,8 +125,6 @@ def fit_config(cfg: CfgNode, *, eval_only: bool = False) -> list[str]:
             f"{len(classes)} classes ({shown}); leave the key out, it follows the dataset"
         )
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes)
-    if not eval_only:
-        check_distillation(cfg)
     if "POINT_HEAD_ON" in cfg.MODEL.ROI_MASK_HEAD and cfg.MODEL.ROI_MASK_HEAD.POINT_HEAD_ON:
         cfg.INPUT.MASK_FORMAT = "bitmask"  # PointRend reads masks at points, not polygons
     formats = {getattr(MetadataCatalog.get(n), "mask_format", "polygon") for n in names}
@@ -136,15 +136,21 @@ def fit_config(cfg: CfgNode, *, eval_only: bool = False) -> list[str]:
     if "POINT_HEAD" in cfg.MODEL:
         cfg.MODEL.POINT_HEAD.NUM_CLASSES = len(classes)
     if not eval_only:
-        images = training_images(cfg)
-        if not images:
-            raise ConfigError(
-                f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)}: every instance is a crowd, and "
-                "crowds are not trained on"
-            )
-        fit_schedule(cfg, images, logger)
-        _check_points(cfg)
+        _fit_training(cfg)
     return classes
+
+
+def _fit_training(cfg: CfgNode) -> None:
+    check_distillation(cfg)
+    images = training_images(cfg)
+    if not images:
+        raise ConfigError(
+            f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)}: every instance is a crowd, and "
+            "crowds are not trained on"
+        )
+    fit_schedule(cfg, images, logger)
+    check_row_freezing(cfg)
+    _check_points(cfg)
 
 
 def _check_points(cfg: CfgNode) -> None:

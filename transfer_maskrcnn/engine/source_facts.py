@@ -9,14 +9,12 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.utils import comm
-from detectron2.utils.file_io import PathManager
 
 from transfer_maskrcnn.engine.classes import open_named_source
 from transfer_maskrcnn.engine.extended_scores import generations_of
-from transfer_maskrcnn.engine.record import trained_file
+from transfer_maskrcnn.engine.identity import weights_digest
 from transfer_maskrcnn.errors import ConfigError, WeightFileError
 from transfer_maskrcnn.files import write_json
-from transfer_maskrcnn.pseudo_labels.store import file_digest
 
 logger = logging.getLogger(__name__)
 
@@ -40,27 +38,36 @@ class SourceFacts:
 
 
 def source_facts(cfg: CfgNode) -> SourceFacts | None:
-    """Of the file; where it is gone, what the run in OUTPUT_DIR has noted in ``source.json``.
+    """Of the file; where it is gone, what the run in OUTPUT_DIR has noted.
 
     None, with a warning, where that says nothing either.
     """
-    path = Path(cfg.OUTPUT_DIR, SOURCE_FILE)
-    noted = _noted(path, cfg.MODEL.WEIGHTS)
+    noted = _noted(cfg.OUTPUT_DIR)
+    if noted is not None and noted.weights != cfg.MODEL.WEIGHTS:  # of another source
+        noted = None
     try:
         facts = read_facts(cfg)
     except WeightFileError as error:
         if noted is None:
             logger.warning("what the model has forgotten cannot be told: %s", error)
         return noted
-    if noted is not None and noted.digest != facts.digest and trained_file(cfg.OUTPUT_DIR):
+    if noted is not None and noted.digest != facts.digest:
         logger.warning(
             "MODEL.WEIGHTS %s is not the file that the run in %s began with: it was replaced",
             *(cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR),
         )
         return noted
-    if comm.is_main_process() and noted != facts:
-        write_json(path, asdict(facts))
     return facts
+
+
+def note_source(cfg: CfgNode) -> None:
+    """Write ``source.json`` into OUTPUT_DIR, for --resume, and for evaluations without the file."""
+    try:
+        facts = read_facts(cfg)
+    except WeightFileError:  # gone: what is noted stays
+        return
+    if comm.is_main_process():
+        write_json(Path(cfg.OUTPUT_DIR, SOURCE_FILE), asdict(facts))
 
 
 def check_same_source(cfg: CfgNode) -> None:
@@ -71,11 +78,9 @@ def check_same_source(cfg: CfgNode) -> None:
     Raises:
         ConfigError: it is another: it would teach, and be measured against, in the other's place.
     """
-    path = Path(cfg.OUTPUT_DIR, SOURCE_FILE)
-    try:
-        noted = SourceFacts(**json.loads(path.read_text(encoding="utf-8")))
-        digest = read_facts(cfg).digest
-    except (OSError, ValueError, TypeError, WeightFileError):
+    noted = _noted(cfg.OUTPUT_DIR)
+    digest = weights_digest(cfg.MODEL.WEIGHTS)
+    if noted is None or not digest:
         return
     if noted.digest != digest:
         raise ConfigError(
@@ -93,15 +98,13 @@ def read_facts(cfg: CfgNode) -> SourceFacts:
         WeightFileError: it cannot be read.
     """
     source = open_named_source(cfg)
-    local = PathManager.get_local_path(cfg.MODEL.WEIGHTS.partition("?")[0])
-    generations = generations_of(source.stamp)
-    classes = list(source.classes or ())
-    return SourceFacts(cfg.MODEL.WEIGHTS, file_digest(local), classes, generations)
+    weights, classes = cfg.MODEL.WEIGHTS, list(source.classes or ())
+    return SourceFacts(weights, weights_digest(weights), classes, generations_of(source.stamp))
 
 
-def _noted(path: Path, weights: str) -> SourceFacts | None:
+def _noted(output_dir: str) -> SourceFacts | None:
     try:
-        facts = SourceFacts(**json.loads(path.read_text(encoding="utf-8")))
+        text = Path(output_dir, SOURCE_FILE).read_text(encoding="utf-8")
+        return SourceFacts(**json.loads(text))
     except (OSError, ValueError, TypeError):
         return None
-    return facts if facts.weights == weights else None

@@ -25,6 +25,7 @@ from transfer_maskrcnn.engine.evaluated_sets import (
     detection_limit,
     matched_tasks,
 )
+from transfer_maskrcnn.engine.identity import began_with, weights_digest
 from transfer_maskrcnn.engine.precision import autocast_dtype
 from transfer_maskrcnn.engine.source_facts import SourceFacts, read_facts
 from transfer_maskrcnn.engine.source_model import build_source_model, detection_settings
@@ -49,8 +50,8 @@ _of_this_process: dict[str, MatchesByTask] = {}
 def before_extension(cfg: CfgNode, trained: str) -> CfgNode:
     """``cfg`` with the MODEL.WEIGHTS that the model in ``trained`` was extended from.
 
-    ``cfg`` itself where it names them already, or ``trained`` is not of an extended run: then the
-    model is measured against MODEL.WEIGHTS.
+    ``cfg`` itself where ``trained`` is not of an extended run: then the model is measured against
+    MODEL.WEIGHTS. These stay, too, where they are that source under another path.
     """
     stamp = load_source_weights(trained).stamp or {}
     run = stamp.get("config") or {}
@@ -59,7 +60,8 @@ def before_extension(cfg: CfgNode, trained: str) -> CfgNode:
         return cfg
     own = cfg.clone()
     own.defrost()
-    own.MODEL.WEIGHTS = source
+    if not (weights_digest(cfg.MODEL.WEIGHTS) and began_with(stamp, cfg.MODEL.WEIGHTS)):
+        own.MODEL.WEIGHTS = source
     own.MODEL.TRANSFER.SOURCE_CLASSES = run.get("MODEL.TRANSFER.SOURCE_CLASSES", [])
     return own
 

@@ -32,6 +32,7 @@ from transfer_maskrcnn.engine.divergence import describe_divergence
 from transfer_maskrcnn.engine.ema import WeightAverage
 from transfer_maskrcnn.engine.extended_scores import score_by_generation
 from transfer_maskrcnn.engine.freezing import FreezePhases, freeze
+from transfer_maskrcnn.engine.identity import moved, with_digest
 from transfer_maskrcnn.engine.ignored import leave_out_doubtful
 from transfer_maskrcnn.engine.loader import build_train_loader
 from transfer_maskrcnn.engine.mapper import CheckedDatasetMapper
@@ -43,6 +44,7 @@ from transfer_maskrcnn.engine.roi_pooler import use_fast_pooling
 from transfer_maskrcnn.engine.row_freezing import HoldRows
 from transfer_maskrcnn.engine.sample_pictures import put_sample_pictures
 from transfer_maskrcnn.engine.solver import L2SP, build_optimizer
+from transfer_maskrcnn.engine.source_facts import note_source
 from transfer_maskrcnn.engine.stamp import make_stamp
 from transfer_maskrcnn.engine.stopping import BestCheckpoint, StopTraining
 from transfer_maskrcnn.engine.testing import record_evaluation
@@ -138,7 +140,7 @@ class TransferTrainer(DefaultTrainer):
             source = open_trained(self.checkpointer.model, path, class_names(self.cfg))
             super().resume_or_load(resume=True)
             self.data_loader.batch_sampler.start = self.start_iter
-            self.checkpointer.stamp["transfer"] = (source.stamp or {}).get("transfer")
+            self.checkpointer.stamp["transfer"] = moved(source.stamp, self.cfg.MODEL.WEIGHTS)
         elif not self.cfg.MODEL.TRANSFER.ENABLED:
             try:
                 super().resume_or_load(resume=False)
@@ -164,7 +166,9 @@ class TransferTrainer(DefaultTrainer):
             self._end_at(stop.iteration)
             raise
         if self._surgery.plan is not None:
-            self.checkpointer.stamp["transfer"] = self._surgery.plan.summary()
+            self.checkpointer.stamp["transfer"] = with_digest(self._surgery.plan.summary())
+        if self.cfg.MODEL.TRANSFER.EXTEND:
+            note_source(self.cfg)
 
     def after_step(self) -> None:
         try:

@@ -205,9 +205,17 @@ def run_key(cfg: CfgNode) -> dict[str, str]:
     content.MODEL.WEIGHTS, content.DATASETS.CATALOG = "", ""
     return {
         "config": config_hash(content),
-        "data": _data_fingerprint((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)),
+        "data": _data_fingerprint(_datasets(cfg)),
         "weights": _checksum(cfg.MODEL.WEIGHTS),
     }
+
+
+def _datasets(cfg: CfgNode) -> tuple[str, ...]:
+    """All that a run's result depends on."""
+    labels = cfg.MODEL.TRANSFER.PSEUDO_LABELS
+    held_out = (labels.HELD_OUT,) if labels.ENABLED and labels.HELD_OUT else ()
+    data = cfg.DATASETS
+    return (*data.TRAIN, *data.TEST, *data.TEST_SOURCE, *held_out)
 
 
 @lru_cache

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -63,8 +64,11 @@ def zoo_config(uri: str) -> str | None:
 
 
 def fold(name: str) -> str:
-    """``Traffic_Light`` -> ``trafficlight``: case, space, underscore and hyphen do not count."""
-    return re.sub(r"[\s_-]+", "", name).casefold()
+    """``Traffic_Light`` -> ``trafficlight``: case, space, underscore and hyphen do not count.
+
+    Nor does whether an accent is a character of its own, as in what some systems write.
+    """
+    return re.sub(r"[\s_-]+", "", unicodedata.normalize("NFC", name)).casefold()
 
 
 def same_name(a: str, b: str) -> bool:
