@@ -31,6 +31,10 @@ _LOSSES = {
     "loss_mask": "mask",
     "loss_rpn_cls": "RPN objectness",
     "loss_rpn_loc": "RPN box",
+    "loss_distill_cls": "kept class",
+    "loss_distill_box": "kept box",
+    "loss_distill_mask": "kept mask",
+    "loss_distill_rpn": "kept objectness",
 }
 _AP = re.compile(r"(?:.+/)?(?:bbox|segm|keypoints)/AP")
 
