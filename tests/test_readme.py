@@ -1,4 +1,4 @@
-"""The README's shell examples, typed as they stand there; only budgets are cut short."""
+"""The shell examples of README.md and docs, typed as they stand; only budgets are cut short."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from transfer_maskrcnn.data.shapes import prepare_shapes
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [README, *(p.read_text(encoding="utf-8") for p in sorted((ROOT / "docs").glob("*.md")))]
 # Few iterations of small images, and random weights: the model zoo is not asked.
 SHORT = (
     "SOLVER.MAX_ITER 1 SOLVER.STEPS '()' SOLVER.WARMUP_ITERS 1 SOLVER.IMS_PER_BATCH 1 "
@@ -27,6 +28,7 @@ FROM_NOTHING = "MODEL.WEIGHTS '' MODEL.TRANSFER.KEEP structure MODEL.RESNETS.NOR
 ADDED: dict[str, str | None] = {
     "make demo": None,  # continuous integration runs both
     "make test": None,
+    "datasets/prepare_shapes.py": "",
     "tools/check_dataset.py": "",
     "tools/make_config.py": "",
     "tools/explain_ap.py": "",
@@ -35,6 +37,7 @@ ADDED: dict[str, str | None] = {
     # configs that extend a model, whose weights come with the project
     "train_net.py --config-file configs/shapes/mask_rcnn_extend.yaml": SHORT,
     "train_net.py --config-file configs/shapes/mask_rcnn_few_shot.yaml": SHORT,
+    "train_net.py --config-file configs/shapes/mask_rcnn_relabel.yaml": SHORT,
     "tools/pseudo_label.py": "",
     "tools/make_few_shot.py": "",
     "tools/summarise_runs.py": "",
@@ -44,10 +47,12 @@ ADDED: dict[str, str | None] = {
 
 
 def commands() -> list[str]:
-    """Every command of the README's bash blocks, continued lines joined."""
-    blocks = re.findall(r"^( *)```bash\n(.*?)^\1```", README, re.MULTILINE | re.DOTALL)
-    text = "\n".join(block for _, block in blocks).replace("\\\n", " ")
-    return [line.split("  #")[0].strip() for line in text.splitlines() if line.strip()]
+    """Every command of the bash blocks, continued lines joined; one that comes twice, once."""
+    fences = re.compile(r"^( *)```bash\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
+    blocks = [block for page in PAGES for _, block in fences.findall(page)]
+    text = "\n".join(blocks).replace("\\\n", " ")
+    lines = [" ".join(line.split("  #")[0].split()) for line in text.splitlines()]
+    return list(dict.fromkeys(line for line in lines if line))
 
 
 def tool_of(command: str) -> str:
@@ -63,7 +68,8 @@ def folder(tmp_path: Path, write_dataset: Callable[[str, Path], dict[str, Any]])
     python.parent.mkdir(parents=True)
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
-    prepare_shapes(tmp_path / "datasets")
+    prepare_shapes(tmp_path / "datasets", ("train", "val"))  # as `make demo` does, and no more
+    (tmp_path / "datasets" / "prepare_shapes.py").symlink_to(ROOT / "datasets/prepare_shapes.py")
     catalog = re.search(r"```yaml\n(.*?)```", README, re.DOTALL)
     assert catalog is not None
     (tmp_path / "my.yaml").write_text(catalog.group(1).replace("cat, dog", "blob, bar"))

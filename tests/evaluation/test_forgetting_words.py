@@ -31,9 +31,14 @@ def test_lines() -> None:
 
 
 CASES = [
-    # the interval holds zero, and a loss that rounds to nothing
-    ({"ap": -0.04, "low": -0.5, "high": 1.3}, "forgot 0.0 (-0.5 to 1.3), no forgetting that 1,200"),
-    ({"ap": 0.0, "low": 0.0, "high": 0.0}, "forgot 0.0 (0.0 to 0.0), no forgetting that 1,200"),
+    # the interval holds zero: a loss that rounds to nothing, a gain
+    ({"ap": -0.04, "low": -0.5, "high": 1.3}, "before 16.3: 0.0 less (-0.5 to 1.3), which 1,200"),
+    (
+        {"ap": -0.6, "low": -1.5, "high": 0.3},
+        "0.6 more (-0.3 to 1.5), which 1,200 images cannot tell",
+    ),
+    # not a single detection is another one
+    ({"ap": 0.0, "low": 0.0, "high": 0.0}, "before 16.3: nothing is forgotten"),
     # better than before
     ({"ap": -2.0, "low": -3.1, "high": -1.2}, "gained 2.0 (1.2 to 3.1)"),
     # fewer than five images

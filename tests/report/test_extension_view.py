@@ -62,7 +62,11 @@ def test_on_the_page(whole_run: Path) -> None:
 
 SENTENCES = [
     # zero lies within
-    ({"forgetting": {**LOST, "low": -0.1}}, "no forgetting that 1 image could show"),
+    ({"forgetting": {**LOST, "low": -0.1}}, "1 image cannot tell the difference from nothing."),
+    (
+        {"forgetting": {"ap": 0.0, "low": 0.0, "high": 0.0}},
+        "16.2: nothing is forgotten.",
+    ),
     ({"forgetting": {"ap": -3, "low": -4, "high": -2}}, "it gained 3.0 (95 % interval 2.0 to 4.0)"),
     ({"forgetting": {**LOST, "low": None}}, "1 image cannot tell whether that is forgetting"),
     ({"forgetting": None, "before": None}, "without the source model nobody knows"),

@@ -68,5 +68,13 @@ def test_validation(curve: list[Row], alt: str) -> None:
     assert picture is not None and picture.alt == alt
 
 
-def test_no_validation() -> None:
-    assert validation_picture([{"iteration": 3, "val_loss": 0.1, "bbox/AP": None}]) is None
+NO_CURVES = [
+    [{"iteration": 3, "val_loss": 0.1, "bbox/AP": None}],
+    # one evaluation, of several sets
+    [{"iteration": 3, "bbox/AP": 1.0, "segm/AP": 2.0, "b_val/bbox/AP": 3.0}],
+]
+
+
+@pytest.mark.parametrize("curve", NO_CURVES)
+def test_no_validation(curve: list[Row]) -> None:
+    assert validation_picture(curve) is None

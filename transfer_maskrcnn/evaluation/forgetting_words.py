@@ -55,13 +55,15 @@ def _lost(lost: Mapping[str, Any], images: int) -> str:
     ap, low, high = lost["ap"], lost["low"], lost["high"]
     if low is None or high is None:
         return f"forgot {_number(ap)}; {plural(images, 'image')} cannot tell how surely"
-    if round(ap, 1) < 0:
-        said = f"gained {_number(-ap)} ({_number(-high)} to {_number(-low)})"
-    else:
-        said = f"forgot {_number(ap)} ({_number(low)} to {_number(high)})"
+    if low == high == 0:
+        return "nothing is forgotten"
+    more = round(ap, 1) < 0
+    size, bounds = _number(abs(ap)), (-high, -low) if more else (low, high)
+    between = f"({_number(bounds[0])} to {_number(bounds[1])})"
     if low > 0 or high < 0:
-        return said
-    return f"{said}, no forgetting that {plural(images, 'image')} could show"
+        return f"{'gained' if more else 'forgot'} {size} {between}"
+    of = plural(images, "image")
+    return f"{size} {'more' if more else 'less'} {between}, which {of} cannot tell from nothing"
 
 
 def _number(ap: float) -> str:

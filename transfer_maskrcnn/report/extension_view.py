@@ -108,12 +108,14 @@ def _sentence(figures: Mapping[str, Any], kind: str) -> str:
     if bounds is None:
         return f"{reached}; {images} cannot tell whether that is forgetting."
     low, high = bounds
+    if low == high == 0:
+        return f"{reached}: nothing is forgotten."
     if low > 0:
         return f"{reached}: it forgot {decimal(lost['ap'])} (95 % interval {interval(bounds)})."
     if high < 0:
         gain = interval((-high, -low))
         return f"{reached}: it gained {decimal(-lost['ap'])} (95 % interval {gain})."
-    return f"{reached}: no forgetting that {images} could show."
+    return f"{reached}: {images} cannot tell the difference from nothing."
 
 
 def _remarks(extension: Mapping[str, Any], figures: Mapping[str, Any]) -> list[str]:

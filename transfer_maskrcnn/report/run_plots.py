@@ -82,10 +82,10 @@ def _total_in_words(points: Sequence[tuple[float, float]] | None, name: str) -> 
 
 
 def validation_picture(curve: Sequence[Row]) -> Picture | None:
-    """AP on the validation images during training."""
+    """AP on the validation images during training; None where it was measured only once."""
     keys = sorted({key for row in curve for key in row if _AP.fullmatch(key)}, reverse=True)
     series = {key: points for key in keys if (points := _series(curve, key))}
-    if not series:
+    if len({iteration for points in series.values() for iteration, _ in points}) < 2:
         return None
     figure, axes = page_axes()
     entries: list[tuple[str, Artist]] = []

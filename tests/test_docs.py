@@ -1,0 +1,50 @@
+"""What README.md, docs and configs refer to is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from detectron2.config import get_cfg
+
+from transfer_maskrcnn.config import add_transfer_config, flat_config
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("datasets/*.md")])
+FILLED_IN = {"MODEL.TRANSFER.CLASSES", "MODEL.TRANSFER.GENERATIONS"}  # by the program
+
+
+def anchors(page: Path) -> set[str]:
+    """Of the headings of a page, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    for link in links:
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_every_key_is_explained() -> None:
+    stock, cfg = dict(flat_config(get_cfg())), get_cfg()
+    add_transfer_config(cfg)
+    own = {key for key, _ in flat_config(cfg)} - set(stock) - FILLED_IN
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    unexplained = [key for key in sorted(own) if key.rsplit(".", 1)[-1] not in text]
+    assert len(own) > 20 and not unexplained
+
+
+def test_configs_open_with_their_command() -> None:
+    for config in sorted(ROOT.glob("configs/*/mask_rcnn_*.yaml")) + sorted(
+        ROOT.glob("configs/recipes/*.yaml")
+    ):
+        comment = config.read_text(encoding="utf-8").split("\n#\n")[0]
+        assert f"--config-file {config.relative_to(ROOT)}" in comment, config
