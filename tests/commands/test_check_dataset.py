@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pycocotools.mask as mask_util
 import pytest
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -130,6 +131,24 @@ def test_a_dataset_that_is_declared_nowhere(run: Run, catalog: Path, tmp_path: P
     status, shown = run("--format", "coco", *files)
     assert status == 0 and shown.startswith("val: 12 images")
     _forget("val")
+
+
+@pytest.mark.parametrize("config", ["", "configs/shapes/mask_rcnn_transfer.yaml"])
+@pytest.mark.parametrize("mask_format", ["polygon", "bitmask"])
+def test_masks_of_either_format_are_mapped_as_training_does(
+    config: str, mask_format: str, run: Run, catalog: Path, tmp_path: Path, repository: Path
+) -> None:
+    """The config says polygon, as detectron2 does, and training follows the dataset."""
+    file = tmp_path / "val.json"
+    content = json.loads(file.read_text())
+    if mask_format == "bitmask":
+        for annotation in content["annotations"]:
+            rle = mask_util.merge(mask_util.frPyObjects(annotation["segmentation"], 300, 400))
+            annotation["segmentation"] = {**rle, "counts": rle["counts"].decode()}
+        file.write_text(json.dumps(content))
+    options = ["--config-file", repository / config] if config else []
+    status, shown = run("--catalog", catalog, f"{tmp_path.name}_val", *options)
+    assert status == 0 and "mapper" not in shown
 
 
 def test_a_page(run: Run, catalog: Path, tmp_path: Path) -> None:

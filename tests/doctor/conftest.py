@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from transfer_maskrcnn.data.register import DatasetSpec
 from transfer_maskrcnn.doctor.examine import Diagnosis, examine
 from transfer_maskrcnn.doctor.settings import Settings
 from transfer_maskrcnn.doctor.subject import looks_like_validation, subject_of_spec
-from transfer_maskrcnn.engine.mapper import CheckedDatasetMapper
+from transfer_maskrcnn.engine.mapper import CheckedDatasetMapper, training_mapper
 
 Content = dict[str, Any]
 HEIGHT, WIDTH = 72, 96
@@ -129,20 +130,24 @@ def val(tmp_path: Path) -> Planted:
     return Planted(tmp_path, "toy_val", images=4, seed=100)
 
 
+MapperOf = Callable[[str], CheckedDatasetMapper]
+
+
 @pytest.fixture(scope="session")
-def mapper() -> CheckedDatasetMapper:
+def mapper_of() -> MapperOf:
     cfg = get_cfg()
+    cfg.MODEL.MASK_ON = True
     cfg.INPUT.MIN_SIZE_TRAIN = (HEIGHT,)
-    return CheckedDatasetMapper(cfg, is_train=True)
+    return partial(training_mapper, cfg)
 
 
 @pytest.fixture
-def diagnose(mapper: CheckedDatasetMapper) -> Callable[..., Diagnosis]:
+def diagnose(mapper_of: MapperOf) -> Callable[..., Diagnosis]:
     """Examine datasets, given as :class:`Planted` or as specs."""
 
     def diagnose(*datasets: Any, settings: Settings = SETTINGS) -> Diagnosis:
         specs = [d.spec() if isinstance(d, Planted) else d for d in datasets]
         subjects = [subject_of_spec(spec, looks_like_validation(spec.name)) for spec in specs]
-        return examine(subjects, settings, mapper)
+        return examine(subjects, settings, mapper_of)
 
     return diagnose

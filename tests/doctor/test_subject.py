@@ -15,10 +15,9 @@ from transfer_maskrcnn.doctor.subject import (
     subject_of,
     subject_of_spec,
 )
-from transfer_maskrcnn.engine.mapper import CheckedDatasetMapper
 from transfer_maskrcnn.errors import DatasetError
 
-from .conftest import SETTINGS, Planted
+from .conftest import SETTINGS, MapperOf, Planted
 
 
 @pytest.mark.parametrize(
@@ -60,7 +59,7 @@ def test_a_name_that_nobody_registered() -> None:
 def test_dicts_that_another_package_registered(
     has_classes: bool,
     train: Planted,
-    mapper: CheckedDatasetMapper,
+    mapper_of: MapperOf,
     request: pytest.FixtureRequest,
     tmp_path: Path,
 ) -> None:
@@ -72,7 +71,7 @@ def test_dicts_that_another_package_registered(
     request.addfinalizer(lambda: MetadataCatalog.remove(name))
     if has_classes:
         MetadataCatalog.get(name).thing_classes = ["nut", "bolt"]
-    diagnosis = examine([subject_of(name, False)], SETTINGS, mapper)
+    diagnosis = examine([subject_of(name, False)], SETTINGS, mapper_of)
     kinds = {f.kind: f for f in diagnosis.findings}
     if has_classes:
         assert "box_off" in kinds
@@ -82,9 +81,7 @@ def test_dicts_that_another_package_registered(
         assert "no thing_classes" in str(kinds["unloadable"].places[0])
 
 
-def test_two_parts_of_one_file_share_its_losses(
-    train: Planted, mapper: CheckedDatasetMapper
-) -> None:
+def test_two_parts_of_one_file_share_its_losses(train: Planted, mapper_of: MapperOf) -> None:
     train.image(3).unlink()
     specs = []
     for part in ("train", "val"):
@@ -92,13 +89,13 @@ def test_two_parts_of_one_file_share_its_losses(
         train.options = {"hold_out_every": 3, "part": part}
         specs.append(train.spec())
     subjects = [subject_of_spec(spec, looks_like_validation(spec.name)) for spec in specs]
-    diagnosis = examine(subjects, SETTINGS, mapper)
+    diagnosis = examine(subjects, SETTINGS, mapper_of)
     assert [len(loaded.dataset.dicts) for loaded in diagnosis.loaded] == [4, 3]
     missing = [f for f in diagnosis.findings if f.kind == "image_missing"]
     assert [f.count for f in missing] == [1]
 
 
-def test_how_to_get_a_dataset_that_is_missing(train: Planted, mapper: CheckedDatasetMapper) -> None:
+def test_how_to_get_a_dataset_that_is_missing(train: Planted, mapper_of: MapperOf) -> None:
     train.options = {"prepare": "python make_it.py", "annotations": "nowhere.json"}
-    diagnosis = examine([subject_of_spec(train.spec(), False)], SETTINGS, mapper)
+    diagnosis = examine([subject_of_spec(train.spec(), False)], SETTINGS, mapper_of)
     assert "To get this dataset: python make_it.py" in str(diagnosis.findings[0].places[0])

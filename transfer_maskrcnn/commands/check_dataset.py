@@ -28,7 +28,7 @@ from transfer_maskrcnn.doctor.subject import (
 )
 from transfer_maskrcnn.doctor.text import print_diagnosis
 from transfer_maskrcnn.engine.fitting.settings import settings_of
-from transfer_maskrcnn.engine.mapper import CheckedDatasetMapper
+from transfer_maskrcnn.engine.mapper import training_mapper
 from transfer_maskrcnn.engine.setup import load_config, quiet_third_parties
 from transfer_maskrcnn.errors import ConfigError, DatasetError
 from transfer_maskrcnn.files import write_json
@@ -50,6 +50,7 @@ input size, anchors and limits to check against (else Mask R-CNN R50-FPN's).
 Exit status: 0; 1 where there are errors among the findings, or for a mistake.
 """
 STANDARD = (  # the model zoo's FPN, where no config says otherwise
+    *("MODEL.MASK_ON", True),
     *("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"),
     *("MODEL.RESNETS.OUT_FEATURES", "['res2','res3','res4','res5']"),
     *("MODEL.FPN.IN_FEATURES", "['res2','res3','res4','res5']"),
@@ -74,7 +75,7 @@ def _main(args: argparse.Namespace) -> int:
         _convert(subjects, args.convert)
         return 0
     settings = settings_of(cfg)
-    diagnosis = examine(subjects, settings, CheckedDatasetMapper(cfg, is_train=True))
+    diagnosis = examine(subjects, settings, partial(training_mapper, cfg))
     if args.json == "-":
         json.dump(diagnosis.as_json(), sys.stdout, indent=1)
         print()

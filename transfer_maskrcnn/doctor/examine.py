@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,14 +42,17 @@ class Diagnosis:
         }
 
 
-def examine(subjects: Sequence[Subject], settings: Settings, mapper: Mapper) -> Diagnosis:
+def examine(
+    subjects: Sequence[Subject], settings: Settings, mapper_of: Callable[[str], Mapper]
+) -> Diagnosis:
     """Look at datasets, and at each pair of a training and a validation set.
 
     Args:
         subjects: what to look at. A validation set is compared with the training sets that have
             its name but for "train"; if none has, with a training set that is the only one.
         settings: input sizes, anchors and limits of the config that will train on them.
-        mapper: from a dataset dict to model input, as training does it.
+        mapper_of: for a dataset's ``mask_format``, what takes one of its dicts to model input as
+            training does.
     """
     findings: list[Finding] = []
     seen: list[Seen] = []
@@ -61,7 +64,7 @@ def examine(subjects: Sequence[Subject], settings: Settings, mapper: Mapper) -> 
             findings += of_loading
         files.add(source)
         if loaded is not None:
-            looks = _look(loaded, settings, mapper)
+            looks = _look(loaded, settings, mapper_of(loaded.dataset.mask_format))
             findings += _of_dataset(loaded, looks, settings)
             seen.append((loaded, [look.facts for look in looks]))
     for train, validation in _pairs(seen):

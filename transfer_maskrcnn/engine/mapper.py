@@ -7,6 +7,7 @@ import zlib
 from typing import Any
 
 import cv2
+from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 from detectron2.data.detection_utils import SizeMismatchError
 
@@ -31,3 +32,17 @@ class CheckedDatasetMapper(DatasetMapper):
                 f"cannot use image {dataset_dict.get('file_name')}: "
                 f"{' '.join(str(error).split())}. Mend or remove it, then start again with --resume"
             ) from None
+
+
+def training_mapper(cfg: CfgNode, mask_format: str) -> CheckedDatasetMapper:
+    """What training on a dataset of that format would use.
+
+    Args:
+        cfg: not fitted to the dataset; stays as it is.
+        mask_format: "polygon" or "bitmask", as in the dataset's metadata.
+    """
+    own = cfg.clone()
+    own.defrost()
+    if mask_format == "bitmask":
+        own.INPUT.MASK_FORMAT = mask_format
+    return CheckedDatasetMapper(own, is_train=True)
