@@ -50,7 +50,7 @@ input size, anchors and limits to check against (else Mask R-CNN R50-FPN's).
 Exit status: 0; 1 where there are errors among the findings, or for a mistake.
 """
 STANDARD = (  # the model zoo's FPN, where no config says otherwise
-    *("MODEL.MASK_ON", True),
+    *("MODEL.MASK_ON", "True"),
     *("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"),
     *("MODEL.RESNETS.OUT_FEATURES", "['res2','res3','res4','res5']"),
     *("MODEL.FPN.IN_FEATURES", "['res2','res3','res4','res5']"),
