@@ -91,6 +91,7 @@ def test_arms_without_extension_have_no_old_classes_to_keep(
 ) -> None:
     extend = load_config(f"{repository}/configs/shapes/mask_rcnn_extend.yaml")
     extend.MODEL.TRANSFER.FREEZE, extend.SOLVER.PHASES = freeze, phases
+    extend.MODEL.TRANSFER.PSEUDO_LABELS.ENABLED = True
     cfg = extend.clone()
     cfg.merge_from_list(list(parse_arm("all_but_predictors", cfg).settings))
     transfer = cfg.MODEL.TRANSFER
