@@ -62,6 +62,16 @@ def test_the_least_recently_used_go_first(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert {path.stem for path in tmp_path.iterdir()} == {"oldest", "newest"}
 
 
+def test_what_is_about_to_be_used_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for age, name in enumerate(["other", "mine"]):
+        path = tmp_path / f"{name}.records"
+        path.write_bytes(b"x" * 100)
+        os.utime(path, (1_000_000 - age,) * 2)
+    monkeypatch.setattr(folders, "_MAX_BYTES", 50)
+    make_room(tmp_path, keep=tmp_path / "mine.records")
+    assert {path.stem for path in tmp_path.iterdir()} == {"mine"}
+
+
 def test_room_for_all(tmp_path: Path) -> None:
     for name in ("a.records", "b.records"):
         (tmp_path / name).write_bytes(b"x")

@@ -139,6 +139,50 @@ def test_names_that_the_file_does_not_carry(make: Make) -> None:
         fit_config(make(source=None))
 
 
+# names, words of the error; the file has a classifier of four classes
+NAMES = [
+    (["bar", "dot", "bar", "N/A"], r"several classes named 'bar'.*with '' for rows without"),
+    (
+        ["bar", "dot"],
+        r"a classifier of 4 classes, and 2 names \('bar', 'dot'\); correct .*SOURCE_CL",
+    ),
+]
+
+
+@pytest.mark.parametrize(("names", "words"), NAMES)
+@pytest.mark.parametrize("carried", [False, True])
+def test_names_that_do_not_tell_rows_apart(
+    make: Make, names: list[str], words: str, carried: bool
+) -> None:
+    cfg = make(source=names if carried else None)
+    content = torch.load(cfg.MODEL.WEIGHTS, weights_only=True)
+    content["model"]["roi_heads.box_predictor.cls_score.weight"] = torch.zeros(5, 2)
+    torch.save(content, cfg.MODEL.WEIGHTS)
+    cfg.MODEL.TRANSFER.SOURCE_CLASSES = [] if carried else names
+    with pytest.raises(ConfigError, match=words):
+        fit_config(cfg)
+
+
+def test_names_that_contradict_the_file(make: Make) -> None:
+    with pytest.raises(WeightFileError, match=r"Remove SOURCE_CLASSES, the file knows"):
+        fit_config(make("MODEL.TRANSFER.SOURCE_CLASSES", ["dot", "bar"]))
+
+
+def test_rows_without_a_class_are_left_out_and_counted(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        assert fit_config(make(source=["bar", "", "dot", ""])) == ["bar", "dot", "blob"]
+    assert "2 rows of" in caplog.text and "have no class, and are left out" in caplog.text
+
+
+def test_a_source_set_without_any_of_the_sources_classes(make: Make) -> None:
+    cfg = make(source=["dot"])
+    cfg.DATASETS.TEST_SOURCE = cfg.DATASETS.TEST
+    with pytest.raises(ConfigError, match=r"TEST_SOURCE 'val.*has none of the source's classes"):
+        fit_config(cfg)
+
+
 # keys, words of the error
 WRONG: list[tuple[list[Any], str]] = [
     (["MODEL.TRANSFER.KEEP", "all_but_predictors"], r"EXTEND True keeps .*KEEP class_rows"),

@@ -18,6 +18,7 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 
+from transfer_maskrcnn.data import cache_folder
 from transfer_maskrcnn.data.register import register_dataset
 from transfer_maskrcnn.data.shapes import NEW_CLASSES, SOURCE_CLASSES, ShapesSplit, write_split
 from transfer_maskrcnn.engine import teacher
@@ -124,7 +125,10 @@ def _first(trainer: TransferTrainer, count: int) -> Iterator[Any]:
 
 
 def test_labels_are_reproducible_and_kept_by_what_they_depend_on(
-    make: Callable[..., CfgNode], labelled: list[str], cache: Path
+    make: Callable[..., CfgNode],
+    labelled: list[str],
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = training_dicts(make())
     count = len(labelled)
@@ -135,6 +139,7 @@ def test_labels_are_reproducible_and_kept_by_what_they_depend_on(
     training_dicts(make("INPUT.MIN_SIZE_TEST", 96))
     assert len(labelled) == 2 * count, "another input size does"
     file.unlink()
+    monkeypatch.setattr(cache_folder, "_MAX_BYTES", 1)  # what is being used stays
     assert training_dicts(make()) == first
     assert file.read_bytes() == content, "to the byte"
 

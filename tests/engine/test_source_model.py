@@ -59,10 +59,10 @@ def test_it_is_the_file_and_learns_nothing(cfg: CfgNode) -> None:
     assert np.array_equal(np.random.get_state()[1], before[2])  # noqa: NPY002
 
 
-def test_rows_without_a_class_and_of_equal_names_keep_their_places(
+def test_rows_without_a_class_and_of_like_names_keep_their_places(
     cfg: CfgNode, tmp_path: Path
 ) -> None:
-    names = ["circle", "", "circle", "cross", "rings", "ring", "", "hexagon"]
+    names = ["circle", "", "Circle", "cross", "rings", "ring", "", "hexagon"]
     file = write_unnamed(cfg, tmp_path)
     model, classes = build_source_model(
         changed(cfg, "MODEL.WEIGHTS", file, "MODEL.TRANSFER.SOURCE_CLASSES", names)

@@ -38,9 +38,12 @@ def mark_used(path: Path) -> None:
         os.utime(path)
 
 
-def make_room(folder: Path, suffix: str = SUFFIX) -> None:
+def make_room(folder: Path, suffix: str = SUFFIX, keep: Path | None = None) -> None:
     """Remove the files of ``suffix`` that were not used for longest until the others fit, and what
-    killed writers left."""
+    killed writers left.
+
+    ``keep`` stays, however large: a file that is about to be used.
+    """
     found: list[tuple[float, int, str]] = []
     abandoned = time.time() - _ABANDONED_SECONDS
     with suppress(OSError), os.scandir(folder) as entries:
@@ -55,6 +58,8 @@ def make_room(folder: Path, suffix: str = SUFFIX) -> None:
     for _, size, path in sorted(found):
         if total <= _MAX_BYTES:
             break
+        if keep is not None and path == str(keep):
+            continue
         with suppress(OSError):
             os.unlink(path)
             total -= size

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -16,13 +15,13 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from transfer_maskrcnn.engine.extended_scores import generations_of
 from transfer_maskrcnn.engine.identity import began_with
+from transfer_maskrcnn.engine.named_source import open_named_source
 from transfer_maskrcnn.engine.record import trained_file
 from transfer_maskrcnn.errors import ConfigError, WeightFileError, nearest
 from transfer_maskrcnn.evaluation.forgetting import EXTENSION_KEY
 from transfer_maskrcnn.surgery.classes import find_class, fold, shown
 from transfer_maskrcnn.surgery.extension import extended_classes, known_classes
-from transfer_maskrcnn.surgery.hook import open_source, source_class_names
-from transfer_maskrcnn.surgery.source import SourceWeights, load_source_weights
+from transfer_maskrcnn.surgery.source import load_source_weights
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +151,24 @@ def fit_classes(cfg: CfgNode, *, eval_only: bool = False) -> list[str]:
         extend(cfg, _common_classes(cfg.DATASETS.TRAIN))
     for name in names:
         class_places(cfg, name)
+    _check_source_sets(cfg)
     return list(cfg.MODEL.TRANSFER.CLASSES)
+
+
+def _check_source_sets(cfg: CfgNode) -> None:
+    """
+    Raises:
+        ConfigError: one of ``DATASETS.TEST_SOURCE`` has classes alone that are new to the source.
+    """
+    generations = cfg.MODEL.TRANSFER.GENERATIONS
+    old = sum(generations[:-1]) if len(generations) > 1 else sum(generations)
+    for name in cfg.DATASETS.TEST_SOURCE if old else ():
+        if min(class_places(cfg, name) or [0]) >= old:
+            raise ConfigError(
+                f"DATASETS.TEST_SOURCE {name!r} has none of the source's classes, only new ones "
+                f"({shown(MetadataCatalog.get(name).thing_classes)}); name a set of the source's "
+                "classes, or leave it empty"
+            )
 
 
 def extend(cfg: CfgNode, dataset_classes: Sequence[str]) -> list[str]:
@@ -183,6 +199,12 @@ def extend(cfg: CfgNode, dataset_classes: Sequence[str]) -> list[str]:
                 "`merge` where the dataset is declared",
                 *(new, old, cfg.MODEL.WEIGHTS),
             )
+    unnamed = sum(not name for name in source)
+    if unnamed:
+        logger.info(
+            "MODEL.TRANSFER.EXTEND: %d rows of %s have no class, and are left out",
+            *(unnamed, cfg.MODEL.WEIGHTS),
+        )
     added = [len(names) - len(kept)] if len(names) > len(kept) else []
     generations = [*_source_generations(cfg, len(kept)), *added]
     cfg.MODEL.TRANSFER.update(CLASSES=list(names), GENERATIONS=generations)
@@ -215,25 +237,6 @@ def _check_class_map(cfg: CfgNode, source: Sequence[str]) -> None:
                 f"MODEL.TRANSFER.CLASS_MAP gives {pair[1]!r} the rows of {pair[0]!r}, but EXTEND "
                 f"keeps the source's own {own!r}; leave the pair out, or EXTEND False"
             )
-
-
-def open_named_source(cfg: CfgNode) -> SourceWeights:
-    """MODEL.WEIGHTS with its class names, which stand in the file or in the config.
-
-    Raises:
-        ConfigError: neither names them.
-        WeightFileError: the file cannot be read.
-    """
-    weights, transfer = cfg.MODEL.WEIGHTS, cfg.MODEL.TRANSFER
-    source = open_source(weights, trust_pickle=transfer.TRUST_PICKLE)
-    classes = source.classes or source_class_names(transfer.SOURCE_CLASSES)
-    if not classes:
-        raise ConfigError(
-            f"MODEL.TRANSFER.EXTEND needs the class names of MODEL.WEIGHTS {weights!r}, which does "
-            "not carry them; set MODEL.TRANSFER.SOURCE_CLASSES to its names in order, "
-            "or to a registered dataset's name (['coco_2017_val'] for COCO)"
-        )
-    return replace(source, classes=tuple(classes))
 
 
 def _source_classes(cfg: CfgNode) -> tuple[str, ...]:

@@ -10,9 +10,10 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 
 from transfer_maskrcnn.config import flat_config
-from transfer_maskrcnn.engine.classes import annotated_classes, class_names, open_named_source
+from transfer_maskrcnn.engine.classes import annotated_classes, class_names
 from transfer_maskrcnn.engine.distillation import OldClasses
 from transfer_maskrcnn.engine.distillation_step import Distillation
+from transfer_maskrcnn.engine.named_source import open_named_source
 from transfer_maskrcnn.engine.source_model import build_source_model, source_config
 from transfer_maskrcnn.errors import ConfigError, WeightFileError
 from transfer_maskrcnn.surgery.target import unwrapped

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from transfer_maskrcnn.engine.class_rows import ALL_BUT_NEW_ROWS, rows_per_class
-from transfer_maskrcnn.engine.classes import open_named_source
 from transfer_maskrcnn.engine.cosine import CosineClassifier
 from transfer_maskrcnn.engine.freezing import FREEZE_KEY, PHASES_KEY, parse_phases
+from transfer_maskrcnn.engine.named_source import open_named_source
 from transfer_maskrcnn.errors import CheckpointError, ConfigError, WeightFileError
 from transfer_maskrcnn.surgery.classes import shown
 from transfer_maskrcnn.surgery.hook import PLAN_FILE

@@ -10,9 +10,9 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from transfer_maskrcnn.engine.classes import open_named_source
 from transfer_maskrcnn.engine.extended_scores import generations_of
 from transfer_maskrcnn.engine.identity import weights_digest
+from transfer_maskrcnn.engine.named_source import open_named_source
 from transfer_maskrcnn.errors import ConfigError, WeightFileError
 from transfer_maskrcnn.files import write_json
 

@@ -14,9 +14,9 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from transfer_maskrcnn.config import flat_config
-from transfer_maskrcnn.engine.classes import open_named_source
 from transfer_maskrcnn.engine.cosine import use_cosine
 from transfer_maskrcnn.engine.extended_scores import generations_of, score_by_generation
+from transfer_maskrcnn.engine.named_source import open_named_source
 from transfer_maskrcnn.engine.precision import describe_precision, prepare_layout
 from transfer_maskrcnn.engine.rng import seeded
 from transfer_maskrcnn.engine.roi_pooler import use_fast_pooling

@@ -66,25 +66,25 @@ def teacher_detections(cfg: CfgNode, records: Sequence[dict[str, Any]]) -> Itera
 
 def _store_path(cfg: CfgNode) -> Path:
     facts = source_facts(cfg)
-    weights = facts.digest if facts else ""
-    content = [__version__, weights, *detection_settings(_teacher_config(cfg))]
+    known = [facts.digest, facts.classes] if facts else []
+    content = [__version__, *known, *detection_settings(_teacher_config(cfg))]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return _folder(cfg) / f"{digest[:32]}{_SUFFIX}"
+    return _place(cfg, f"{digest[:32]}{_SUFFIX}")
 
 
-def _folder(cfg: CfgNode) -> Path:
+def _place(cfg: CfgNode, name: str) -> Path:
     """In the user's cache; where that is switched off, or nothing can be written, in the run."""
     folder = cache_folder("pseudo_labels")
     if folder is not None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if os.access(folder, os.W_OK):
-                make_room(folder, _SUFFIX)
-                return folder
+                make_room(folder, _SUFFIX, keep=folder / name)
+                return folder / name
             logger.warning("%s is read-only: labels are kept in OUTPUT_DIR", folder)
         except OSError as error:
             logger.warning("labels are kept in OUTPUT_DIR: %s", error)
-    return Path(cfg.OUTPUT_DIR, "pseudo_labels")
+    return Path(cfg.OUTPUT_DIR, "pseudo_labels", name)
 
 
 def _teacher_config(cfg: CfgNode) -> CfgNode:

@@ -54,8 +54,7 @@ def record_evaluation(
     path = Path(cfg.OUTPUT_DIR, EVALUATION_FILE)
     content: dict[str, Any] = {}
     if comm.is_main_process():
-        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        content = {**before, **results}
+        content = {**_read(path), **results}
         content.pop(EXTENSION_KEY, None)  # of an earlier evaluation
         write_json(path, content)
     if model is None:
@@ -75,10 +74,19 @@ def record_evaluation(
 
 def read_extension(output_dir: str) -> dict[str, Any] | None:
     """The figures of old and new classes in ``evaluation.json``; None where there are none."""
-    path = Path(output_dir, EVALUATION_FILE)
-    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    extension: dict[str, Any] | None = content.get(EXTENSION_KEY)
+    extension: dict[str, Any] | None = _read(Path(output_dir, EVALUATION_FILE)).get(EXTENSION_KEY)
     return extension
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """An ``evaluation.json``; {} where there is none and, with a warning, where it is damaged."""
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        logger.warning("%s is damaged, and begun anew: %s", path, error)
+        return {}
 
 
 def _extension(cfg: CfgNode) -> dict[str, Any]:
