@@ -193,8 +193,26 @@ NEVER = [
 def test_of_many_such_classes_some_are_named(number: int, words: str) -> None:
     classes = {f"c{i}": {"score": None, "objects": 0} for i in range(number)}
     classes["sure"] = {"score": 0.5, "objects": 3}
-    summary = {"images": 4, "doubtful": 2, "held_out": "h", "precision": 0.8, "classes": classes}
+    summary = {"images": 4, "doubtful": 2, "held_out": "h", "precision": 0.8, "score": 0.7}
+    summary["classes"] = classes
     assert describe(summary).endswith(words)
+
+
+def test_classes_of_which_the_held_out_set_says_too_little_are_named() -> None:
+    classes = {"dog": {"score": 0.7, "objects": 1}, "cat": {"score": 0.6, "objects": 1}}
+    summary = {"images": 4, "doubtful": 2, "held_out": "h", "precision": 0.8, "score": 0.7}
+    words = "2 doubtful ones. HELD_OUT h says too little of dog: SCORE 0.7 stands"
+    assert describe({**summary, "classes": classes}).endswith(words)
+    alone = {**summary, "held_out": None, "classes": classes}
+    assert describe(alone, "doubtful.json has").endswith("; doubtful.json has 2 doubtful ones")
+
+
+def test_a_held_out_set_without_old_classes(make: Callable[..., CfgNode], tmp_path: Path) -> None:
+    places = tmp_path / "new" / "annotations.json", tmp_path / "new" / "images"
+    name = f"another_{tmp_path.name}"
+    register_dataset(name, format="coco", annotations=places[0], image_root=places[1])
+    with pytest.raises(ConfigError, match=rf"HELD_OUT '{name}' has none of the classes of"):
+        make(f"{KEY}.HELD_OUT", name)
 
 
 def test_a_held_out_set_may_have_new_classes(make: Callable[..., CfgNode], tmp_path: Path) -> None:
@@ -321,6 +339,7 @@ def test_the_tool_goes_on_after_a_kill(repository: Path, tmp_path: Path, cache: 
     command += ["--config-file", str(repository / "configs/shapes/Base-shapes.yaml")]
     opts = [*TINY, "MODEL.WEIGHTS", repository / "configs/shapes/shapes_source.pth"]
     opts += ["DATASETS.CATALOG", tmp_path / "catalog.yaml", "DATASETS.TRAIN", "('many',)"]
+    opts += ["DATALOADER.FILTER_EMPTY_ANNOTATIONS", False]
 
     def run(out: str, kept: Path) -> subprocess.Popen[bytes]:
         environment = {**os.environ, "TRANSFER_CACHE": str(kept), "OMP_NUM_THREADS": "1"}
@@ -346,5 +365,11 @@ def test_the_tool_goes_on_after_a_kill(repository: Path, tmp_path: Path, cache: 
             json.loads((tmp_path / d / name).read_text()) for d in ("undisturbed", "killed")
         )
         assert one == other and one["annotations"]
+    numbers = [
+        a["id"]
+        for name in ("annotations.json", "doubtful.json")
+        for a in json.loads((tmp_path / "killed" / name).read_text())["annotations"]
+    ]
+    assert len(set(numbers)) == len(numbers), "what is moved over keeps its number"
     written = (tmp_path / "killed/catalog.yaml").read_text()
     assert str(tmp_path / "many/images") in written and "star" in written

@@ -18,6 +18,7 @@ def extension(**figures: Any) -> dict[str, Any]:
         "before": 16.33,
         "forgetting": {"ap": 0.4, "low": 0.1, "high": 1.3},
         "images": 1200,
+        "scored": {"old": 8, "new": 2},
     }
     return {"segm": {**known, **figures}, "bbox": {}, "old_classes": 8, "new_classes": 2}
 
@@ -27,6 +28,15 @@ def test_lines() -> None:
         "old classes (8)  mask AP 15.9, before 16.3: forgot 0.4 (0.1 to 1.3)",
         "new classes (2)  mask AP 24.0",
         "all (10)         17.5; harmonic mean of old and new 19.1",
+    ]
+
+
+def test_classes_that_no_test_set_has() -> None:
+    lines = extension_lines(extension(scored={"old": 2, "new": 2}))
+    assert [line.partition("  ")[0] for line in lines] == [
+        "old classes (2 of 8)",
+        "new classes (2)",
+        "all (4 of 10)",
     ]
 
 

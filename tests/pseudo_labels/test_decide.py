@@ -96,6 +96,16 @@ def test_without_masks_boxes_tell() -> None:
     assert "segmentation" not in label and label["bbox_mode"] == BoxMode.XYWH_ABS
 
 
+def test_an_empty_mask_is_never_sure_and_its_box_is_left_out() -> None:
+    record = {"height": SIDE, "width": SIDE, "annotations": []}
+    nothing = mask_util.encode(np.zeros((SIDE, SIDE), np.uint8, order="F"))
+    empty = {"size": nothing["size"], "counts": nothing["counts"].decode()}
+    labels = decide(record, [found(0, 0.9, *A, mask=empty)], PLACES, SCORES)
+    (doubtful,) = labels.doubtful
+    assert not labels.sure
+    assert mask_util.toBbox(doubtful["segmentation"]).tolist() == list(map(float, A))
+
+
 def test_never_sure() -> None:
     record = {"height": SIDE, "width": SIDE, "annotations": []}
     labels = decide(record, [found(0, 1.0, *A)], PLACES, Scores([math.inf] * 3, 0.1))

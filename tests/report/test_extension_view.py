@@ -26,6 +26,7 @@ def figures(**changed: Any) -> dict[str, Any]:
         "before": 16.25,
         "forgetting": LOST,
         "images": 1,
+        "scored": {"old": 8, "new": 2},
         "classes": {"<ring>": {"before": 24.0, "after": 18.4}},
     }
     return {**known, **changed}

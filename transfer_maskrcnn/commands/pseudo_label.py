@@ -26,6 +26,7 @@ from transfer_maskrcnn.evaluation.explain.table import wrapped
 from transfer_maskrcnn.files import write_json, write_text
 from transfer_maskrcnn.pseudo_labels.document import document
 from transfer_maskrcnn.terminal import run_tool, tool_parser
+from transfer_maskrcnn.wording import plural
 
 EXAMPLES = """
 Written into --output DIR, a new folder:
@@ -34,9 +35,12 @@ Written into --output DIR, a new folder:
                      model's sure detections, which have a "score"
   doubtful.json      the doubtful detections alone, to move over by hand:
                      what stays there is background for who trains on the
-                     other (PSEUDO_LABELS.ENABLED True leaves it undecided)
+                     other; only training on the original, with
+                     PSEUDO_LABELS.ENABLED True, leaves it undecided
   catalog.yaml       for DATASETS.CATALOG: declares the dataset DIR
-Images stay where they are. What was labelled is kept, and not computed again.
+Images stay where they are. Those without an annotation of their own are left
+out, as in training (DATALOADER.FILTER_EMPTY_ANNOTATIONS False takes them in).
+What was labelled is kept, and not computed again.
 
 Examples:
   python tools/pseudo_label.py --output labelled \\
@@ -98,8 +102,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         summary = _write(cfg, folder, args.output)
     found = {name: c for name, c in summary["classes"].items() if c["objects"]}
     rows = [[name, f"{c['score']:.2f}", c["objects"]] for name, c in found.items()]
-    print(tabulate(rows, ["class", "score from", "objects"], disable_numparse=True))
-    print(wrapped(describe(summary)))
+    if rows:
+        print(tabulate(rows, ["class", "score from", "objects"], disable_numparse=True))
+    print(wrapped(describe(summary, "doubtful.json has")))
+    if summary["left_out"]:
+        images = plural(summary["left_out"], "image")
+        print(wrapped(f"{images} without an annotation of their own: left out, as in training"))
     print(f"Written to {args.output}")
     catalog = shlex.quote(str(args.output / "catalog.yaml"))
     print("next: look at it, move what is right of doubtful.json into annotations.json")
@@ -114,13 +122,15 @@ def _dataset_name(output: Path) -> str:
 def _write(cfg: CfgNode, folder: Path, out: Path) -> dict[str, Any]:
     """The files; returns the summary of :func:`pseudo_labels`."""
     train = cfg.DATASETS.TRAIN
-    records = [r for n in train for r in in_model_classes(cfg, n, DatasetCatalog.get(n))]
+    every = [r for n in train for r in in_model_classes(cfg, n, DatasetCatalog.get(n))]
+    records = _trained_on(cfg, every)
     labels, summary = pseudo_labels(cfg, records)
     classes, root = cfg.MODEL.TRANSFER.CLASSES, common_folder(r["file_name"] for r in records)
     sure = [[*r["annotations"], *added.sure] for r, added in zip(records, labels, strict=True)]
-    write_json(folder / "annotations.json", document(records, sure, classes, root))
-    doubtful = [added.doubtful for added in labels]
-    write_json(folder / "doubtful.json", document(records, doubtful, classes, root))
+    whole = document(records, sure, classes, root)
+    write_json(folder / "annotations.json", whole)
+    doubtful, first = [added.doubtful for added in labels], len(whole["annotations"]) + 1
+    write_json(folder / "doubtful.json", document(records, doubtful, classes, root, first))
     own = {"format": "coco", "annotations": "annotations.json", "image_root": root}
     entries = {_dataset_name(out): {**own, "classes": list(classes)}}
     if cfg.DATASETS.CATALOG:  # the sets to test on, so that one catalog is enough
@@ -128,4 +138,11 @@ def _write(cfg: CfgNode, folder: Path, out: Path) -> dict[str, Any]:
         entries |= {name: entry for name in tests if (entry := catalog_entry(name))}
     text = yaml.safe_dump(entries, sort_keys=False, allow_unicode=True)
     write_text(folder / "catalog.yaml", text)
-    return summary
+    return {**summary, "left_out": len(every) - len(records)}
+
+
+def _trained_on(cfg: CfgNode, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without images that nobody annotated: they may show new objects, too."""
+    if not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        return records
+    return [r for r in records if any(not a.get("iscrowd", 0) for a in r["annotations"])]

@@ -25,6 +25,7 @@ from transfer_maskrcnn.evaluation.matches import Matches, match_detections
 from transfer_maskrcnn.files import write_json, write_text
 from transfer_maskrcnn.pseudo_labels.decide import PseudoLabels, Scores, decide, with_labels
 from transfer_maskrcnn.pseudo_labels.thresholds import precise_scores
+from transfer_maskrcnn.surgery.classes import shown
 from transfer_maskrcnn.wording import plural
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,13 @@ def check_pseudo_labels(cfg: CfgNode) -> None:
         )
     if keys.HELD_OUT:
         check_dataset(keys.HELD_OUT)
-        class_places(cfg, keys.HELD_OUT)
+        facts = source_facts(cfg)
+        if facts is not None and not _held_out_classes(cfg, facts.classes):
+            raise ConfigError(
+                f"{KEY}.HELD_OUT {keys.HELD_OUT!r} has none of the classes of "
+                f"{cfg.MODEL.WEIGHTS}, for which it is to choose scores; name a set in which they "
+                "are annotated, or leave it empty"
+            )
 
 
 def pseudo_labels(
@@ -89,6 +96,9 @@ def pseudo_labels(
     names, model = facts.classes, cfg.MODEL.TRANSFER.CLASSES
     annotated = annotated_classes(cfg, warn=True)
     places = {i: model.index(n) for i, n in enumerate(names) if n and n in model}
+    left = [names[i] for i, place in places.items() if place in annotated]
+    if left:
+        logger.info("no pseudo-labels of %s: DATASETS.TRAIN annotates them", shown(left))
     places = {i: place for i, place in places.items() if place not in annotated}
     scores = Scores(_sure_scores(cfg, names), cfg.MODEL.TRANSFER.PSEUDO_LABELS.DOUBTFUL)
     found = teacher_detections(cfg, records)
@@ -108,17 +118,34 @@ def with_pseudo_labels(cfg: CfgNode, records: Sequence[dict[str, Any]]) -> list[
     return [with_labels(r, added) for r, added in zip(records, labels, strict=True)]
 
 
-def describe(summary: Mapping[str, Any]) -> str:
-    """How many objects, of which classes, the most frequent first; and classes without a score."""
+def describe(summary: Mapping[str, Any], undecided: str = "no loss depends on") -> str:
+    """How many objects, of which classes, the most frequent first; and classes without a score.
+
+    Args:
+        summary: of :func:`pseudo_labels`.
+        undecided: what is said of the doubtful ones, whose number follows.
+    """
     counts = Counter({name: c["objects"] for name, c in summary["classes"].items()})
     found = +counts  # those that there are
-    shown = ", ".join(f"{name} {count}" for name, count in found.most_common(_MOST_CLASSES))
-    shown += ", ..." if len(found) > _MOST_CLASSES else ""
+    most = ", ".join(f"{name} {count}" for name, count in found.most_common(_MOST_CLASSES))
+    most += ", ..." if len(found) > _MOST_CLASSES else ""
     return (
         f"pseudo-labels on {plural(summary['images'], 'image')}: "
         f"{plural(found.total(), 'object')} of {len(found)} of the {len(counts)} classes that are "
-        f"not annotated{f' ({shown})' if shown else ''}; no loss depends on "
-        f"{plural(summary['doubtful'], 'doubtful one')}{_never_labelled(summary)}"
+        f"not annotated{f' ({most})' if most else ''}; {undecided} "
+        f"{plural(summary['doubtful'], 'doubtful one')}{_by_default(summary)}"
+        f"{_never_labelled(summary)}"
+    )
+
+
+def _by_default(summary: Mapping[str, Any]) -> str:
+    """Of classes for which the held-out set says too little."""
+    names = [name for name, c in summary["classes"].items() if c["score"] == summary["score"]]
+    if not (summary["held_out"] and names):
+        return ""
+    return (
+        f". HELD_OUT {summary['held_out']} says too little of {_listed(names)}: SCORE "
+        f"{summary['score']:g} stands"
     )
 
 
@@ -126,13 +153,16 @@ def _never_labelled(summary: Mapping[str, Any]) -> str:
     names = [name for name, c in summary["classes"].items() if c["score"] is None]
     if not names:
         return ""
-    shown = ", ".join(names[:_MOST_CLASSES])
-    shown += f" and {len(names) - _MOST_CLASSES} more" if len(names) > _MOST_CLASSES else ""
     return (
         f". No score of HELD_OUT {summary['held_out']} is precise enough "
-        f"({summary['precision']:g}) for {shown}: {'they are' if names[1:] else 'it is'} not "
-        "labelled"
+        f"({summary['precision']:g}) for {_listed(names)}: {'they are' if names[1:] else 'it is'} "
+        "not labelled"
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_CLASSES} more" if len(names) > _MOST_CLASSES else ""
+    return ", ".join(names[:_MOST_CLASSES]) + more
 
 
 def _summary(
@@ -146,6 +176,7 @@ def _summary(
         "images": len(labels),
         "held_out": keys.HELD_OUT or None,
         "precision": keys.PRECISION if keys.HELD_OUT else None,
+        "score": keys.SCORE,
         "doubtful_score": keys.DOUBTFUL,
         "doubtful": sum(len(image.doubtful) for image in labels),
         "classes": {

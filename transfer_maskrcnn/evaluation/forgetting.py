@@ -95,8 +95,9 @@ def extension_figures(
     Returns:
         ``old``, ``new``, ``all``, ``harmonic_mean``, ``before`` (the source model on the old
         classes), all AP from 0 to 100; ``forgetting`` with ``ap`` (before less old) and its 95 %
-        interval ``low`` to ``high``; ``images`` that show an old class; ``classes``, each old one's
-        ``before`` and ``after``. None for what these sets, or a missing ``before``, cannot tell.
+        interval ``low`` to ``high``; ``images`` that show an old class; ``scored``, how many
+        ``old`` and ``new`` classes have objects; ``classes``, each old one's ``before`` and
+        ``after``. None for what these sets, or a missing ``before``, cannot tell.
     """
     old, new = list(_scored(old_sets, old_classes)), list(_scored(new_sets, new_classes))
     after, added = _joined(one.after() for one in old), _joined(one.after() for one in new)
@@ -116,6 +117,7 @@ def extension_figures(
         "before": known,
         "forgetting": forgetting,
         "images": images,
+        "scored": {"old": _rows(old), "new": _rows(new)},
         "classes": _by_class(old, before, after),
     }
 
@@ -128,6 +130,10 @@ def _scored(sets: Sequence[MatchedSet], classes: Collection[str]) -> Iterator[_S
         left -= {one.classes[k] for k in rows}
         if rows:
             yield _Scored(one, rows)
+
+
+def _rows(parts: Sequence[_Scored]) -> int:
+    return sum(len(one.rows) for one in parts)
 
 
 def _joined(parts: Iterable[np.ndarray | None]) -> np.ndarray | None:

@@ -22,14 +22,22 @@ def extension_lines(extension: Mapping[str, Any]) -> list[str]:
     if task is None:
         return []
     figures, old, new = extension[task], extension["old_classes"], extension["new_classes"]
-    rows = [(f"old classes ({old})", _old(figures, _KINDS[task]))]
+    scored = figures["scored"]
+    rows = [(f"old classes ({share(scored['old'], old)})", _old(figures, _KINDS[task]))]
     if new:
-        rows.append((f"new classes ({new})", _new(figures["new"], _KINDS[task])))
+        name = f"new classes ({share(scored['new'], new)})"
+        rows.append((name, _new(figures["new"], _KINDS[task])))
     if figures["all"] is not None and figures["harmonic_mean"] is not None:
         every, mean = _number(figures["all"]), _number(figures["harmonic_mean"])
-        rows.append((f"all ({old + new})", f"{every}; harmonic mean of old and new {mean}"))
+        name = f"all ({share(scored['old'] + scored['new'], old + new)})"
+        rows.append((name, f"{every}; harmonic mean of old and new {mean}"))
     indent = max(len(name) for name, _ in rows) + 2
     return [line for name, text in rows for line in _row(name, text, indent)]
+
+
+def share(scored: int, known: int) -> str:
+    """Of the classes that the model knows, those that the test sets have objects of."""
+    return str(known) if scored in (0, known) else f"{scored} of {known}"
 
 
 def _row(name: str, text: str, indent: int) -> list[str]:

@@ -39,7 +39,10 @@ class Scores:
     doubtful: float
 
     def is_sure(self, detection: Detection) -> bool:
-        return bool(detection["score"] >= self.sure[detection["category_id"]])
+        """One whose mask is empty never is: it would be an object that nothing is learnt from."""
+        return bool(detection["score"] >= self.sure[detection["category_id"]]) and has_mask(
+            detection
+        )
 
 
 @dataclass(frozen=True)
@@ -99,8 +102,25 @@ def _annotation(detection: Detection, places: Mapping[int, int]) -> Annotation:
         "score": detection["score"],
     }
     if "segmentation" in detection:
-        annotation["segmentation"] = detection["segmentation"]
+        # detectron2's mapper drops an empty mask, and with it the box that no loss may depend on
+        annotation["segmentation"] = (
+            detection["segmentation"] if has_mask(detection) else _filled(detection)
+        )
     return annotation
+
+
+def has_mask(detection: Detection) -> bool:
+    """Whether its mask has a pixel; True of a model without masks."""
+    mask = detection.get("segmentation")
+    return mask is None or bool(mask_util.area(mask) > 0)
+
+
+def _filled(detection: Detection) -> dict[str, Any]:
+    """The whole box as a mask."""
+    x, y, width, height = detection["bbox"]
+    corners = [x, y, x + width, y, x + width, y + height, x, y + height]
+    filled: dict[str, Any] = as_rle([corners], *detection["segmentation"]["size"])
+    return filled
 
 
 def _without(

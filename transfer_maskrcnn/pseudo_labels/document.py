@@ -16,6 +16,7 @@ def document(
     annotations: Sequence[Sequence[Annotation]],
     classes: Sequence[str],
     image_root: str,
+    first_id: int = 1,
 ) -> dict[str, Any]:
     """The content of a COCO json.
 
@@ -25,6 +26,7 @@ def document(
             A ``score`` is kept: who has one was labelled by a model.
         classes: their category ids count from 1.
         image_root: file names are relative to this folder.
+        first_id: the first annotation's ``id``; those of the others follow.
     """
     dicts = [
         {**record, "image_id": number, "annotations": list(own)}
@@ -43,7 +45,10 @@ def document(
     names = [os.path.relpath(r["file_name"], image_root).replace(os.sep, "/") for r in records]
     content = coco_document(dataset, names)
     given = (a for own in annotations for a in own)
-    for written, annotation in zip(content["annotations"], given, strict=True):
+    for number, (written, annotation) in enumerate(
+        zip(content["annotations"], given, strict=True), start=first_id
+    ):
+        written["id"] = number
         if "score" in annotation:
             written["score"] = round(annotation["score"], 4)
     return content

@@ -47,13 +47,13 @@ def view_extension(extension: Mapping[str, Any]) -> ExtensionView | None:
     tasks = [task for task in TASKS if task in extension]
     if not tasks:
         return None
+    first = extension[tasks[0]]
     old, new = number(extension["old_classes"]), number(extension["new_classes"])
     titles = (
-        *(f"old classes ({count(old)})", "before", "forgotten", "95 % interval"),
-        *(f"new classes ({count(new)})", "all", "harmonic mean"),
+        *(f"old classes ({_share(first, 'old', old)})", "before", "forgotten", "95 % interval"),
+        *(f"new classes ({_share(first, 'new', new)})", "all", "harmonic mean"),
     )
     rows = tuple((f"{task_name(task)} AP", _row(extension[task])) for task in tasks)
-    first = extension[tasks[0]]
     return ExtensionView(
         (_sentence(first, task_name(tasks[0])),),
         titles,
@@ -61,6 +61,12 @@ def view_extension(extension: Mapping[str, Any]) -> ExtensionView | None:
         tuple(_remarks(extension, first)),
         _classes_picture(first["classes"], task_name(tasks[0])),
     )
+
+
+def _share(figures: Mapping[str, Any], which: str, known: float | None) -> str:
+    """Of the classes that the model knows, those that the test sets have objects of."""
+    scored = number(figures["scored"][which])
+    return count(known) if scored in (0, known) else f"{count(scored)} of {count(known)}"
 
 
 def pseudo_labels_sentence(summary: Mapping[str, Any]) -> str:
