@@ -32,9 +32,9 @@ setup(
     # Optional: without a C compiler, or Python.h, torchvision's RoIAlign is used.
     ext_modules=[
         Extension(
-            "transfer_maskrcnn.engine._roi_align",
-            ["transfer_maskrcnn/engine/roi_align.c"],
-            depends=["transfer_maskrcnn/engine/roi_weights.h"],
+            "transfer_maskrcnn.modeling._roi_align",
+            ["transfer_maskrcnn/modeling/roi_align.c"],
+            depends=["transfer_maskrcnn/modeling/roi_weights.h"],
             libraries=["m"],
             extra_compile_args=["-O3", "-Wno-psabi"],
             optional=True,

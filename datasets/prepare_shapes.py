@@ -7,8 +7,8 @@ Example:
 
 import os
 
+from transfer_maskrcnn.cli import run_tool, tool_parser
 from transfer_maskrcnn.data.shapes import prepare_shapes
-from transfer_maskrcnn.terminal import run_tool, tool_parser
 
 
 def main() -> None:

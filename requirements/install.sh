@@ -120,7 +120,7 @@ main() {
   make_venv
   once packages "$(made_with) $runtime $(checksum "${lists[@]}")" install_packages
   once project "$PWD $(checksum setup.py transfer_maskrcnn/version.py \
-    transfer_maskrcnn/engine/roi_*.[ch])" install_project
+    transfer_maskrcnn/modeling/roi_*.[ch])" install_project
   [ $changed = no ] || say "done in $SECONDS s; run things with $venv/bin/python"
   exit 0
 }

@@ -26,7 +26,7 @@ _BASE_: {repository}/configs/shapes/Base-shapes.yaml
 MODEL:
   DEVICE: cpu
   WEIGHTS: ""
-  TRANSFER: {{KEEP: structure}}
+  TRANSFER: {{KEEP: random_init}}
   ROI_HEADS: {{BATCH_SIZE_PER_IMAGE: 8}}
   RPN: {{PRE_NMS_TOPK_TRAIN: 20, POST_NMS_TOPK_TRAIN: 10, POST_NMS_TOPK_TEST: 10}}
 INPUT: {{MIN_SIZE_TRAIN: [64], MIN_SIZE_TEST: 64}}
@@ -132,8 +132,8 @@ def test_resume_after_a_kill_goes_on_from_the_last_checkpoint(project: Project) 
 FEATURES = (
     *("MODEL.WEIGHTS", str(REPOSITORY / "configs/shapes/shapes_source.pth")),
     *("MODEL.TRANSFER.KEEP", "all_but_predictors", "SOLVER.BASE_LR", "0.01"),
-    *("SOLVER.PHASES", "[[3, 'all_but_predictors'], [2, 'backbone']]"),
-    *("SOLVER.PART_LR", "[['backbone', 0.1]]", "SOLVER.L2_SP", "0.01"),
+    *("SOLVER.FREEZE_SCHEDULE", "[[3, 'all_but_predictors'], [2, 'backbone']]"),
+    *("SOLVER.LR_MULTIPLIERS", "[['backbone', 0.1]]", "SOLVER.L2_SP", "0.01"),
     *("SOLVER.EMA_DECAY", "0.9", "TEST.VAL_LOSS", "True", "TEST.BEST_METRIC", "val_loss"),
     *("TEST.EVAL_PERIOD", "2", "SOLVER.MAX_ITER", "9", "SOLVER.CHECKPOINT_PERIOD", "2"),
 )
@@ -155,12 +155,14 @@ def test_a_killed_run_ends_with_the_same_weights_as_an_undisturbed_one(project: 
     resumed = project.run("--resume", *FEATURES, "OUTPUT_DIR", str(killed))
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert "Starting training from iteration 0" not in resumed.stdout
-    for name in ("curve.json", "drift.json", "evaluation.json"):
+    for name in ("eval_history.json", "drift.json", "evaluation.json"):
         assert (killed / name).read_text() == (whole / name).read_text(), name
     expected = load_file(whole / "model_final.safetensors")
     found = load_file(killed / "model_final.safetensors")
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
-    best = min(json.loads((whole / "curve.json").read_text()), key=lambda row: row["val_loss"])
+    best = min(
+        json.loads((whole / "eval_history.json").read_text()), key=lambda row: row["val_loss"]
+    )
     kept = torch.load(killed / "model_best.pth", weights_only=True)["evaluation"]
     assert kept["iteration"] == best["iteration"]
     page = (killed / "report.html").read_text()
@@ -206,13 +208,13 @@ def test_training_ends_early_and_stays_ended(project: Project) -> None:
     assert "2 evaluations without a better segm/AP" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     iterations = [
-        row["iteration"] for row in json.loads((project.output / "curve.json").read_text())
+        row["iteration"] for row in json.loads((project.output / "eval_history.json").read_text())
     ]
     assert iterations[-1] <= 8
     assert (project.output / "model_final.safetensors").exists()
     again = project.run("--resume", *options, *long)
     assert again.returncode == 0, again.stdout + again.stderr
-    rows = json.loads((project.output / "curve.json").read_text())
+    rows = json.loads((project.output / "eval_history.json").read_text())
     assert [row["iteration"] for row in rows] == iterations, "nothing more was trained"
 
 

@@ -15,8 +15,8 @@ LAYERS = {
     "errors": BASE,
     "version": BASE,
     "files": BASE,
-    "terminal": BASE,
-    "wording": BASE,
+    "text": BASE,
+    "cli": BASE,
     "data.formats": 0,
     "data.export": 0,
     "surgery": 0,
@@ -26,7 +26,12 @@ LAYERS = {
     "evaluation": 1,
     "inference": 1,
     "doctor": 1,
-    "pseudo_labels": 1,
+    "modeling": 1,
+    "modeling.ignored": 2,
+    "autoconfig": 1,
+    "inference.load": 2,
+    "feature_cache": 2,
+    "incremental": 2,
     "engine": 2,
     "study": 3,
     "benchmark": 3,
@@ -52,7 +57,10 @@ THIRD_PARTY = {
     },
     "report": {"jinja2", "matplotlib", "numpy", "pycocotools"},
 }
-READS_CONFIG = ("config", "engine", "surgery.hook", "evaluation", "study", "benchmark", "commands")
+READS_CONFIG = (
+    *("config", "modeling", "autoconfig", "feature_cache", "incremental", "engine", "evaluation"),
+    *("surgery.hook", "inference.load", "data.mapper", "study", "benchmark", "commands"),
+)
 CONFIG_NAMES = {"detectron2.config", "fvcore.common.config", "yacs"}
 
 

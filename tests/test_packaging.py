@@ -179,12 +179,12 @@ class SetUp:
         self.log = folder / "log"
         self.venv = folder / ".venv"
         (folder / "bin").mkdir()
-        (folder / "transfer_maskrcnn" / "engine").mkdir(parents=True)
+        (folder / "transfer_maskrcnn" / "modeling").mkdir(parents=True)
         shutil.copytree(REPOSITORY / "requirements", folder / "requirements")
         for name in ("Makefile", "setup.py", "transfer_maskrcnn/version.py"):
             shutil.copy(REPOSITORY / name, folder / name)
-        for path in (REPOSITORY / "transfer_maskrcnn" / "engine").glob("roi_*.[ch]"):
-            shutil.copy(path, folder / "transfer_maskrcnn" / "engine")
+        for path in (REPOSITORY / "transfer_maskrcnn" / "modeling").glob("roi_*.[ch]"):
+            shutil.copy(path, folder / "transfer_maskrcnn" / "modeling")
         for tool in (
             "bash",
             "make",
@@ -251,8 +251,8 @@ CHANGES: list[tuple[Callable[[SetUp], object], tuple[str, ...], int]] = [
     # what changes, how make is called, and how often pip runs then
     (lambda s: s.folder.joinpath("requirements/dev.txt").write_text("wheel==1\n"), (), 3),
     (lambda s: change(s, "setup.py"), (), 1),
-    (lambda s: change(s, "transfer_maskrcnn/engine/roi_align.c"), (), 1),
-    (lambda s: change(s, "transfer_maskrcnn/engine/roi_weights.h"), (), 1),
+    (lambda s: change(s, "transfer_maskrcnn/modeling/roi_align.c"), (), 1),
+    (lambda s: change(s, "transfer_maskrcnn/modeling/roi_weights.h"), (), 1),
     (lambda s: None, ("REQUIREMENTS=requirements/py310-torch23.txt",), 3),
     (lambda s: s.add_python("python3.11", "3.11.7"), ("PYTHON=python3.11",), 4),
     (lambda s: s.venv.joinpath("bin/python").unlink(), (), 4),

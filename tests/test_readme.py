@@ -23,7 +23,7 @@ SHORT = (
     "SOLVER.MAX_ITER 1 SOLVER.STEPS '()' SOLVER.WARMUP_ITERS 1 SOLVER.IMS_PER_BATCH 1 "
     "TEST.EVAL_ITERS '[]' INPUT.MIN_SIZE_TRAIN '(64,)' INPUT.MIN_SIZE_TEST 64"
 )
-FROM_NOTHING = "MODEL.WEIGHTS '' MODEL.TRANSFER.KEEP structure MODEL.RESNETS.NORM BN"
+FROM_NOTHING = "MODEL.WEIGHTS '' MODEL.TRANSFER.KEEP random_init MODEL.RESNETS.NORM BN"
 # What is added to a command; None: it is run elsewhere.
 ADDED: dict[str, str | None] = {
     "make demo": None,  # continuous integration runs both
@@ -42,7 +42,7 @@ ADDED: dict[str, str | None] = {
     "tools/make_few_shot.py": "",
     "tools/summarise_runs.py": "",
     "tools/train_net.py": f"{FROM_NOTHING} {SHORT} MODEL.BACKBONE.FREEZE_AT 0",
-    "tools/compare_inits.py": f"--seeds 1 --arms all_but_predictors,class_rows {SHORT}",
+    "tools/compare_inits.py": f"--seeds 1 --variants all_but_predictors,class_rows {SHORT}",
 }
 
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from transfer_maskrcnn.benchmark import machine
 from transfer_maskrcnn.benchmark.rows import QUICK, Plan, rows
 from transfer_maskrcnn.benchmark.table import json_of, text_of
+from transfer_maskrcnn.cli import run_tool, tool_parser
 from transfer_maskrcnn.engine.setup import quiet_third_parties
 from transfer_maskrcnn.files import write_json
-from transfer_maskrcnn.terminal import run_tool, tool_parser
 
 
 def main() -> None:

@@ -10,16 +10,16 @@ Example:
 import os
 from pathlib import Path
 
+from transfer_maskrcnn.cli import run_tool, tool_parser
 from transfer_maskrcnn.commands.compare_inits import print_study
 from transfer_maskrcnn.data.shapes import prepare_shapes
 from transfer_maskrcnn.engine.setup import quiet_third_parties
 from transfer_maskrcnn.study.design import make_design
 from transfer_maskrcnn.study.study import run_study
-from transfer_maskrcnn.terminal import run_tool, tool_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = "configs/shapes/mask_rcnn_transfer.yaml"
-ARMS = ("structure_fair", "all_but_predictors")
+VARIANTS = ("from_scratch", "all_but_predictors")
 OUTPUT = Path("output") / "demo"
 
 
@@ -32,10 +32,10 @@ def main() -> None:
     quiet_third_parties()
     prepare_shapes(ROOT / "datasets", ("train", "val"))
     print("Fine-tuning on 48 pictures of three shapes, from random weights")
-    print("(structure_fair) and from weights that know eight other shapes")
+    print("(from_scratch) and from weights that know eight other shapes")
     print("(all_but_predictors): same model, images and budget. Runs that have finished are")
     print("not run again; they are in output/demo.", flush=True)
-    design = make_design(CONFIG, ["TEST.EVAL_ITERS", "[0, 25, 50]"], ARMS, [1.0], args.seeds)
+    design = make_design(CONFIG, ["TEST.EVAL_ITERS", "[0, 25, 50]"], VARIANTS, [1.0], args.seeds)
     found = run_study(design, OUTPUT, ROOT / "tools" / "train_net.py")
     print_study(found, OUTPUT)
     if found["comparisons"][0]["verdict"] == "better":

@@ -35,9 +35,9 @@ def add_transfer_config(cfg: CfgNode) -> None:
 
     # [iterations, FREEZE] pairs to begin with: what is frozen for so many iterations, beside
     # MODEL.TRANSFER.FREEZE; e.g. [[200, "all_but_predictors"], [200, "backbone"]].
-    cfg.SOLVER.PHASES = []
+    cfg.SOLVER.FREEZE_SCHEDULE = []
     # [part or module prefix, factor] pairs: SOLVER.BASE_LR times factor, the last that fits wins.
-    cfg.SOLVER.PART_LR = []
+    cfg.SOLVER.LR_MULTIPLIERS = []
     # L2-SP (https://arxiv.org/abs/1802.01483): above 0, transferred weights are pulled with this
     # strength towards where they started, in place of WEIGHT_DECAY towards zero.
     cfg.SOLVER.L2_SP = 0.0
@@ -75,7 +75,7 @@ def _transfer_keys() -> CfgNode:
     keys = CfgNode()
     # False: MODEL.WEIGHTS is loaded as stock detectron2 does, by name and shape.
     keys.ENABLED = True
-    # What is taken from MODEL.WEIGHTS, from least to most: structure | backbone | backbone_fpn |
+    # What is taken from MODEL.WEIGHTS, from least to most: random_init | backbone | backbone_fpn |
     # backbone_fpn_rpn | all_but_predictors | class_rows; or module prefixes, comma-separated.
     keys.KEEP = "all_but_predictors"
     # True: a transfer that would not do what the config says is an error; False: a warning.
@@ -101,7 +101,7 @@ def _transfer_keys() -> CfgNode:
     # True: unpickle MODEL.WEIGHTS without restriction. It can run any code: for files you made.
     keys.TRUST_PICKLE = False
 
-    # Parts that keep their weights for the whole run, as in KEEP's ladder ("backbone_fpn" ...), or
+    # Parts that keep their weights for the whole run, as in KEEP's presets ("backbone_fpn" ...), or
     # module prefixes, comma-separated; "" freezes nothing beside MODEL.BACKBONE.FREEZE_AT. With
     # EXTEND, "all_but_new_rows" leaves only the rows of new classes to train.
     keys.FREEZE = ""
@@ -123,13 +123,13 @@ def _pseudo_label_keys() -> CfgNode:
     # True, with EXTEND: MODEL.WEIGHTS labels its classes on the training images, before training;
     # classes that DATASETS.TRAIN annotates are left to its annotations.
     keys.ENABLED = False
-    # A detection of at least this score becomes ground truth; where HELD_OUT is named, each class
+    # A detection of at least this score becomes ground truth; where CALIBRATION_SET is named, each class
     # has a score of its own, and this is that of classes of which the set says too little.
     keys.SCORE = 0.7
     # Below that, and of at least this score, it is doubtful: no loss depends on whether it is real.
-    keys.DOUBTFUL = 0.1
+    keys.IGNORE_SCORE = 0.1
     # A dataset in which source classes are annotated (neither trained nor tested on): the score of
     # each class is the lowest that is right in this share of its detections there.
-    keys.HELD_OUT = ""
-    keys.PRECISION = 0.8
+    keys.CALIBRATION_SET = ""
+    keys.TARGET_PRECISION = 0.8
     return keys

@@ -8,7 +8,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from transfer_maskrcnn.errors import TransferError
+
+T = TypeVar("T")
 
 
 def _umask() -> int:
@@ -58,3 +62,29 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def read_json(path: str | os.PathLike[str], kind: type[T], missing: T | None = None) -> T:
+    """The content of a JSON file that this package wrote, which is a ``kind`` (dict or list).
+
+    Args:
+        missing: what an absent file stands for; None: it must be there.
+
+    Raises:
+        TransferError: it is absent, cannot be read, is no JSON, or holds something else.
+    """
+    path = Path(path)
+    if missing is not None and not path.is_file():
+        return missing
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        raise TransferError(
+            f"{path} cannot be read as JSON ({error}); repeat the run that wrote it"
+        ) from error
+    if not isinstance(content, kind):
+        raise TransferError(
+            f"{path} holds a JSON {type(content).__name__}, expected a {kind.__name__}; repeat the "
+            "run that wrote it"
+        )
+    return content

@@ -14,8 +14,8 @@ CONFIG = ["--config-file", "configs/shapes/mask_rcnn_transfer.yaml"]
 MISTAKES = [
     # more GPUs than there are
     (["--num-gpus", "99"], r"--num-gpus 99, but torch sees \d+ CUDA devices"),
-    # a misspelt arm
-    (["--arms", "structure,bakbone"], "did you mean 'backbone'"),
+    # a misspelt variant
+    (["--variants", "random_init,bakbone"], "did you mean 'backbone'"),
     # no number
     (["--fractions", "0.5,all"], r"--fractions 0\.5,all: expected numbers"),
     # an unknown key
@@ -23,7 +23,7 @@ MISTAKES = [
     # a budget that depends on the number of images
     (["SOLVER.EPOCHS", "3.0"], r"EPOCHS is 3, .* set SOLVER\.MAX_ITER"),
     # weights that are not there
-    (["--arms", "structure,backbone@nowhere.pth"], r"nowhere\.pth"),
+    (["--variants", "random_init,backbone@nowhere.pth"], r"nowhere\.pth"),
 ]
 
 

@@ -14,8 +14,8 @@ import pytest
 import yaml
 from detectron2.config import CfgNode
 
+from transfer_maskrcnn.autoconfig import settings_of
 from transfer_maskrcnn.commands.make_config import make_config
-from transfer_maskrcnn.engine.fitting import settings_of
 from transfer_maskrcnn.engine.setup import load_config
 from transfer_maskrcnn.errors import TransferError
 
@@ -181,11 +181,11 @@ def test_a_config_that_would_not_train_is_not_written(
     base: Path, catalog: Callable[..., Path], tmp_path: Path
 ) -> None:
     content = yaml.safe_load(base.read_text())
-    content["SOLVER"]["PHASES"] = [[50, "backbone"]]
+    content["SOLVER"]["FREEZE_SCHEDULE"] = [[50, "backbone"]]
     base.write_text(yaml.safe_dump(content))
     output = tmp_path / "a.yaml"
     data = ["--catalog", str(catalog([PAIR])), "--base", str(base)]
-    with pytest.raises(TransferError, match="PHASES take 50 iterations"):
+    with pytest.raises(TransferError, match="FREEZE_SCHEDULE take 50 iterations"):
         make_config([*data, "-o", str(output), "--iterations", "20"])
     assert not list(tmp_path.glob("*a.yaml*"))
 

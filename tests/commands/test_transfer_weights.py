@@ -50,7 +50,7 @@ def _cfg() -> CfgNode:
 def start(run: Run, tmp_path: Path) -> Path:
     """A weight file with three classes, written by the tool itself."""
     path = tmp_path / "start.pth"
-    run("--output", path, "--weights", "", "MODEL.TRANSFER.KEEP", "structure")
+    run("--output", path, "--weights", "", "MODEL.TRANSFER.KEEP", "random_init")
     return path
 
 

@@ -22,7 +22,7 @@ from transfer_maskrcnn.data.dataset_cache import DatasetSource, load_dataset
 from transfer_maskrcnn.data.formats import FORMATS
 from transfer_maskrcnn.data.formats.base import LoadedDataset
 from transfer_maskrcnn.data.record_file import RecordFile
-from transfer_maskrcnn.engine.stamp import dataset_fingerprint
+from transfer_maskrcnn.engine.metadata import dataset_fingerprint
 from transfer_maskrcnn.evaluation.coco import ground_truth
 
 WriteSource = Callable[[str], DatasetSource]

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from detectron2.config import get_cfg
 
+from transfer_maskrcnn.data.mapper import CheckedDatasetMapper, training_mapper
 from transfer_maskrcnn.data.register import DatasetSpec
 from transfer_maskrcnn.doctor.examine import Diagnosis, examine
 from transfer_maskrcnn.doctor.settings import Settings
 from transfer_maskrcnn.doctor.subject import looks_like_validation, subject_of_spec
-from transfer_maskrcnn.engine.mapper import CheckedDatasetMapper, training_mapper
 
 Content = dict[str, Any]
 HEIGHT, WIDTH = 72, 96

@@ -5,7 +5,7 @@ import pytest
 from transfer_maskrcnn.doctor.examine import Diagnosis
 from transfer_maskrcnn.doctor.findings import Place, advice, finding, worst_first
 from transfer_maskrcnn.doctor.text import print_diagnosis
-from transfer_maskrcnn.wording import shorten
+from transfer_maskrcnn.text import shorten
 
 from .conftest import Planted
 

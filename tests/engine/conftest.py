@@ -17,9 +17,9 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 
 from transfer_maskrcnn.data.register import register_dataset
-from transfer_maskrcnn.engine.feature_cache import FeatureCache
 from transfer_maskrcnn.engine.setup import fit_config, load_config
 from transfer_maskrcnn.engine.trainer import TransferTrainer
+from transfer_maskrcnn.feature_cache.frozen import FeatureCache
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 Size = tuple[int, int]  # height, width in pixels

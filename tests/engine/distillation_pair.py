@@ -9,9 +9,9 @@ from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from transfer_maskrcnn.engine.distillation import OldClasses
-from transfer_maskrcnn.engine.distillation_step import Distillation
 from transfer_maskrcnn.engine.trainer import TransferTrainer
+from transfer_maskrcnn.incremental.distillation import OldClasses
+from transfer_maskrcnn.incremental.distillation_step import Distillation
 
 OLD = OldClasses.of(["a", "b", "new", "newer"], ["b", "", "a"])
 

@@ -15,14 +15,15 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 
-from transfer_maskrcnn.engine import cache_hook, precision
-from transfer_maskrcnn.engine.cache_hook import CacheFeatures, fingerprint
-from transfer_maskrcnn.engine.curve import read_curve
-from transfer_maskrcnn.engine.feature_cache import find_frozen_part
-from transfer_maskrcnn.engine.fixed_views import Canvases
-from transfer_maskrcnn.engine.mapper import CheckedDatasetMapper
+from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
+from transfer_maskrcnn.engine.hooks.eval_history import read_curve
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.feature_cache import hook as cache_hook
+from transfer_maskrcnn.feature_cache.frozen import find_frozen_part
+from transfer_maskrcnn.feature_cache.hook import CacheFeatures, fingerprint
+from transfer_maskrcnn.feature_cache.views import Canvases
+from transfer_maskrcnn.modeling import precision
 
 Toy = Callable[..., CfgNode]
 Train = Callable[..., Any]
@@ -147,7 +148,7 @@ def test_evaluations_between_iterations(toy: Toy, train: Train, computed: list[i
         cfg = toy(*BRIEF, CACHE, mode, "TEST.EVAL_PERIOD", 2)
         cfg.DATASETS.TEST, cfg.TEST.VAL_LOSS = cfg.DATASETS.TRAIN, True
         runs.append(train(cfg))
-        curves.append(read_curve(Path(cfg.OUTPUT_DIR, "curve.json")))
+        curves.append(read_curve(Path(cfg.OUTPUT_DIR, "eval_history.json")))
     assert runs[0].difference(runs[1]) < 1e-5
     assert len(curves[0]) == len(curves[1]) == 3
     for plain, cached in zip(*curves, strict=True):
@@ -223,8 +224,8 @@ def test_what_an_entry_depends_on(
     opts: tuple[Any, ...], weight: str, other: bool, toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(precision, "cpu_has_bf16", lambda: True)
-    rung = (FREEZE, "backbone_fpn_rpn")
-    same = key(toy(*rung)) == key(toy(*rung, *opts), weight=weight, change=0.01)
+    preset = (FREEZE, "backbone_fpn_rpn")
+    same = key(toy(*preset)) == key(toy(*preset, *opts), weight=weight, change=0.01)
     assert same is not other
 
 

@@ -20,9 +20,10 @@ from detectron2.data import DatasetCatalog
 from detectron2.engine import HookBase
 from safetensors import SafetensorError
 
-from transfer_maskrcnn.engine import cache_hook, feature_store
-from transfer_maskrcnn.engine.cache_hook import FOLDER
-from transfer_maskrcnn.engine.stopping import StopTraining
+from transfer_maskrcnn.engine.hooks.stopping import StopTraining
+from transfer_maskrcnn.feature_cache import hook as cache_hook
+from transfer_maskrcnn.feature_cache import store as feature_store
+from transfer_maskrcnn.feature_cache.hook import FOLDER
 
 Toy = Callable[..., CfgNode]
 Train = Callable[..., Any]
@@ -217,7 +218,7 @@ HALF = """
 import sys, time
 from detectron2.config import CfgNode
 from transfer_maskrcnn.data.register import register_dataset
-from transfer_maskrcnn.engine import feature_store
+from transfer_maskrcnn.feature_cache import store as feature_store
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 import torch
 

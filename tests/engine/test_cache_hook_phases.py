@@ -1,4 +1,4 @@
-"""The cache follows SOLVER.PHASES: in each what it freezes, from whatever iteration on."""
+"""The cache follows SOLVER.FREEZE_SCHEDULE: in each what it freezes, from whatever iteration on."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from torch import nn
 
-from transfer_maskrcnn.engine import cache_hook
-from transfer_maskrcnn.engine.feature_cache import FeatureCache
-from transfer_maskrcnn.engine.frozen_rpn import only_propose
+from transfer_maskrcnn.feature_cache import hook as cache_hook
+from transfer_maskrcnn.feature_cache.frozen import FeatureCache
+from transfer_maskrcnn.modeling.frozen_rpn import only_propose
 
 Toy = Callable[..., CfgNode]
 Train = Callable[..., Any]
@@ -24,16 +24,23 @@ CACHE = "MODEL.TRANSFER.CACHE_FEATURES"
 ITERATIONS = 13
 SPECS = "[[2,'backbone_fpn_rpn'],[2,''],[2,'backbone'],[2,'all_but_predictors'],[2,'backbone_fpn']]"
 OPTS = (
-    *("SOLVER.MAX_ITER", ITERATIONS, "SOLVER.PHASES", SPECS, "SOLVER.CHECKPOINT_PERIOD", 1),
+    *(
+        "SOLVER.MAX_ITER",
+        ITERATIONS,
+        "SOLVER.FREEZE_SCHEDULE",
+        SPECS,
+        "SOLVER.CHECKPOINT_PERIOD",
+        1,
+    ),
     *("SOLVER.IMS_PER_BATCH", 6),  # so that two iterations are more passes than views
     # Batch norms that train on a handful of images turn 1e-7 into 1e-1 within ten iterations.
     *("MODEL.RESNETS.NORM", "FrozenBN"),
 )
-# In each iteration: what stands in the place of the backbone, of its trunk, and of the RPN.
+# In each iteration: what stands in the place of the backbone, of its backbone, and of the RPN.
 CACHED, PROPOSES = FeatureCache, only_propose
 BOTH, NONE = (CACHED, None, CACHED), (None, None, None)
-TRUNK, FPN = (None, CACHED, None), (CACHED, None, None)
-EXPECTED = [BOTH] * 2 + [NONE] * 2 + [TRUNK] * 2 + [BOTH] * 2 + [FPN] * 2 + [NONE] * 3
+BACKBONE, FPN = (None, CACHED, None), (CACHED, None, None)
+EXPECTED = [BOTH] * 2 + [NONE] * 2 + [BACKBONE] * 2 + [BOTH] * 2 + [FPN] * 2 + [NONE] * 3
 
 
 def stand_in(module: nn.Module) -> type | FunctionType | None:
@@ -61,7 +68,7 @@ class Watch(HookBase):
 def test_each_phase_is_cached_as_far_as_it_freezes(mode: str, toy: Toy, train: Train) -> None:
     watch = Watch()
     train(toy(*OPTS, CACHE, mode), watch)
-    without = {BOTH: (None, None, PROPOSES), TRUNK: NONE, FPN: NONE, NONE: NONE}
+    without = {BOTH: (None, None, PROPOSES), BACKBONE: NONE, FPN: NONE, NONE: NONE}
     assert watch.seen == (EXPECTED if mode != "off" else [without[x] for x in EXPECTED])
 
 
@@ -105,7 +112,7 @@ def test_a_complete_run_is_not_cached(toy: Toy, train: Train, computed: list[int
 
 def test_what_is_said_of_phases(toy: Toy, train: Train, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger=cache_hook.__name__)
-    phases = ("SOLVER.PHASES", "[[6,'backbone_fpn'],[1,'']]", "SOLVER.MAX_ITER", 9)
+    phases = ("SOLVER.FREEZE_SCHEDULE", "[[6,'backbone_fpn'],[1,'']]", "SOLVER.MAX_ITER", 9)
     train(toy(*phases, CACHE, "auto"))
     lines = [r.getMessage() for r in caplog.records if r.module == "cache_hook"]
     assert len(lines) == 2, "and of the last phase nothing"

@@ -11,7 +11,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from transfer_maskrcnn.engine import checkpoint
-from transfer_maskrcnn.engine.checkpoint import StampedCheckpointer, load_trained_model
+from transfer_maskrcnn.engine.checkpoint import TransferCheckpointer, load_trained_model
 from transfer_maskrcnn.errors import (
     CheckpointError,
     ConfigError,
@@ -19,13 +19,13 @@ from transfer_maskrcnn.errors import (
     WeightFileError,
 )
 
-STAMP = {"thing_classes": ["cat", "dog"]}
+METADATA = {"thing_classes": ["cat", "dog"]}
 
 
 def saved(folder: Path, value: float = 1.0, name: str = "model_final") -> Path:
     model = nn.Linear(2, 2)
     nn.init.constant_(model.weight, value)
-    StampedCheckpointer(model, str(folder), STAMP).save(name, iteration=7)
+    TransferCheckpointer(model, str(folder), METADATA).save(name, iteration=7)
     return folder / f"{name}.pth"
 
 
@@ -72,11 +72,11 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
 
 
 def test_a_starting_point_is_not_a_trained_model(tmp_path: Path) -> None:
-    torch.save({"model": {"weight": torch.zeros(2, 2)}}, tmp_path / "trunk.pth")
+    torch.save({"model": {"weight": torch.zeros(2, 2)}}, tmp_path / "backbone.pth")
     model = nn.Linear(2, 2)
     before = model.weight.clone()
     with pytest.raises(ConfigError, match=r"not a trained model .* 1 of 2 tensors .*first: bias"):
-        load_trained_model(model, str(tmp_path / "trunk.pth"), ["cat", "dog"])
+        load_trained_model(model, str(tmp_path / "backbone.pth"), ["cat", "dog"])
     assert torch.equal(model.weight, before), "nothing is loaded by halves"
 
 
@@ -86,14 +86,14 @@ def test_a_file_that_is_no_checkpoint(tmp_path: Path) -> None:
         load_trained_model(nn.Linear(2, 2), str(tmp_path / "model_final.pth"), ["cat", "dog"])
 
 
-STAMPS = [
+METADATA = [
     # an ordinary run, and one that extends its source
     ({}, "Use the dataset it was trained on"),
     ({"config": {"MODEL.TRANSFER.EXTEND": True}}, "set MODEL.TRANSFER.KEEP class_rows and"),
 ]
 
 
-@pytest.mark.parametrize(("stamp", "remedy"), STAMPS)
-def test_other_classes(stamp: dict[str, Any], remedy: str) -> None:
+@pytest.mark.parametrize(("metadata", "remedy"), METADATA)
+def test_other_classes(metadata: dict[str, Any], remedy: str) -> None:
     with pytest.raises(ConfigError, match=rf"\['a', 'b'\]\n.*\['b'\]\n.*{remedy}"):
-        checkpoint.check_classes({"thing_classes": ["a", "b"], **stamp}, "model.pth", ["b"])
+        checkpoint.check_classes({"thing_classes": ["a", "b"], **metadata}, "model.pth", ["b"])

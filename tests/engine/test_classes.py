@@ -14,11 +14,11 @@ import yaml
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from transfer_maskrcnn.engine.classes import annotated_classes, class_names, class_places
 from transfer_maskrcnn.engine.loader import training_dicts
 from transfer_maskrcnn.engine.setup import fit_config, load_config
 from transfer_maskrcnn.errors import ConfigError, WeightFileError
-from transfer_maskrcnn.surgery.source import STAMP_KEY
+from transfer_maskrcnn.incremental.classes import annotated_classes, class_names, class_places
+from transfer_maskrcnn.surgery.source import METADATA_KEY
 
 WriteDataset = Callable[[str, Path], dict[str, Any]]
 _numbers = count()  # detectron2's catalogs outlive a test
@@ -27,9 +27,9 @@ Make = Callable[..., CfgNode]
 
 def write_weights(path: Path, classes: list[str] | None, source: str = "") -> str:
     path.parent.mkdir(exist_ok=True)
-    stamp = {"thing_classes": classes, "transfer": {"source": source}}
+    metadata = {"thing_classes": classes, "transfer": {"source": source}}
     content = {"model": {"a": torch.zeros(1)}}
-    torch.save({**content, **({STAMP_KEY: stamp} if classes else {})}, path)
+    torch.save({**content, **({METADATA_KEY: metadata} if classes else {})}, path)
     return str(path)
 
 

@@ -12,9 +12,9 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from transfer_maskrcnn.engine.checkpoint import load_trained_model
-from transfer_maskrcnn.engine.cosine import CosineClassifier
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.modeling.cosine import CosineClassifier
 
 KEY = "MODEL.ROI_BOX_HEAD.COSINE_SCALE"
 COSINE = [KEY, 20.0]

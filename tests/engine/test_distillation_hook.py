@@ -12,9 +12,9 @@ from detectron2.config import CfgNode
 
 from transfer_maskrcnn.data.register import register_dataset
 from transfer_maskrcnn.data.shapes import SOURCE_CLASSES, TARGET_CLASSES, ShapesSplit, write_split
-from transfer_maskrcnn.engine.distillation_hook import DistillSource, check_distillation
 from transfer_maskrcnn.engine.setup import fit_config, load_config
 from transfer_maskrcnn.errors import ConfigError, WeightFileError
+from transfer_maskrcnn.incremental.distillation_hook import DistillSource, check_distillation
 from transfer_maskrcnn.surgery.source import load_source_weights
 
 Toy = Callable[..., CfgNode]
@@ -76,11 +76,11 @@ def test_resumed_losses_are_the_same(
     assert mine.keys() == others.keys()
 
 
-@pytest.mark.parametrize("rung", ["backbone", "backbone_fpn"])
+@pytest.mark.parametrize("preset", ["backbone", "backbone_fpn"])
 def test_cached_features_give_the_same_losses(
-    make: Callable[..., CfgNode], train: Callable[..., Any], computed: list[int], rung: str
+    make: Callable[..., CfgNode], train: Callable[..., Any], computed: list[int], preset: str
 ) -> None:
-    opts = ("MODEL.TRANSFER.FREEZE", rung, *FIXED_VIEWS, "MODEL.TRANSFER.CACHE_FEATURES")
+    opts = ("MODEL.TRANSFER.FREEZE", preset, *FIXED_VIEWS, "MODEL.TRANSFER.CACHE_FEATURES")
     plain = train(make(*opts, "off", output="plain"))
     assert not computed
     cached = train(make(*opts, "memory", output="cached"))

@@ -12,9 +12,9 @@ from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
 from torch import distributed, nn
 
-from transfer_maskrcnn.engine import distillation_step
-from transfer_maskrcnn.engine.distillation_step import Distillation
-from transfer_maskrcnn.engine.distillation_teacher import calls_of
+from transfer_maskrcnn.incremental import distillation_step
+from transfer_maskrcnn.incremental.distillation_step import Distillation
+from transfer_maskrcnn.incremental.distillation_teacher import calls_of
 
 from .distillation_pair import OLD, Pair
 
@@ -62,11 +62,13 @@ def test_whom_it_moves(make: Callable[..., Pair], opts: list[Any]) -> None:
     pair.stir()
     losses = pair.distilled()
     assert losses.keys() == PARTS and all(loss.item() > 1e-6 for loss in losses.values())
-    trunk = next(p for n, p in pair.student.named_parameters() if "res4" in n)
+    backbone = next(p for n, p in pair.student.named_parameters() if "res4" in n)
     heads = pair.student.roi_heads
     hidden = next(p for n, p in heads.named_parameters() if "fc1" in n or "res5" in n)
     for name, loss in losses.items():
-        reached = torch.autograd.grad(loss, (trunk, hidden), retain_graph=True, allow_unused=True)
+        reached = torch.autograd.grad(
+            loss, (backbone, hidden), retain_graph=True, allow_unused=True
+        )
         assert reached[0] is not None and reached[0].abs().sum() > 0, name
         only_boxes = name in ("loss_distill_cls", "loss_distill_box") or bool(opts == RES5)
         reaches = reached[1] is not None and bool(reached[1].abs().sum() > 0)
@@ -134,9 +136,9 @@ def test_each_backbone_runs_once_a_step_and_the_teachers_in_training_alone(
         assert (len(asked), len(ran)) == (1, 3)
 
 
-@pytest.mark.parametrize("rung", ["backbone", "backbone_fpn"])
-def test_a_frozen_part_in_common_is_not_run_again(make: Callable[..., Pair], rung: str) -> None:
-    pair = make("MODEL.TRANSFER.FREEZE", rung)
+@pytest.mark.parametrize("preset", ["backbone", "backbone_fpn"])
+def test_a_frozen_part_in_common_is_not_run_again(make: Callable[..., Pair], preset: str) -> None:
+    pair = make("MODEL.TRANSFER.FREEZE", preset)
     with calls_of(pair.teacher.backbone.bottom_up.stem) as stem:
         assert max(loss.item() for loss in pair.distilled().values()) < 1e-6
         assert not stem
@@ -174,12 +176,14 @@ def test_a_part_that_a_phase_sets_free_is_run_again(make: Callable[..., Pair]) -
 def test_maps_of_a_larger_canvas_are_compared_with_maps_of_that_canvas(
     make: Callable[..., Pair], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a feature cache gives them, here for a trunk that the teacher does not have."""
+    """As a feature cache gives them, here for a backbone that the teacher does not have."""
     pair = make("MODEL.TRANSFER.FREEZE", "backbone")
     monkeypatch.setattr(distillation_step, "_same_weights", lambda *modules: False)
-    trunk = pair.student.backbone.bottom_up
-    compute = trunk.forward
-    monkeypatch.setattr(trunk, "forward", lambda x: compute(nn.functional.pad(x, (0, 32, 0, 64))))
+    backbone = pair.student.backbone.bottom_up
+    compute = backbone.forward
+    monkeypatch.setattr(
+        backbone, "forward", lambda x: compute(nn.functional.pad(x, (0, 32, 0, 64)))
+    )
     assert max(loss.item() for loss in pair.distilled().values()) < 1e-6
 
 

@@ -12,9 +12,9 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, ImageList
 from torch import Tensor, nn
 
-from transfer_maskrcnn.engine import distillation_teacher
-from transfer_maskrcnn.engine.distillation import OldClasses
-from transfer_maskrcnn.engine.distillation_teacher import Answers, ask, calls_of, of_class
+from transfer_maskrcnn.incremental import distillation_teacher
+from transfer_maskrcnn.incremental.distillation import OldClasses
+from transfer_maskrcnn.incremental.distillation_teacher import Answers, ask, calls_of, of_class
 
 Toy = Callable[..., CfgNode]
 OLD = OldClasses.of(["b", "a", "new"], ["", "a", "b"])

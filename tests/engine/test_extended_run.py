@@ -13,11 +13,11 @@ from detectron2.config import CfgNode
 
 from transfer_maskrcnn.data.register import register_dataset
 from transfer_maskrcnn.data.shapes import SOURCE_CLASSES, TARGET_CLASSES, ShapesSplit, write_split
-from transfer_maskrcnn.engine.predicting import find_weights, load_predictor
+from transfer_maskrcnn.engine.hooks.validation import build_validation_loader
 from transfer_maskrcnn.engine.run import evaluate
 from transfer_maskrcnn.engine.setup import fit_config, load_config
 from transfer_maskrcnn.engine.trainer import TransferTrainer
-from transfer_maskrcnn.engine.validation import build_validation_loader
+from transfer_maskrcnn.inference.load import find_weights, load_predictor
 from transfer_maskrcnn.surgery.source import load_source_weights
 
 ALL = [*SOURCE_CLASSES, "star", "heart"]  # ring is known
@@ -67,7 +67,7 @@ def test_train_evaluate_resume_predict(
         *(("star", "triangle"), ("heart", None)),
     ]
     for file in ("model_final.pth", "model_final.safetensors"):
-        assert (load_source_weights(output / file).stamp or {})["thing_classes"] == ALL
+        assert (load_source_weights(output / file).metadata or {})["thing_classes"] == ALL
     initial = load_source_weights(output / "model_initial.safetensors").tensors
     source = load_source_weights(cfg.MODEL.WEIGHTS).tensors
     rows = "roi_heads.box_predictor.cls_score.weight"

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from transfer_maskrcnn.data.register import register_dataset
 from transfer_maskrcnn.data.shapes import NEW_CLASSES, SOURCE_CLASSES, ShapesSplit, write_split
 from transfer_maskrcnn.engine.checkpoint import load_trained_model
-from transfer_maskrcnn.engine.extended_scores import class_probabilities, generations_of
 from transfer_maskrcnn.engine.setup import fit_config, load_config
 from transfer_maskrcnn.engine.trainer import TransferTrainer
+from transfer_maskrcnn.modeling.extended_scores import class_probabilities, generations_of
 from transfer_maskrcnn.surgery.source import load_source_weights
 
 
@@ -40,7 +40,7 @@ def test_class_probabilities(generations: list[int], boxes: int, seed: int) -> N
     assert torch.equal(found[:, total - generations[-1] :], joint[:, total - generations[-1] :])
 
 
-STAMPS = [
+METADATA = [
     (None, []),
     ({}, []),
     ({"config": None}, []),
@@ -48,9 +48,9 @@ STAMPS = [
 ]
 
 
-@pytest.mark.parametrize(("stamp", "expected"), STAMPS)
-def test_generations_of(stamp: Any, expected: list[int]) -> None:
-    assert generations_of(stamp) == expected
+@pytest.mark.parametrize(("metadata", "expected"), METADATA)
+def test_generations_of(metadata: Any, expected: list[int]) -> None:
+    assert generations_of(metadata) == expected
 
 
 TINY: list[Any] = [
@@ -117,7 +117,7 @@ def test_what_only_new_rows_learn_changes_no_old_detection(
     train(again)
     assert results(again) == before
     final = Path(again.OUTPUT_DIR, "model_final.safetensors")
-    assert generations_of(load_source_weights(final).stamp) == [8, 1, 1]
+    assert generations_of(load_source_weights(final).metadata) == [8, 1, 1]
 
 
 def test_a_file_says_how_its_classes_are_scored(

@@ -15,16 +15,16 @@ from detectron2.modeling.proposal_generator import RPN
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from transfer_maskrcnn.engine import frozen_rpn
-from transfer_maskrcnn.engine.feature_cache import FeatureCache, FrozenPart, find_frozen_part
-from transfer_maskrcnn.engine.feature_store import Entry, MemoryStore, TieredStore
-from transfer_maskrcnn.engine.fixed_views import Canvases
+from transfer_maskrcnn.engine.hooks.validation import validation_losses
 from transfer_maskrcnn.engine.trainer import TransferTrainer
-from transfer_maskrcnn.engine.validation import validation_losses
+from transfer_maskrcnn.feature_cache.frozen import FeatureCache, FrozenPart, find_frozen_part
+from transfer_maskrcnn.feature_cache.store import Entry, MemoryStore, TieredStore
+from transfer_maskrcnn.feature_cache.views import Canvases
+from transfer_maskrcnn.modeling import frozen_rpn
 
 Toy = Callable[..., CfgNode]
 FREEZE = "MODEL.TRANSFER.FREEZE"
-RUNGS = ["backbone", "backbone_fpn", "backbone_fpn_rpn"]
+PRESETS = ["backbone", "backbone_fpn", "backbone_fpn_rpn"]
 
 
 class Detector:
@@ -48,7 +48,7 @@ class Detector:
             return {name: value.item() for name, value in self.model(batch).items()}
 
 
-@pytest.fixture(params=RUNGS)
+@pytest.fixture(params=PRESETS)
 def detector(request: pytest.FixtureRequest, toy: Toy) -> Detector:
     return Detector(toy(FREEZE, request.param))
 
@@ -60,7 +60,7 @@ FOUND = [
     ("backbone_fpn_rpn", ("backbone", True)),
     # an RPN above features that train proposes anew each time
     ("backbone.bottom_up,proposal_generator", ("backbone.bottom_up", False)),
-    # heads above a trunk that trains
+    # heads above a backbone that trains
     ("roi_heads", None),
     ("", None),
 ]

@@ -14,15 +14,15 @@ from detectron2.structures import ImageList
 from torch import nn
 from torch.nn import functional as F
 
-from transfer_maskrcnn.engine import precision
-from transfer_maskrcnn.engine.fixed_views import canvases, fixed_mappers
-from transfer_maskrcnn.engine.mapper import CheckedDatasetMapper
-from transfer_maskrcnn.engine.precision import cpu_has_bf16
+from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
+from transfer_maskrcnn.feature_cache.views import canvases, fixed_mappers
+from transfer_maskrcnn.modeling import precision
+from transfer_maskrcnn.modeling.precision import cpu_has_bf16
 
 Toy = Callable[..., CfgNode]
 Train = Callable[..., Any]
 FREEZE, CACHE = "MODEL.TRANSFER.FREEZE", "MODEL.TRANSFER.CACHE_FEATURES"
-RUNGS = ["backbone", "backbone_fpn", "backbone_fpn_rpn"]
+PRESETS = ["backbone", "backbone_fpn", "backbone_fpn_rpn"]
 # fp32: convolutions of one image and of two are not summed in the same order
 TOLERANCE = 1e-5
 
@@ -31,16 +31,16 @@ def images_cached(log: pytest.LogCaptureFixture) -> bool:
     return "computed once for 8 views of 4 images" in log.text
 
 
-@pytest.mark.parametrize("rung", RUNGS)
+@pytest.mark.parametrize("preset", PRESETS)
 def test_losses_are_those_of_a_run_without_cache(
-    rung: str, toy: Toy, train: Train, caplog: pytest.LogCaptureFixture
+    preset: str, toy: Toy, train: Train, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="transfer_maskrcnn")
-    plain = train(toy(FREEZE, rung, CACHE, "off"))
+    plain = train(toy(FREEZE, preset, CACHE, "off"))
     assert not images_cached(caplog)
     for mode in ("memory", "disk", "auto"):
         caplog.clear()
-        cached = train(toy(FREEZE, rung, CACHE, mode))
+        cached = train(toy(FREEZE, preset, CACHE, mode))
         assert images_cached(caplog)
         assert cached.difference(plain) < TOLERANCE, mode
 
@@ -81,7 +81,7 @@ CASCADE = (
     *("MODEL.ROI_HEADS.NAME", "CascadeROIHeads"),
     *("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True),
 )
-C4 = (  # without FPN: the trunk is the whole backbone
+C4 = (  # without FPN: the backbone is the whole backbone
     *("MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.RESNETS.OUT_FEATURES", ["res4"]),
     *("MODEL.RESNETS.NORM", "FrozenBN", "MODEL.RPN.IN_FEATURES", ["res4"]),
     *("MODEL.ANCHOR_GENERATOR.SIZES", [[16, 32, 64]], "MODEL.ROI_BOX_HEAD.NAME", ""),
@@ -104,13 +104,13 @@ def test_other_detectors(
 BF16 = [
     # MODEL.TRANSFER.FREEZE, whether autocast runs without bf16 instructions, too: slowly, but alike
     ("backbone", False),
-    *((rung, True) for rung in RUNGS),
+    *((preset, True) for preset in PRESETS),
 ]
 
 
-@pytest.mark.parametrize(("rung", "forced"), BF16)
+@pytest.mark.parametrize(("preset", "forced"), BF16)
 def test_bf16(
-    rung: str, forced: bool, toy: Toy, train: Train, monkeypatch: pytest.MonkeyPatch
+    preset: str, forced: bool, toy: Toy, train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To the bit for batches of one image: the same kernels see the same tensors in the same
     layout. With two images, a kernel may sum in another order, and an fp32 sum that lies between
@@ -120,6 +120,6 @@ def test_bf16(
     elif not cpu_has_bf16():
         pytest.skip("this CPU has no bf16 instructions")
     for batch, tolerance in ((1, 0.0), (2, 2e-2)):
-        opts = (FREEZE, rung, "SOLVER.IMS_PER_BATCH", batch, "SOLVER.AMP.ENABLED", True)
+        opts = (FREEZE, preset, "SOLVER.IMS_PER_BATCH", batch, "SOLVER.AMP.ENABLED", True)
         plain, cached = (train(toy(*opts, "SOLVER.MAX_ITER", 6, CACHE, m)) for m in ("off", "disk"))
         assert cached.difference(plain) <= tolerance

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from transfer_maskrcnn.engine import feature_store
-from transfer_maskrcnn.engine.feature_store import (
+from transfer_maskrcnn.feature_cache import store as feature_store
+from transfer_maskrcnn.feature_cache.store import (
     DiskStore,
     Entry,
     MemoryStore,

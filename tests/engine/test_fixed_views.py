@@ -14,16 +14,16 @@ from detectron2.data import transforms as T
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transfer_maskrcnn.engine.fixed_views import (
+from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
+from transfer_maskrcnn.engine.rng import seeded
+from transfer_maskrcnn.engine.setup import load_config
+from transfer_maskrcnn.feature_cache.views import (
     Canvases,
     ManyViewsError,
     canvases,
     enlargement,
     fixed_mappers,
 )
-from transfer_maskrcnn.engine.mapper import CheckedDatasetMapper
-from transfer_maskrcnn.engine.rng import seeded
-from transfer_maskrcnn.engine.setup import load_config
 
 SIZES = [(40, 60), (60, 40), (51, 50), (30, 100)]
 

@@ -17,12 +17,12 @@ from detectron2.data import DatasetCatalog
 
 from transfer_maskrcnn.data.register import register_dataset
 from transfer_maskrcnn.data.shapes import SOURCE_CLASSES, ShapesSplit, write_split
-from transfer_maskrcnn.engine import source_matches
 from transfer_maskrcnn.engine.run import evaluate, print_summary
 from transfer_maskrcnn.engine.setup import fit_config, load_config
-from transfer_maskrcnn.engine.source_facts import source_facts
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.incremental import source_matches
+from transfer_maskrcnn.incremental.source_facts import source_facts
 
 TINY: list[Any] = [
     *("MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", 0, "SEED", 0),
@@ -117,7 +117,7 @@ def test_train_resume_and_evaluate(
     lost = found["segm"]["forgetting"]
     assert lost["ap"] == pytest.approx(found["segm"]["before"] - found["segm"]["old"])
     assert lost["low"] <= lost["ap"] <= lost["high"] and found["segm"]["images"] == 6
-    row = json.loads(Path(cfg.OUTPUT_DIR, "curve.json").read_text())[-1]
+    row = json.loads(Path(cfg.OUTPUT_DIR, "eval_history.json").read_text())[-1]
     assert {"segm/AP", f"{old}/segm/AP"} <= row.keys()
     print_summary(cfg, run.trainer.results)
     out = capsys.readouterr().out

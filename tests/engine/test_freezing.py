@@ -16,8 +16,8 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from transfer_maskrcnn.engine.freezing import FreezePhases, freeze, names_of
 from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.modeling.freezing import FreezeSchedule, freeze, names_of
 from transfer_maskrcnn.surgery.parts import part_of
 
 ALL = {"backbone", "FPN", "RPN", "box head", "predictors"}
@@ -64,7 +64,7 @@ def trained_parts(model: nn.Module) -> set[str]:
 # value of MODEL.TRANSFER.FREEZE, the parts that it freezes whole
 SPECS = [
     ("", set()),
-    ("structure", set()),
+    ("random_init", set()),
     ("backbone", {"backbone"}),
     ("backbone_fpn", {"backbone", "FPN"}),
     ("backbone_fpn_rpn", {"backbone", "FPN", "RPN"}),
@@ -88,7 +88,7 @@ def test_what_a_value_freezes(
 MISTAKES = [
     ("roi_heads.box_hed", r"no module 'roi_heads\.box_hed'.*did you mean 'roi_heads\.box_head'"),
     ("backbone_fpm", r"did you mean 'backbone_fpn'"),
-    ("backbone_fpn,roi_heads", r"'backbone_fpn' \(a rung of the ladder stands alone\)"),
+    ("backbone_fpn,roi_heads", r"'backbone_fpn' \(a preset stands alone\)"),
     ("all_but_new_row", "did you mean 'all_but_new_rows'"),
     ("class_rows", "nothing is left to train"),
     ("backbone,proposal_generator,roi_heads", "nothing is left to train"),
@@ -196,7 +196,7 @@ def test_a_frozen_backbone_builds_no_graph(detector: Callable[..., nn.Module]) -
 def test_an_rpn_gives_losses_again_after_its_phase(detector: Callable[..., nn.Module]) -> None:
     model = detector()
     trainer = SimpleTrainer(model, repeat(images()), torch.optim.SGD(model.parameters(), lr=0.0))
-    trainer.register_hooks([FreezePhases([(1, "backbone_fpn_rpn")])])
+    trainer.register_hooks([FreezeSchedule([(1, "backbone_fpn_rpn")])])
     trainer.train(0, 1)
     assert "loss_rpn_cls" not in losses_of(model)
     trainer.train(1, 2)

@@ -11,7 +11,7 @@ from detectron2.layers import FrozenBatchNorm2d, NaiveSyncBatchNorm
 from torch import nn
 from torchvision.ops import StochasticDepth
 
-from transfer_maskrcnn.engine.freezing import freeze, is_frozen
+from transfer_maskrcnn.modeling.freezing import freeze, is_frozen
 
 
 class DropPath(nn.Module):
@@ -52,25 +52,25 @@ CASES: list[tuple[Any, bool, bool]] = [
 @pytest.mark.parametrize("evaluated", [False, True])
 def test_is_frozen(layer: nn.Module, by_hand: bool, with_freeze: bool, evaluated: bool) -> None:
     """In training, and between an evaluation and the ``train()`` that follows it."""
-    trunk = nn.Sequential(nn.Conv2d(3, 4, 1), copy.deepcopy(layer))
-    model = nn.ModuleDict({"backbone": trunk, "head": nn.Linear(4, 2)})
+    backbone = nn.Sequential(nn.Conv2d(3, 4, 1), copy.deepcopy(layer))
+    model = nn.ModuleDict({"backbone": backbone, "head": nn.Linear(4, 2)})
     model.train(not evaluated)
-    assert not is_frozen(trunk)
-    trunk.requires_grad_(False)
-    assert is_frozen(trunk) is by_hand
+    assert not is_frozen(backbone)
+    backbone.requires_grad_(False)
+    assert is_frozen(backbone) is by_hand
     freeze(model, "backbone")
-    assert is_frozen(trunk) is with_freeze
+    assert is_frozen(backbone) is with_freeze
     model.train()
-    assert is_frozen(trunk) is with_freeze
+    assert is_frozen(backbone) is with_freeze
     assert not is_frozen(model)
 
 
 def test_what_is_frozen_gives_the_same_in_any_company() -> None:
     """The point of it, for the layers that freeze() holds."""
-    trunk = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.GroupNorm(2, 4))
-    model = nn.ModuleDict({"backbone": trunk, "head": nn.Linear(4, 2)})
+    backbone = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.GroupNorm(2, 4))
+    model = nn.ModuleDict({"backbone": backbone, "head": nn.Linear(4, 2)})
     freeze(model, "backbone")
     model.train()
     images = torch.rand(3, 3, 8, 8)
-    together = trunk(images)
-    assert torch.allclose(trunk(images[:1]), together[:1], atol=1e-6)
+    together = backbone(images)
+    assert torch.allclose(backbone(images[:1]), together[:1], atol=1e-6)

@@ -16,9 +16,9 @@ import torch
 from detectron2.engine import SimpleTrainer
 from torch import Tensor, nn
 
-from transfer_maskrcnn.engine.freezing import FreezePhases, freeze, parse_phases
 from transfer_maskrcnn.engine.setup import load_config
 from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.modeling.freezing import FreezeSchedule, freeze, parse_phases
 from transfer_maskrcnn.surgery.parts import part_of
 
 
@@ -51,7 +51,7 @@ def build_trainer(phases: Sequence[tuple[int, str]], start: int = 0) -> SimpleTr
     model = Net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
     trainer = SimpleTrainer(model, batches(start), optimizer)
-    trainer.register_hooks([FreezePhases(phases)])
+    trainer.register_hooks([FreezeSchedule(phases)])
     return trainer
 
 
@@ -64,7 +64,7 @@ def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
     return {part_of(n) for n in before if not torch.equal(before[n], after[n])}
 
 
-PHASES = [(2, "backbone_fpn"), (2, "backbone"), (3, ""), (2, "all_but_predictors")]
+FREEZE_SCHEDULE = [(2, "backbone_fpn"), (2, "backbone"), (3, ""), (2, "all_but_predictors")]
 # iterations done, and what moves in the two after them
 ACTIVE = [
     (0, {"predictors"}),
@@ -78,7 +78,7 @@ ACTIVE = [
 @pytest.mark.parametrize("to_none", [True, False])
 def test_what_moves_in_each_phase(to_none: bool, caplog: pytest.LogCaptureFixture) -> None:
     """Also where the optimizer keeps gradients as zeros, with which SGD moves a parameter, too."""
-    trainer = build_trainer(PHASES)
+    trainer = build_trainer(FREEZE_SCHEDULE)
     trainer.optimizer.zero_grad = partial(trainer.optimizer.zero_grad, set_to_none=to_none)
     done = 0
     with caplog.at_level(logging.INFO, logger="transfer_maskrcnn"):
@@ -106,12 +106,12 @@ def test_a_part_that_is_trained_again_begins_without_momentum() -> None:
 
 @pytest.mark.parametrize("interrupted", [1, 2, 3, 5, 7, 8, 9])
 def test_a_resumed_run_is_in_the_right_phase(interrupted: int) -> None:
-    straight = build_trainer(PHASES)
+    straight = build_trainer(FREEZE_SCHEDULE)
     straight.train(0, 10)
-    first = build_trainer(PHASES)
+    first = build_trainer(FREEZE_SCHEDULE)
     first.train(0, interrupted)
     saved = copy.deepcopy((first.model.state_dict(), first.state_dict()))
-    second = build_trainer(PHASES, start=interrupted)
+    second = build_trainer(FREEZE_SCHEDULE, start=interrupted)
     second.model.load_state_dict(saved[0])
     second.load_state_dict(saved[1])
     second.train(interrupted, 10)
@@ -126,8 +126,8 @@ def test_what_was_frozen_before_is_never_trained() -> None:
     assert moved(before, state_of(trainer)) == {"FPN", "predictors"}
 
 
-# SOLVER.PHASES, words of the error
-BAD_PHASES = [
+# SOLVER.FREEZE_SCHEDULE, words of the error
+BAD_FREEZE_SCHEDULE = [
     ([[200]], r"\[200\] is no pair"),
     ([200, "backbone"], "200 is no pair"),
     ([["backbone", 200]], r"\['backbone', 200\] is no pair"),
@@ -138,9 +138,9 @@ BAD_PHASES = [
 ]
 
 
-@pytest.mark.parametrize(("phases", "words"), BAD_PHASES)
+@pytest.mark.parametrize(("phases", "words"), BAD_FREEZE_SCHEDULE)
 def test_phases_that_cannot_be(phases: list[Any], words: str) -> None:
-    with pytest.raises(ConfigError, match=rf"SOLVER\.PHASES.*{words}"):
+    with pytest.raises(ConfigError, match=rf"SOLVER\.FREEZE_SCHEDULE.*{words}"):
         parse_phases(phases, 100)
 
 
@@ -151,20 +151,20 @@ def test_phases_that_cannot_be(phases: list[Any], words: str) -> None:
 )
 def test_all_phases_are_checked_before_the_first(spec: str, words: str) -> None:
     trainer = build_trainer([(1, "backbone"), (1, spec)])
-    with pytest.raises(ConfigError, match=rf"SOLVER\.PHASES.*{words}"):
+    with pytest.raises(ConfigError, match=rf"SOLVER\.FREEZE_SCHEDULE.*{words}"):
         trainer.train(0, 1)
 
 
 def test_from_cfg() -> None:
-    cfg = load_config("", ["SOLVER.MAX_ITER", "5", "SOLVER.PHASES", "[[3, 'backbone']]"])
-    hook = FreezePhases.from_cfg(cfg)
+    cfg = load_config("", ["SOLVER.MAX_ITER", "5", "SOLVER.FREEZE_SCHEDULE", "[[3, 'backbone']]"])
+    hook = FreezeSchedule.from_cfg(cfg)
     assert hook is not None
     trainer = build_trainer([])
     trainer.register_hooks([hook])
     before = state_of(trainer)
     trainer.train(0, 3)
     assert moved(before, state_of(trainer)) == {"FPN", "predictors"}
-    assert FreezePhases.from_cfg(load_config("")) is None
+    assert FreezeSchedule.from_cfg(load_config("")) is None
 
 
 DDP = """
@@ -172,7 +172,7 @@ import sys
 import torch
 from detectron2.engine import SimpleTrainer
 from torch import distributed, nn
-from transfer_maskrcnn.engine.freezing import FreezePhases
+from transfer_maskrcnn.modeling.freezing import FreezeSchedule
 
 rank, folder = int(sys.argv[1]), sys.argv[2]
 distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
@@ -191,7 +191,7 @@ parallel = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
 generator = torch.Generator().manual_seed(rank)
 data = iter(torch.randn(8, 4, 3, generator=generator))
 trainer = SimpleTrainer(parallel, data, optimizer)
-trainer.register_hooks([FreezePhases([(2, "backbone"), (2, "head")])])
+trainer.register_hooks([FreezeSchedule([(2, "backbone"), (2, "head")])])
 trainer.train(0, 6)
 assert trainer.model.module is model
 torch.save(model.state_dict(), f"{folder}/rank{rank}.pth")

@@ -22,7 +22,7 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def stamp(source: Path) -> dict[str, Any]:
+def metadata(source: Path) -> dict[str, Any]:
     return {"transfer": with_digest({"source": str(source), "keep": "class_rows"})}
 
 
@@ -42,23 +42,23 @@ SAME = [
 
 
 @pytest.mark.parametrize(("name", "same"), SAME)
-def test_the_same_file(stamp: dict[str, Any], source: Path, name: str, same: bool) -> None:
+def test_the_same_file(metadata: dict[str, Any], source: Path, name: str, same: bool) -> None:
     weights = f"{source.parent}/{name}"
-    assert began_with(stamp, weights) == same
-    found = moved(stamp, weights)
+    assert began_with(metadata, weights) == same
+    found = moved(metadata, weights)
     assert found and found["source"] == (weights if same else str(source))
-    assert found["keep"] == "class_rows" and stamp["transfer"]["source"] == str(source)
+    assert found["keep"] == "class_rows" and metadata["transfer"]["source"] == str(source)
 
 
-def test_a_source_that_is_gone(stamp: dict[str, Any], source: Path) -> None:
+def test_a_source_that_is_gone(metadata: dict[str, Any], source: Path) -> None:
     source.unlink()
-    assert began_with(stamp, str(source)), "what else should its path mean?"
-    assert began_with(stamp, str(source.with_name("copy.pth")))
+    assert began_with(metadata, str(source)), "what else should its path mean?"
+    assert began_with(metadata, str(source.with_name("copy.pth")))
     assert weights_digest(str(source)) == ""
 
 
-# no stamp, a run without surgery, one from random weights
-@pytest.mark.parametrize("stamp", [None, {}, {"transfer": None}, {"transfer": {"source": ""}}])
-def test_no_source(stamp: dict[str, Any] | None, source: Path) -> None:
-    assert not began_with(stamp, str(source)) and not began_with(stamp, "")
-    assert moved(stamp, str(source)) == (stamp or {}).get("transfer")
+# no metadata, a run without surgery, one from random weights
+@pytest.mark.parametrize("metadata", [None, {}, {"transfer": None}, {"transfer": {"source": ""}}])
+def test_no_source(metadata: dict[str, Any] | None, source: Path) -> None:
+    assert not began_with(metadata, str(source)) and not began_with(metadata, "")
+    assert moved(metadata, str(source)) == (metadata or {}).get("transfer")

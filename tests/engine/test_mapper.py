@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from detectron2.data import build_detection_test_loader
 
-from transfer_maskrcnn.engine.mapper import CheckedDatasetMapper
+from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
 from transfer_maskrcnn.errors import DatasetError
 
 MAPPER = CheckedDatasetMapper(is_train=False, augmentations=[], image_format="BGR")

@@ -19,17 +19,17 @@ from detectron2.utils.events import EventStorage
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from transfer_maskrcnn.engine import precision
 from transfer_maskrcnn.engine import trainer as trainer_module
-from transfer_maskrcnn.engine.precision import (
+from transfer_maskrcnn.engine.setup import load_config
+from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.modeling import precision
+from transfer_maskrcnn.modeling.precision import (
     AutocastTrainer,
     autocast_dtype,
     cpu_has_bf16,
     describe_precision,
     prepare_layout,
 )
-from transfer_maskrcnn.engine.setup import load_config
-from transfer_maskrcnn.errors import ConfigError
 
 Toy = Callable[..., CfgNode]
 Train = Callable[..., Any]
@@ -41,9 +41,9 @@ CPUS = [
     ("flags\t\t: fpu sse2 avx2 avx512f avx512_bf16 avx512_vnni", True),  # AMD Zen 4
     ("flags\t\t: fpu vme sse2 ht syscall avx avx2 sha_ni", False),  # AMD Zen 2
     ("flags\t\t: fpu sse2 avx512f avx512bw avx512_vnni", False),  # Intel Cascade Lake
-    ("Features\t: fp asimd sve asimdhp bf16 i8mm", True),  # ARM Neoverse V1
+    ("Features\t: fp asimd sve asimdhp bf16 i8mm", True),  # VARIANT Neoverse V1
     ("Features\t: fp asimd sve svebf16", True),
-    ("Features\t: fp asimd evtstrm aes crc32", False),  # ARM Cortex-A72
+    ("Features\t: fp asimd evtstrm aes crc32", False),  # VARIANT Cortex-A72
     ("model name\t: a CPU with bf16", False),
     ("", False),
 ]

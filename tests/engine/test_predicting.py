@@ -14,20 +14,20 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
-from transfer_maskrcnn.engine.predicting import find_weights, load_predictor
 from transfer_maskrcnn.engine.run import evaluate
 from transfer_maskrcnn.engine.setup import load_config
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.inference.load import find_weights, load_predictor
 from transfer_maskrcnn.inference.outputs import JSON
 from transfer_maskrcnn.inference.pipeline import predict_images
-from transfer_maskrcnn.surgery.source import STAMP_KEY, UNTRAINED_KEY
+from transfer_maskrcnn.surgery.source import METADATA_KEY, UNTRAINED_KEY
 
 Toy = Callable[..., CfgNode]
 SIZES = [(64, 64), (48, 96), (96, 48), (64, 64)]
 
 
-def write_model(cfg: CfgNode, path: Path, stamp: dict[str, Any]) -> Path:
+def write_model(cfg: CfgNode, path: Path, metadata: dict[str, Any]) -> Path:
     """Random weights whose scores and masks are never alike."""
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
@@ -35,7 +35,9 @@ def write_model(cfg: CfgNode, path: Path, stamp: dict[str, Any]) -> Path:
     for name, tensor in model.state_dict().items():
         if "mask_head.predictor" in name or name.endswith("cls_score.weight"):
             tensor.copy_(torch.randn(tensor.shape))
-    torch.save({"model": model.state_dict(), **({STAMP_KEY: stamp} if stamp else {})}, path)
+    torch.save(
+        {"model": model.state_dict(), **({METADATA_KEY: metadata} if metadata else {})}, path
+    )
     return path
 
 
@@ -106,7 +108,7 @@ def test_nothing_of_the_dataset_is_needed(toy: Toy, tmp_path: Path) -> None:
     assert load_predictor(cfg, str(weights)).classes == ["cat"]
 
 
-STAMPS: list[tuple[dict[str, Any], list[Any], str]] = [
+METADATA: list[tuple[dict[str, Any], list[Any], str]] = [
     # other names than the dataset is known by
     ({"thing_classes": ["y"]}, [], r"trained on other classes.*\['y'\].*\['x'\]"),
     # another number of classes than the config states
@@ -130,12 +132,12 @@ STAMPS: list[tuple[dict[str, Any], list[Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("stamp", "options", "message"), STAMPS)
+@pytest.mark.parametrize(("metadata", "options", "message"), METADATA)
 def test_models_that_do_not_fit(
-    stamp: dict[str, Any], options: list[Any], message: str, toy: Toy, tmp_path: Path
+    metadata: dict[str, Any], options: list[Any], message: str, toy: Toy, tmp_path: Path
 ) -> None:
     cfg = toy()
-    weights = write_model(cfg, tmp_path / "model.pth", stamp)
+    weights = write_model(cfg, tmp_path / "model.pth", metadata)
     cfg.merge_from_list(options)
     with pytest.raises(ConfigError, match=f"(?s){message}"):
         load_predictor(cfg, str(weights))
@@ -160,7 +162,7 @@ def test_names_for_a_file_without(
     assert load_predictor(cfg, str(weights)).classes == classes
 
 
-def test_a_stamp_needs_no_source_classes(toy: Toy, tmp_path: Path) -> None:
+def test_a_metadata_needs_no_source_classes(toy: Toy, tmp_path: Path) -> None:
     # a run's config.yaml names the classes of the weights that it started from
     cfg = toy("MODEL.TRANSFER.SOURCE_CLASSES", ["a", "b", "c"])
     weights = write_model(cfg, tmp_path / "model.pth", {"thing_classes": ["x"]})

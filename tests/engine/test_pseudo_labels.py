@@ -21,14 +21,14 @@ from detectron2.config import CfgNode
 from transfer_maskrcnn.data import cache_folder
 from transfer_maskrcnn.data.register import register_dataset
 from transfer_maskrcnn.data.shapes import NEW_CLASSES, SOURCE_CLASSES, ShapesSplit, write_split
-from transfer_maskrcnn.engine import teacher
 from transfer_maskrcnn.engine.loader import training_dicts
-from transfer_maskrcnn.engine.pseudo_labels import describe
 from transfer_maskrcnn.engine.setup import fit_config, load_config
-from transfer_maskrcnn.engine.source_facts import note_source
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import ConfigError, WeightFileError
-from transfer_maskrcnn.pseudo_labels.decide import DOUBTFUL
+from transfer_maskrcnn.incremental import teacher
+from transfer_maskrcnn.incremental.decide import IGNORE_SCORE
+from transfer_maskrcnn.incremental.pseudo_labels import describe
+from transfer_maskrcnn.incremental.source_facts import note_source
 
 KEY = "MODEL.TRANSFER.PSEUDO_LABELS"
 IMAGES = 6
@@ -50,7 +50,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def make(repository: Path, tmp_path: Path) -> Callable[..., CfgNode]:
     """make(*opts) -> the fitted config of two iterations on six pictures of stars and hearts."""
     splits = [ShapesSplit("new", NEW_CLASSES, IMAGES, 5, unannotated=SOURCE_CLASSES)]
-    splits += [ShapesSplit("held_out", SOURCE_CLASSES, 40, 6)]
+    splits += [ShapesSplit("calibration", SOURCE_CLASSES, 40, 6)]
     for split in splits:
         write_split(split, tmp_path / split.folder)
         register_dataset(
@@ -104,10 +104,10 @@ def test_training(
     assert without_pseudo(dicts) == without_pseudo(training_dicts(plain))
 
     added = [a for record in dicts for a in record["annotations"] if "score" in a]
-    sure = [a for a in added if a["category_id"] != DOUBTFUL]
+    sure = [a for a in added if a["category_id"] != IGNORE_SCORE]
     assert sure and len(added) > len(sure)
     assert all(a["score"] >= 0.4 and a["category_id"] < len(SOURCE_CLASSES) for a in sure)
-    assert all(0.1 <= a["score"] < 0.4 for a in added if a["category_id"] == DOUBTFUL)
+    assert all(0.1 <= a["score"] < 0.4 for a in added if a["category_id"] == IGNORE_SCORE)
     summary = json.loads((tmp_path / "output/pseudo_labels.json").read_text())
     assert sum(c["objects"] for c in summary["classes"].values()) == len(sure)
     assert summary["doubtful"] == len(added) - len(sure)
@@ -116,7 +116,7 @@ def test_training(
     assert len(labelled) == IMAGES, "the second time, they are looked up"
     assert all(torch.isfinite(torch.tensor(list(step.values()))).all() for step in run.losses)
     batches = [i["instances"].gt_classes for b in _first(run.trainer, 4) for i in b]
-    assert DOUBTFUL in torch.cat(batches) and set(range(8)) & set(torch.cat(batches).tolist())
+    assert IGNORE_SCORE in torch.cat(batches) and set(range(8)) & set(torch.cat(batches).tolist())
 
 
 def _first(trainer: TransferTrainer, count: int) -> Iterator[Any]:
@@ -152,10 +152,10 @@ def test_without_cache_they_are_in_the_run(
     assert list((tmp_path / "output/pseudo_labels").iterdir()) and not cache.exists()
 
 
-def test_thresholds_of_a_held_out_set(make: Callable[..., CfgNode], tmp_path: Path) -> None:
-    held_out = f"held_out_{tmp_path.name}"
+def test_thresholds_of_a_calibration_set(make: Callable[..., CfgNode], tmp_path: Path) -> None:
+    calibration = f"calibration_{tmp_path.name}"
     strict, loose = (
-        _scores(make(f"{KEY}.HELD_OUT", held_out, f"{KEY}.PRECISION", p), tmp_path)
+        _scores(make(f"{KEY}.CALIBRATION_SET", calibration, f"{KEY}.TARGET_PRECISION", p), tmp_path)
         for p in (0.95, 0.3)
     )
     assert strict.keys() == loose.keys() == set(SOURCE_CLASSES)
@@ -172,11 +172,13 @@ def _scores(cfg: CfgNode, tmp_path: Path) -> dict[str, Any]:
 def test_classes_that_no_score_is_precise_enough_for_are_named(
     make: Callable[..., CfgNode], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    held_out = f"held_out_{tmp_path.name}"
+    calibration = f"calibration_{tmp_path.name}"
     with caplog.at_level("INFO"):
-        scores = _scores(make(f"{KEY}.HELD_OUT", held_out, f"{KEY}.PRECISION", 0.95), tmp_path)
+        scores = _scores(
+            make(f"{KEY}.CALIBRATION_SET", calibration, f"{KEY}.TARGET_PRECISION", 0.95), tmp_path
+        )
     never = ", ".join(name for name, score in scores.items() if score is None)
-    words = f"No score of HELD_OUT {held_out} is precise enough (0.95) for {never}: "
+    words = f"No score of CALIBRATION_SET {calibration} is precise enough (0.95) for {never}: "
     assert never and words in caplog.text
 
 
@@ -193,29 +195,33 @@ NEVER = [
 def test_of_many_such_classes_some_are_named(number: int, words: str) -> None:
     classes = {f"c{i}": {"score": None, "objects": 0} for i in range(number)}
     classes["sure"] = {"score": 0.5, "objects": 3}
-    summary = {"images": 4, "doubtful": 2, "held_out": "h", "precision": 0.8, "score": 0.7}
+    summary = {"images": 4, "doubtful": 2, "calibration": "h", "precision": 0.8, "score": 0.7}
     summary["classes"] = classes
     assert describe(summary).endswith(words)
 
 
-def test_classes_of_which_the_held_out_set_says_too_little_are_named() -> None:
+def test_classes_of_which_the_calibration_set_says_too_little_are_named() -> None:
     classes = {"dog": {"score": 0.7, "objects": 1}, "cat": {"score": 0.6, "objects": 1}}
-    summary = {"images": 4, "doubtful": 2, "held_out": "h", "precision": 0.8, "score": 0.7}
-    words = "2 doubtful ones. HELD_OUT h says too little of dog: SCORE 0.7 stands"
+    summary = {"images": 4, "doubtful": 2, "calibration": "h", "precision": 0.8, "score": 0.7}
+    words = "2 doubtful ones. CALIBRATION_SET h says too little of dog: SCORE 0.7 stands"
     assert describe({**summary, "classes": classes}).endswith(words)
-    alone = {**summary, "held_out": None, "classes": classes}
+    alone = {**summary, "calibration": None, "classes": classes}
     assert describe(alone, "doubtful.json has").endswith("; doubtful.json has 2 doubtful ones")
 
 
-def test_a_held_out_set_without_old_classes(make: Callable[..., CfgNode], tmp_path: Path) -> None:
+def test_a_calibration_set_without_old_classes(
+    make: Callable[..., CfgNode], tmp_path: Path
+) -> None:
     places = tmp_path / "new" / "annotations.json", tmp_path / "new" / "images"
     name = f"another_{tmp_path.name}"
     register_dataset(name, format="coco", annotations=places[0], image_root=places[1])
-    with pytest.raises(ConfigError, match=rf"HELD_OUT '{name}' has none of the classes of"):
-        make(f"{KEY}.HELD_OUT", name)
+    with pytest.raises(ConfigError, match=rf"CALIBRATION_SET '{name}' has none of the classes of"):
+        make(f"{KEY}.CALIBRATION_SET", name)
 
 
-def test_a_held_out_set_may_have_new_classes(make: Callable[..., CfgNode], tmp_path: Path) -> None:
+def test_a_calibration_set_may_have_new_classes(
+    make: Callable[..., CfgNode], tmp_path: Path
+) -> None:
     """They change nothing, wherever they stand."""
     write_split(ShapesSplit("all", (*NEW_CLASSES, *SOURCE_CLASSES), 40, 8), tmp_path / "all")
     content = json.loads((tmp_path / "all/annotations.json").read_text())
@@ -228,7 +234,9 @@ def test_a_held_out_set_may_have_new_classes(make: Callable[..., CfgNode], tmp_p
         name = f"{file}_{tmp_path.name}"
         places = tmp_path / "all" / f"{file}.json", tmp_path / "all/images"
         register_dataset(name, format="coco", annotations=places[0], image_root=places[1])
-        found += [_scores(make(f"{KEY}.HELD_OUT", name, f"{KEY}.PRECISION", 0.3), tmp_path)]
+        found += [
+            _scores(make(f"{KEY}.CALIBRATION_SET", name, f"{KEY}.TARGET_PRECISION", 0.3), tmp_path)
+        ]
     assert found[0] == found[1] and found[0].keys() == set(SOURCE_CLASSES)
     assert any(found[0].values())
 
@@ -252,10 +260,10 @@ def test_listed_classes_that_nobody_annotated(
     assert "has no instance of 'circle'" in caplog.text
 
 
-def test_a_held_out_set_with_a_class_that_the_model_lacks(
+def test_a_calibration_set_with_a_class_that_the_model_lacks(
     make: Callable[..., CfgNode], tmp_path: Path
 ) -> None:
-    name, places = f"misspelt_{tmp_path.name}", tmp_path / "held_out"
+    name, places = f"misspelt_{tmp_path.name}", tmp_path / "calibration"
     register_dataset(
         name,
         format="coco",
@@ -263,9 +271,11 @@ def test_a_held_out_set_with_a_class_that_the_model_lacks(
         image_root=places / "images",
         merge={"sqare": ["square"]},
     )
-    words = rf"^{KEY}\.HELD_OUT '{name}' has the class 'sqare'.*; did you mean 'square'\? Name "
+    words = (
+        rf"^{KEY}\.CALIBRATION_SET '{name}' has the class 'sqare'.*; did you mean 'square'\? Name "
+    )
     with pytest.raises(ConfigError, match=words + "another set, or .* with `merge`"):
-        make(f"{KEY}.HELD_OUT", name)
+        make(f"{KEY}.CALIBRATION_SET", name)
 
 
 def test_pseudo_labels_do_not_decide_how_often_images_are_drawn(
@@ -308,11 +318,11 @@ def test_a_cache_that_cannot_be_written(
 
 MISTAKES = [
     # keys, what the message says
-    ([f"{KEY}.SCORE", 0.05], "DOUBTFUL 0.1 and SCORE 0.05"),
-    ([f"{KEY}.DOUBTFUL", 0.01], "expected 0.05 <= DOUBTFUL"),
-    ([f"{KEY}.SCORE", 1.5], "DOUBTFUL <= SCORE <= 1"),
-    ([f"{KEY}.PRECISION", 80.0], "PRECISION is 80; expected a share"),
-    ([f"{KEY}.HELD_OUT", "nowhere"], "no dataset is registered as 'nowhere'"),
+    ([f"{KEY}.SCORE", 0.05], "IGNORE_SCORE 0.1 and SCORE 0.05"),
+    ([f"{KEY}.IGNORE_SCORE", 0.01], "expected 0.05 <= IGNORE_SCORE"),
+    ([f"{KEY}.SCORE", 1.5], "IGNORE_SCORE <= SCORE <= 1"),
+    ([f"{KEY}.TARGET_PRECISION", 80.0], "TARGET_PRECISION is 80; expected a share"),
+    ([f"{KEY}.CALIBRATION_SET", "nowhere"], "no dataset is registered as 'nowhere'"),
     (["MODEL.TRANSFER.EXTEND", False], "set MODEL.TRANSFER.EXTEND True"),
 ]
 
@@ -323,10 +333,10 @@ def test_mistakes(make: Callable[..., CfgNode], opts: list[Any], message: str) -
         make(*opts)
 
 
-def test_a_held_out_set_that_is_tested_on(make: Callable[..., CfgNode], tmp_path: Path) -> None:
-    name = f"held_out_{tmp_path.name}"
+def test_a_calibration_set_that_is_tested_on(make: Callable[..., CfgNode], tmp_path: Path) -> None:
+    name = f"calibration_{tmp_path.name}"
     with pytest.raises(ConfigError, match=r"is in DATASETS.TEST, too"):
-        make(f"{KEY}.HELD_OUT", name, "DATASETS.TEST", (name,))
+        make(f"{KEY}.CALIBRATION_SET", name, "DATASETS.TEST", (name,))
 
 
 def test_the_tool_goes_on_after_a_kill(repository: Path, tmp_path: Path, cache: Path) -> None:

@@ -8,10 +8,10 @@ import pytest
 from detectron2.config import CfgNode
 from torch import nn
 
-from transfer_maskrcnn.engine.checkpoint import StampedCheckpointer
+from transfer_maskrcnn.engine.checkpoint import TransferCheckpointer
+from transfer_maskrcnn.engine.metadata import own_config
 from transfer_maskrcnn.engine.resume import check_same_run, settle_seed
 from transfer_maskrcnn.engine.setup import load_config
-from transfer_maskrcnn.engine.stamp import own_config
 from transfer_maskrcnn.errors import ConfigError
 
 
@@ -19,9 +19,11 @@ def config(folder: Path, *options: str) -> CfgNode:
     return load_config("", ["OUTPUT_DIR", str(folder), *options])
 
 
-def leave_checkpoint(cfg: CfgNode, **stamp: object) -> None:
-    content = {"thing_classes": ["cat"], "config": own_config(cfg), **stamp}
-    StampedCheckpointer(nn.Linear(1, 1), cfg.OUTPUT_DIR, content).save("model_0000004", iteration=4)
+def leave_checkpoint(cfg: CfgNode, **metadata: object) -> None:
+    content = {"thing_classes": ["cat"], "config": own_config(cfg), **metadata}
+    TransferCheckpointer(nn.Linear(1, 1), cfg.OUTPUT_DIR, content).save(
+        "model_0000004", iteration=4
+    )
 
 
 def test_a_run_without_a_seed_is_resumed_with_the_one_it_drew(tmp_path: Path) -> None:
@@ -54,7 +56,7 @@ CHANGES = [
     ("DATALOADER.NUM_WORKERS", "0", True),
     ("SEED", "8", False),
     ("DATASETS.TRAIN_FRACTION", "0.5", False),
-    ("SOLVER.PART_LR", "[['backbone', 0.1]]", False),
+    ("SOLVER.LR_MULTIPLIERS", "[['backbone', 0.1]]", False),
     ("MODEL.TRANSFER.KEEP", "backbone", False),
     ("INPUT.MIN_SIZE_TRAIN", "(200,)", False),
 ]

@@ -13,8 +13,8 @@ import torch
 import torchvision
 from torch import Tensor
 
-from transfer_maskrcnn.engine import roi_align as module
-from transfer_maskrcnn.engine.roi_align import available, roi_align
+from transfer_maskrcnn.modeling import roi_align as module
+from transfer_maskrcnn.modeling.roi_align import available, roi_align
 
 IMAGES, HEIGHT, WIDTH = 3, 12, 17
 # image, x0, y0, x1, y1 in pixels of an image of 68 x 48 (at scale 1/4)
@@ -228,7 +228,7 @@ def test_other_types_go_to_torchvision() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_without_the_extension(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "transfer_maskrcnn.engine._roi_align", None)
+    monkeypatch.setitem(sys.modules, "transfer_maskrcnn.modeling._roi_align", None)
     module._extension.cache_clear()
     try:
         assert not available()

@@ -12,9 +12,9 @@ from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 
-from transfer_maskrcnn.engine import roi_align
-from transfer_maskrcnn.engine.roi_align import available
-from transfer_maskrcnn.engine.roi_pooler import FastROIPooler, use_fast_pooling
+from transfer_maskrcnn.modeling import roi_align
+from transfer_maskrcnn.modeling.roi_align import available
+from transfer_maskrcnn.modeling.roi_pooler import FastROIPooler, use_fast_pooling
 
 needs_extension = pytest.mark.skipif(not available(), reason="the C extension was not built")
 SCALES = [1 / 4, 1 / 8, 1 / 16, 1 / 32]
@@ -214,7 +214,7 @@ def test_use_fast_pooling() -> None:
 
 
 def test_without_the_extension(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "transfer_maskrcnn.engine._roi_align", None)
+    monkeypatch.setitem(sys.modules, "transfer_maskrcnn.modeling._roi_align", None)
     roi_align._extension.cache_clear()
     try:
         assert use_fast_pooling(Model()) == 0

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from transfer_maskrcnn.engine.roi_align import available, roi_align
+from transfer_maskrcnn.modeling.roi_align import available, roi_align
 
 IMAGES, HEIGHT, WIDTH = 3, 12, 17
 NAN, INF = math.nan, math.inf

@@ -14,12 +14,12 @@ from detectron2.engine import HookBase
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from transfer_maskrcnn.engine import precision
-from transfer_maskrcnn.engine.class_rows import rows_per_class
-from transfer_maskrcnn.engine.feature_cache import find_frozen_part
-from transfer_maskrcnn.engine.row_freezing import _hold, check_row_freezing
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import CheckpointError, ConfigError
+from transfer_maskrcnn.feature_cache.frozen import find_frozen_part
+from transfer_maskrcnn.incremental.row_freezing import _hold, check_row_freezing
+from transfer_maskrcnn.modeling import precision
+from transfer_maskrcnn.modeling.class_rows import rows_per_class
 from transfer_maskrcnn.surgery.source import load_source_weights
 from transfer_maskrcnn.surgery.write import write_weights
 
@@ -99,7 +99,7 @@ BACK_DOORS = [
     (["SOLVER.AMP.ENABLED", True], {SCORE, BOX, MASK}, []),
     (["SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "norm"], {SCORE, BOX, MASK}, []),
     (["MODEL.TRANSFER.CACHE_FEATURES", "off"], {SCORE, BOX, MASK}, []),
-    (["SOLVER.PHASES", [[2, "backbone"]]], {SCORE, BOX, MASK}, []),
+    (["SOLVER.FREEZE_SCHEDULE", [[2, "backbone"]]], {SCORE, BOX, MASK}, []),
     # nothing of a class-agnostic predictor is new
     (AGNOSTIC, {SCORE}, AGNOSTIC),
     (["MODEL.ROI_BOX_HEAD.COSINE_SCALE", 20.0], {SCORE, BOX, MASK}, []),
@@ -159,14 +159,17 @@ def test_a_phase_and_then_all_predictors(
     resumed_at: int | None, extended: Make, train: Callable[..., Any]
 ) -> None:
     cfg = extended(
-        *("SOLVER.PHASES", [[2, "all_but_new_rows"]], "SOLVER.WEIGHT_DECAY", 0.5),
+        *("SOLVER.FREEZE_SCHEDULE", [[2, "all_but_new_rows"]], "SOLVER.WEIGHT_DECAY", 0.5),
         *("MODEL.TRANSFER.FREEZE", "all_but_predictors", "SOLVER.MAX_ITER", 4),
     )
     watch = Watch()
     if resumed_at:
-        cfg.SOLVER.PHASES, cfg.SOLVER.MAX_ITER = [[resumed_at, "all_but_new_rows"]], resumed_at
+        cfg.SOLVER.FREEZE_SCHEDULE, cfg.SOLVER.MAX_ITER = (
+            [[resumed_at, "all_but_new_rows"]],
+            resumed_at,
+        )
         train(cfg, watch)
-        cfg.SOLVER.PHASES, cfg.SOLVER.MAX_ITER = [[2, "all_but_new_rows"]], 4
+        cfg.SOLVER.FREEZE_SCHEDULE, cfg.SOLVER.MAX_ITER = [[2, "all_but_new_rows"]], 4
     train(cfg, watch, resume=bool(resumed_at))
     old = [*range(OLD), OLD + 1]
     at = [rows[old] for rows in watch.rows]
@@ -232,7 +235,7 @@ def test_rows_of_point_rend(toy: Make) -> None:
 def test_needs_extend(toy: Make) -> None:
     for key, opts in (
         ("MODEL.TRANSFER.FREEZE", ["MODEL.TRANSFER.FREEZE", "all_but_new_rows"]),
-        ("SOLVER.PHASES", ["SOLVER.PHASES", [[2, "all_but_new_rows"]]]),
+        ("SOLVER.FREEZE_SCHEDULE", ["SOLVER.FREEZE_SCHEDULE", [[2, "all_but_new_rows"]]]),
     ):
         with pytest.raises(ConfigError, match=rf"{key} all_but_new_rows.*EXTEND is False; set"):
             check_row_freezing(toy(*opts))
@@ -268,7 +271,7 @@ def test_a_linear_source_under_cosine(
     run = TransferTrainer(extended(key, scale, source=[key, of_source]))
     run.resume_or_load(False)
     run.start_iter = run.iter = 0
-    logger = logging.getLogger("transfer_maskrcnn.engine.row_freezing")
+    logger = logging.getLogger("transfer_maskrcnn.incremental.row_freezing")
     logger.addHandler(caplog.handler)
     try:
         with EventStorage():

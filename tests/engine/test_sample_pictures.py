@@ -16,7 +16,7 @@ from detectron2.utils.events import EventStorage
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from transfer_maskrcnn.engine.sample_pictures import put_sample_pictures
+from transfer_maskrcnn.engine.hooks.sample_pictures import put_sample_pictures
 
 
 def test_losses_rates_ap_and_pictures_of_a_run(

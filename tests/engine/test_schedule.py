@@ -23,7 +23,7 @@ def config(**keys: Any) -> CfgNode:
     cfg = load_config("")
     cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS, cfg.SOLVER.WARMUP_ITERS = 1000, (600, 900), 100
     cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR = 250, 4, 0.02
-    cfg.SOLVER.PHASES = [[200, "backbone_fpn"], [300, "backbone"]]
+    cfg.SOLVER.FREEZE_SCHEDULE = [[200, "backbone_fpn"], [300, "backbone"]]
     cfg.TEST.EVAL_PERIOD, cfg.TEST.EVAL_ITERS = 50, [0, 10, 1000]
     for key, value in keys.items():
         setattr(cfg.SOLVER, key, value)
@@ -38,7 +38,7 @@ def counts(cfg: CfgNode) -> dict[str, Any]:
         "steps": solver.STEPS,
         "warmup": solver.WARMUP_ITERS,
         "save": solver.CHECKPOINT_PERIOD,
-        "phases": [iterations for iterations, _ in solver.PHASES],
+        "phases": [iterations for iterations, _ in solver.FREEZE_SCHEDULE],
         "eval": test.EVAL_PERIOD,
         "points": test.EVAL_ITERS,
     }
@@ -62,13 +62,15 @@ EPOCHS = [
 @pytest.mark.parametrize(("epochs", "images", "expected"), EPOCHS)
 def test_epochs(epochs: float, images: int, expected: dict[str, Any]) -> None:
     cfg = config(EPOCHS=epochs)
-    cfg.SOLVER.PHASES = cfg.SOLVER.PHASES if expected["phases"] else []
+    cfg.SOLVER.FREEZE_SCHEDULE = cfg.SOLVER.FREEZE_SCHEDULE if expected["phases"] else []
     fit_schedule(cfg, images, logger)
     assert counts(cfg) == expected
 
 
 def test_phases_that_are_longer_than_the_epochs() -> None:
-    with pytest.raises(ConfigError, match=r"PHASES take 500 iterations, but .*MAX_ITER is 4"):
+    with pytest.raises(
+        ConfigError, match=r"FREEZE_SCHEDULE take 500 iterations, but .*MAX_ITER is 4"
+    ):
         fit_schedule(config(EPOCHS=0.1), 150, logger)
 
 
@@ -81,14 +83,14 @@ def test_the_default_length_is_no_measure_of_anything() -> None:
 
 
 def test_steps_behind_the_end_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
-    cfg = config(MAX_ITER=600, PHASES=[])
+    cfg = config(MAX_ITER=600, FREEZE_SCHEDULE=[])
     fit_schedule(cfg, 100, logger)
     assert cfg.SOLVER.STEPS == ()
     assert "SOLVER.STEPS [600, 900] come after SOLVER.MAX_ITER 600: left out" in caplog.text
 
 
 def test_rounding_makes_no_iteration() -> None:
-    cfg = config(EPOCHS=1.1, IMS_PER_BATCH=1, PHASES=[])
+    cfg = config(EPOCHS=1.1, IMS_PER_BATCH=1, FREEZE_SCHEDULE=[])
     fit_schedule(cfg, 100, logger)
     assert 1.1 * 100 > 110, "in floating point"
     assert cfg.SOLVER.MAX_ITER == 110
@@ -98,14 +100,16 @@ def test_phases_keep_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each rounded by itself would make 6 iterations of 5."""
     monkeypatch.setattr(schedule.comm, "get_world_size", lambda: 9)
     phases = [[3, ""], [3, ""], [3, ""]]
-    cfg = config(REFERENCE_WORLD_SIZE=5, IMS_PER_BATCH=5, MAX_ITER=9, PHASES=phases, STEPS=())
+    cfg = config(
+        REFERENCE_WORLD_SIZE=5, IMS_PER_BATCH=5, MAX_ITER=9, FREEZE_SCHEDULE=phases, STEPS=()
+    )
     fit_schedule(cfg, 5, logger)
     assert counts(cfg)["max"] == 5
     assert counts(cfg)["phases"] == [2, 1, 2]
 
 
 def test_what_is_off_stays_off() -> None:
-    cfg = config(EPOCHS=20.0, STEPS=(), WARMUP_ITERS=0, PHASES=[])
+    cfg = config(EPOCHS=20.0, STEPS=(), WARMUP_ITERS=0, FREEZE_SCHEDULE=[])
     cfg.TEST.EVAL_PERIOD, cfg.TEST.EVAL_ITERS = 0, []
     fit_schedule(cfg, 100, logger)
     off: dict[str, Any] = {"steps": (), "warmup": 0, "phases": [], "eval": 0, "points": []}
@@ -147,7 +151,10 @@ def test_processes(reference: int, processes: int, monkeypatch: pytest.MonkeyPat
     ratio = cfg.SOLVER.MAX_ITER / before["max"]
     assert counts(cfg)["phases"] == [i * ratio for i in before["phases"]]
     assert counts(cfg)["points"] == [i * ratio for i in before["points"]]
-    cfg.SOLVER.PHASES, cfg.TEST.EVAL_ITERS = stock.SOLVER.PHASES, stock.TEST.EVAL_ITERS
+    cfg.SOLVER.FREEZE_SCHEDULE, cfg.TEST.EVAL_ITERS = (
+        stock.SOLVER.FREEZE_SCHEDULE,
+        stock.TEST.EVAL_ITERS,
+    )
     assert dict(flat_config(cfg)) == dict(flat_config(stock))
 
 
@@ -183,7 +190,7 @@ SCHEDULES: list[tuple[dict[str, Any], str]] = [
         "times 0.1 after 600, 900",
     ),
     (
-        {"EPOCHS": 0.1, "STEPS": (), "WARMUP_ITERS": 0, "PHASES": []},
+        {"EPOCHS": 0.1, "STEPS": (), "WARMUP_ITERS": 0, "FREEZE_SCHEDULE": []},
         "3 iterations of 4 images, 0.12 epochs of 100; learning rate 0.02, constant",
     ),
     (
@@ -211,7 +218,10 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"EPOCHS": float("nan")}, r"SOLVER\.EPOCHS is nan"),
     ({"REFERENCE_WORLD_SIZE": 3}, "IMS_PER_BATCH 4 cannot be split over .* 3; expected a multiple"),
     ({"REFERENCE_WORLD_SIZE": -2}, "REFERENCE_WORLD_SIZE -2"),
-    ({"PHASES": [[2000, "backbone"]]}, "take 2000 iterations, but SOLVER.MAX_ITER is 1000"),
+    (
+        {"FREEZE_SCHEDULE": [[2000, "backbone"]]},
+        "take 2000 iterations, but SOLVER.MAX_ITER is 1000",
+    ),
     # two phases need two iterations
     ({"EPOCHS": 0.01}, "take 500 iterations, but SOLVER.MAX_ITER is 1"),
 ]

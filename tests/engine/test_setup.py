@@ -114,8 +114,8 @@ def test_mistakes_on_the_command_line(tmp_path: Path) -> None:
 
 
 def test_the_form_of_a_list_is_told_where_one_is_expected() -> None:
-    with pytest.raises(ConfigError, match=r"HELD_OUT$"):
-        load_config("", ["MODEL.TRANSFER.PSEUDO_LABELS.HELD_OUT", "('held',)"])
+    with pytest.raises(ConfigError, match=r"CALIBRATION_SET$"):
+        load_config("", ["MODEL.TRANSFER.PSEUDO_LABELS.CALIBRATION_SET", "('held',)"])
     with pytest.raises(ConfigError, match="A list is written"):
         load_config("", ["DATASETS.TEST_SOURCE", "held"])
 

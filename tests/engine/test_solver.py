@@ -15,10 +15,10 @@ from detectron2.config import CfgNode
 from detectron2.engine import SimpleTrainer
 from torch import Tensor, nn
 
-from transfer_maskrcnn.engine.freezing import FreezePhases
 from transfer_maskrcnn.engine.setup import load_config
 from transfer_maskrcnn.engine.solver import L2SP, LatePullSGD, build_optimizer, part_factors
 from transfer_maskrcnn.errors import CheckpointError, ConfigError
+from transfer_maskrcnn.modeling.freezing import FreezeSchedule
 from transfer_maskrcnn.surgery.plan import plan_transfer
 from transfer_maskrcnn.surgery.source import SourceWeights
 from transfer_maskrcnn.surgery.write import write_weights
@@ -44,7 +44,11 @@ class Net(nn.Module):
         return {"loss": (self.cls_score(features) - 1).square().mean()}
 
 
-TRUNK, FPN, SCORE = "backbone.bottom_up.0.weight", "backbone.fpn_output2.weight", "cls_score.weight"
+BACKBONE, FPN, SCORE = (
+    "backbone.bottom_up.0.weight",
+    "backbone.fpn_output2.weight",
+    "cls_score.weight",
+)
 CLIPPED = ["SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 1e-3]
 BY_NORM = [*CLIPPED, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "norm"]
 
@@ -73,7 +77,7 @@ STOCK: list[list[Any]] = [
     ["SOLVER.WEIGHT_DECAY_NORM", 0.5, "SOLVER.NESTEROV", True],
     CLIPPED,
     [*BY_NORM, "SOLVER.L2_SP", 0.1],
-    ["SOLVER.PART_LR", [["backbone", 1.0]]],
+    ["SOLVER.LR_MULTIPLIERS", [["backbone", 1.0]]],
 ]
 
 
@@ -92,7 +96,7 @@ def test_the_groups_are_detectron2s(opts: list[Any], model: nn.Module) -> None:
     assert set(clipped) == {cfg.SOLVER.CLIP_GRADIENTS.ENABLED}
 
 
-# SOLVER.PART_LR, factors of the trunk's, the FPN's and the predictor's weight
+# SOLVER.LR_MULTIPLIERS, factors of the backbone's, the FPN's and the predictor's weight
 FACTORS: list[tuple[list[Any], tuple[float, float, float]]] = [
     ([["backbone", 0.1]], (0.1, 1, 1)),
     ([["backbone_fpn", 0.1]], (0.1, 0.1, 1)),
@@ -104,10 +108,10 @@ FACTORS: list[tuple[list[Any], tuple[float, float, float]]] = [
 ]
 
 
-@pytest.mark.parametrize(("part_lr", "factors"), FACTORS)
-def test_factors(part_lr: list[Any], factors: tuple[float, ...], model: nn.Module) -> None:
+@pytest.mark.parametrize(("lr_multipliers", "factors"), FACTORS)
+def test_factors(lr_multipliers: list[Any], factors: tuple[float, ...], model: nn.Module) -> None:
     """Biases have their own factor, which multiplies the part's; the schedule multiplies all."""
-    cfg = config("SOLVER.PART_LR", part_lr, "SOLVER.BIAS_LR_FACTOR", 2.0)
+    cfg = config("SOLVER.LR_MULTIPLIERS", lr_multipliers, "SOLVER.BIAS_LR_FACTOR", 2.0)
     cfg.merge_from_list(["SOLVER.WARMUP_ITERS", 0, "SOLVER.MAX_ITER", 10, "SOLVER.STEPS", (1,)])
     optimizer = build_optimizer(cfg, model)
     schedule = solver.build_lr_scheduler(cfg, optimizer)
@@ -115,7 +119,7 @@ def test_factors(part_lr: list[Any], factors: tuple[float, ...], model: nn.Modul
     for scale in (1.0, 0.1):
         rates = {names[id(p)]: g["lr"] for g in optimizer.param_groups for p in g["params"]}
         assert len(rates) == len(names)
-        for weight, factor in zip((TRUNK, FPN, SCORE), factors, strict=True):
+        for weight, factor in zip((BACKBONE, FPN, SCORE), factors, strict=True):
             assert rates[weight] == pytest.approx(scale * RATE * factor)
             bias = weight.replace("weight", "bias")
             assert rates[bias] == pytest.approx(scale * RATE * factor * 2)
@@ -123,7 +127,7 @@ def test_factors(part_lr: list[Any], factors: tuple[float, ...], model: nn.Modul
         schedule.step()
 
 
-# an entry of SOLVER.PART_LR, words of the error
+# an entry of SOLVER.LR_MULTIPLIERS, words of the error
 BAD_PARTS: list[tuple[Any, str]] = [
     (["backbon", 0.1], "no module 'backbon'.*did you mean 'backbone'"),
     (["backbone", 0], "factor of 'backbone' is 0; expected a number above 0"),
@@ -138,13 +142,13 @@ BAD_PARTS: list[tuple[Any, str]] = [
 
 @pytest.mark.parametrize(("entry", "words"), BAD_PARTS)
 def test_parts_that_cannot_be(entry: Any, words: str) -> None:
-    with pytest.raises(ConfigError, match=rf"SOLVER\.PART_LR.*{words}"):
-        part_factors([entry], [TRUNK, FPN, SCORE])
+    with pytest.raises(ConfigError, match=rf"SOLVER\.LR_MULTIPLIERS.*{words}"):
+        part_factors([entry], [BACKBONE, FPN, SCORE])
 
 
 @pytest.fixture
 def output_dir(model: nn.Module, tmp_path: Path) -> Path:
-    """What a run leaves before its first iteration: trunk kept, FPN by rows, the rest new."""
+    """What a run leaves before its first iteration: backbone kept, FPN by rows, the rest new."""
     state = model.state_dict()
     plan = plan_transfer(SourceWeights(state), model, keep="backbone_fpn")
     fates = [replace(t, fate="rows") if "fpn_" in str(t.target) else t for t in plan.tensors]
@@ -163,7 +167,7 @@ def build_trainer(output_dir: Path, *opts: Any, start: int = 0) -> SimpleTrainer
     cfg = config("SOLVER.L2_SP", ALPHA, "OUTPUT_DIR", str(output_dir), *opts)
     net = Net()
     trainer = SimpleTrainer(net, batches(start), build_optimizer(cfg, net))
-    trainer.register_hooks([FreezePhases.from_cfg(cfg), L2SP.from_cfg(cfg)])
+    trainer.register_hooks([FreezeSchedule.from_cfg(cfg), L2SP.from_cfg(cfg)])
     return trainer
 
 
@@ -181,7 +185,7 @@ def test_two_steps_by_hand(opts: list[Any], model: nn.Module, output_dir: Path) 
     start = model.state_dict()
     move_away(trainer.model)
     state = trainer.model.state_dict()
-    weights = {name: state[name].clone() for name in (TRUNK, FPN, SCORE)}
+    weights = {name: state[name].clone() for name in (BACKBONE, FPN, SCORE)}
     velocity = dict.fromkeys(weights, torch.zeros(()))
     reference = copy.deepcopy(trainer.model)
     for step, batch in zip(range(2), batches(), strict=False):
@@ -221,12 +225,12 @@ def test_the_amp_scaler_does_not_scale_the_pull(model: nn.Module, output_dir: Pa
     assert all(torch.allclose(plain[name], scaled[name], atol=1e-6) for name in plain)
 
 
-PHASES = ["SOLVER.PHASES", [[2, "backbone"], [2, ""]]]
+FREEZE_SCHEDULE = ["SOLVER.FREEZE_SCHEDULE", [[2, "backbone"], [2, ""]]]
 
 
-@pytest.mark.parametrize("opts", [[], BY_NORM, PHASES, [*CLIPPED, *PHASES]])
+@pytest.mark.parametrize("opts", [[], BY_NORM, FREEZE_SCHEDULE, [*CLIPPED, *FREEZE_SCHEDULE]])
 def test_a_resumed_run_pulls_to_the_same_place(opts: list[Any], output_dir: Path) -> None:
-    opts = [*opts, "SOLVER.PART_LR", [["backbone", 0.5]]]
+    opts = [*opts, "SOLVER.LR_MULTIPLIERS", [["backbone", 0.5]]]
     straight = build_trainer(output_dir, *opts)
     straight.train(0, 6)
     first = build_trainer(output_dir, *opts)
@@ -241,12 +245,12 @@ def test_a_resumed_run_pulls_to_the_same_place(opts: list[Any], output_dir: Path
 
 
 def test_frozen_parameters_are_not_pulled(output_dir: Path) -> None:
-    trainer = build_trainer(output_dir, "SOLVER.PHASES", [[2, "backbone"]])
+    trainer = build_trainer(output_dir, "SOLVER.FREEZE_SCHEDULE", [[2, "backbone"]])
     move_away(trainer.model)
     before = copy.deepcopy(trainer.model.state_dict())
     trainer.train(0, 2)
     after = trainer.model.state_dict()
-    assert torch.equal(after[TRUNK], before[TRUNK])
+    assert torch.equal(after[BACKBONE], before[BACKBONE])
     assert not torch.equal(after[FPN], before[FPN])
 
 
@@ -258,9 +262,9 @@ def test_a_starting_point_that_is_gone(name: str, output_dir: Path) -> None:
 
 
 def test_a_starting_point_of_another_model(output_dir: Path) -> None:
-    state = {**Net().state_dict(), TRUNK: torch.zeros(4, 5)}
+    state = {**Net().state_dict(), BACKBONE: torch.zeros(4, 5)}
     write_weights(output_dir / "model_initial.safetensors", state, {"thing_classes": ["cat"]})
-    with pytest.raises(CheckpointError, match=rf"holds no {TRUNK} of the shape \[4, 3\]"):
+    with pytest.raises(CheckpointError, match=rf"holds no {BACKBONE} of the shape \[4, 3\]"):
         build_trainer(output_dir).train(0, 1)
 
 

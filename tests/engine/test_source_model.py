@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 
 from transfer_maskrcnn.data.shapes import SOURCE_CLASSES
 from transfer_maskrcnn.engine.setup import load_config
-from transfer_maskrcnn.engine.source_model import build_source_model
 from transfer_maskrcnn.errors import TransferPlanError, WeightFileError
+from transfer_maskrcnn.incremental.source_model import build_source_model
 from transfer_maskrcnn.surgery.source import load_source_weights
 
 

@@ -15,9 +15,9 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import HookBase, SimpleTrainer
 from torch import Tensor, nn
 
-from transfer_maskrcnn.engine.checkpoint import StampedCheckpointer, load_trained_model
+from transfer_maskrcnn.engine.checkpoint import TransferCheckpointer, load_trained_model
+from transfer_maskrcnn.engine.hooks.stopping import BestCheckpoint, StopTraining
 from transfer_maskrcnn.engine.setup import load_config
-from transfer_maskrcnn.engine.stopping import BestCheckpoint, StopTraining
 from transfer_maskrcnn.errors import ConfigError
 
 NAN = float("nan")
@@ -62,7 +62,7 @@ def build_trainer(
 ) -> SimpleTrainer:
     model = Counter()
     trainer = SimpleTrainer(model, repeat(None), torch.optim.SGD(model.parameters(), lr=1.0))
-    checkpointer = StampedCheckpointer(
+    checkpointer = TransferCheckpointer(
         model, str(folder), {"thing_classes": CLASSES}, trainer=trainer
     )
     best = BestCheckpoint(checkpointer, metric, **kwargs)
@@ -268,13 +268,13 @@ BAD_CONFIGS = [
 
 @pytest.mark.parametrize(("opts", "words"), BAD_CONFIGS)
 def test_configs_that_cannot_be(opts: list[str], words: str, tmp_path: Path) -> None:
-    checkpointer = StampedCheckpointer(Counter(), str(tmp_path), {})
+    checkpointer = TransferCheckpointer(Counter(), str(tmp_path), {})
     with pytest.raises(ConfigError, match=words):
         BestCheckpoint.from_cfg(load_config("", opts), checkpointer)
 
 
 def test_from_cfg(tmp_path: Path) -> None:
-    checkpointer = StampedCheckpointer(Counter(), str(tmp_path), {})
+    checkpointer = TransferCheckpointer(Counter(), str(tmp_path), {})
     assert BestCheckpoint.from_cfg(load_config(""), checkpointer) is None
     cfg = load_config("", [*FOLLOW, "TEST.EARLY_STOPPING", "1", "TEST.EVAL_PERIOD", "5"])
     best = BestCheckpoint.from_cfg(cfg, checkpointer)

@@ -14,9 +14,9 @@ from torch import nn
 
 from transfer_maskrcnn.config import FOLLOW_DATASET
 from transfer_maskrcnn.engine import trainer
-from transfer_maskrcnn.engine.checkpoint import StampedCheckpointer
+from transfer_maskrcnn.engine.checkpoint import TransferCheckpointer
 from transfer_maskrcnn.engine.earlier_run import check_weights_stay, set_aside
-from transfer_maskrcnn.engine.progress import ProgressBar
+from transfer_maskrcnn.engine.hooks.progress import ProgressBar
 from transfer_maskrcnn.engine.setup import load_config
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import ConfigError, TrainingDivergedError
@@ -25,7 +25,7 @@ from transfer_maskrcnn.errors import ConfigError, TrainingDivergedError
 @pytest.fixture
 def resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Stands for a trainer whose OUTPUT_DIR holds a checkpoint for cats and dogs."""
-    checkpointer = StampedCheckpointer(
+    checkpointer = TransferCheckpointer(
         nn.Linear(2, 2), str(tmp_path), {"thing_classes": ["cat", "dog"]}
     )
     checkpointer.save("model_0000001", iteration=1)

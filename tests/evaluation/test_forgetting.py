@@ -14,10 +14,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from transfer_maskrcnn.errors import TransferError
-from transfer_maskrcnn.evaluation import forgetting
 from transfer_maskrcnn.evaluation.bootstrap import interval, resample
-from transfer_maskrcnn.evaluation.forgetting import MatchedSet, extension_figures
 from transfer_maskrcnn.evaluation.matches import match_detections
+from transfer_maskrcnn.incremental import forgetting
+from transfer_maskrcnn.incremental.forgetting import MatchedSet, extension_figures
 
 Content = dict[str, Any]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from transfer_maskrcnn.evaluation.forgetting_words import extension_lines
+from transfer_maskrcnn.incremental.forgetting_words import extension_lines
 
 
 def extension(**figures: Any) -> dict[str, Any]:

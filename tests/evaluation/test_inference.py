@@ -20,12 +20,12 @@ from detectron2.modeling import GeneralizedRCNN, build_model
 from detectron2.structures import BoxMode
 from torch import nn
 
-from transfer_maskrcnn.engine.freezing import freeze
 from transfer_maskrcnn.engine.setup import load_config
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.evaluation.coco import InstanceEvaluator
 from transfer_maskrcnn.evaluation.inference import FastInference
 from transfer_maskrcnn.evaluation.mask_rle import EncodedMasks
+from transfer_maskrcnn.modeling.freezing import freeze
 
 CLASSES = ["cat", "dog", "owl"]
 #: height and width of an image, and of what the model gets of it

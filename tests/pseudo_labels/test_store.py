@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from transfer_maskrcnn.errors import TransferError
-from transfer_maskrcnn.pseudo_labels.store import DetectionStore, file_digest
+from transfer_maskrcnn.incremental.detection_store import DetectionStore, file_digest
 
 ONE, TWO = "1" * 64, "2" * 64
 DETECTIONS = [{"category_id": 3, "score": 0.123456789, "bbox": [1.0, 2.5, 3.0, 4.0]}]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from transfer_maskrcnn.evaluation.matches import Matches
-from transfer_maskrcnn.pseudo_labels.thresholds import ENOUGH, precise_scores
+from transfer_maskrcnn.incremental.thresholds import ENOUGH, precise_scores
 
 R, W, CROWD = True, False, None
 

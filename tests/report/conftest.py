@@ -20,7 +20,7 @@ __all__ = ["browser", "doctor_content", "share_near_fixture", "visit"]
 SIDE = 64
 NASTY = '<b>"x"&'
 CLASSES = ["star", NASTY]
-ARMS = ["all_but_predictors", "backbone@a_file_with_quite_a_long_name.pkl", "structure_fair"]
+VARIANTS = ["all_but_predictors", "backbone@a_file_with_quite_a_long_name.pkl", "from_scratch"]
 FRACTIONS = [0.25, 1.0]
 SEEDS = [0, 1]
 VAL = "shapes_val"
@@ -59,33 +59,33 @@ def write_predictions(images: Path, inference: Path, score: float = 0.9) -> None
     write(inference / "coco_instances_results.json", found)
 
 
-def ap_of(arm: str, fraction: float) -> float:
-    return 30 * fraction / (1 + ARMS.index(arm))
+def ap_of(variant: str, fraction: float) -> float:
+    return 30 * fraction / (1 + VARIANTS.index(variant))
 
 
-def run_content(arm: str, fraction: float, seed: int) -> Content:
+def run_content(variant: str, fraction: float, seed: int) -> Content:
     run: Content = {
-        "arm": arm,
+        "variant": variant,
         "fraction": fraction,
         "seed": seed,
-        "folder": f"runs/{ARMS.index(arm)}_f{fraction:g}_s{seed}",
+        "folder": f"runs/{VARIANTS.index(variant)}_f{fraction:g}_s{seed}",
         "status": "finished",
         "message": "",
-        "results": {"segm/AP": ap_of(arm, fraction) - 0.5 + seed},
+        "results": {"segm/AP": ap_of(variant, fraction) - 0.5 + seed},
         "drift": {"backbone.bottom_up.res2": 0.01, "roi_heads.mask_head": 0.2 * seed},
     }
-    if (arm, fraction, seed) == (ARMS[2], 1.0, 1):
+    if (variant, fraction, seed) == (VARIANTS[2], 1.0, 1):
         run |= {"status": "diverged", "message": "the loss is nan: lower SOLVER.BASE_LR"}
         run |= {"results": {}, "drift": {}}
     return run
 
 
-def cell_content(arm: str, fraction: float) -> Content:
-    ap = ap_of(arm, fraction)
+def cell_content(variant: str, fraction: float) -> Content:
+    ap = ap_of(variant, fraction)
     means = {"bbox/AP": ap + 1, "segm/AP": ap, "segm/AP50": 2 * ap}
-    words = f"way {ARMS.index(arm)}"
+    words = f"way {VARIANTS.index(variant)}"
     return {
-        "arm": arm,
+        "variant": variant,
         "fraction": fraction,
         "mean": ap,
         "interval": [ap - 1, ap + 1],
@@ -102,8 +102,8 @@ def cell_content(arm: str, fraction: float) -> Content:
 def comparison_content(fraction: float) -> Content:
     return {
         "fraction": fraction,
-        "a": ARMS[0],
-        "b": ARMS[2],
+        "a": VARIANTS[0],
+        "b": VARIANTS[2],
         "difference": 20 * fraction,
         "interval": [-3, 23.0],
         "seeds": len(SEEDS),
@@ -111,10 +111,12 @@ def comparison_content(fraction: float) -> Content:
     }
 
 
-def arm_content(arm: str, keep: str | list[str], weights: str, share: float, rate: str) -> Content:
+def variant_content(
+    variant: str, keep: str | list[str], weights: str, share: float, rate: str
+) -> Content:
     settings = ["SOLVER.BASE_LR", rate, "SEED", "0"]
     return {
-        "name": arm,
+        "name": variant,
         "keep": keep,
         "weights": weights,
         "transferred": share,
@@ -123,8 +125,8 @@ def arm_content(arm: str, keep: str | list[str], weights: str, share: float, rat
 
 
 def study_content() -> Content:
-    """Three arms, two fractions, two seeds; one run diverged."""
-    pairs = [(arm, fraction) for fraction in FRACTIONS for arm in ARMS]
+    """Three variants, two fractions, two seeds; one run diverged."""
+    pairs = [(variant, fraction) for fraction in FRACTIONS for variant in VARIANTS]
     return {
         "version": 1,
         "config_file": "configs/x.yaml",
@@ -138,13 +140,15 @@ def study_content() -> Content:
         "iterations": 100,
         "images_per_batch": 8,
         "metric": "segm/AP",
-        "reference": ARMS[2],
+        "reference": VARIANTS[2],
         "fractions": FRACTIONS,
         "seeds": SEEDS,
-        "arms": [
-            arm_content(ARMS[0], "all_but_predictors", "source.pth", 0.99962, "0.01"),
-            arm_content(ARMS[1], ["backbone.stem", "backbone.res2"], "a/file.pkl", 0.5, "0.01"),
-            arm_content(ARMS[2], "structure", "", 0.0, "0.02"),
+        "variants": [
+            variant_content(VARIANTS[0], "all_but_predictors", "source.pth", 0.99962, "0.01"),
+            variant_content(
+                VARIANTS[1], ["backbone.stem", "backbone.res2"], "a/file.pkl", 0.5, "0.01"
+            ),
+            variant_content(VARIANTS[2], "random_init", "", 0.0, "0.02"),
         ],
         "runs": [run_content(*pair, seed) for pair in pairs for seed in SEEDS],
         "cells": [cell_content(*pair) for pair in pairs],
@@ -179,7 +183,7 @@ def write_whole_study(folder: Path) -> None:
     write(folder / "costs.json", {"machine": {"processor": "a processor"}, "runs": costs})
     for run in content["runs"]:
         if run["status"] == "finished":
-            score = 0.9 if run["arm"] == ARMS[0] else 0.2
+            score = 0.9 if run["variant"] == VARIANTS[0] else 0.2
             write_predictions(folder / "images", folder / run["folder"] / "inference" / VAL, score)
 
 
@@ -187,7 +191,7 @@ PLAN: Content = {
     "version": 1,
     "keep": "all_but_predictors",
     "source": "source.pth",
-    "knowledge": 0.9,
+    "loaded_fraction": 0.9,
     "classes": [],
     "problems": [],
     "notes": ["a note"],
@@ -225,7 +229,7 @@ def write_whole_run(folder: Path) -> None:
         {"iteration": i, "bbox/AP": i / 5, "segm/AP": i / 6, "val_loss": 2 - i / 100}
         for i in (0, 50, 100)
     ]
-    write(folder / "curve.json", curve)
+    write(folder / "eval_history.json", curve)
     lines = [
         json.dumps({"iteration": i, "total_loss": 3 - i / 50, "loss_mask": 1 - i / 200, "lr": 0.01})
         for i in (19, 39, 59)
@@ -247,7 +251,7 @@ def write_whole_run(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def whole_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A comparison with everything: 3 arms, 2 fractions, 2 seeds. For reading only."""
+    """A comparison with everything: 3 variants, 2 fractions, 2 seeds. For reading only."""
     folder = tmp_path_factory.mktemp("study")
     write_whole_study(folder)
     return folder

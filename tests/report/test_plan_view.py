@@ -46,7 +46,7 @@ def test_reasons_name_their_tensors(plan: Content) -> None:
     [
         ({}, "90.0 % of the model’s parameters come from source.pth (KEEP all_but_predictors"),
         ({"keep": ["a.b", "c"]}, "source.pth (KEEP a.b, c: a.b, c)"),
-        ({"source": "", "knowledge": 0.0}, "0 % of the model’s parameters come from no file"),
+        ({"source": "", "loaded_fraction": 0.0}, "0 % of the model’s parameters come from no file"),
     ],
 )
 def test_summary(plan: Content, change: Content, summary: str) -> None:

@@ -1,4 +1,4 @@
-"""Looks of arms, names in plots, and gaps in lines."""
+"""Looks of variants, names in plots, and gaps in lines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from transfer_maskrcnn.report.plots import (
 )
 
 
-def test_every_arm_has_a_look_of_its_own() -> None:
+def test_every_variant_has_a_look_of_its_own() -> None:
     names = [str(i) for i in range(20)]
     found = looks(names)
     assert list(found) == names
@@ -30,7 +30,7 @@ def test_every_arm_has_a_look_of_its_own() -> None:
     assert len({look.marker for look in list(found.values())[:7]}) == 7
 
 
-def test_a_look_depends_on_the_arms_before_alone() -> None:
+def test_a_look_depends_on_the_variants_before_alone() -> None:
     assert looks(["a", "b"])["b"] == looks(["a", "b", "c"])["b"]
 
 

@@ -30,7 +30,7 @@ def test_a_missing_file_is_nothing_to_complain_of(whole_run: Path, name: str) ->
 
 
 @pytest.mark.parametrize("content", ["{", '"text"', "null", "[[1]]", '{"a": [1]}'])
-@pytest.mark.parametrize("name", ["evaluation.json", "curve.json"])
+@pytest.mark.parametrize("name", ["evaluation.json", "eval_history.json"])
 def test_a_damaged_file_is_named_and_the_others_are_read(
     whole_run: Path, name: str, content: str
 ) -> None:
@@ -39,7 +39,7 @@ def test_a_damaged_file_is_named_and_the_others_are_read(
     if content != "null":  # nothing was written there
         assert run.unreadable == (f"{name} is damaged; what it holds is left out.",)
     assert run.metrics and run.drift
-    assert not {"evaluation.json": run.evaluation, "curve.json": run.curve}[name]
+    assert not {"evaluation.json": run.evaluation, "eval_history.json": run.curve}[name]
 
 
 METRICS = [

@@ -60,7 +60,7 @@ def test_a_whole_run(whole_run: Path) -> None:
     ("remove", "section"),
     [
         (["evaluation.json"], "AP on shapes_val"),
-        (["metrics.json", "curve.json"], "Training"),
+        (["metrics.json", "eval_history.json"], "Training"),
         (["transfer_plan.json"], "What was transferred"),
         (["drift.json"], "What moved"),
         (["environment.json"], "How to repeat it"),
@@ -81,7 +81,7 @@ def test_without_evaluation_a_sentence_says_so(whole_run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["{", "[]", '{"keep": 3}', '{"keep": "x", "knowledge": 1, "source": ""}']
+    "content", ["{", "[]", '{"keep": 3}', '{"keep": "x", "loaded_fraction": 1, "source": ""}']
 )
 def test_a_damaged_plan_is_named(whole_run: Path, content: str) -> None:
     (whole_run / "transfer_plan.json").write_text(content)

@@ -11,7 +11,7 @@ from transfer_maskrcnn.report.run_plots import losses_picture, validation_pictur
 Row = dict[str, Any]
 
 LOSSES = [
-    # metrics.json, curve.json, what the picture says
+    # metrics.json, eval_history.json, what the picture says
     (
         [{"iteration": 0, "total_loss": 3.0, "loss_cls": 2.0}, {"iteration": 9, "total_loss": 1.5}],
         [],

@@ -18,11 +18,11 @@ Write = Callable[[Content], Path]
 
 def test_everything_is_read(study_json: Content, write_study: Write) -> None:
     study = read_study(write_study(study_json))
-    first = study.arms[0].name
+    first = study.variants[0].name
     assert study.fractions == [1.0, 0.25]
     assert study.images == {0.25: 12, 1.0: 48}
-    assert study.arms[1].keep == "backbone.stem, backbone.res2"
-    assert study.arms[2].settings == {"SOLVER.BASE_LR": "0.02", "SEED": "0"}
+    assert study.variants[1].keep == "backbone.stem, backbone.res2"
+    assert study.variants[2].settings == {"SOLVER.BASE_LR": "0.02", "SEED": "0"}
     cell = study.cells[first, 0.25]
     assert (cell.mean, cell.interval, cell.area) == (7.5, (6.5, 8.5), 3.75)
     assert (cell.reaches, cell.level) == ("way 0", 2.5)
@@ -42,15 +42,15 @@ def test_costs_are_read_where_they_are(study_json: Content, write_study: Write) 
 
 
 def test_what_is_optional_may_be_missing(write_study: Write) -> None:
-    arms = [{"name": "a"}]
-    cells = [{"arm": "a", "fraction": 0.5, "mean": None}]
-    runs = [{"arm": "a", "fraction": 0.5, "seed": 0}]
-    content = {"version": 1, "arms": arms, "cells": cells, "runs": runs}
+    variants = [{"name": "a"}]
+    cells = [{"variant": "a", "fraction": 0.5, "mean": None}]
+    runs = [{"variant": "a", "fraction": 0.5, "seed": 0}]
+    content = {"version": 1, "variants": variants, "cells": cells, "runs": runs}
     study = read_study(write_study(content))
     assert study.metric == "segm/AP"
     assert study.cells["a", 0.5].interval is None
     assert study.cells["a", 0.5].reaches == ""
-    assert study.arms[0].transferred is None
+    assert study.variants[0].transferred is None
 
 
 @pytest.mark.parametrize(
@@ -72,10 +72,10 @@ def test_fraction_text(
     ("change", "message"),
     [
         ({"version": 2}, "version 2, not 1"),
-        ({"arms": [{"keep": "backbone"}]}, "no 'name'"),
-        ({"arms": None}, "not iterable"),
-        ({"cells": [{"arm": "a"}]}, "no 'fraction'"),
-        ({"cells": [{"arm": "a", "fraction": "half"}]}, "half"),
+        ({"variants": [{"keep": "backbone"}]}, "no 'name'"),
+        ({"variants": None}, "not iterable"),
+        ({"cells": [{"variant": "a"}]}, "no 'fraction'"),
+        ({"cells": [{"variant": "a", "fraction": "half"}]}, "half"),
     ],
 )
 def test_what_is_no_study_is_named(

@@ -28,7 +28,7 @@ def sections(page: str) -> list[str]:
 
 
 def text_of(page: str) -> str:
-    """What a reader sees, with single spaces and without the arms' marks."""
+    """What a reader sees, with single spaces and without the variants' marks."""
     body = re.sub(r'<span class="glyph".*?</span>', "", page.partition("<body>")[2])
     body = re.sub(r"</?(span|code|b|wbr)\b[^>]*>", "", body)
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", body)).split())
@@ -38,12 +38,12 @@ def test_sections_in_order(page: str) -> None:
     assert sections(page) == [
         "Result",
         "AP against number of images",
-        "Arms",
+        "Variants",
         "Comparisons",
         "AP of each class",
         "What moved",
         "What the models see",
-        "How the arms differ",
+        "How the variants differ",
         "Runs that did not finish",
         "How to repeat it",
     ]
@@ -61,10 +61,10 @@ def test_sections_in_order(page: str) -> None:
         "mask AP (COCO), from 0 to 100",
         "all_but_predictors everything but the predictors source.pth 99.9 %",
         "backbone.stem, backbone.res2 a/file.pkl 50.0 %",  # prefixes stand for themselves
-        "structure_fair nothing: every weight starts at random none 0 %",
+        "from_scratch nothing: every weight starts at random none 0 %",
         # AP, interval, AP50, box AP, area, words, seconds, memory
         "30.0 29.0 to 31.0 60.0 31.0 15.0 way 0 98 1,520",
-        "structure_fair’s final mask AP",
+        "from_scratch’s final mask AP",
         "+20.0 −3.0 to +23.0 2 cannot tell",
         "The interval covers the choice of the seeds and that of the validation images. Where",
         'star 30.0 15.0 10.0 <b>"x"& 31.0 16.0 11.0',
@@ -72,7 +72,7 @@ def test_sections_in_order(page: str) -> None:
         "Means over the seeds, 48 images.",
         "SOLVER.BASE_LR 0.01 0.01 0.02",
         "SEED 0",
-        "structure_fair, 48 images, seed 1: diverged. the loss is nan: lower SOLVER.BASE_LR",
+        "from_scratch, 48 images, seed 1: diverged. the loss is nan: lower SOLVER.BASE_LR",
         "1 of 12 runs ended before their budget. Such a run counts as AP 0",
         "The area under the curve is the mean of mask AP over the iterations.",
         "python tools/compare_inits.py --seeds 2",
@@ -89,12 +89,12 @@ def test_pictures(page: str) -> None:
     assert len(images) == page.count("<img")
     kinds = [kind for kind, _ in images]
     assert kinds.count("png") == 5  # final AP and curves for each fraction, and AP against images
-    assert kinds.count("jpeg") == 2 * 4  # two images; ground truth and three arms
+    assert kinds.count("jpeg") == 2 * 4  # two images; ground truth and three variants
     assert all(alt for _, alt in images)
     alts = [html.unescape(alt) for _, alt in images]
     assert "Image 1, all_but_predictors: star 0.90" in alts
     assert 'Image 2, ground truth: <b>"x"&' in alts
-    assert "Image 1, structure_fair: nothing" in alts  # its scores are low
+    assert "Image 1, from_scratch: nothing" in alts  # its scores are low
 
 
 def test_size_and_safety(page: str) -> None:
@@ -105,9 +105,9 @@ def test_size_and_safety(page: str) -> None:
 
 
 def test_what_has_no_data_has_no_section(write_study: Write) -> None:
-    content = {"version": 1, "arms": [{"name": "a", "keep": "backbone"}]}
+    content = {"version": 1, "variants": [{"name": "a", "keep": "backbone"}]}
     page = write_study_report(write_study(content)).read_text(encoding="utf-8")
-    assert sections(page) == ["Arms"]
+    assert sections(page) == ["Variants"]
     assert "What they came to" not in page
     assert "verdict" not in page.partition("<body>")[2]
     assert "<img" not in page
@@ -129,8 +129,8 @@ def test_columns_without_data_are_left_out(study_json: Content, write_study: Wri
         cell["reaches"] = None  # the reference learnt nothing worth reaching
     shown = text_of(write_study_report(write_study(study_json)).read_text(encoding="utf-8"))
     assert "area under the curve 48 images" in shown
-    assert "structure_fair 10.0 9.0 to 11.0 20.0 11.0 5.0" in shown
-    assert "structure_fair’s final mask AP" not in shown
+    assert "from_scratch 10.0 9.0 to 11.0 20.0 11.0 5.0" in shown
+    assert "from_scratch’s final mask AP" not in shown
     assert "seconds" not in shown
 
 
@@ -142,7 +142,7 @@ def test_pictures_of_a_smaller_fraction_where_the_largest_has_none(
     for run in (folder / "runs").glob("*_f1_*"):
         shutil.rmtree(run)
     shown = text_of(write_study_report(folder).read_text(encoding="utf-8"))
-    assert "The first seed of every arm, 12 images." in shown
+    assert "The first seed of every variant, 12 images." in shown
 
 
 def test_images_that_moved_away(whole_study: Path, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_final_has_means_intervals_and_seeds(study_json: Content, read: Read, ax
     data = [[float(x) for x in artist.get_xdata()] for artist in axes.lines]
     assert data[:3] == [[29.0, 31.0], [30.0], [29.5, 30.5]]
     assert data[-1] == [9.5]  # the other seed diverged
-    assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first arm is on top
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first variant is on top
 
 
 def test_final_axes_are_the_same_at_all_fractions(study_json: Content, read: Read) -> None:
@@ -60,7 +60,7 @@ def test_final_axes_are_the_same_at_all_fractions(study_json: Content, read: Rea
     assert large.get_xlim()[0] < 0 < 31 < large.get_xlim()[1]
 
 
-def test_final_of_close_arms_is_shown_near(study_json: Content, read: Read, axes: Axes) -> None:
+def test_final_of_close_variants_is_shown_near(study_json: Content, read: Read, axes: Axes) -> None:
     for cell in study_json["cells"]:
         cell["mean"], cell["interval"] = 60.0, [58.0, 62.0]
     draw_final(axes, read({**study_json, "runs": []}), 1.0)
@@ -78,7 +78,7 @@ def test_curves_with_bands(study_json: Content, read: Read, axes: Axes) -> None:
     assert [name for name, _ in entries] == [
         "all_but_predictors",
         "backbone@a_…ong_name.pkl",
-        "structure_fair",
+        "from_scratch",
     ]
     assert axes.lines[0].get_ydata().tolist() == [0.0, 15.0, 30.0]
     assert len(axes.collections) == 3
@@ -94,7 +94,7 @@ def test_curves_may_be_undefined_in_places(study_json: Content, read: Read, axes
 
 def test_the_level_to_reach_is_a_line(study_json: Content, read: Read, axes: Axes) -> None:
     ((name, _),) = draw_reference(axes, read(study_json), 1.0)
-    assert name == "final structure_fair"
+    assert name == "final from_scratch"
     assert axes.lines[0].get_ydata() == [10.0, 10.0]
     for cell in study_json["cells"]:
         cell["reaches"] = None
@@ -116,7 +116,7 @@ def test_against_images_without_their_number(study_json: Content, read: Read, ax
 def test_pictures_are_told_in_words(study_json: Content, read: Read) -> None:
     study = read(study_json)
     assert "all_but_predictors 30.0 (29.0 to 31.0)" in final_picture(study, 1.0).alt
-    assert "structure_fair from 0.0 to 10.0" in curves_picture(study, 1.0).alt
+    assert "from_scratch from 0.0 to 10.0" in curves_picture(study, 1.0).alt
     assert final_picture(study, 0.25).caption == "Final mask AP, 12 images"
 
 

@@ -70,9 +70,9 @@ def test_no_figures_no_class_table(study_json: Content, read: Read) -> None:
 def test_drift_is_the_mean_over_the_seeds(study_json: Content, read: Read) -> None:
     where, table = moved(read(study_json)) or pytest.fail("no table")
     assert where == "48 images"
-    assert table.columns == tuple(arm["name"] for arm in study_json["arms"])
+    assert table.columns == tuple(variant["name"] for variant in study_json["variants"])
     texts = {name: [cell.text for cell in cells] for name, cells in table.rows}
-    # the third arm's second seed diverged: its mean is that of the first
+    # the third variant's second seed diverged: its mean is that of the first
     assert texts == {"backbone res2": ["1.0 %"] * 3, "mask head": ["10 %", "10 %", "0 %"]}
 
 
@@ -88,7 +88,7 @@ def test_drift_of_a_smaller_fraction_where_the_largest_has_none(
 
 
 def test_settings_that_differ_and_those_that_do_not(study_json: Content, read: Read) -> None:
-    del study_json["arms"][0]["settings"][:2]
+    del study_json["variants"][0]["settings"][:2]
     study = read(study_json)
     assert settings_rows(study) == [("SOLVER.BASE_LR", [None, "0.01", "0.02"])]
     assert shared_settings(study) == {"SEED": "0"}

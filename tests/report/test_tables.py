@@ -29,7 +29,7 @@ def test_shades_end_where_the_scale_ends() -> None:
     assert brightness(one.colour) > 300  # dark text stays readable on it
 
 
-def test_a_part_that_one_arm_lacks() -> None:
+def test_a_part_that_one_variant_lacks() -> None:
     table = drift_table({"a": {"roi_heads.mask_head": 0.1}, "b": {"backbone.fpn": None}})
     assert table is not None
     assert [(name, [cell.text for cell in cells]) for name, cells in table.rows] == [

@@ -95,7 +95,7 @@ def test_few_says_how_many_more() -> None:
     ("name", "most", "text"),
     [
         ("all_but_predictors", 24, "all_but_predictors"),
-        ("backbone@imagenet_halfwidth.pkl", 13, "backbo…th.pkl"),  # both ends tell arms apart
+        ("backbone@imagenet_halfwidth.pkl", 13, "backbo…th.pkl"),  # both ends tell variants apart
         ("abcd", 3, "a…d"),
     ],
 )
@@ -187,6 +187,6 @@ def test_why_undefined(figure: str, overall: float | None, why: str) -> None:
     assert texts.why_undefined(figure, {"AP": overall}) == why
 
 
-def test_kept_puts_the_ladder_in_words_and_leaves_prefixes() -> None:
-    assert texts.kept("structure").startswith("nothing")
+def test_kept_puts_the_presets_in_words_and_leaves_prefixes() -> None:
+    assert texts.kept("random_init").startswith("nothing")
     assert texts.kept("backbone.stem") == "backbone.stem"

@@ -12,7 +12,12 @@ import pytest
 from transfer_maskrcnn.errors import TransferError
 from transfer_maskrcnn.evaluation.bootstrap import Interval, average_precision, resample
 from transfer_maskrcnn.evaluation.matches import Matches
-from transfer_maskrcnn.study.compare import Comparison, arm_interval, compare_arms, t_quantile
+from transfer_maskrcnn.study.compare import (
+    Comparison,
+    compare_variants,
+    t_quantile,
+    variant_interval,
+)
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 
@@ -88,7 +93,7 @@ def test_quantile_of_student_t(freedom: int, expected: float) -> None:
 
 def test_images_alone_give_the_t_interval_of_a_mean() -> None:
     found = np.array([0.1, 0.3, 0.4, 0.2, 0.6])
-    interval = arm_interval([mean_of(found)], all_resamples(5))
+    interval = variant_interval([mean_of(found)], all_resamples(5))
     # Over every resample there is, the bootstrap's variance is known: that of the mean of 5.
     expected = t_quantile(4) * (50 * found).std(ddof=1) / np.sqrt(5)
     assert half_width(interval) == pytest.approx(expected, rel=0.02)
@@ -96,18 +101,20 @@ def test_images_alone_give_the_t_interval_of_a_mean() -> None:
 
 
 def test_seeds_alone_give_the_t_interval_of_a_mean() -> None:
-    arm = [mean_of([share] * 5) for share in (0.2, 0.3, 0.5)]
+    variant = [mean_of([share] * 5) for share in (0.2, 0.3, 0.5)]
     expected = t_quantile(2) * np.std([10, 15, 25], ddof=1) / np.sqrt(3)
-    assert half_width(arm_interval(arm, all_resamples(5))) == pytest.approx(expected, rel=0.02)
+    assert half_width(variant_interval(variant, all_resamples(5))) == pytest.approx(
+        expected, rel=0.02
+    )
 
 
 def test_both_sources_add_up() -> None:
     pattern = np.array([0.0, 0.4, 0.4, 0.0, 0.7])
-    arm = [mean_of(pattern + share) for share in (0.1, 0.1, 0.3)]
+    variant = [mean_of(pattern + share) for share in (0.1, 0.1, 0.3)]
     images = (50 * pattern).var(ddof=1) / 5
     seeds = np.var([5, 5, 15], ddof=1) / 3
     quantile = (images * t_quantile(4) + seeds * t_quantile(2)) / (images + seeds)
-    assert half_width(arm_interval(arm, all_resamples(5))) == pytest.approx(
+    assert half_width(variant_interval(variant, all_resamples(5))) == pytest.approx(
         quantile * np.sqrt(images + seeds), rel=0.02
     )
 
@@ -119,8 +126,8 @@ def test_interval_of_a_mean_covers_it_95_times_of_100(seeds: int) -> None:
     seed_spread = 0.06 if seeds > 1 else 0
     for _ in range(studies):
         found = 0.5 + rng.normal(0, 0.15, images) + rng.normal(0, seed_spread, (seeds, 1))
-        arm = [mean_of(run) for run in np.clip(found, 0, 1)]
-        interval = arm_interval(arm, resample(images, 100, int(rng.integers(2**31))))
+        variant = [mean_of(run) for run in np.clip(found, 0, 1)]
+        interval = variant_interval(variant, resample(images, 100, int(rng.integers(2**31))))
         covered += interval.low <= 75 <= interval.high
     assert 0.92 <= covered / studies <= 0.98
 
@@ -131,21 +138,21 @@ def test_pairing_finds_a_small_difference_between_images_of_all_sorts() -> None:
     b = [mean_of(found)] * 3
     a = [mean_of(np.clip(found + step, 0, 1)) for step in (0.1, 0.1, 0.1)]
     weights = resample(20, 300, 0)
-    assert compare_arms(a, b, weights).verdict == "better"
-    assert arm_interval(a, weights).low < arm_interval(b, weights).high
+    assert compare_variants(a, b, weights).verdict == "better"
+    assert variant_interval(a, weights).low < variant_interval(b, weights).high
 
 
 @dataclass(frozen=True)
 class Chance:
     """Spreads of the logit of a detection's IoU, that is of its quality."""
 
-    image: float  # of an arm's affinity to an image, the same for all seeds
+    image: float  # of a variant's affinity to an image, the same for all seeds
     seed: float  # of a run
     detection: float  # of an image and of an object under one seed
 
 
 class World:
-    """A validation set, from which arms are drawn whose runs find its objects more or less well."""
+    """A validation set, from which variants are drawn whose runs find its objects more or less well."""
 
     def __init__(self, images: int, chance: Chance, rng: np.random.Generator):
         self.chance, self.rng = chance, rng
@@ -156,7 +163,7 @@ class World:
     def _spread(self, sd: float) -> np.ndarray:
         return self.rng.normal(0, sd, len(self.objects))[self.image]
 
-    def arm(self, seeds: int, better_by: float = 0.0) -> list[Matches]:
+    def variant(self, seeds: int, better_by: float = 0.0) -> list[Matches]:
         mean = self.quality + better_by + self._spread(self.chance.image)
         return [self._run(mean + self.rng.normal(0, self.chance.seed)) for _ in range(seeds)]
 
@@ -182,14 +189,14 @@ CHANCES = [
 ]
 
 
-def test_arms_without_a_difference_are_seldom_told_apart() -> None:
+def test_variants_without_a_difference_are_seldom_told_apart() -> None:
     rng = np.random.default_rng(0)
     verdicts = []
     for chance in CHANCES * 100:
         images = int(rng.integers(13, 41))
         world = World(images, chance, rng)
         weights = resample(images, 150, int(rng.integers(2**31)))
-        verdicts.append(compare_arms(world.arm(3), world.arm(3), weights).verdict)
+        verdicts.append(compare_variants(world.variant(3), world.variant(3), weights).verdict)
     assert verdicts.count("cannot tell") >= 0.93 * len(verdicts)
 
 
@@ -198,9 +205,9 @@ def test_a_real_difference_is_found() -> None:
     verdicts, gains = [], []
     for _ in range(20):
         world = World(30, Chance(image=0.3, seed=0.1, detection=0.3), rng)
-        a, b = world.arm(3, better_by=1.0), world.arm(3)
+        a, b = world.variant(3, better_by=1.0), world.variant(3)
         weights = resample(30, 200, int(rng.integers(2**31)))
-        forth, back = compare_arms(a, b, weights), compare_arms(b, a, weights)
+        forth, back = compare_variants(a, b, weights), compare_variants(b, a, weights)
         assert (forth.low, forth.high) == pytest.approx((-back.high, -back.low))
         assert {forth.verdict, back.verdict} in ({"better", "worse"}, {"cannot tell"})
         verdicts.append(forth.verdict)
@@ -212,28 +219,28 @@ def test_a_real_difference_is_found() -> None:
 
 def test_the_difference_is_that_of_the_images_as_they_are() -> None:
     world = World(15, CHANCES[2], np.random.default_rng(1))
-    a, b = world.arm(3), world.arm(3)
-    comparison = compare_arms(a, b, resample(15, 50, 0))
-    means = [np.mean([average_precision(run) for run in arm]) for arm in (a, b)]
+    a, b = world.variant(3), world.variant(3)
+    comparison = compare_variants(a, b, resample(15, 50, 0))
+    means = [np.mean([average_precision(run) for run in variant]) for variant in (a, b)]
     assert comparison.difference == pytest.approx(means[0] - means[1])
     assert comparison.low < comparison.difference < comparison.high
     assert comparison.seeds == 3
 
 
 def test_other_resamples_of_the_same_runs_are_computed_afresh() -> None:
-    arm = [mean_of([0.5, 0.6, 0.9, 0.1, 0.4])]
+    variant = [mean_of([0.5, 0.6, 0.9, 0.1, 0.4])]
     one, other = all_resamples(5), all_resamples(5)[::7]
     narrow = np.ones_like(one)
-    before = arm_interval(arm, one)
-    assert half_width(arm_interval(arm, narrow)) == pytest.approx(0, abs=1e-9)
-    assert arm_interval(arm, other) != before
-    assert arm_interval(arm, one) == before
+    before = variant_interval(variant, one)
+    assert half_width(variant_interval(variant, narrow)) == pytest.approx(0, abs=1e-9)
+    assert variant_interval(variant, other) != before
+    assert variant_interval(variant, one) == before
 
 
 def test_one_seed_speaks_for_the_images_alone() -> None:
     weights = all_resamples(5)
     a, b = mean_of([0.5, 0.6, 0.7, 0.6, 0.7]), mean_of([0.2, 0.3, 0.2, 0.1, 0.3])
-    comparison = compare_arms([a], [b], weights)
+    comparison = compare_variants([a], [b], weights)
     assert comparison.seeds == 1
     assert comparison.verdict == "better"
     expected = t_quantile(4) * np.std([15, 15, 25, 25, 20], ddof=1) / np.sqrt(5)
@@ -241,23 +248,23 @@ def test_one_seed_speaks_for_the_images_alone() -> None:
 
 
 def test_the_same_runs_cannot_be_told_apart() -> None:
-    arm = World(13, CHANCES[2], np.random.default_rng(0)).arm(3)
-    comparison = compare_arms(arm, arm, resample(13, 50, 0))
+    variant = World(13, CHANCES[2], np.random.default_rng(0)).variant(3)
+    comparison = compare_variants(variant, variant, resample(13, 50, 0))
     assert (comparison.difference, comparison.low, comparison.high) == (0, 0, 0)
     assert comparison.verdict == "cannot tell"
 
 
 def test_a_run_that_diverged_has_ap_0() -> None:
     shares = ([0.5, 0.6, 0.4, 0.5, 0.5], [0.4, 0.5, 0.4, 0.5, 0.5], [0.5, 0.5, 0.4, 0.6, 0.5])
-    arm = [mean_of(found) for found in shares]
+    variant = [mean_of(found) for found in shares]
     weights = all_resamples(5)
-    assert compare_arms([None] * 3, arm, weights).verdict == "worse"
-    one_lost = compare_arms([None, *arm[1:]], arm, weights)
-    assert one_lost.difference == pytest.approx(-average_precision(arm[0]) / 3)
+    assert compare_variants([None] * 3, variant, weights).verdict == "worse"
+    one_lost = compare_variants([None, *variant[1:]], variant, weights)
+    assert one_lost.difference == pytest.approx(-average_precision(variant[0]) / 3)
     assert one_lost.verdict == "cannot tell", "one seed of three is no proof"
-    both_lost = compare_arms([None] * 3, [None] * 3, weights)
+    both_lost = compare_variants([None] * 3, [None] * 3, weights)
     assert (both_lost.low, both_lost.high, both_lost.verdict) == (0, 0, "cannot tell")
-    assert arm_interval([None, None], weights) == (0, 0)
+    assert variant_interval([None, None], weights) == (0, 0)
 
 
 def without_objects(matches: Matches, kept: int) -> Matches:
@@ -293,10 +300,10 @@ TOO_LITTLE = [
 def test_too_little_to_tell_leaves_every_ap_possible(
     a: Matches, b: Matches, weights: np.ndarray
 ) -> None:
-    comparison = compare_arms([a, a, a], [b, b, b], weights)
+    comparison = compare_variants([a, a, a], [b, b, b], weights)
     assert (comparison.low, comparison.high) == (-100, 100)
     assert comparison.verdict == "cannot tell"
-    assert arm_interval([a], weights) == (0, 100)
+    assert variant_interval([a], weights) == (0, 100)
 
 
 def test_resamples_without_ground_truth_do_not_count() -> None:
@@ -309,22 +316,22 @@ def test_resamples_without_ground_truth_do_not_count() -> None:
         for found in ([0.5, 0.6, 0.4, 0.7, 0.55], [0.2, 0.2, 0.2, 0.2, 0.2])
     )
     weights = np.vstack([resample(9, 300, 0), [0] * 5 + [3, 2, 2, 2]])
-    comparison = compare_arms([a], [b], weights)
+    comparison = compare_variants([a], [b], weights)
     assert comparison.difference == pytest.approx(17.5, rel=0.03)
     assert comparison.low < comparison.difference < comparison.high < 100
 
 
 def test_an_interval_stays_where_ap_can_be() -> None:
-    arm, lost = [mean_of([0, 0.2, 1, 0, 0.1]), mean_of([1, 0.9, 1, 1, 1])], [None, None]
+    variant, lost = [mean_of([0, 0.2, 1, 0, 0.1]), mean_of([1, 0.9, 1, 1, 1])], [None, None]
     weights = all_resamples(5)
-    assert arm_interval(arm, weights) == (0, 100)
-    assert compare_arms(arm, lost, weights).high == 100
-    assert compare_arms(lost, arm, weights).low == -100
+    assert variant_interval(variant, weights) == (0, 100)
+    assert compare_variants(variant, lost, weights).high == 100
+    assert compare_variants(lost, variant, weights).low == -100
 
 
 SOME = mean_of([0.5, 0.6])
 REFUSED = [
-    # arm a, arm b, what the error names
+    # variant a, variant b, what the error names
     ([SOME, SOME], [SOME], "2 runs against 1: expected the same seeds"),
     ([], [], "without runs"),
     ([SOME], [replace(SOME, ground_truth="another")], "two ground truths"),
@@ -333,13 +340,13 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("a", "b", "message"), REFUSED)
-def test_arms_that_are_no_pair(
+def test_variants_that_are_no_pair(
     a: list[Matches | None], b: list[Matches | None], message: str
 ) -> None:
     with pytest.raises(TransferError, match=message):
-        compare_arms(a, b, resample(2, 10, 0))
+        compare_variants(a, b, resample(2, 10, 0))
 
 
 def test_weights_of_other_images() -> None:
     with pytest.raises(TransferError, match="a column for each image"):
-        arm_interval([SOME], resample(3, 10, 0))
+        variant_interval([SOME], resample(3, 10, 0))

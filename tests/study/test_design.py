@@ -12,7 +12,7 @@ from detectron2.data import DatasetCatalog
 from transfer_maskrcnn.engine.setup import load_config
 from transfer_maskrcnn.errors import ConfigError, TransferPlanError
 from transfer_maskrcnn.study import design as module
-from transfer_maskrcnn.study.design import Design, check_arms, make_design, run_key
+from transfer_maskrcnn.study.design import Design, check_variants, make_design, run_key
 
 CONFIG = "configs/shapes/mask_rcnn_transfer.yaml"
 
@@ -22,8 +22,8 @@ def in_repository(monkeypatch: pytest.MonkeyPatch, repository: Path) -> None:
     monkeypatch.chdir(repository)
 
 
-def design(*options: str, arms: str = "structure,backbone", seeds: int = 2) -> Design:
-    return make_design(CONFIG, options, arms.split(","), [1, 0.25], seeds)
+def design(*options: str, variants: str = "random_init,backbone", seeds: int = 2) -> Design:
+    return make_design(CONFIG, options, variants.split(","), [1, 0.25], seeds)
 
 
 def test_all_else_is_equal() -> None:
@@ -62,14 +62,14 @@ def test_what_a_study_does_not_leave_to_the_config(options: list[str], message: 
 
 
 MISTAKES = [
-    # arguments of make_design from arms on, what the error says
-    ((["backbone"], [1], 1), "at least two arms"),  # nothing to compare with
+    # arguments of make_design from variants on, what the error says
+    ((["backbone"], [1], 1), "at least two variants"),  # nothing to compare with
     ((["backbone", "backbone"], [1], 1), "each with another name"),  # the same twice
     ((["backbone@a/x.pth", "backbone@b/x.pth"], [1], 1), "not its folder"),  # same file name
     ((["backbone@x y.pth", "backbone@x+y.pth"], [1], 1), "letters, digits"),  # same folder name
-    ((["structure", "backbone"], [1], 0), "--seeds 0"),  # no run
-    ((["structure", "backbone"], [1.5], 1), "--fractions"),  # more than all images
-    ((["structure", "backbone"], [], 1), "--fractions"),  # no fraction
+    ((["random_init", "backbone"], [1], 0), "--seeds 0"),  # no run
+    ((["random_init", "backbone"], [1.5], 1), "--fractions"),  # more than all images
+    ((["random_init", "backbone"], [], 1), "--fractions"),  # no fraction
 ]
 
 
@@ -81,7 +81,7 @@ def test_mistakes(arguments: tuple[list[str], list[float], int], message: str) -
 
 def test_one_dataset_a_side() -> None:
     with pytest.raises(ConfigError, match=r"one dataset in DATASETS.TRAIN"):
-        make_design(CONFIG, ["DATASETS.TEST", "()"], ["structure", "backbone"], [1], 1)
+        make_design(CONFIG, ["DATASETS.TEST", "()"], ["random_init", "backbone"], [1], 1)
 
 
 @pytest.fixture
@@ -94,14 +94,14 @@ def toy(write_dataset: object, tmp_path: Path) -> list[str]:
     return [*catalog, "DATASETS.TRAIN", name, "DATASETS.TEST", name]
 
 
-def test_arms_are_checked_before_anything_is_trained(toy: list[str], tmp_path: Path) -> None:
-    study = design(*toy, arms="structure_fair,backbone,all_but_predictors")
-    shares = check_arms(study, tmp_path / "out")
-    assert shares["structure_fair"] == 0
+def test_variants_are_checked_before_anything_is_trained(toy: list[str], tmp_path: Path) -> None:
+    study = design(*toy, variants="from_scratch,backbone,all_but_predictors")
+    shares = check_variants(study, tmp_path / "out")
+    assert shares["from_scratch"] == 0
     assert 0.3 < shares["backbone"] < shares["all_but_predictors"] < 1
     # class_rows, and no class of the source is among blob and bar
     with pytest.raises(TransferPlanError, match="no target class"):
-        check_arms(design(*toy, arms="structure,class_rows"), tmp_path / "out")
+        check_variants(design(*toy, variants="random_init,class_rows"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -115,8 +115,8 @@ def test_a_runs_key(toy: list[str], tmp_path: Path) -> None:
     copy = tmp_path / "copy.pth"
     copy.write_bytes(Path("configs/shapes/shapes_source.pth").read_bytes() + b" ")
     moved = design(*toy, "MODEL.WEIGHTS", str(copy))
-    backbone = next(run for run in moved.runs() if run.arm.name == "backbone")
-    same = next(run for run in study.runs() if run.arm.name == "backbone")
+    backbone = next(run for run in moved.runs() if run.variant.name == "backbone")
+    same = next(run for run in study.runs() if run.variant.name == "backbone")
     a, b = run_key(moved.config(backbone, tmp_path)), run_key(study.config(same, tmp_path))
     assert a["weights"] != b["weights"] and a["data"] == b["data"]
 
@@ -125,8 +125,8 @@ LABELS = "MODEL.TRANSFER.PSEUDO_LABELS"
 # keys that name another set, whether what is in it matters
 OTHER_SETS = [
     (["DATASETS.TEST_SOURCE", ("other",)], True),
-    ([f"{LABELS}.HELD_OUT", "other", f"{LABELS}.ENABLED", True], True),
-    ([f"{LABELS}.HELD_OUT", "other"], False),
+    ([f"{LABELS}.CALIBRATION_SET", "other", f"{LABELS}.ENABLED", True], True),
+    ([f"{LABELS}.CALIBRATION_SET", "other"], False),
     ([f"{LABELS}.ENABLED", True], False),
 ]
 
@@ -150,7 +150,7 @@ def test_a_runs_key_depends_on_all_data(
     assert (plain not in keys) is matters, "of other runs it is what it was"
 
 
-def test_extended_arms_need_a_test_set_of_the_new_classes(
+def test_extended_variants_need_a_test_set_of_the_new_classes(
     repository: Path, write_dataset: object, tmp_path: Path
 ) -> None:
     entry = write_dataset("coco", tmp_path)  # type: ignore[operator]
@@ -160,9 +160,14 @@ def test_extended_arms_need_a_test_set_of_the_new_classes(
     options = ["DATASETS.CATALOG", str(tmp_path / "my.yaml"), "MODEL.DEVICE", "cpu"]
     options += ["DATASETS.TRAIN", f"('{new}',)", "DATASETS.TEST_SOURCE", "()", "DATASETS.TEST"]
     off = ["MODEL.TRANSFER.PSEUDO_LABELS.ENABLED", "False"]
-    config, arms = str(repository / "configs/shapes/mask_rcnn_extend.yaml"), "all_but_predictors"
-    same = make_design(config, [*options, f"('{new}',)", *off], [arms, "class_rows"], [1], 1)
-    assert check_arms(same, tmp_path / "out").keys() == {arms, "class_rows"}
-    differing = make_design(config, [*options, f"('{other}',)", *off], [arms, "class_rows"], [1], 1)
+    config, variants = (
+        str(repository / "configs/shapes/mask_rcnn_extend.yaml"),
+        "all_but_predictors",
+    )
+    same = make_design(config, [*options, f"('{new}',)", *off], [variants, "class_rows"], [1], 1)
+    assert check_variants(same, tmp_path / "out").keys() == {variants, "class_rows"}
+    differing = make_design(
+        config, [*options, f"('{other}',)", *off], [variants, "class_rows"], [1], 1
+    )
     with pytest.raises(ConfigError, match=r"EXTEND is for class_rows alone.*Test on a set of the"):
-        check_arms(differing, tmp_path / "out")
+        check_variants(differing, tmp_path / "out")

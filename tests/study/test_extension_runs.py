@@ -64,7 +64,7 @@ def write(tmp_path: Path) -> Write:
             (folder / "config.yaml").write_text(yaml.safe_dump(config))
         if curve:
             rows = [{"iteration": iteration} for iteration in curve]
-            (folder / "curve.json").write_text(json.dumps(rows))
+            (folder / "eval_history.json").write_text(json.dumps(rows))
         for other in others:
             (folder / other).touch()
         return folder

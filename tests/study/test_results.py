@@ -12,12 +12,12 @@ from detectron2.config import CfgNode
 from transfer_maskrcnn.engine.setup import load_config
 from transfer_maskrcnn.errors import TransferError
 from transfer_maskrcnn.files import write_json
-from transfer_maskrcnn.study.arms import Arm
 from transfer_maskrcnn.study.design import Run
 from transfer_maskrcnn.study.results import collect, load_matches, read_result
+from transfer_maskrcnn.study.variants import Variant
 
 KEY = {"config": "a", "data": "b", "weights": "c"}
-RUN = Run(Arm("backbone", "backbone", "backbone", "w.pth", ()), 1.0, 0)
+RUN = Run(Variant("backbone", "backbone", "backbone", "w.pth", ()), 1.0, 0)
 SQUARE = [[0, 0, 10, 0, 10, 10, 0, 10]]
 
 
@@ -57,7 +57,7 @@ def folder(tmp_path: Path) -> Path:
     write_json(evaluation / "val_ground_truth.json", truth)
     write_json(evaluation / "coco_instances_results.json", [found])
     rows = [{"iteration": 0, "segm/AP": 0.0}, {"iteration": 9, "segm/AP": 50.4950495}]
-    write_json(tmp_path / "curve.json", rows)
+    write_json(tmp_path / "eval_history.json", rows)
     write_json(tmp_path / "drift.json", {"backbone.fpn": 0.1})
     names = ["model_final.pth", "model_initial.safetensors", ".model_final.pth.7.part"]
     for name in [*names, "last_checkpoint", "model_final.safetensors"]:

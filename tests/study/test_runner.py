@@ -56,14 +56,14 @@ def trainings(monkeypatch: pytest.MonkeyPatch, repository: Path) -> Trainings:
 
 def design(seeds: int = 2, *options: str) -> Design:
     config = "configs/shapes/mask_rcnn_transfer.yaml"
-    return make_design(config, options, ["structure_fair", "backbone"], [0.5, 1], seeds)
+    return make_design(config, options, ["from_scratch", "backbone"], [0.5, 1], seeds)
 
 
 NAMES = [
-    f"{arm}_f{fraction}_s{seed}"
+    f"{variant}_f{fraction}_s{seed}"
     for seed in (0, 1)
     for fraction in ("0.5", "1")
-    for arm in ("structure_fair", "backbone")
+    for variant in ("from_scratch", "backbone")
 ]
 
 

@@ -51,8 +51,8 @@ def toy(
     catalog.write_text(yaml.safe_dump({"toy": write_dataset("coco", tmp_path)}))
     config = tmp_path / "config.yaml"
     config.write_text(TINY.format(repository=repository, catalog=catalog))
-    arms = "structure_fair,all_but_predictors"
-    arguments = ["--config-file", str(config), "--output-dir", "study", "--arms", arms]
+    variants = "from_scratch,all_but_predictors"
+    arguments = ["--config-file", str(config), "--output-dir", "study", "--variants", variants]
     return study(repository, *arguments, "--seeds", "1", "--fractions", "0.5,1")
 
 
@@ -114,10 +114,10 @@ def test_what_pre_trained_weights_are_worth_on_shapes(
     and where classes are shared, their rows detect before the first iteration."""
     common = ["--config-file", "configs/shapes/mask_rcnn_transfer.yaml", "--seeds"]
     budget = ["SOLVER.MAX_ITER", "25", "SOLVER.STEPS", "(20,)", "SOLVER.WARMUP_ITERS", "5"]
-    arms = ["--arms", "structure_fair,all_but_predictors"]
-    rows = ["--arms", "structure,class_rows"]
+    variants = ["--variants", "from_scratch,all_but_predictors"]
+    rows = ["--variants", "random_init,class_rows"]
     for folder, arguments in (
-        ("arms", [*common, "3", *arms, *budget, "TEST.EVAL_ITERS", "[25]"]),
+        ("variants", [*common, "3", *variants, *budget, "TEST.EVAL_ITERS", "[25]"]),
         ("rows", [*common, "1", *rows, "SOLVER.MAX_ITER", "1", "TEST.EVAL_ITERS", "[0]"]),
     ):
         done = subprocess.run(
@@ -128,20 +128,20 @@ def test_what_pre_trained_weights_are_worth_on_shapes(
             text=True,
         )
         assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads((tmp_path / "arms" / "study.json").read_text())
+    found = json.loads((tmp_path / "variants" / "study.json").read_text())
     [comparison] = found["comparisons"]
-    assert (comparison["a"], comparison["b"]) == ("all_but_predictors", "structure_fair")
+    assert (comparison["a"], comparison["b"]) == ("all_but_predictors", "from_scratch")
     assert comparison["seeds"] == 3 and comparison["verdict"] == "better"
     assert comparison["interval"][0] > 3, comparison
     assert found["verdict"].startswith("Pre-trained weights pay here")
 
     rows_study = json.loads((tmp_path / "rows" / "study.json").read_text())
-    at_start = {run["arm"]: run["curve"][0] for run in rows_study["runs"]}
+    at_start = {run["variant"]: run["curve"][0] for run in rows_study["runs"]}
     assert at_start["class_rows"]["iteration"] == 0
     # ring is a class of the source; star and heart are not
     assert at_start["class_rows"]["segm/AP-ring"] > 15, at_start
     assert at_start["class_rows"]["segm/AP"] > 5
-    assert (at_start["structure"]["segm/AP"] or 0) < 0.5
+    assert (at_start["random_init"]["segm/AP"] or 0) < 0.5
 
 
 def test_a_study_in_use_is_left_alone(toy: list[str], tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from transfer_maskrcnn.evaluation.matches import Matches
-from transfer_maskrcnn.study.arms import Arm
 from transfer_maskrcnn.study.design import Design
 from transfer_maskrcnn.study.summary import Finished, summarise
+from transfer_maskrcnn.study.variants import Variant
 
 IMAGES = 8
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -35,24 +35,26 @@ def matches_of(ap: float, seed: int) -> Matches:
     )
 
 
-def arm(name: str) -> Arm:
-    return Arm(name, name, "structure" if name.startswith("structure") else name, "w", ())
+def variant(name: str) -> Variant:
+    return Variant(
+        name, name, "random_init" if name in ("random_init", "from_scratch") else name, "w", ()
+    )
 
 
 def study(
     curves: dict[str, list[float] | None], fractions: tuple[float, ...] = (1.0,), seeds: int = 3
 ) -> Finished:
-    """Arm name -> AP at iterations 0, 10 and 20 of every seed; None for runs that diverged."""
-    design = Design("c.yaml", (), tuple(map(arm, curves)), fractions, tuple(range(seeds)))
+    """Variant name -> AP at iterations 0, 10 and 20 of every seed; None for runs that diverged."""
+    design = Design("c.yaml", (), tuple(map(variant, curves)), fractions, tuple(range(seeds)))
     results, matches = [], []
     for run in design.runs():
-        curve = curves[run.arm.name]
+        curve = curves[run.variant.name]
         points = zip((0, 10, 20), curve or [0.0], strict=False)
         rows = [{"iteration": i, "segm/AP": ap} for i, ap in points]
         figures = {"segm/AP": curve[-1], "segm/AP-cat": curve[-1]} if curve else {}
         results.append(
             {
-                "arm": run.arm.name,
+                "variant": run.variant.name,
                 "fraction": run.fraction,
                 "seed": run.seed,
                 "status": "finished" if curve else "diverged",
@@ -61,20 +63,20 @@ def study(
             }
         )
         matches.append(matches_of(curve[-1], run.seed) if curve else None)
-    shares = {name: 0.0 if name.startswith("structure") else 0.9 for name in curves}
+    shares = {name: 0.0 if name in ("random_init", "from_scratch") else 0.9 for name in curves}
     return Finished(design, "segm", 20, results, matches, shares, IMAGES)
 
 
 def cell(content: dict[str, Any], name: str) -> dict[str, Any]:
-    found: dict[str, Any] = next(c for c in content["cells"] if c["arm"] == name)
+    found: dict[str, Any] = next(c for c in content["cells"] if c["variant"] == name)
     return found
 
 
 def test_transfer_against_nothing() -> None:
-    content = summarise(study({"structure_fair": [0, 5, 20], "all_but_predictors": [0, 60, 80]}))
-    assert content["reference"] == "structure_fair"
+    content = summarise(study({"from_scratch": [0, 5, 20], "all_but_predictors": [0, 60, 80]}))
+    assert content["reference"] == "from_scratch"
     [comparison] = content["comparisons"]
-    assert (comparison["a"], comparison["b"]) == ("all_but_predictors", "structure_fair")
+    assert (comparison["a"], comparison["b"]) == ("all_but_predictors", "from_scratch")
     assert comparison["verdict"] == "better" and comparison["interval"][0] > 40
     assert content["verdict"].startswith("Pre-trained weights pay here: all_but_predictors")
     transfer = cell(content, "all_but_predictors")
@@ -84,35 +86,35 @@ def test_transfer_against_nothing() -> None:
     # AP 20 is reached after a third of ten iterations, in place of twenty
     assert transfer["reaches"]["iterations"] == pytest.approx(3.33)
     assert transfer["reaches"]["words"] == "reaches it 6.0x sooner"
-    assert cell(content, "structure_fair")["reaches"] is None
+    assert cell(content, "from_scratch")["reaches"] is None
 
 
 VERDICTS: list[tuple[dict[str, list[float] | None], str]] = [
-    # no arm without weights: nothing is said of weights
+    # no variant without weights: nothing is said of weights
     (
         {"backbone": [0, 5, 20], "all_but_predictors": [0, 60, 80]},
         "all_but_predictors is better than backbone here",
     ),
-    # no arm with weights
-    ({"structure": [0, 60, 80], "structure_fair": [0, 5, 20]}, "structure is better than"),
+    # no variant with weights
+    ({"random_init": [0, 60, 80], "from_scratch": [0, 5, 20]}, "random_init is better than"),
     # weights that hurt
     (
-        {"structure_fair": [0, 60, 80], "backbone": [0, 5, 20]},
+        {"from_scratch": [0, 60, 80], "backbone": [0, 5, 20]},
         "Pre-trained weights do harm here: backbone",
     ),
     # no difference
     (
-        {"structure_fair": [0, 60, 80], "backbone": [0, 60, 80]},
+        {"from_scratch": [0, 60, 80], "backbone": [0, 60, 80]},
         "Whether pre-trained weights pay here cannot be told",
     ),
     # the default transfer is what the verdict is about, whatever else is compared
     (
-        {"structure": [0, 0, 1], "class_rows": [9, 9, 9], "all_but_predictors": [0, 60, 80]},
+        {"random_init": [0, 0, 1], "class_rows": [9, 9, 9], "all_but_predictors": [0, 60, 80]},
         "Pre-trained weights pay here: all_but_predictors",
     ),
     # all runs diverged
     (
-        {"structure_fair": None, "backbone": None},
+        {"from_scratch": None, "backbone": None},
         "Whether pre-trained weights pay here cannot be told",
     ),
 ]
@@ -126,9 +128,9 @@ def test_verdicts(curves: dict[str, list[float] | None], opening: str) -> None:
 
 
 def test_a_run_that_diverged_counts_as_nothing_learnt() -> None:
-    finished = study({"structure_fair": [0, 5, 20], "backbone": [0, 60, 80]})
+    finished = study({"from_scratch": [0, 5, 20], "backbone": [0, 60, 80]})
     lost = finished.results[1]
-    assert (lost["arm"], lost["seed"]) == ("backbone", 0)
+    assert (lost["variant"], lost["seed"]) == ("backbone", 0)
     lost.update(status="diverged", results={}, curve=[{"iteration": 0, "segm/AP": 0.0}])
     matches = [
         None if r is lost else m for r, m in zip(finished.results, finished.matches, strict=True)
@@ -143,7 +145,7 @@ def test_a_run_that_diverged_counts_as_nothing_learnt() -> None:
 
 
 def test_a_figure_that_cannot_be_measured_is_none_whatever_diverged() -> None:
-    finished = study({"structure_fair": [0, 5, 20], "backbone": [0, 60, 80]})
+    finished = study({"from_scratch": [0, 5, 20], "backbone": [0, 60, 80]})
     for result in finished.results[1::2]:
         result["results"]["segm/APl"] = None
     finished.results[1].update(status="diverged", results={})
@@ -153,25 +155,25 @@ def test_a_figure_that_cannot_be_measured_is_none_whatever_diverged() -> None:
 
 
 def test_a_start_that_is_better_than_its_end_sets_no_speed() -> None:
-    content = summarise(study({"structure_fair": [30, 20, 10], "backbone": [0, 60, 80]}))
+    content = summarise(study({"from_scratch": [30, 20, 10], "backbone": [0, 60, 80]}))
     assert cell(content, "backbone")["reaches"]["words"] == "reaches it about 12x sooner"
 
 
 def test_fractions_are_compared_each_by_itself() -> None:
-    curves: dict[str, list[float] | None] = {"structure": [0, 5, 20], "backbone": [0, 60, 80]}
+    curves: dict[str, list[float] | None] = {"random_init": [0, 5, 20], "backbone": [0, 60, 80]}
     content = summarise(study(curves, fractions=(0.25, 0.5)))
     assert [c["fraction"] for c in content["comparisons"]] == [0.25, 0.5]
     assert content["verdict"].startswith("On 50% of the training images. Pre-trained")
 
 
-def test_neighbours_on_the_ladder_are_compared_too() -> None:
+def test_neighbours_on_the_presets_are_compared_too() -> None:
     curves: dict[str, list[float] | None] = {
-        name: [0, 5, 20] for name in ("structure", "structure_fair", "backbone", "class_rows")
+        name: [0, 5, 20] for name in ("random_init", "from_scratch", "backbone", "class_rows")
     }
     pairs = [(c["a"], c["b"]) for c in summarise(study(curves))["comparisons"]]
     assert pairs == [
-        ("structure", "structure_fair"),
-        ("backbone", "structure_fair"),
-        ("class_rows", "structure_fair"),
+        ("random_init", "from_scratch"),
+        ("backbone", "from_scratch"),
+        ("class_rows", "from_scratch"),
         ("class_rows", "backbone"),
     ]

@@ -10,8 +10,8 @@ from transfer_maskrcnn.study.compare import Comparison, Verdict
 from transfer_maskrcnn.study.words import table, verdict
 
 
-def cell(arm: str, mean: float, words: str = "") -> dict[str, Any]:
-    return {"arm": arm, "mean": mean, "reaches": {"words": words} if words else None}
+def cell(variant: str, mean: float, words: str = "") -> dict[str, Any]:
+    return {"variant": variant, "mean": mean, "reaches": {"words": words} if words else None}
 
 
 CASES: list[tuple[Comparison, str, list[str], list[str]]] = [
@@ -60,7 +60,7 @@ def test_verdict(
     assert [part for part in absent if part in text] == [], text
 
 
-def test_two_arms_with_weights_say_nothing_about_weights() -> None:
+def test_two_variants_with_weights_say_nothing_about_weights() -> None:
     comparison = Comparison(24.5, 20.0, 29.0, 3, "better")
     text = verdict("segm", cell("a", 29.5), cell("b", 5.0), comparison, 1, about_weights=False)
     assert text.startswith("a is better than b here: ")
@@ -72,10 +72,10 @@ def test_the_table_fits_a_terminal() -> None:
     content = {
         "metric": "segm/AP",
         "train_images": [{"fraction": 0.25, "images": 120000}],
-        "arms": [{"name": long, "transferred": 0.998}],
+        "variants": [{"name": long, "transferred": 0.998}],
         "cells": [
             {
-                "arm": long,
+                "variant": long,
                 "fraction": 0.25,
                 "mean": 100.0,
                 "interval": [100.0, 100.0],

@@ -169,7 +169,7 @@ def test_verified_before_the_first_write(side: str, tiny: Tiny) -> None:
     assert all(torch.equal(v, before[k]) for k, v in target.state_dict().items())
 
 
-@pytest.mark.parametrize("keep", ["structure", "backbone", "all_but_predictors", "class_rows"])
+@pytest.mark.parametrize("keep", ["random_init", "backbone", "all_but_predictors", "class_rows"])
 def test_numbers_loaded_by_position_are_initialised_again(keep: str, tiny: Tiny) -> None:
     """What a stock trainer's resume_or_load leaves behind: equal shapes, other names."""
     source, target = weights(tiny(3), ("a", "b", "c")), tiny(3, seed=1)

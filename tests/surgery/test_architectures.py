@@ -109,7 +109,7 @@ def test_class_rows(
 
 
 @pytest.mark.parametrize(("config", "opts", "expected"), CASES)
-def test_default_rung(
+def test_default_preset(
     config: str, opts: list, expected: dict[str, int], build: Build, coco: tuple[str, ...]
 ) -> None:
     """Predictors stay as built even where every shape fits; everything else is the source's."""
@@ -146,8 +146,8 @@ def test_faster_rcnn_into_mask_rcnn(build: Build, coco: tuple[str, ...]) -> None
     assert any("mask head stay initialised" in note for note in plan.notes)
 
 
-def test_fpn_trunk_into_c4(build: Build, coco: tuple[str, ...]) -> None:
-    """A trunk finds its place in another kind of detector, C4's res5 in the RoI heads included."""
+def test_fpn_backbone_into_c4(build: Build, coco: tuple[str, ...]) -> None:
+    """A backbone finds its place in another kind of detector, C4's res5 in the RoI heads included."""
     source = build(f"{MASK}R_50_FPN_3x", 80)
     target = build(f"{MASK}R_50_C4_3x", 3, seed=1)
     plan = transfer(source, target, coco, "backbone")

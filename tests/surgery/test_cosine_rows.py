@@ -51,7 +51,7 @@ def test_rows_move_without_a_bias(
     assert torch.equal(rows[1], before[1])
 
 
-def test_other_rungs_start_the_classifier_anew(tiny: Tiny) -> None:
+def test_other_presets_start_the_classifier_anew(tiny: Tiny) -> None:
     source = SourceWeights(tiny(3).state_dict(), "source.pth", OLD)
     plan = plan_transfer(source, without_bias(tiny(2)), target_classes=NEW)
     assert plan.check() == ()

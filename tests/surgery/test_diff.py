@@ -45,9 +45,12 @@ def test_part_by_part() -> None:
     assert "    1 only in b" in lines
 
 
-def test_a_zoo_trunk_is_compared_with_the_detector_it_became() -> None:
-    trunk, detector = {"res2.0.conv1.weight": OLD}, {"backbone.bottom_up.res2.0.conv1.weight": OLD}
-    diff = diff_weights(SourceWeights(trunk), SourceWeights(detector))
+def test_a_zoo_backbone_is_compared_with_the_detector_it_became() -> None:
+    backbone, detector = (
+        {"res2.0.conv1.weight": OLD},
+        {"backbone.bottom_up.res2.0.conv1.weight": OLD},
+    )
+    diff = diff_weights(SourceWeights(backbone), SourceWeights(detector))
     assert [t.state for t in diff.tensors] == ["identical"]
 
 

@@ -143,7 +143,7 @@ def test_a_merged_class_scores_as_the_mean_of_its_sources_logits(
         assert torch.allclose(merged[:, 1], boxes[:, :3].mean(1), atol=1e-6)
     assert "class 'vehicle': mean of the rows of 'car', 'truck', 'bus', class map" in plan.table()
     assert TransferPlan.from_json(plan.to_json()) == plan
-    assert plan.knowledge() == 1
+    assert plan.loaded_fraction() == 1
 
 
 def test_one_parent_of_a_merged_class(tiny: Tiny) -> None:

@@ -165,12 +165,12 @@ def test_from_cfg(
 def test_not_strict_warns(build: Build, source: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = build(MASK, 3, seed=1)
     with pytest.raises(TransferPlanError, match="about to be frozen"):
-        transfer_weights(model, "", keep="structure")
+        transfer_weights(model, "", keep="random_init")
     with caplog.at_level(logging.INFO):
-        plan = transfer_weights(model, "", keep="structure", strict=False)
-    assert plan.knowledge() == 0
+        plan = transfer_weights(model, "", keep="random_init", strict=False)
+    assert plan.loaded_fraction() == 0
     assert "about to be frozen" in caplog.text
-    assert "0.0% of the target's parameters carry knowledge" in caplog.text
+    assert "0.0% of the target's parameters are loaded" in caplog.text
 
 
 ZOO = "mask_rcnn_R_50_FPN_3x/137849600/model_final_f10217.pkl"

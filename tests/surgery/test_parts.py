@@ -7,10 +7,10 @@ ROI = "roi_heads"
 NAMES = [
     ("backbone.bottom_up.stem.conv1.weight", "backbone", "backbone.bottom_up.stem"),
     ("backbone.bottom_up.res4.0.conv1.norm.bias", "backbone", "backbone.bottom_up.res4"),
-    # zoo trunks have no prefix, C4 detectors no bottom_up
+    # zoo backbones have no prefix, C4 detectors no bottom_up
     ("res2.0.shortcut.weight", "backbone", "res2"),
     ("backbone.res4.5.conv3.weight", "backbone", "backbone.res4"),
-    # C4's last stage is the trunk's, wherever it stands
+    # C4's last stage is the backbone's, wherever it stands
     (f"{ROI}.res5.0.conv1.weight", "backbone", f"{ROI}.res5"),
     ("backbone.fpn_lateral2.weight", "FPN", "backbone.fpn"),
     ("backbone.fpn_output5.norm.weight", "FPN", "backbone.fpn"),
@@ -135,14 +135,14 @@ ALIGN = [
     (["c.w", "b.c.w"], ["a.b.c.w"], {"a.b.c.w": "b.c.w"}, set()),
     # an end that fits twice is no end at all
     (["conv1.w"], ["a.conv1.w", "b.conv1.w"], {}, {"conv1.w"}),
-    # the same place in a trunk that is nested elsewhere
+    # the same place in a backbone that is nested elsewhere
     (
         ["backbone.res5.0.w"],
         ["roi_heads.res5.0.w"],
         {"roi_heads.res5.0.w": "backbone.res5.0.w"},
         set(),
     ),
-    # but not where a trunk's place exists twice
+    # but not where a backbone's place exists twice
     (["backbone.res5.0.w"], ["a.res5.0.w", "b.res5.0.w"], {}, set()),
 ]
 

@@ -13,7 +13,7 @@ from transfer_maskrcnn.surgery.source import SourceWeights
 Tiny = Callable[..., nn.Module]
 NAMES = ("cat", "dog", "owl")
 MINE = ("owl", "newt")
-TRUNK = {"backbone.bottom_up.stem.conv1", "backbone.bottom_up.res2.0.conv1"}
+BACKBONE = {"backbone.bottom_up.stem.conv1", "backbone.bottom_up.res2.0.conv1"}
 FPN = {"backbone.fpn_lateral2"}
 RPN = {"proposal_generator.rpn_head.conv"}
 HEADS = {"roi_heads.box_head.fc1", "roi_heads.mask_head.mask_fcn1"}
@@ -33,26 +33,26 @@ def modules(plan: TransferPlan, fate: str) -> set[str]:
 
 
 # keep, modules kept, modules with rows
-LADDER = [
-    ("structure", set(), set()),
-    ("backbone", TRUNK, set()),
-    ("backbone_fpn", TRUNK | FPN, set()),
-    ("backbone_fpn_rpn", TRUNK | FPN | RPN, set()),
-    ("all_but_predictors", TRUNK | FPN | RPN | HEADS, set()),
-    ("class_rows", TRUNK | FPN | RPN | HEADS, PREDICTORS),
+PRESETS = [
+    ("random_init", set(), set()),
+    ("backbone", BACKBONE, set()),
+    ("backbone_fpn", BACKBONE | FPN, set()),
+    ("backbone_fpn_rpn", BACKBONE | FPN | RPN, set()),
+    ("all_but_predictors", BACKBONE | FPN | RPN | HEADS, set()),
+    ("class_rows", BACKBONE | FPN | RPN | HEADS, PREDICTORS),
     # module prefixes, as a config writes them and as a list
-    ("backbone.bottom_up,proposal_generator", TRUNK | RPN, set()),
+    ("backbone.bottom_up,proposal_generator", BACKBONE | RPN, set()),
     (["backbone.fpn_", "roi_heads.box_head"], FPN | {"roi_heads.box_head.fc1"}, set()),
 ]
 
 
-@pytest.mark.parametrize(("keep", "kept", "rows"), LADDER)
-def test_ladder(keep: str | list[str], kept: set[str], rows: set[str], tiny: Tiny) -> None:
+@pytest.mark.parametrize(("keep", "kept", "rows"), PRESETS)
+def test_presets(keep: str | list[str], kept: set[str], rows: set[str], tiny: Tiny) -> None:
     plan = plan_transfer(weights(tiny(3)), tiny(2), keep=keep, target_classes=MINE)
     assert plan.problems == ()
     assert modules(plan, "kept") == kept
     assert modules(plan, "rows") == rows
-    everything = TRUNK | FPN | RPN | HEADS | PREDICTORS
+    everything = BACKBONE | FPN | RPN | HEADS | PREDICTORS
     assert modules(plan, "initialised") == everything - kept - rows
     assert modules(plan, "dropped") == everything - kept - rows
 
@@ -81,8 +81,8 @@ def test_counts(tiny: Tiny) -> None:
     # a row is 2 weights and a bias
     assert plan.totals()["rows"] == {"tensors": 6, "parameters": 13 * 3, "moved": 7 * 3}
     parameters = sum(p.numel() for p in tiny(2).parameters())
-    assert plan.knowledge() == pytest.approx((parameters - 6 * 3) / parameters)
-    assert plan_transfer(weights(tiny(3)), tiny(2), keep="structure").knowledge() == 0
+    assert plan.loaded_fraction() == pytest.approx((parameters - 6 * 3) / parameters)
+    assert plan_transfer(weights(tiny(3)), tiny(2), keep="random_init").loaded_fraction() == 0
 
 
 def test_running_statistics_are_no_parameters(tiny: Tiny) -> None:
@@ -124,7 +124,7 @@ def test_table_fits_a_terminal(tiny: Tiny) -> None:
     assert "backbone.bottom_up.stem kept 2 8" in text
     assert "roi_heads.box_predictor.cls_score rows 2 6" in text
     assert "class 'owl': rows of 'owl', equal name" in text
-    assert "of the target's parameters carry knowledge" in text
+    assert "of the target's parameters are loaded" in text
 
 
 def poisoned(model: nn.Module) -> SourceWeights:
@@ -140,7 +140,7 @@ def renamed(model: nn.Module) -> SourceWeights:
 ROWS = {"keep": "class_rows"}
 # what the source is, arguments, code of the problem, words of the message
 PROBLEMS = [
-    (lambda t: SourceWeights({}), {}, "no_weights", ["MODEL.WEIGHTS is empty", "KEEP structure"]),
+    (lambda t: SourceWeights({}), {}, "no_weights", ["MODEL.WEIGHTS is empty", "KEEP random_init"]),
     (lambda t: renamed(t(3)), {}, "no_match", ["net.0", "backbone.bottom_up.stem.conv1.weight"]),
     # a kept part of which nothing fits
     (lambda t: weights(t(3, width=3)), {}, "no_match", ["keeps no tensor"]),
@@ -262,7 +262,7 @@ def test_frozen_random_weights(tiny: Tiny) -> None:
     target = tiny(2)
     for parameter in target["backbone"]["bottom_up"]["stem"].parameters():
         parameter.requires_grad = False
-    plan = plan_transfer(SourceWeights({}), target, keep="structure")
+    plan = plan_transfer(SourceWeights({}), target, keep="random_init")
     assert [p.code for p in plan.problems] == ["frozen_random"]
     assert "8 random parameters" in plan.problems[0].text
     assert "FREEZE_AT 0" in plan.problems[0].remedy

@@ -1,4 +1,4 @@
-"""The real files of ../shared, where they are: a COCO detector and an ImageNet trunk."""
+"""The real files of ../shared, where they are: a COCO detector and an ImageNet backbone."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,11 +19,11 @@ THIN = [
     *("MODEL.ROI_BOX_HEAD.FC_DIM", 512),
     *("MODEL.ROI_MASK_HEAD.CONV_DIM", 128),
 ]
-# file, rung, tensors kept and with rows
+# file, preset, tensors kept and with rows
 FILES = [
     ("coco549_thin_r50_fpn.pth", "all_but_predictors", 301, 0),
     ("coco549_thin_r50_fpn.pth", "class_rows", 301, 6),
-    # a zoo-format trunk without prefixes finds backbone.bottom_up
+    # a zoo-format backbone without prefixes finds backbone.bottom_up
     ("thin_r50_imagenet_open_nsfw.pkl", "all_but_predictors", 265, 0),
     ("thin_r50_imagenet_open_nsfw.pkl", "backbone", 265, 0),
 ]
@@ -46,10 +46,10 @@ def test_real_file(
 
 
 def test_what_training_on_coco_changed(shared: Path) -> None:
-    """FREEZE_AT 2: stem and res2 are the trunk's, as far as the detector's half precision goes."""
-    trunk = open_source(str(shared / "weights" / "thin_r50_imagenet_open_nsfw.pkl"))
+    """FREEZE_AT 2: stem and res2 are the backbone's, as far as the detector's half precision goes."""
+    backbone = open_source(str(shared / "weights" / "thin_r50_imagenet_open_nsfw.pkl"))
     detector = open_source(str(shared / "weights" / "coco549_thin_r50_fpn.pth"))
-    groups = diff_weights(trunk, detector).groups()
+    groups = diff_weights(backbone, detector).groups()
     for part in ("stem", "res2"):
         assert groups[f"backbone.bottom_up.{part}"]["changed"] == 0
     assert groups["backbone.bottom_up.res5"]["distance"] > 5e-3

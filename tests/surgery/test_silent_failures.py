@@ -52,11 +52,11 @@ def test_1_no_weights_with_a_frozen_stem(build: Build) -> None:
 def test_8_random_weights_under_frozen_norms_overflow(freeze_at: int, build: Build) -> None:
     """Even with nothing frozen, FrozenBN with no statistics and PIXEL_STD 1 diverge."""
     model = build(f"{MASK}R_50_FPN_3x", 3, ["MODEL.BACKBONE.FREEZE_AT", freeze_at])
-    text = refused(model, "", keep="structure")
+    text = refused(model, "", keep="random_init")
     assert "the loss may overflow at once" in text
     assert "MODEL.PIXEL_STD [57.375, 57.12, 58.395]" in text
     fair = ["MODEL.BACKBONE.FREEZE_AT", 0, "MODEL.RESNETS.NORM", "BN"]
-    transfer_weights(build(f"{MASK}R_50_FPN_3x", 3, fair), "", keep="structure")
+    transfer_weights(build(f"{MASK}R_50_FPN_3x", 3, fair), "", keep="random_init")
 
 
 def test_2_equal_class_counts_with_other_names(build: Build, tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_4_another_backbone(
     assert all(word in text for word in words), text
 
 
-# options of the target, rung, words: layouts of predictors that do not correspond
+# options of the target, preset, words: layouts of predictors that do not correspond
 LAYOUTS = [
     (["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True], "class_rows", "CLS_AGNOSTIC_BBOX_REG"),
     (["MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK", True], "class_rows", "mask_head.predictor.weight"),

@@ -61,7 +61,7 @@ def test_where_weights_lie(name: str, content: Any, tmp_path: Path) -> None:
     source = load_source_weights(written(tmp_path / name, content))
     assert list(source.tensors) == list(STATE)
     assert torch.equal(source.tensors["backbone.res2.0.conv1.weight"], next(iter(STATE.values())))
-    assert (source.classes, source.stamp, source.naming) == (None, None, "detectron2")
+    assert (source.classes, source.metadata, source.naming) == (None, None, "detectron2")
     assert source.path == str(tmp_path / name)
 
 
@@ -243,10 +243,10 @@ def test_truncated(name: str, tmp_path: Path) -> None:
 def test_given_class_names(tmp_path: Path) -> None:
     path = written(tmp_path / "a.pth", {"model": STATE})
     assert load_source_weights(path, classes=["cat", "dog"]).classes == ("cat", "dog")
-    stamped = written(
+    with_metadata = written(
         tmp_path / "b.pth", {"model": STATE, "transfer_maskrcnn": {"thing_classes": ["cat"]}}
     )
-    assert load_source_weights(stamped).classes == ("cat",)
-    assert load_source_weights(stamped, classes=["cat"]).classes == ("cat",)
+    assert load_source_weights(with_metadata).classes == ("cat",)
+    assert load_source_weights(with_metadata, classes=["cat"]).classes == ("cat",)
     with pytest.raises(WeightFileError, match=r"\['cat'\], but SOURCE_CLASSES says \['dog'\]"):
-        load_source_weights(stamped, classes=["dog"])
+        load_source_weights(with_metadata, classes=["dog"])

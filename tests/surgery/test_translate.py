@@ -62,8 +62,10 @@ def moved(state: dict[str, Tensor], target: nn.Module, **arguments: Any) -> Tran
 def test_torchvision_detector_forward(build: Build) -> None:
     """Backbone, FPN, RPN, box head, predictor and mask head, each on the other's features."""
     torch.manual_seed(0)
-    trunk = torchvision.models.resnet50(weights=None, norm_layer=torchvision.ops.FrozenBatchNorm2d)
-    theirs: Any = shaken(MaskRCNN(_resnet_fpn_extractor(trunk, 3), num_classes=6))
+    backbone = torchvision.models.resnet50(
+        weights=None, norm_layer=torchvision.ops.FrozenBatchNorm2d
+    )
+    theirs: Any = shaken(MaskRCNN(_resnet_fpn_extractor(backbone, 3), num_classes=6))
     channels = ["MODEL.FPN.OUT_CHANNELS", 256, "MODEL.ROI_BOX_HEAD.FC_DIM", 1024]
     ours: Any = build(MASK, 5, [*WIDE, *channels, "MODEL.ROI_MASK_HEAD.CONV_DIM", 256])
     classes = ("a", "b", "c", "d", "e")
@@ -98,12 +100,12 @@ def test_torchvision_detector_forward(build: Build) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("norm", ["FrozenBN", "BN"])
-def test_torchvision_or_timm_trunk_forward(norm: str, build: Build) -> None:
+def test_torchvision_or_timm_backbone_forward(norm: str, build: Build) -> None:
     torch.manual_seed(0)
     theirs: Any = shaken(torchvision.models.resnet50(weights=None))
     ours: Any = build(MASK, 2, [*WIDE, "MODEL.RESNETS.NORM", norm])
     plan = moved(theirs.state_dict(), ours, keep="backbone")
-    assert plan.naming == "torchvision trunk"
+    assert plan.naming == "torchvision backbone"
     lost = {t.source for t in plan.tensors if t.fate == "dropped" and "num_batches" not in t.source}
     assert lost == {"fc.weight", "fc.bias"}
     image = torch.randn(1, 3, 64, 64)

@@ -9,7 +9,10 @@ from transfer_maskrcnn.errors import WeightFileError
 from transfer_maskrcnn.surgery.source import load_source_weights
 from transfer_maskrcnn.surgery.write import write_weights
 
-STAMP = {"thing_classes": ["cat", "traffic light"], "plan": {"keep": "backbone", "knowledge": 0.5}}
+METADATA = {
+    "thing_classes": ["cat", "traffic light"],
+    "plan": {"keep": "backbone", "loaded_fraction": 0.5},
+}
 
 
 @pytest.mark.parametrize("name", ["out.pth", "out.safetensors"])
@@ -21,9 +24,9 @@ def test_read_back(name: str, tmp_path: Path) -> None:
         "c": nn.Parameter(torch.ones(2, 3)).t(),
         "n": torch.tensor(3),
     }
-    write_weights(tmp_path / name, tensors, STAMP)
+    write_weights(tmp_path / name, tensors, METADATA)
     source = load_source_weights(tmp_path / name)
-    assert source.stamp == STAMP
+    assert source.metadata == METADATA
     assert source.classes == ("cat", "traffic light")
     assert set(source.tensors) == set(tensors)
     assert all(torch.equal(source.tensors[k], v) for k, v in tensors.items())
@@ -32,30 +35,30 @@ def test_read_back(name: str, tmp_path: Path) -> None:
 
 def test_a_stock_checkpointer_loads_it_by_exact_names(tmp_path: Path) -> None:
     model, other = nn.Linear(2, 3), nn.Linear(2, 3)
-    write_weights(tmp_path / "out.pth", model.state_dict(), STAMP)
+    write_weights(tmp_path / "out.pth", model.state_dict(), METADATA)
     rest = DetectionCheckpointer(other).load(str(tmp_path / "out.pth"))
     assert torch.equal(model.weight, other.weight)
-    assert rest == {"transfer_maskrcnn": STAMP}
+    assert rest == {"transfer_maskrcnn": METADATA}
 
 
-# name, stamp, words
+# name, metadata, words
 REFUSED = [
-    ("out.pkl", STAMP, "written as .pth or .safetensors"),
+    ("out.pkl", METADATA, "written as .pth or .safetensors"),
     ("out.pth", {}, "thing_classes"),
     ("out.pth", {"thing_classes": ["cat"], "t": torch.ones(1)}, "plain values"),
 ]
 
 
-@pytest.mark.parametrize(("name", "stamp", "words"), REFUSED)
-def test_refused(name: str, stamp: dict, words: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "metadata", "words"), REFUSED)
+def test_refused(name: str, metadata: dict, words: str, tmp_path: Path) -> None:
     with pytest.raises(WeightFileError, match=words):
-        write_weights(tmp_path / name, {}, stamp)
+        write_weights(tmp_path / name, {}, metadata)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "out.pth"
-    write_weights(path, {"w": torch.ones(1)}, STAMP)
+    write_weights(path, {"w": torch.ones(1)}, METADATA)
 
     def half(content: object, file: Path) -> None:
         Path(file).write_bytes(b"half")
@@ -63,6 +66,6 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(torch, "save", half)
     with pytest.raises(OSError, match="disk full"):
-        write_weights(path, {"w": torch.zeros(1)}, STAMP)
+        write_weights(path, {"w": torch.zeros(1)}, METADATA)
     assert [p.name for p in tmp_path.iterdir()] == ["out.pth"]
     assert load_source_weights(path).tensors["w"].item() == 1

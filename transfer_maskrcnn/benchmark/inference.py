@@ -16,11 +16,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from transfer_maskrcnn.benchmark.pairs import Side
 from transfer_maskrcnn.benchmark.training import ZOO
 from transfer_maskrcnn.engine.allocator import keep_freed_memory
-from transfer_maskrcnn.engine.precision import autocast_dtype
 from transfer_maskrcnn.engine.setup import load_config
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.evaluation.coco import coco_results
 from transfer_maskrcnn.evaluation.inference import FastInference
+from transfer_maskrcnn.modeling.precision import autocast_dtype
 
 
 class InferenceSide(Side):

@@ -12,7 +12,7 @@ import torch
 import torchvision
 from detectron2 import __version__ as detectron2_version
 
-from transfer_maskrcnn.engine.precision import cpu_has_bf16
+from transfer_maskrcnn.modeling.precision import cpu_has_bf16
 
 
 def peaks() -> dict[str, dict[str, float]]:

@@ -20,9 +20,9 @@ from torchvision.models.detection import maskrcnn_resnet50_fpn
 
 from transfer_maskrcnn.benchmark.pairs import Side
 from transfer_maskrcnn.benchmark.pictures import CLASSES
+from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
 from transfer_maskrcnn.data.register import register_dataset
 from transfer_maskrcnn.engine.allocator import keep_freed_memory
-from transfer_maskrcnn.engine.mapper import CheckedDatasetMapper
 from transfer_maskrcnn.engine.setup import fit_config, load_config
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 

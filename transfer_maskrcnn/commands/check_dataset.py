@@ -11,9 +11,12 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 
+from transfer_maskrcnn.autoconfig.settings import settings_of
+from transfer_maskrcnn.cli import run_tool, tool_parser
 from transfer_maskrcnn.data.builtin import register_catalog
 from transfer_maskrcnn.data.export import EXPORTERS
 from transfer_maskrcnn.data.formats import FORMATS
+from transfer_maskrcnn.data.mapper import training_mapper
 from transfer_maskrcnn.data.register import make_spec
 from transfer_maskrcnn.doctor.examine import Diagnosis, examine
 from transfer_maskrcnn.doctor.findings import worst_first
@@ -27,14 +30,11 @@ from transfer_maskrcnn.doctor.subject import (
     subject_of_spec,
 )
 from transfer_maskrcnn.doctor.text import print_diagnosis
-from transfer_maskrcnn.engine.fitting.settings import settings_of
-from transfer_maskrcnn.engine.mapper import training_mapper
 from transfer_maskrcnn.engine.setup import load_config, quiet_third_parties
 from transfer_maskrcnn.errors import ConfigError, DatasetError
 from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.report.doctor_page import write_doctor_page
-from transfer_maskrcnn.terminal import run_tool, tool_parser
-from transfer_maskrcnn.wording import plural
+from transfer_maskrcnn.text import plural
 
 EXAMPLES = """
 Examples:

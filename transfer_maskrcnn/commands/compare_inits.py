@@ -8,34 +8,34 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from transfer_maskrcnn.cli import run_tool, tool_parser
 from transfer_maskrcnn.engine.arguments import parse_arguments
 from transfer_maskrcnn.engine.setup import quiet_third_parties
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.report.page import REPORT_FILE
 from transfer_maskrcnn.report.study_input import STUDY_FILE
-from transfer_maskrcnn.study.arms import ARM_NAMES
 from transfer_maskrcnn.study.design import make_design
 from transfer_maskrcnn.study.runner import visible_gpus
 from transfer_maskrcnn.study.study import run_study
+from transfer_maskrcnn.study.variants import VARIANT_NAMES
 from transfer_maskrcnn.study.words import table
-from transfer_maskrcnn.terminal import run_tool, tool_parser
 
 WIDTH = 80
-DEFAULT_ARMS = "structure_fair,backbone,all_but_predictors"
+DEFAULT_VARIANTS = "from_scratch,backbone,all_but_predictors"
 EXAMPLES = f"""
-Arms, from least to most: {", ".join(ARM_NAMES[:3])},
-  {", ".join(ARM_NAMES[3:])}.
-structure is the layers without weights, as the config has them; structure_fair
+Variants, from least to most: {", ".join(VARIANT_NAMES[:3])},
+  {", ".join(VARIANT_NAMES[3:])}.
+random_init is the layers without weights, as the config has them; from_scratch
 the same with what training from nothing needs. Others take MODEL.WEIGHTS, or a
-file of their own: backbone@trunk.pkl.
+file of their own: backbone@backbone.pkl.
 
 Examples:
   python tools/compare_inits.py \\
     --config-file configs/shapes/mask_rcnn_transfer.yaml \\
     --output-dir output/study
-  ... --arms structure_fair,backbone@imagenet.pkl,all_but_predictors --seeds 5
+  ... --variants from_scratch,backbone@imagenet.pkl,all_but_predictors --seeds 5
   ... --fractions 0.25,1
-The same command goes on with a study that was cut off; more arms, seeds or
+The same command goes on with a study that was cut off; more variants, seeds or
 fractions add to it. Exit status: 0, or 1 for an error.
 """
 
@@ -54,7 +54,7 @@ def _main(args: argparse.Namespace, train_net: Path) -> None:
             "without the option, one run follows the other, wherever MODEL.DEVICE says"
         )
     design = make_design(
-        args.config_file, args.opts, args.arms.split(","), _numbers(args.fractions), args.seeds
+        args.config_file, args.opts, args.variants.split(","), _numbers(args.fractions), args.seeds
     )
     print_study(run_study(design, args.output_dir, train_net, args.num_gpus), args.output_dir)
 
@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--config-file", required=True, metavar="FILE", help="as for train_net.py")
     parser.add_argument("--output-dir", required=True, type=Path, metavar="DIR")
-    parser.add_argument("--arms", default=DEFAULT_ARMS, help=f"default: {DEFAULT_ARMS}")
+    parser.add_argument("--variants", default=DEFAULT_VARIANTS, help=f"default: {DEFAULT_VARIANTS}")
     parser.add_argument("--seeds", type=int, default=3, help="how many; default: 3")
     parser.add_argument(
         "--fractions", default="1", help="shares of the training images; default: 1 (all)"

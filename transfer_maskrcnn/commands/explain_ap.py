@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from transfer_maskrcnn.cli import progress, run_tool, tool_parser
 from transfer_maskrcnn.evaluation.explain.folder import evaluated_folders, explain_folder
 from transfer_maskrcnn.evaluation.explain.table import text
-from transfer_maskrcnn.terminal import progress, run_tool, tool_parser
 
 _EPILOG = """
 Examples:

@@ -11,8 +11,7 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from transfer_maskrcnn.data.builtin import register_catalog
-from transfer_maskrcnn.engine.fitting import (
+from transfer_maskrcnn.autoconfig import (
     Data,
     Line,
     Measures,
@@ -22,12 +21,13 @@ from transfer_maskrcnn.engine.fitting import (
     scalar,
     yaml_text,
 )
-from transfer_maskrcnn.engine.fitting.choice import choose_datasets
+from transfer_maskrcnn.autoconfig.choice import choose_datasets
+from transfer_maskrcnn.cli import progress, run_tool, tool_parser
+from transfer_maskrcnn.data.builtin import register_catalog
 from transfer_maskrcnn.engine.setup import fit_config, load_config, quiet_third_parties
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.files import atomic_path
-from transfer_maskrcnn.terminal import progress, run_tool, tool_parser
-from transfer_maskrcnn.wording import plural
+from transfer_maskrcnn.text import plural
 
 DEFAULT_BASE = "configs/Base-R50-FPN-coco.yaml"
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from transfer_maskrcnn.cli import progress, run_tool, tool_parser
 from transfer_maskrcnn.data.builtin import catalog_entry, register_catalog
 from transfer_maskrcnn.data.export.base import new_folder
 from transfer_maskrcnn.data.few_shot import FewShots, NamedDataset
@@ -20,8 +21,7 @@ from transfer_maskrcnn.errors import ConfigError, nearest
 from transfer_maskrcnn.evaluation.explain.table import wrapped
 from transfer_maskrcnn.files import write_json, write_text
 from transfer_maskrcnn.surgery.classes import shown
-from transfer_maskrcnn.terminal import progress, run_tool, tool_parser
-from transfer_maskrcnn.wording import plural
+from transfer_maskrcnn.text import plural
 
 CATALOG = "catalog.yaml"
 EXAMPLES = """

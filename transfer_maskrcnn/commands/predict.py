@@ -10,16 +10,16 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from transfer_maskrcnn.cli import run_tool, tool_parser
 from transfer_maskrcnn.engine.arguments import parse_arguments
-from transfer_maskrcnn.engine.predicting import find_weights, load_predictor
 from transfer_maskrcnn.engine.setup import load_config, quiet_third_parties
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.inference.inputs import find_inputs, is_video
+from transfer_maskrcnn.inference.load import find_weights, load_predictor
 from transfer_maskrcnn.inference.outputs import JSON, LABELME, MASKS, OVERLAY
 from transfer_maskrcnn.inference.pipeline import Found, predict_images, predict_video
 from transfer_maskrcnn.inference.results import check_output
 from transfer_maskrcnn.inference.video import Video
-from transfer_maskrcnn.terminal import run_tool, tool_parser
 
 EXAMPLES = """
 Written into --output DIR (default: --overlay --json):

@@ -14,19 +14,19 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from tabulate import tabulate
 
+from transfer_maskrcnn.cli import run_tool, tool_parser
 from transfer_maskrcnn.data.builtin import catalog_entry, register_catalog
 from transfer_maskrcnn.data.export.base import new_folder
 from transfer_maskrcnn.data.export.images import common_folder
 from transfer_maskrcnn.engine.arguments import parse_arguments
-from transfer_maskrcnn.engine.classes import in_model_classes
-from transfer_maskrcnn.engine.pseudo_labels import describe, pseudo_labels
 from transfer_maskrcnn.engine.setup import fit_config, load_config, quiet_third_parties
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.evaluation.explain.table import wrapped
 from transfer_maskrcnn.files import write_json, write_text
-from transfer_maskrcnn.pseudo_labels.document import document
-from transfer_maskrcnn.terminal import run_tool, tool_parser
-from transfer_maskrcnn.wording import plural
+from transfer_maskrcnn.incremental.classes import in_model_classes
+from transfer_maskrcnn.incremental.document import document
+from transfer_maskrcnn.incremental.pseudo_labels import describe, pseudo_labels
+from transfer_maskrcnn.text import plural
 
 EXAMPLES = """
 Written into --output DIR, a new folder:

@@ -6,10 +6,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from transfer_maskrcnn.cli import run_tool, tool_parser
 from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.study.extension_runs import read_runs
 from transfer_maskrcnn.study.extension_table import find_row, group_rows, rows_json, rows_text
-from transfer_maskrcnn.terminal import run_tool, tool_parser
 
 EXAMPLES = """
 A row gathers the runs whose folders differ by seed alone: few_5shot_seed2 is a

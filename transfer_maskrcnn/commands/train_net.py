@@ -15,6 +15,7 @@ from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from transfer_maskrcnn.cli import DIVERGED_STATUS, run_tool
 from transfer_maskrcnn.engine import run
 from transfer_maskrcnn.engine.allocator import keep_freed_memory
 from transfer_maskrcnn.engine.arguments import parse_arguments
@@ -23,7 +24,6 @@ from transfer_maskrcnn.engine.resume import check_same_run, settle_seed
 from transfer_maskrcnn.engine.setup import fit_config, load_config, quiet_third_parties
 from transfer_maskrcnn.errors import ConfigError, TrainingDivergedError, TransferError
 from transfer_maskrcnn.report.run_page import write_run_report
-from transfer_maskrcnn.terminal import DIVERGED_STATUS, run_tool
 
 # How the long messages begin that go to log.txt alone.
 DUMPS = ("Environment info", "Contents of args", "Running with full config", "Model:")

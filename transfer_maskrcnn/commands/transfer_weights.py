@@ -11,20 +11,20 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from transfer_maskrcnn.cli import run_tool, tool_parser
 from transfer_maskrcnn.data.builtin import register_catalog
 from transfer_maskrcnn.engine.arguments import parse_arguments
-from transfer_maskrcnn.engine.classes import extend
 from transfer_maskrcnn.engine.planning import plan_of_config
 from transfer_maskrcnn.engine.setup import load_config, quiet_third_parties
 from transfer_maskrcnn.errors import ConfigError, TransferPlanError
 from transfer_maskrcnn.files import write_text
+from transfer_maskrcnn.incremental.classes import extend
 from transfer_maskrcnn.surgery.apply import apply_plan
 from transfer_maskrcnn.surgery.diff import diff_weights
 from transfer_maskrcnn.surgery.hook import open_source
 from transfer_maskrcnn.surgery.parts import part_of
 from transfer_maskrcnn.surgery.source import UNTRAINED_KEY
 from transfer_maskrcnn.surgery.write import write_weights
-from transfer_maskrcnn.terminal import run_tool, tool_parser
 
 EXAMPLES = """
 Examples:
@@ -106,12 +106,12 @@ def _transfer(args: argparse.Namespace) -> None:
     if args.output:
         apply_plan(plan, source, model)
         untrained = [t.target for t in plan.tensors if t.target and t.fate == "initialised"]
-        stamp = {
+        metadata = {
             "thing_classes": classes,
             "transfer": plan.summary(),
             UNTRAINED_KEY: [name for name in untrained if part_of(name) != "settings"],
         }
-        write_weights(args.output, model.state_dict(), stamp)
+        write_weights(args.output, model.state_dict(), metadata)
         print(f"Written to {args.output}")
 
 

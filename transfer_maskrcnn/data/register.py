@@ -215,11 +215,11 @@ def take_part(spec: DatasetSpec, loaded: LoadedDataset) -> LoadedDataset:
     """The ``part`` of ``spec``, where it has one. The report stays that of the whole."""
     if spec.hold_out_every is None:
         return loaded
-    held_out = spec.part == "val"
+    calibration = spec.part == "val"
     chosen = [
         i
         for i, position in enumerate(loaded.positions)
-        if (position % spec.hold_out_every == 0) == held_out
+        if (position % spec.hold_out_every == 0) == calibration
     ]
     if not chosen:
         raise DatasetError(

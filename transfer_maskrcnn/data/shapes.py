@@ -61,7 +61,7 @@ SPLITS = (
     ShapesSplit("source_val", SOURCE_CLASSES, 100, 12),
     ShapesSplit("train", TARGET_CLASSES, 48, 21),
     ShapesSplit("val", TARGET_CLASSES, 100, 22),
-    ShapesSplit("source_held_out", SOURCE_CLASSES, 200, 13),
+    ShapesSplit("source_calibration", SOURCE_CLASSES, 200, 13),
     ShapesSplit("extend_train", NEW_CLASSES, 200, 31, unannotated=SOURCE_CLASSES),
     ShapesSplit("extend_val", NEW_CLASSES, 200, 32, unannotated=SOURCE_CLASSES),
 )

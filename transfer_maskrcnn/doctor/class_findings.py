@@ -10,7 +10,7 @@ from typing import Any
 
 from transfer_maskrcnn.doctor.findings import Finding, Place, finding
 from transfer_maskrcnn.doctor.subject import Loaded
-from transfer_maskrcnn.wording import plural
+from transfer_maskrcnn.text import plural
 
 _NUMBERED = re.compile(r"(.*\D)[_\- #(]?(\d+)\)?")
 _FEWEST_NUMBERED = 3  # of one stem: "type1" and "type2" may well be classes

@@ -10,6 +10,7 @@ from typing import Any
 
 import pycocotools.mask as mask_util
 
+from transfer_maskrcnn.cli import progress
 from transfer_maskrcnn.data.export.base import new_folder
 from transfer_maskrcnn.data.export.coco import fill_coco_folder
 from transfer_maskrcnn.data.export.images import CopiedImages
@@ -24,7 +25,6 @@ from transfer_maskrcnn.data.export.outline import mask_to_simple_polygons
 from transfer_maskrcnn.data.formats.base import IN_LEFT_OUT_IMAGE, LoadedDataset
 from transfer_maskrcnn.data.formats.bitmasks import rle_area, rle_to_mask
 from transfer_maskrcnn.files import write_text
-from transfer_maskrcnn.terminal import progress
 
 from .instances import crosses_itself
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from transfer_maskrcnn.data.export.masks import as_rle
 from transfer_maskrcnn.data.formats.polygons import polygons_area
-from transfer_maskrcnn.wording import plural
+from transfer_maskrcnn.text import plural
 
 Annotation = dict[str, Any]
 Rle = dict[str, Any]

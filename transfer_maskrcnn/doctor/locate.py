@@ -11,7 +11,7 @@ from typing import Any
 
 from transfer_maskrcnn.doctor.findings import Place
 from transfer_maskrcnn.doctor.json_lines import element_lines
-from transfer_maskrcnn.wording import shorten
+from transfer_maskrcnn.text import shorten
 
 _COCO = re.compile(r"annotations\[(\d+)\]")
 _VIA = re.compile(r"regions\[(\d+)\]")

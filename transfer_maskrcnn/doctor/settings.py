@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 @dataclass(frozen=True)
 class Settings:
-    """``transfer_maskrcnn.engine.fitting.settings_of`` makes it of a config.
+    """``transfer_maskrcnn.autoconfig.settings_of`` makes it of a config.
 
     Attributes:
         min_size_train: short sides in pixels, as INPUT.MIN_SIZE_TRAIN; with ``size_sampling``

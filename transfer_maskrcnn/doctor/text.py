@@ -11,7 +11,7 @@ from termcolor import colored
 
 from transfer_maskrcnn.doctor.examine import Diagnosis
 from transfer_maskrcnn.doctor.findings import SEVERITIES, Finding, Place
-from transfer_maskrcnn.wording import plural, shorten
+from transfer_maskrcnn.text import plural, shorten
 
 WIDTH = 80
 _SHOWN = 3

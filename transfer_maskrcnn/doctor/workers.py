@@ -14,10 +14,10 @@ from typing import Any
 import cv2
 import torch
 
+from transfer_maskrcnn.cli import progress
 from transfer_maskrcnn.doctor.image_facts import ImageFacts, image_facts
 from transfer_maskrcnn.doctor.instances import Seen, look_at_instances
 from transfer_maskrcnn.errors import DatasetError
-from transfer_maskrcnn.terminal import progress
 
 Record = dict[str, Any]
 Mapper = Callable[[Record], Any]

@@ -11,12 +11,12 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
-from transfer_maskrcnn.engine.cosine import check_same_classifier
-from transfer_maskrcnn.engine.extended_scores import generations_of, score_by_generation
 from transfer_maskrcnn.errors import CheckpointError, ConfigError, TrainingDivergedError
 from transfer_maskrcnn.files import atomic_path
+from transfer_maskrcnn.modeling.cosine import check_same_classifier
+from transfer_maskrcnn.modeling.extended_scores import generations_of, score_by_generation
 from transfer_maskrcnn.surgery.source import (
-    STAMP_KEY,
+    METADATA_KEY,
     UNTRAINED_KEY,
     SourceWeights,
     load_source_weights,
@@ -28,15 +28,15 @@ logger = logging.getLogger(__name__)
 _NOT_LEARNT = ("pixel_mean", "pixel_std", "num_batches_tracked", "cell_anchors")
 
 
-class StampedCheckpointer(DetectionCheckpointer):
-    """Stock DetectionCheckpointer, plus a stamp (class names, transfer) inside every file.
+class TransferCheckpointer(DetectionCheckpointer):
+    """Stock DetectionCheckpointer, plus a metadata (class names, transfer) inside every file.
 
-    Stock detectron2 loads these files: the stamp is one more key beside ``model``.
+    Stock detectron2 loads these files: the metadata is one more key beside ``model``.
     """
 
-    def __init__(self, model: nn.Module, save_dir: str, stamp: dict[str, Any], **kwargs: Any):
+    def __init__(self, model: nn.Module, save_dir: str, metadata: dict[str, Any], **kwargs: Any):
         super().__init__(model, save_dir, **kwargs)
-        self.stamp = stamp
+        self.metadata = metadata
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``save_dir/name.pth``; a kill or a full disk leaves the file before intact.
@@ -51,7 +51,7 @@ class StampedCheckpointer(DetectionCheckpointer):
         self.tag_last_checkpoint(f"{name}.pth")
 
     def save_weights(self, name: str, **kwargs: Any) -> None:
-        """Write ``save_dir/name.pth`` with weights, stamp and ``kwargs``, but nothing to resume.
+        """Write ``save_dir/name.pth`` with weights, metadata and ``kwargs``, but nothing to resume.
 
         ``last_checkpoint`` stays as it is, so that ``--resume`` does not go on from this file.
 
@@ -68,7 +68,7 @@ class StampedCheckpointer(DetectionCheckpointer):
         self.logger.info("Saving checkpoint to %s", path)
         try:
             with atomic_path(path) as temporary:
-                torch.save({"model": model, **rest, STAMP_KEY: self.stamp}, temporary)
+                torch.save({"model": model, **rest, METADATA_KEY: self.metadata}, temporary)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             raise CheckpointError(
                 f"cannot write {path}: {' '.join(str(error).split())}. Is the disk full? The "
@@ -94,13 +94,13 @@ def check_finite(state: Mapping[str, torch.Tensor]) -> None:
         )
 
 
-def check_classes(stamp: Mapping[str, Any] | None, path: str, classes: Sequence[str]) -> None:
+def check_classes(metadata: Mapping[str, Any] | None, path: str, classes: Sequence[str]) -> None:
     """Compare the class names in a checkpoint with those of the dataset.
 
     Raises:
         ConfigError: they differ in names or order; both lists are shown.
     """
-    trained = list((stamp or {}).get("thing_classes", ()))
+    trained = list((metadata or {}).get("thing_classes", ()))
     if not trained:
         logger.warning(
             "%s carries no class names; its %d classes are taken to be, in this order: %s",
@@ -110,12 +110,12 @@ def check_classes(stamp: Mapping[str, Any] | None, path: str, classes: Sequence[
     if trained != list(classes):
         raise ConfigError(
             f"{path} was trained on other classes than the dataset has:\n"
-            f"  checkpoint: {trained}\n  dataset:    {list(classes)}\n{_remedy(stamp or {})}"
+            f"  checkpoint: {trained}\n  dataset:    {list(classes)}\n{_remedy(metadata or {})}"
         )
 
 
-def _remedy(stamp: Mapping[str, Any]) -> str:
-    if (stamp.get("config") or {}).get("MODEL.TRANSFER.EXTEND"):
+def _remedy(metadata: Mapping[str, Any]) -> str:
+    if (metadata.get("config") or {}).get("MODEL.TRANSFER.EXTEND"):
         return (
             "It extends the classes of another model: set MODEL.TRANSFER.KEEP class_rows and "
             "MODEL.TRANSFER.EXTEND True, or use its run's own config.yaml, to evaluate it on sets "
@@ -141,7 +141,7 @@ def load_trained_model(model: nn.Module, path: str, classes: Sequence[str]) -> N
     source = open_trained(model, path, classes)
     state = model.state_dict()
     model.load_state_dict({k: source.tensors[k] for k in state if k in source.tensors}, False)
-    score_by_generation(model, generations_of(source.stamp))
+    score_by_generation(model, generations_of(source.metadata))
     logger.info("loaded %s (%d tensors)", path, len(state))
 
 
@@ -154,7 +154,7 @@ def open_trained(model: nn.Module, path: str, classes: Sequence[str]) -> SourceW
         WeightFileError: it cannot be read.
     """
     source = load_source_weights(path)
-    check_classes(source.stamp, path, classes)
+    check_classes(source.metadata, path, classes)
     check_same_classifier(model, source)
     state = model.state_dict()
     unusable = [
@@ -171,7 +171,7 @@ def open_trained(model: nn.Module, path: str, classes: Sequence[str]) -> SourceW
             "finished run, leave MODEL.WEIGHTS out and keep its OUTPUT_DIR, or name its "
             "model_final.pth"
         )
-    untrained = (source.stamp or {}).get(UNTRAINED_KEY)
+    untrained = (source.metadata or {}).get(UNTRAINED_KEY)
     if untrained:
         raise ConfigError(
             f"{path} is a starting point: {len(untrained)} of its tensors were never trained "

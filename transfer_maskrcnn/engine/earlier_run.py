@@ -8,9 +8,9 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from transfer_maskrcnn.engine.pseudo_labels import SUMMARY_FILE
-from transfer_maskrcnn.engine.source_facts import SOURCE_FILE
 from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.incremental.pseudo_labels import SUMMARY_FILE
+from transfer_maskrcnn.incremental.source_facts import SOURCE_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ RUN_FILES = (
     "model_*.pth",
     "model_initial.safetensors",
     "model_final.safetensors",
-    "curve.json",
+    "eval_history.json",
     "drift.json",
     "cost.json",
     "report.html",

@@ -10,9 +10,9 @@ from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from torch.utils.data import DataLoader
 
-from transfer_maskrcnn.engine.classes import class_places
-from transfer_maskrcnn.engine.mapper import CheckedDatasetMapper
+from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
 from transfer_maskrcnn.evaluation.coco import InstanceEvaluator
+from transfer_maskrcnn.incremental.classes import class_places
 
 Results = dict[str, Any]
 

@@ -69,7 +69,7 @@ def untrained_parts(model: nn.Module) -> list[str]:
     """Names of parts whose weights are fresh from their initialisation.
 
     Every bias begins at exactly 0, and the first step of training moves it. So this holds for
-    weights that silently did not load, too, which no stamp or plan tells; but not where
+    weights that silently did not load, too, which no metadata or plan tells; but not where
     SOLVER.BIAS_LR_FACTOR is 0.
     """
     parameters = dict(unwrapped(model).named_parameters())

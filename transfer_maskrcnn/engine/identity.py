@@ -8,7 +8,7 @@ from typing import Any
 
 from detectron2.utils.file_io import PathManager
 
-from transfer_maskrcnn.pseudo_labels.store import file_digest
+from transfer_maskrcnn.incremental.detection_store import file_digest
 
 _DIGEST = "digest"
 
@@ -21,12 +21,12 @@ def weights_digest(weights: str) -> str:
         return ""
 
 
-def began_with(stamp: Mapping[str, Any] | None, weights: str) -> bool:
-    """Whether the run of a checkpoint's ``stamp`` began with the file ``weights``.
+def began_with(metadata: Mapping[str, Any] | None, weights: str) -> bool:
+    """Whether the run of a checkpoint's ``metadata`` began with the file ``weights``.
 
     It is the same under another path; at the same path it is, too, when it is gone.
     """
-    transfer = (stamp or {}).get("transfer") or {}
+    transfer = (metadata or {}).get("transfer") or {}
     source = transfer.get("source")
     if not source or not weights:
         return False
@@ -37,13 +37,13 @@ def began_with(stamp: Mapping[str, Any] | None, weights: str) -> bool:
 
 
 def with_digest(transfer: Mapping[str, Any]) -> dict[str, Any]:
-    """The transfer's part of a stamp, which then tells its source from any other file."""
+    """The transfer's part of a metadata, which then tells its source from any other file."""
     return {**transfer, _DIGEST: weights_digest(transfer["source"])}
 
 
-def moved(stamp: Mapping[str, Any] | None, weights: str) -> dict[str, Any] | None:
-    """The transfer's part of ``stamp``, with the path that its source has now."""
-    transfer = (stamp or {}).get("transfer")
-    if transfer and began_with(stamp, weights):
+def moved(metadata: Mapping[str, Any] | None, weights: str) -> dict[str, Any] | None:
+    """The transfer's part of ``metadata``, with the path that its source has now."""
+    transfer = (metadata or {}).get("transfer")
+    if transfer and began_with(metadata, weights):
         return {**transfer, "source": weights}
     return transfer

@@ -21,11 +21,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transfer_maskrcnn.data.balance import choose_sampler
 from transfer_maskrcnn.data.record_file import RecordFile
 from transfer_maskrcnn.data.subset import nested_subset
-from transfer_maskrcnn.engine.classes import class_names, in_model_classes
-from transfer_maskrcnn.engine.pseudo_labels import with_pseudo_labels
 from transfer_maskrcnn.engine.rng import derive_seed, run_seed, seeded
 from transfer_maskrcnn.errors import ConfigError
-from transfer_maskrcnn.pseudo_labels.decide import without_labels
+from transfer_maskrcnn.incremental.classes import class_names, in_model_classes
+from transfer_maskrcnn.incremental.decide import without_labels
+from transfer_maskrcnn.incremental.pseudo_labels import with_pseudo_labels
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
-from transfer_maskrcnn.engine.cosine import use_cosine
-from transfer_maskrcnn.engine.freezing import freeze
+from transfer_maskrcnn.modeling.cosine import use_cosine
+from transfer_maskrcnn.modeling.freezing import freeze
 from transfer_maskrcnn.surgery.hook import open_source
 from transfer_maskrcnn.surgery.plan import TransferPlan, plan_transfer
 from transfer_maskrcnn.surgery.source import SourceWeights

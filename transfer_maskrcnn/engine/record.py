@@ -14,7 +14,7 @@ import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-from transfer_maskrcnn.engine.checkpoint import StampedCheckpointer
+from transfer_maskrcnn.engine.checkpoint import TransferCheckpointer
 from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.surgery.diff import diff_weights
 from transfer_maskrcnn.surgery.parts import is_statistic
@@ -32,13 +32,13 @@ logger = logging.getLogger(__name__)
 class InitialWeights(HookBase):
     """Writes the weights after the surgery and before the first iteration."""
 
-    def __init__(self, checkpointer: StampedCheckpointer):
+    def __init__(self, checkpointer: TransferCheckpointer):
         self._checkpointer = checkpointer
 
     def before_train(self) -> None:
         if self.trainer.start_iter == 0 and comm.is_main_process():
             path = os.path.join(self._checkpointer.save_dir, INITIAL_FILE)
-            write_weights(path, self._checkpointer.model.state_dict(), self._checkpointer.stamp)
+            write_weights(path, self._checkpointer.model.state_dict(), self._checkpointer.metadata)
         comm.synchronize()
 
 

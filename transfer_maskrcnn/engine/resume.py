@@ -10,10 +10,10 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from transfer_maskrcnn.config import flat_config
+from transfer_maskrcnn.engine.metadata import own_config
 from transfer_maskrcnn.engine.setup import load_config
-from transfer_maskrcnn.engine.source_facts import check_same_source
-from transfer_maskrcnn.engine.stamp import own_config
 from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.incremental.source_facts import check_same_source
 from transfer_maskrcnn.surgery.source import load_source_weights
 
 # What may change when a run goes on: how long it is, where things lie, what is looked at.
@@ -77,5 +77,5 @@ def _checkpoint_config(output_dir: str) -> dict[str, Any] | None:
     path = os.path.join(output_dir, tag.read_text().strip()) if tag.exists() else ""
     if not os.path.isfile(path):
         return None
-    config: dict[str, Any] | None = (load_source_weights(path).stamp or {}).get("config")
+    config: dict[str, Any] | None = (load_source_weights(path).metadata or {}).get("config")
     return config

@@ -23,16 +23,16 @@ from transfer_maskrcnn.engine.checkpoint import load_trained_model
 from transfer_maskrcnn.engine.earlier_run import check_weights_stay, set_aside
 from transfer_maskrcnn.engine.evaluated_sets import by_set
 from transfer_maskrcnn.engine.identity import began_with
-from transfer_maskrcnn.engine.precision import describe_precision
 from transfer_maskrcnn.engine.record import FINAL_FILE, trained_file
-from transfer_maskrcnn.engine.source_matches import before_extension
 from transfer_maskrcnn.engine.testing import read_extension
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.evaluation.explain.folder import read_sentence
 from transfer_maskrcnn.evaluation.explain.table import wrapped
-from transfer_maskrcnn.evaluation.forgetting_words import extension_lines
 from transfer_maskrcnn.files import write_json
+from transfer_maskrcnn.incremental.forgetting_words import extension_lines
+from transfer_maskrcnn.incremental.source_matches import before_extension
+from transfer_maskrcnn.modeling.precision import describe_precision
 from transfer_maskrcnn.surgery.source import load_source_weights
 from transfer_maskrcnn.version import __version__
 
@@ -122,7 +122,7 @@ def _is_of_the_run(output_dir: str, weights: str) -> bool:
     trained = trained_file(output_dir)
     if trained is None or not trained.is_file():
         return False
-    if began_with(load_source_weights(trained).stamp, weights):
+    if began_with(load_source_weights(trained).metadata, weights):
         return True
     if Path(output_dir).resolve() not in Path(weights).resolve().parents:
         logger.warning(

@@ -8,8 +8,8 @@ import math
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from transfer_maskrcnn.engine.freezing import parse_phases
 from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.modeling.freezing import parse_phases
 
 
 def fit_schedule(cfg: CfgNode, train_images: int, logger: logging.Logger) -> None:
@@ -51,7 +51,7 @@ def fit_schedule(cfg: CfgNode, train_images: int, logger: logging.Logger) -> Non
         cfg.SOLVER.STEPS = tuple(max(1, round(step * ratio)) for step in cfg.SOLVER.STEPS)
         cfg.SOLVER.MAX_ITER, cfg.SOLVER.EPOCHS = iterations, 0.0
     _drop_late_steps(cfg, logger)
-    parse_phases(cfg.SOLVER.PHASES, cfg.SOLVER.MAX_ITER)
+    parse_phases(cfg.SOLVER.FREEZE_SCHEDULE, cfg.SOLVER.MAX_ITER)
     logger.info(_describe_schedule(cfg, train_images))
 
 
@@ -127,11 +127,14 @@ def _stretch(cfg: CfgNode, max_iter: int) -> None:
     test.EVAL_PERIOD = scaled(test.EVAL_PERIOD)
     test.EVAL_ITERS = sorted(set(map(scaled, test.EVAL_ITERS)))
     phases, begin, end = [], 0, 0
-    for iterations, spec in solver.PHASES:  # by their ends, so that their sum keeps its share
+    for (
+        iterations,
+        spec,
+    ) in solver.FREEZE_SCHEDULE:  # by their ends, so that their sum keeps its share
         end += iterations
         phases.append([max(1, scaled(end) - begin), spec])
         begin += phases[-1][0]
-    solver.PHASES = phases
+    solver.FREEZE_SCHEDULE = phases
     solver.MAX_ITER = max_iter
 
 

@@ -19,13 +19,13 @@ except ImportError:  # not every build of detectron2 brings its projects
 
 from transfer_maskrcnn.config import FOLLOW_DATASET, add_transfer_config, flat_config
 from transfer_maskrcnn.data.builtin import register_catalog
-from transfer_maskrcnn.engine.classes import fit_classes
-from transfer_maskrcnn.engine.distillation_hook import check_distillation
 from transfer_maskrcnn.engine.loader import training_images
-from transfer_maskrcnn.engine.pseudo_labels import check_pseudo_labels
-from transfer_maskrcnn.engine.row_freezing import check_row_freezing
 from transfer_maskrcnn.engine.schedule import fit_schedule
 from transfer_maskrcnn.errors import ConfigError, nearest
+from transfer_maskrcnn.incremental.classes import fit_classes
+from transfer_maskrcnn.incremental.distillation_hook import check_distillation
+from transfer_maskrcnn.incremental.pseudo_labels import check_pseudo_labels
+from transfer_maskrcnn.incremental.row_freezing import check_row_freezing
 
 logger = logging.getLogger(__name__)
 

@@ -20,15 +20,15 @@ from detectron2.solver.build import (
 )
 from torch import Tensor, nn
 
-from transfer_maskrcnn.engine.freezing import names_of
 from transfer_maskrcnn.engine.record import INITIAL_FILE
 from transfer_maskrcnn.errors import CheckpointError, ConfigError
+from transfer_maskrcnn.modeling.freezing import names_of
 from transfer_maskrcnn.surgery.hook import PLAN_FILE
 from transfer_maskrcnn.surgery.plan import TransferPlan
 from transfer_maskrcnn.surgery.source import load_source_weights
 from transfer_maskrcnn.surgery.target import unwrapped
 
-PART_LR_KEY = "SOLVER.PART_LR"
+LR_MULTIPLIERS_KEY = "SOLVER.LR_MULTIPLIERS"
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class LatePullSGD(torch.optim.SGD):
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """``detectron2.solver.build_optimizer``, with ``SOLVER.PART_LR``, and ready for :class:`L2SP`.
+    """``detectron2.solver.build_optimizer``, with ``SOLVER.LR_MULTIPLIERS``, and ready for :class:`L2SP`.
 
     A factor multiplies the learning rate that detectron2 would give a parameter; the schedule then
     multiplies each group's own.
@@ -69,14 +69,14 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         model: not yet wrapped in DistributedDataParallel; frozen parameters are left out.
 
     Raises:
-        ConfigError: ``SOLVER.PART_LR`` names no such part, or a factor is no number above 0.
+        ConfigError: ``SOLVER.LR_MULTIPLIERS`` names no such part, or a factor is no number above 0.
     """
     unclipped = cfg.clone()
     unclipped.defrost()
     unclipped.SOLVER.CLIP_GRADIENTS.ENABLED = False
     optimizer: torch.optim.Optimizer = solver.build_optimizer(unclipped, model)
-    if cfg.SOLVER.PART_LR:
-        _multiply_rates(optimizer, model, cfg.SOLVER.PART_LR)
+    if cfg.SOLVER.LR_MULTIPLIERS:
+        _multiply_rates(optimizer, model, cfg.SOLVER.LR_MULTIPLIERS)
     if cfg.SOLVER.L2_SP:
         optimizer.__class__ = LatePullSGD  # clipping is then added on top, as a subclass
     if cfg.SOLVER.CLIP_GRADIENTS.ENABLED:
@@ -99,11 +99,11 @@ def _clipping(optimizer_class: type[torch.optim.Optimizer], cfg: CfgNode) -> Any
 
 
 def _multiply_rates(
-    optimizer: torch.optim.Optimizer, model: nn.Module, part_lr: Sequence[Any]
+    optimizer: torch.optim.Optimizer, model: nn.Module, lr_multipliers: Sequence[Any]
 ) -> None:
     """Split the optimizer's groups so that every parameter has its part's learning rate."""
     named = dict(model.named_parameters())
-    factor_of = part_factors(part_lr, list(named))
+    factor_of = part_factors(lr_multipliers, list(named))
     names = {id(parameter): name for name, parameter in named.items()}
     groups = optimizer.param_groups[:]
     optimizer.param_groups.clear()
@@ -118,33 +118,33 @@ def _multiply_rates(
     for group in optimizer.param_groups:
         rates[f"{group['lr']:g}"] += sum(p.numel() for p in group["params"])
     shown = ", ".join(f"{rate} for {count:,} parameters" for rate, count in rates.items())
-    logger.info("%s: learning rate %s", PART_LR_KEY, shown)
+    logger.info("%s: learning rate %s", LR_MULTIPLIERS_KEY, shown)
 
 
-def part_factors(part_lr: Sequence[Any], names: Sequence[str]) -> dict[str, float]:
-    """Parameter name -> factor, for the names that an entry of ``SOLVER.PART_LR`` speaks of.
+def part_factors(lr_multipliers: Sequence[Any], names: Sequence[str]) -> dict[str, float]:
+    """Parameter name -> factor, for the names that an entry of ``SOLVER.LR_MULTIPLIERS`` speaks of.
 
     Args:
-        part_lr: [rung of KEEP's ladder or module prefixes, factor] pairs; the last that fits wins.
+        lr_multipliers: [preset of KEEP or module prefixes, factor] pairs; the last that fits wins.
         names: of the model's parameters.
 
     Raises:
         ConfigError: no such pair or part, or a factor that is no number above 0.
     """
     factors: dict[str, float] = {}
-    for pair in part_lr:
+    for pair in lr_multipliers:
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
             raise ConfigError(
-                f"{PART_LR_KEY}: {pair!r} is no pair of a part and a factor; for example "
+                f"{LR_MULTIPLIERS_KEY}: {pair!r} is no pair of a part and a factor; for example "
                 '[["backbone", 0.1]]'
             )
         part, factor = pair
         if type(factor) not in (int, float) or not 0 < factor < math.inf:
             raise ConfigError(
-                f"{PART_LR_KEY}: the factor of {part!r} is {factor!r}; expected a number above 0. "
+                f"{LR_MULTIPLIERS_KEY}: the factor of {part!r} is {factor!r}; expected a number above 0. "
                 "MODEL.TRANSFER.FREEZE keeps a part as it is"
             )
-        factors.update(dict.fromkeys(names_of(part, names, PART_LR_KEY), float(factor)))
+        factors.update(dict.fromkeys(names_of(part, names, LR_MULTIPLIERS_KEY), float(factor)))
     return factors
 
 

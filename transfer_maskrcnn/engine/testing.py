@@ -13,7 +13,6 @@ from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 from torch import nn
 
-from transfer_maskrcnn.engine.classes import class_places
 from transfer_maskrcnn.engine.evaluated_sets import (
     Results,
     detection_limit,
@@ -21,16 +20,17 @@ from transfer_maskrcnn.engine.evaluated_sets import (
     with_source_sets,
 )
 from transfer_maskrcnn.engine.facts import explain_evaluation
-from transfer_maskrcnn.engine.source_facts import SourceFacts, source_facts
-from transfer_maskrcnn.engine.source_matches import (
+from transfer_maskrcnn.errors import TransferError
+from transfer_maskrcnn.evaluation.explain.facts import EVALUATION_FILE
+from transfer_maskrcnn.files import write_json
+from transfer_maskrcnn.incremental.classes import class_places
+from transfer_maskrcnn.incremental.forgetting import EXTENSION_KEY, MatchedSet, extension_figures
+from transfer_maskrcnn.incremental.source_facts import SourceFacts, source_facts
+from transfer_maskrcnn.incremental.source_matches import (
     MatchesByTask,
     match_folder,
     source_matches,
 )
-from transfer_maskrcnn.errors import TransferError
-from transfer_maskrcnn.evaluation.explain.facts import EVALUATION_FILE
-from transfer_maskrcnn.evaluation.forgetting import EXTENSION_KEY, MatchedSet, extension_figures
-from transfer_maskrcnn.files import write_json
 
 logger = logging.getLogger(__name__)
 

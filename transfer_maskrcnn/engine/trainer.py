@@ -1,4 +1,4 @@
-"""DefaultTrainer with weight surgery, stamped checkpoints, COCO evaluation and clear failures."""
+"""DefaultTrainer with weight surgery, with_metadata checkpoints, COCO evaluation and clear failures."""
 
 from __future__ import annotations
 
@@ -21,34 +21,23 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from transfer_maskrcnn.config import FOLLOW_DATASET
+from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
 from transfer_maskrcnn.engine import evaluated_sets
-from transfer_maskrcnn.engine.cache_hook import CacheFeatures
-from transfer_maskrcnn.engine.checkpoint import StampedCheckpointer, open_trained
-from transfer_maskrcnn.engine.classes import class_names
-from transfer_maskrcnn.engine.cosine import use_cosine
-from transfer_maskrcnn.engine.curve import EvaluationCurve
-from transfer_maskrcnn.engine.distillation_hook import DistillSource
+from transfer_maskrcnn.engine.checkpoint import TransferCheckpointer, open_trained
 from transfer_maskrcnn.engine.divergence import describe_divergence
-from transfer_maskrcnn.engine.ema import WeightAverage
-from transfer_maskrcnn.engine.extended_scores import score_by_generation
-from transfer_maskrcnn.engine.freezing import FreezePhases, freeze
+from transfer_maskrcnn.engine.hooks.ema import WeightAverage
+from transfer_maskrcnn.engine.hooks.eval_history import EvalHistory
+from transfer_maskrcnn.engine.hooks.progress import ProgressBar, on_terminal
+from transfer_maskrcnn.engine.hooks.sample_pictures import put_sample_pictures
+from transfer_maskrcnn.engine.hooks.stopping import BestCheckpoint, StopTraining
+from transfer_maskrcnn.engine.hooks.validation import losses_on_test_sets
 from transfer_maskrcnn.engine.identity import moved, with_digest
-from transfer_maskrcnn.engine.ignored import leave_out_doubtful
 from transfer_maskrcnn.engine.loader import build_train_loader
-from transfer_maskrcnn.engine.mapper import CheckedDatasetMapper
-from transfer_maskrcnn.engine.precision import autocast_dtype, prepare_layout, step_trainer
-from transfer_maskrcnn.engine.progress import ProgressBar, on_terminal
+from transfer_maskrcnn.engine.metadata import make_metadata
 from transfer_maskrcnn.engine.record import FINAL_FILE, Cost, InitialWeights, write_drift
 from transfer_maskrcnn.engine.rng import StepSeed, run_seed
-from transfer_maskrcnn.engine.roi_pooler import use_fast_pooling
-from transfer_maskrcnn.engine.row_freezing import HoldRows
-from transfer_maskrcnn.engine.sample_pictures import put_sample_pictures
 from transfer_maskrcnn.engine.solver import L2SP, build_optimizer
-from transfer_maskrcnn.engine.source_facts import note_source
-from transfer_maskrcnn.engine.stamp import make_stamp
-from transfer_maskrcnn.engine.stopping import BestCheckpoint, StopTraining
 from transfer_maskrcnn.engine.testing import record_evaluation
-from transfer_maskrcnn.engine.validation import losses_on_test_sets
 from transfer_maskrcnn.errors import (
     ConfigError,
     TrainingDivergedError,
@@ -56,6 +45,17 @@ from transfer_maskrcnn.errors import (
     WeightFileError,
 )
 from transfer_maskrcnn.evaluation.inference import FastInference
+from transfer_maskrcnn.feature_cache.hook import CacheFeatures
+from transfer_maskrcnn.incremental.classes import class_names
+from transfer_maskrcnn.incremental.distillation_hook import DistillSource
+from transfer_maskrcnn.incremental.row_freezing import HoldRows
+from transfer_maskrcnn.incremental.source_facts import note_source
+from transfer_maskrcnn.modeling.cosine import use_cosine
+from transfer_maskrcnn.modeling.extended_scores import score_by_generation
+from transfer_maskrcnn.modeling.freezing import FreezeSchedule, freeze
+from transfer_maskrcnn.modeling.ignored import leave_out_doubtful
+from transfer_maskrcnn.modeling.precision import autocast_dtype, prepare_layout, step_trainer
+from transfer_maskrcnn.modeling.roi_pooler import use_fast_pooling
 from transfer_maskrcnn.surgery.hook import WeightSurgeryHook
 from transfer_maskrcnn.surgery.write import write_weights
 
@@ -69,7 +69,7 @@ class TransferTrainer(DefaultTrainer):
     False; checkpoints carry the class names; ``evaluation.json`` holds the last evaluation.
     """
 
-    checkpointer: StampedCheckpointer
+    checkpointer: TransferCheckpointer
     results: dict[str, Any]  # of the last evaluation in this process
 
     def __init__(self, cfg: CfgNode):
@@ -79,10 +79,10 @@ class TransferTrainer(DefaultTrainer):
 
     def build_hooks(self) -> list[HookBase | None]:
         # DefaultTrainer.__init__ makes its own checkpointer just before it asks for the hooks.
-        self.checkpointer = StampedCheckpointer(
+        self.checkpointer = TransferCheckpointer(
             self.model,
             self.cfg.OUTPUT_DIR,
-            make_stamp(self.cfg),
+            make_metadata(self.cfg),
             **self.checkpointer.checkpointables,
         )
         cfg = self.cfg
@@ -92,7 +92,7 @@ class TransferTrainer(DefaultTrainer):
         average = WeightAverage.from_cfg(cfg)
         self._evaluated_weights = average.applied if average else nullcontext
         best = BestCheckpoint.from_cfg(cfg, self.checkpointer, self._evaluated_weights)
-        self.curve = EvaluationCurve(
+        self.curve = EvalHistory(
             self._figures,
             cfg.OUTPUT_DIR,
             period=cfg.TEST.EVAL_PERIOD,
@@ -105,7 +105,7 @@ class TransferTrainer(DefaultTrainer):
             self._surgery,
             InitialWeights(self.checkpointer),
             StepSeed(run_seed(cfg)),
-            FreezePhases.from_cfg(cfg),
+            FreezeSchedule.from_cfg(cfg),
             HoldRows.from_cfg(cfg),
             CacheFeatures.from_cfg(cfg),
             DistillSource.from_cfg(cfg),
@@ -140,7 +140,7 @@ class TransferTrainer(DefaultTrainer):
             source = open_trained(self.checkpointer.model, path, class_names(self.cfg))
             super().resume_or_load(resume=True)
             self.data_loader.batch_sampler.start = self.start_iter
-            self.checkpointer.stamp["transfer"] = moved(source.stamp, self.cfg.MODEL.WEIGHTS)
+            self.checkpointer.metadata["transfer"] = moved(source.metadata, self.cfg.MODEL.WEIGHTS)
         elif not self.cfg.MODEL.TRANSFER.ENABLED:
             try:
                 super().resume_or_load(resume=False)
@@ -166,7 +166,7 @@ class TransferTrainer(DefaultTrainer):
             self._end_at(stop.iteration)
             raise
         if self._surgery.plan is not None:
-            self.checkpointer.stamp["transfer"] = with_digest(self._surgery.plan.summary())
+            self.checkpointer.metadata["transfer"] = with_digest(self._surgery.plan.summary())
         if self.cfg.MODEL.TRANSFER.EXTEND:
             note_source(self.cfg)
 
@@ -200,7 +200,7 @@ class TransferTrainer(DefaultTrainer):
         """The final weights as .safetensors: half the size of a checkpoint, safe to pass on."""
         path = os.path.join(self.cfg.OUTPUT_DIR, FINAL_FILE)
         with self._evaluated_weights():
-            write_weights(path, self.checkpointer.model.state_dict(), self.checkpointer.stamp)
+            write_weights(path, self.checkpointer.model.state_dict(), self.checkpointer.metadata)
         logger.info("Final weights, with their class names: %s", path)
         write_drift(self.cfg.OUTPUT_DIR)
 

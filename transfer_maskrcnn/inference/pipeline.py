@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from transfer_maskrcnn.cli import progress
 from transfer_maskrcnn.errors import DatasetError
 from transfer_maskrcnn.inference.inputs import output_names, read_bgr
 from transfer_maskrcnn.inference.outputs import JSON, OVERLAY, OutputFolder, Picture
@@ -16,7 +17,6 @@ from transfer_maskrcnn.inference.overlay import draw_detections
 from transfer_maskrcnn.inference.predictor import Detection, Pixels, Predictor
 from transfer_maskrcnn.inference.results import ResultFiles
 from transfer_maskrcnn.inference.video import Video, WriteFrame, video_file
-from transfer_maskrcnn.terminal import progress
 
 T = TypeVar("T")
 

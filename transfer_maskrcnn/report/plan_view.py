@@ -56,7 +56,7 @@ def view_plan(plan: dict[str, Any]) -> PlanView | None:
     if not plan:
         return None
     keep = plan["keep"] if isinstance(plan["keep"], str) else ", ".join(plan["keep"])
-    share = percent(plan["knowledge"])
+    share = percent(plan["loaded_fraction"])
     problems = (f"{p['text']} {p['remedy']}" for p in plan.get("problems") or ())
     return PlanView(
         f"{share} of the model’s parameters come from {plan['source'] or 'no file'} "

@@ -23,14 +23,14 @@ PAGE_HEIGHT = 3.6
 _PAGE_DPI = 190
 
 # Okabe and Ito's palette (https://jfly.uni-koeln.de/color/) is meant for colour-blind readers, too;
-# its yellow, invisible on white, is left out. Markers tell arms apart without any colour.
+# its yellow, invisible on white, is left out. Markers tell variants apart without any colour.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
 _MARKERS = (("o", "●"), ("s", "■"), ("^", "▲"), ("D", "◆"), ("v", "▼"), ("P", "✚"), ("X", "✖"))
 
 
 @dataclass(frozen=True)
 class Look:
-    """How one arm looks in every plot, and the character that stands for it in the text."""
+    """How one variant looks in every plot, and the character that stands for it in the text."""
 
     colour: str
     marker: str

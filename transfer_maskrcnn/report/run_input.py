@@ -14,7 +14,7 @@ from transfer_maskrcnn.report.study_input import Figures
 
 FILES = (
     "evaluation.json",
-    "curve.json",
+    "eval_history.json",
     "metrics.json",
     "transfer_plan.json",
     "environment.json",
@@ -84,7 +84,7 @@ def read_run(folder: Path) -> RunFiles:
     return RunFiles(
         folder,
         evaluation,
-        read("curve.json", list, _by_iteration),
+        read("eval_history.json", list, _by_iteration),
         rows,
         read("transfer_plan.json", dict, dict),
         {

@@ -44,7 +44,7 @@ def losses_picture(metrics: Sequence[Row], curve: Sequence[Row]) -> Picture | No
 
     Args:
         metrics: rows of ``metrics.json``, by iteration.
-        curve: rows of ``curve.json``, by iteration.
+        curve: rows of ``eval_history.json``, by iteration.
     """
     parts = sorted({k for row in metrics for k in row if k.startswith("loss_")})
     series = {key: _series(metrics, key) for key in ["total_loss", *parts]}

@@ -20,7 +20,7 @@ Figures = dict[str, float | None]
 
 
 @dataclass(frozen=True)
-class Arm:
+class Variant:
     """One starting point. ``transferred``: share of the parameters that come from ``weights``."""
 
     name: str
@@ -34,7 +34,7 @@ class Arm:
 class Run:
     """One training; ``folder`` is its OUTPUT_DIR, relative to the study's folder."""
 
-    arm: str
+    variant: str
     fraction: float
     seed: int
     folder: str
@@ -56,13 +56,13 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Cell:
-    """All seeds of an arm at one fraction: the metric's mean and its 95 % interval.
+    """All seeds of a variant at one fraction: the metric's mean and its 95 % interval.
 
     ``means`` holds every metric; ``area`` is the mean over the iterations; ``reaches`` says in
-    words when the arm comes to ``level``, the reference arm's final value.
+    words when the variant comes to ``level``, the reference variant's final value.
     """
 
-    arm: str
+    variant: str
     fraction: float
     mean: float | None
     interval: Interval | None
@@ -75,7 +75,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Arm ``a`` against arm ``b``: difference of the metric, a - b, and its 95 % interval."""
+    """Variant ``a`` against variant ``b``: difference of the metric, a - b, and its 95 % interval."""
 
     fraction: float
     a: str
@@ -99,7 +99,7 @@ class Study:
     reference: str
     classes: tuple[str, ...]
     images: dict[float, int]
-    arms: tuple[Arm, ...]
+    variants: tuple[Variant, ...]
     runs: tuple[Run, ...]
     cells: dict[tuple[str, float], Cell]
     comparisons: tuple[Comparison, ...]
@@ -111,9 +111,9 @@ class Study:
         """The fractions with results, the largest first."""
         return sorted({fraction for _, fraction in self.cells}, reverse=True)
 
-    def runs_of(self, arm: str, fraction: float) -> list[Run]:
-        """The runs of one arm at one fraction, by seed."""
-        found = [run for run in self.runs if (run.arm, run.fraction) == (arm, fraction)]
+    def runs_of(self, variant: str, fraction: float) -> list[Run]:
+        """The runs of one variant at one fraction, by seed."""
+        found = [run for run in self.runs if (run.variant, run.fraction) == (variant, fraction)]
         return sorted(found, key=lambda run: run.seed)
 
     def fraction_text(self, fraction: float) -> str:
@@ -161,18 +161,18 @@ def _study(folder: Path, content: dict[str, Any], costs: dict[str, Any]) -> Stud
         content.get("reference") or "",
         tuple(content.get("classes") or ()),
         {float(i["fraction"]): int(i["images"]) for i in train_images},
-        tuple(_arm(a) for a in content["arms"]),
+        tuple(_variant(a) for a in content["variants"]),
         tuple(_run(r) for r in content.get("runs") or ()),
-        {(cell.arm, cell.fraction): cell for cell in cells},
+        {(cell.variant, cell.fraction): cell for cell in cells},
         tuple(_comparison(c) for c in content.get("comparisons") or ()),
         costs.get("machine") or {},
         {run: numbers(cost) for run, cost in (costs.get("runs") or {}).items()},
     )
 
 
-def _arm(content: dict[str, Any]) -> Arm:
+def _variant(content: dict[str, Any]) -> Variant:
     keep = content.get("keep") or ""
-    return Arm(
+    return Variant(
         content["name"],
         keep if isinstance(keep, str) else ", ".join(keep),
         content.get("weights") or "",
@@ -183,7 +183,7 @@ def _arm(content: dict[str, Any]) -> Arm:
 
 def _run(content: dict[str, Any]) -> Run:
     return Run(
-        content["arm"],
+        content["variant"],
         float(content["fraction"]),
         int(content["seed"]),
         content.get("folder") or "",
@@ -201,7 +201,7 @@ def _cell(content: dict[str, Any]) -> Cell:
         for p in content.get("curve") or ()
     ]
     return Cell(
-        content["arm"],
+        content["variant"],
         float(content["fraction"]),
         number(content.get("mean")),
         pair(content.get("interval")),

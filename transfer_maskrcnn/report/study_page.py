@@ -45,7 +45,7 @@ def _content(study: Study) -> dict[str, Any]:
     facts = study.facts
     return {
         "study": study,
-        "looks": looks([arm.name for arm in study.arms]),
+        "looks": looks([variant.name for variant in study.variants]),
         "metric": metric_name(study.metric),
         "question": "Why start from pre-trained weights?",
         "data": _data(study),
@@ -53,7 +53,7 @@ def _content(study: Study) -> dict[str, Any]:
         "compared": _compared(study),
         "plots": _plots(study),
         "by_images": by_images_picture(study) if len(study.fractions) > 1 else None,
-        "kept": {arm.name: kept(arm.keep) for arm in study.arms},
+        "kept": {variant.name: kept(variant.keep) for variant in study.variants},
         "results": result_groups(study),
         "comparisons": comparisons_by_fraction(study),
         "shows_reaches": any(cell.reaches for cell in study.cells.values()),
@@ -70,7 +70,9 @@ def _content(study: Study) -> dict[str, Any]:
         "options": {
             key: value
             for key, value in settings(facts.get("options") or ()).items()
-            if not any(key in arm.settings for arm in study.arms)  # that the arms did not override
+            if not any(
+                key in variant.settings for variant in study.variants
+            )  # that the variants did not override
         },
         "failed": [run for run in study.runs if run.status != "finished"],
     }
@@ -131,7 +133,7 @@ def _plots(study: Study) -> list[Any]:
 
 
 def _tiles(study: Study) -> dict[str, Any]:
-    """Predictions of every arm's first seed at the largest fraction that has some: where they come
+    """Predictions of every variant's first seed at the largest fraction that has some: where they come
     from in words, and the pictures, or why there are none."""
     for fraction in study.fractions:
         truth, predictions = _inference(study, fraction)
@@ -146,17 +148,17 @@ def _tiles(study: Study) -> dict[str, Any]:
 
 
 def _inference(study: Study, fraction: float) -> tuple[Path | None, dict[str, Path]]:
-    """Ground truth, and arm -> predictions of its first seed that has some."""
+    """Ground truth, and variant -> predictions of its first seed that has some."""
     val = str(study.facts.get("val") or "")
     truth: Path | None = None
     predictions: dict[str, Path] = {}
-    for arm in study.arms:
-        for run in study.runs_of(arm.name, fraction):
+    for variant in study.variants:
+        for run in study.runs_of(variant.name, fraction):
             folder = study.folder / run.folder / "inference" / val
             found = folder / "coco_instances_results.json"
             here = folder / f"{val}_ground_truth.json"
             finished = run.folder and run.status == "finished"
             if finished and found.is_file() and here.is_file():
-                predictions[arm.name], truth = found, truth or here
+                predictions[variant.name], truth = found, truth or here
                 break
     return truth, predictions

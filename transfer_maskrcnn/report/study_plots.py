@@ -41,7 +41,7 @@ _NOTE = (
 def write_study_figure(folder: Path, output: Path) -> None:
     """Write the result of a comparison as one PNG, 1200 pixels wide.
 
-    From left to right: the final metric of every arm with its 95 % interval and the single seeds,
+    From left to right: the final metric of every variant with its 95 % interval and the single seeds,
     at the largest fraction of the images; the learning curves; where there are several fractions,
     the metric against the number of images.
 
@@ -61,7 +61,7 @@ def study_figure(study: Study) -> Figure:
     """The figure of :func:`write_study_figure`."""
     fraction = max(study.fractions, default=1.0)
     panels = 3 if len(study.fractions) > 1 else 2
-    height = max(_FIGURE_HEIGHT, 1.4 + 0.5 * len(study.arms))
+    height = max(_FIGURE_HEIGHT, 1.4 + 0.5 * len(study.variants))
     figure = new_figure(_FIGURE_WIDTH, height)
     axes = figure.subplots(1, panels, gridspec_kw={"width_ratios": [1, 1.1, 1][:panels]})
     titles = [
@@ -80,57 +80,57 @@ def study_figure(study: Study) -> Figure:
 
 
 def final_picture(study: Study, fraction: float) -> Picture:
-    """The final metric of every arm at one fraction."""
+    """The final metric of every variant at one fraction."""
     figure, axes = page_axes(_height(study))
     draw_final(axes, study, fraction)
-    of_arms = "; ".join(
-        f"{arm.name} {decimal(cell.mean)} ({interval(cell.interval)})"
-        for arm in study.arms
-        if (cell := study.cells.get((arm.name, fraction)))
+    of_variants = "; ".join(
+        f"{variant.name} {decimal(cell.mean)} ({interval(cell.interval)})"
+        for variant in study.variants
+        if (cell := study.cells.get((variant.name, fraction)))
     )
     where = study.fraction_text(fraction)
-    alt = f"Final {metric_name(study.metric)} with {where}, mean and 95 % interval: {of_arms}."
+    alt = f"Final {metric_name(study.metric)} with {where}, mean and 95 % interval: {of_variants}."
     return page_picture(figure, alt, f"Final {metric_name(study.metric)}, {where}")
 
 
 def curves_picture(study: Study, fraction: float) -> Picture:
-    """The learning curves of all arms at one fraction."""
+    """The learning curves of all variants at one fraction."""
     figure, axes = page_axes(_height(study))
     entries = draw_curves(axes, study, fraction) + draw_reference(axes, study, fraction)
     legend_above(axes, entries)
-    of_arms = "; ".join(
-        f"{cell.arm} from {decimal(cell.curve[0].mean)} to {decimal(cell.curve[-1].mean)}"
+    of_variants = "; ".join(
+        f"{cell.variant} from {decimal(cell.curve[0].mean)} to {decimal(cell.curve[-1].mean)}"
         for cell in _with_curves(study, fraction)
     )
     where = study.fraction_text(fraction)
-    alt = f"{metric_name(study.metric)} during training with {where}: {of_arms}."
+    alt = f"{metric_name(study.metric)} during training with {where}: {of_variants}."
     return page_picture(figure, alt, f"{metric_name(study.metric)} during training, {where}")
 
 
 def by_images_picture(study: Study) -> Picture:
-    """The final metric of all arms against the number of training images."""
+    """The final metric of all variants against the number of training images."""
     figure, axes = page_axes()
     legend_above(axes, draw_by_images(axes, study))
     name = metric_name(study.metric)
-    return page_picture(figure, f"{name} of every arm against the number of training images.")
+    return page_picture(figure, f"{name} of every variant against the number of training images.")
 
 
 def _height(study: Study) -> float:
-    # the legend above the curves needs a line for every two arms
-    return max(PAGE_HEIGHT, 0.9 + 0.48 * len(study.arms))
+    # the legend above the curves needs a line for every two variants
+    return max(PAGE_HEIGHT, 0.9 + 0.48 * len(study.variants))
 
 
 def _looks(study: Study) -> dict[str, Look]:
-    return looks([arm.name for arm in study.arms])
+    return looks([variant.name for variant in study.variants])
 
 
 def _with_curves(study: Study, fraction: float) -> list[Cell]:
-    cells = (study.cells.get((arm.name, fraction)) for arm in study.arms)
+    cells = (study.cells.get((variant.name, fraction)) for variant in study.variants)
     return [cell for cell in cells if cell is not None and cell.curve]
 
 
 def draw_final(axes: Axes, study: Study, fraction: float) -> None:
-    """A row an arm: the mean with its interval, and below it the single seeds."""
+    """A row a variant: the mean with its interval, and below it the single seeds."""
     above, below = (_shifted(axes, points) for points in (8, -11))
     for row, (name, look) in enumerate(_looks(study).items()):
         cell = study.cells.get((name, fraction))
@@ -147,8 +147,8 @@ def draw_final(axes: Axes, study: Study, fraction: float) -> None:
         seeds = [value for value in values if value is not None]
         axes.plot(seeds, [row] * len(seeds), ".", color=look.colour, alpha=0.75, transform=below)
     dress(axes, metric_name(study.metric), grid="x")
-    axes.set_yticks(range(len(study.arms)), [plain(arm.name) for arm in study.arms])
-    axes.set_ylim(len(study.arms) - 0.45, -0.6)
+    axes.set_yticks(range(len(study.variants)), [plain(variant.name) for variant in study.variants])
+    axes.set_ylim(len(study.variants) - 0.45, -0.6)
     axes.set_xlim(*_final_range(study))
 
 
@@ -175,10 +175,10 @@ def draw_curves(axes: Axes, study: Study, fraction: float) -> list[tuple[str, Ar
     entries: list[tuple[str, Artist]] = []
     styles = _looks(study)
     for cell in _with_curves(study, fraction):
-        look = styles[cell.arm]
+        look = styles[cell.variant]
         style = {"color": look.colour, "marker": look.marker, "markersize": 4.5}
         x = [point.iteration for point in cell.curve]
-        entries.append((plain(cell.arm), line(axes, x, [p.mean for p in cell.curve], **style)))
+        entries.append((plain(cell.variant), line(axes, x, [p.mean for p in cell.curve], **style)))
         lows, highs = (gaps(getattr(p, side) for p in cell.curve) for side in ("low", "high"))
         axes.fill_between(x, lows, highs, color=look.colour, alpha=0.15, linewidth=0)
     dress(axes, "iteration", metric_name(study.metric))

@@ -11,7 +11,7 @@ from transfer_maskrcnn.report.texts import decimal, metric_name, why_undefined
 
 @dataclass(frozen=True)
 class ResultRow:
-    """What one arm came to. ``figures`` are those of ``ResultGroup.titles``."""
+    """What one variant came to. ``figures`` are those of ``ResultGroup.titles``."""
 
     cell: Cell
     figures: tuple[float | None, ...]
@@ -21,7 +21,7 @@ class ResultRow:
 
 @dataclass(frozen=True)
 class ResultGroup:
-    """The arms at one fraction of the images. ``titles``: metrics beside the study's own."""
+    """The variants at one fraction of the images. ``titles``: metrics beside the study's own."""
 
     fraction: float
     titles: tuple[str, ...]
@@ -37,14 +37,14 @@ def result_groups(study: Study) -> list[ResultGroup]:
     beside = [metric for metric in wanted if metric != study.metric and metric in present]
     groups = []
     for fraction in study.fractions:
-        cells = [study.cells.get((arm.name, fraction)) for arm in study.arms]
+        cells = [study.cells.get((variant.name, fraction)) for variant in study.variants]
         rows = [_result_row(study, cell, beside) for cell in cells if cell is not None]
         groups.append(ResultGroup(fraction, tuple(map(metric_name, beside)), tuple(rows)))
     return groups
 
 
 def _result_row(study: Study, cell: Cell, metrics: list[str]) -> ResultRow:
-    costs = [study.costs.get(run.folder, {}) for run in study.runs_of(cell.arm, cell.fraction)]
+    costs = [study.costs.get(run.folder, {}) for run in study.runs_of(cell.variant, cell.fraction)]
     seconds, memory = (
         mean([cost.get(key) for cost in costs]) for key in ("seconds", "peak_memory_mb")
     )
@@ -58,11 +58,11 @@ def comparisons_by_fraction(study: Study) -> dict[float, list[Comparison]]:
 
 
 def class_rows(study: Study) -> list[tuple[str, list[str]]]:
-    """A row a class: its AP for every arm, at the largest fraction; none where nothing is known."""
+    """A row a class: its AP for every variant, at the largest fraction; none where nothing is known."""
     if not study.fractions:
         return []
     task = study.metric.partition("/")[0]
-    cells = [study.cells.get((arm.name, study.fractions[0])) for arm in study.arms]
+    cells = [study.cells.get((variant.name, study.fractions[0])) for variant in study.variants]
     figures: list[Figures] = [
         {k.partition("/")[2]: v for k, v in (cell.means if cell else {}).items() if _of(k, task)}
         for cell in cells
@@ -91,10 +91,10 @@ def moved(study: Study) -> tuple[str, HeatTable] | None:
     it is, in words."""
     for fraction in study.fractions:
         columns: dict[str, Figures] = {}
-        for arm in study.arms:
-            runs = [run.drift for run in study.runs_of(arm.name, fraction) if run.drift]
+        for variant in study.variants:
+            runs = [run.drift for run in study.runs_of(variant.name, fraction) if run.drift]
             parts = dict.fromkeys(part for drift in runs for part in drift)
-            columns[arm.name] = {part: mean([d.get(part) for d in runs]) for part in parts}
+            columns[variant.name] = {part: mean([d.get(part) for d in runs]) for part in parts}
         table = drift_table(columns)
         if table is not None:
             return study.fraction_text(fraction), table
@@ -102,14 +102,14 @@ def moved(study: Study) -> tuple[str, HeatTable] | None:
 
 
 def settings_rows(study: Study) -> list[tuple[str, list[str | None]]]:
-    """A row a configuration key whose value is not the same in all arms; None where not set."""
-    keys = dict.fromkeys(key for arm in study.arms for key in arm.settings)
-    rows = [(key, [arm.settings.get(key) for arm in study.arms]) for key in keys]
+    """A row a configuration key whose value is not the same in all variants; None where not set."""
+    keys = dict.fromkeys(key for variant in study.variants for key in variant.settings)
+    rows = [(key, [variant.settings.get(key) for variant in study.variants]) for key in keys]
     return [(key, values) for key, values in rows if len(set(values)) > 1]
 
 
 def shared_settings(study: Study) -> dict[str, str]:
-    """The configuration keys that every arm sets to the same value."""
+    """The configuration keys that every variant sets to the same value."""
     differ = {key for key, _ in settings_rows(study)}
-    settings = (arm.settings for arm in study.arms)
-    return {k: v for arm in settings for k, v in arm.items() if k not in differ}
+    settings = (variant.settings for variant in study.variants)
+    return {k: v for variant in settings for k, v in variant.items() if k not in differ}

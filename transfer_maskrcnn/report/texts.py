@@ -10,7 +10,7 @@ from typing import Any
 UNKNOWN = "–"
 
 _KEPT = {
-    "structure": "nothing: every weight starts at random",
+    "random_init": "nothing: every weight starts at random",
     "backbone": "the backbone",
     "backbone_fpn": "backbone and FPN",
     "backbone_fpn_rpn": "backbone, FPN and RPN",

@@ -1,16 +1,16 @@
-"""Is one arm better than another? Two sources of chance: the validation images, and the seeds.
+"""Is one variant better than another? Two sources of chance: the validation images, and the seeds.
 
-An arm is a list of runs, one a seed, all matched on the same images. A run that diverged is None;
+A variant is a list of runs, one a seed, all matched on the same images. A run that diverged is None;
 its AP is 0 on every resample.
 
 How an interval is made. The image part of the variance is that of the mean over seeds when the
-images are resampled (for two arms: the same resample for both), times G / (G - 1), which a
+images are resampled (for two variants: the same resample for both), times G / (G - 1), which a
 bootstrap misses, for G images with ground truth. The seed part is the sample variance over S seeds,
 divided by S; to resample three seeds would find too little. The parts add up, which counts chance
 that strikes one image under one seed twice: the interval is rather too wide than too narrow. Its
 quantile is the mean of Student's t with G - 1 and with S - 1 degrees of freedom, each weighted with
 its part of the variance (Cochran and Cox, Experimental Designs, 1957). Satterthwaite's degrees of
-freedom are no choice here: with two seeds, simulated arms without a difference were told apart in
+freedom are no choice here: with two seeds, simulated variants without a difference were told apart in
 up to 14 % of the studies in place of 5 %.
 """
 
@@ -42,7 +42,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Comparison:
-    """Arm ``a`` against arm ``b``: mean AP over seeds, ``a`` less ``b``, and its 95 % interval.
+    """Variant ``a`` against variant ``b``: mean AP over seeds, ``a`` less ``b``, and its 95 % interval.
 
     With one seed the interval speaks for the images alone: another seed might turn it round.
     """
@@ -54,8 +54,8 @@ class Comparison:
     verdict: Verdict
 
 
-def arm_interval(runs: Runs, weights: np.ndarray) -> Interval:
-    """95 % interval of an arm's mean AP over seeds, for other images and other seeds of the kind.
+def variant_interval(runs: Runs, weights: np.ndarray) -> Interval:
+    """95 % interval of a variant's mean AP over seeds, for other images and other seeds of the kind.
 
     Args:
         runs: one a seed.
@@ -70,8 +70,8 @@ def arm_interval(runs: Runs, weights: np.ndarray) -> Interval:
     return _confidence(_resampled_ap(runs, weights), _images_that_tell(runs, weights), 0.0)
 
 
-def compare_arms(a: Runs, b: Runs, weights: np.ndarray) -> Comparison:
-    """Whether arm ``a`` is better or worse than arm ``b``, or the runs cannot tell.
+def compare_variants(a: Runs, b: Runs, weights: np.ndarray) -> Comparison:
+    """Whether variant ``a`` is better or worse than variant ``b``, or the runs cannot tell.
 
     Args:
         a: one run a seed.
@@ -83,11 +83,11 @@ def compare_arms(a: Runs, b: Runs, weights: np.ndarray) -> Comparison:
         where fewer than five images have ground truth.
 
     Raises:
-        TransferError: no runs, not as many in both arms, or runs on different ground truths.
+        TransferError: no runs, not as many in both variants, or runs on different ground truths.
     """
     if len(a) != len(b):
         raise TransferError(
-            f"{len(a)} runs against {len(b)}: expected the same seeds in both arms; run the "
+            f"{len(a)} runs against {len(b)}: expected the same seeds in both variants; run the "
             "missing ones"
         )
     images = _images_that_tell([*a, *b], weights)
@@ -100,7 +100,7 @@ def compare_arms(a: Runs, b: Runs, weights: np.ndarray) -> Comparison:
 def _images_that_tell(runs: Runs, weights: np.ndarray) -> int:
     """How many images have ground truth: the others say little about AP."""
     if not runs:
-        raise TransferError("an arm without runs: expected one a seed; run it first")
+        raise TransferError("a variant without runs: expected one a seed; run it first")
     finished = [run for run in runs if run is not None]
     require_same_ground_truth(finished)
     return int(finished[0].objects.any(axis=0).sum()) if finished else weights.shape[-1]
@@ -113,7 +113,7 @@ def _resampled_ap(runs: Runs, weights: np.ndarray) -> np.ndarray:
 
 
 def _ap_of_run(run: Matches, weights: np.ndarray) -> np.ndarray:
-    """(1 + B,) of one run, kept while the run is: an arm is compared with several others."""
+    """(1 + B,) of one run, kept while the run is: a variant is compared with several others."""
     known = _known.get(run)
     if known is None or known[0] is not weights:
         as_they_are = np.ones((1, weights.shape[-1]), dtype=np.int64)

@@ -69,7 +69,7 @@ def speed_up(own: float | None, reference_budget: float) -> float | None:
 
 
 def speed_up_in_words(own: float | None, reference_budget: float) -> str:
-    """``speed_up`` as the end of a sentence about an arm: "reaches it 6.2x sooner"."""
+    """``speed_up`` as the end of a sentence about a variant: "reaches it 6.2x sooner"."""
     factor = speed_up(own, reference_budget)
     if factor is None:
         return "does not reach it"

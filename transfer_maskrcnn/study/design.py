@@ -1,4 +1,4 @@
-"""What a study runs: every arm on every share of the images with every seed, all else equal."""
+"""What a study runs: every variant on every share of the images with every seed, all else equal."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from transfer_maskrcnn.data.builtin import register_catalog
-from transfer_maskrcnn.engine.classes import check_dataset, class_names
 from transfer_maskrcnn.engine.loader import training_images
+from transfer_maskrcnn.engine.metadata import config_hash, dataset_fingerprint
 from transfer_maskrcnn.engine.planning import plan_of_config
 from transfer_maskrcnn.engine.setup import fit_config, load_config
-from transfer_maskrcnn.engine.stamp import config_hash, dataset_fingerprint
 from transfer_maskrcnn.errors import ConfigError
-from transfer_maskrcnn.study.arms import Arm, parse_arm
+from transfer_maskrcnn.incremental.classes import check_dataset, class_names
+from transfer_maskrcnn.study.variants import Variant, parse_variant
 from transfer_maskrcnn.surgery.classes import shown
 
 CURVE_SHARES = (0, 1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of the iterations, beside the last
@@ -34,19 +34,19 @@ CHECKPOINTS = 8  # a run: what a kill costs at most is an eighth of it
 class Run:
     """One training of a study."""
 
-    arm: Arm
+    variant: Variant
     fraction: float
     seed: int
 
     @property
     def folder(self) -> str:
         """Where it lies below the study's folder."""
-        return f"runs/{self.arm.folder}_f{self.fraction:g}_s{self.seed}"
+        return f"runs/{self.variant.folder}_f{self.fraction:g}_s{self.seed}"
 
     @property
     def title(self) -> str:
         share = "" if self.fraction == 1 else f", {self.fraction:.0%} of the images"
-        return f"{self.arm.name}{share}, seed {self.seed}"
+        return f"{self.variant.name}{share}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -55,17 +55,17 @@ class Design:
 
     config_file: str
     options: tuple[str, ...]
-    arms: tuple[Arm, ...]
+    variants: tuple[Variant, ...]
     fractions: tuple[float, ...]
     seeds: tuple[int, ...]
 
     def runs(self) -> list[Run]:
         """Seed by seed, so that a study that is stopped early has compared something."""
         return [
-            Run(arm, fraction, seed)
+            Run(variant, fraction, seed)
             for seed in self.seeds
             for fraction in self.fractions
-            for arm in self.arms
+            for variant in self.variants
         ]
 
     def arguments(self, run: Run, output_dir: Path) -> list[str]:
@@ -73,7 +73,7 @@ class Design:
         own = ["DATASETS.TRAIN_FRACTION", str(run.fraction), "SEED", str(run.seed)]
         own += ["OUTPUT_DIR", str(output_dir / run.folder)]
         config = ["--config-file", self.config_file]
-        return [*config, *self.options, *self._measured, *run.arm.settings, *own]
+        return [*config, *self.options, *self._measured, *run.variant.settings, *own]
 
     def config(self, run: Run, output_dir: Path) -> CfgNode:
         """The config of ``run``, fitted to its datasets."""
@@ -97,11 +97,11 @@ class Design:
 def make_design(
     config_file: str,
     options: Sequence[str],
-    arms: Sequence[str],
+    variants: Sequence[str],
     fractions: Sequence[float],
     seeds: int,
 ) -> Design:
-    """A study of ``seeds`` seeds, 0 and on, for each arm and fraction.
+    """A study of ``seeds`` seeds, 0 and on, for each variant and fraction.
 
     Raises:
         ConfigError: what does not fit, before anything is trained.
@@ -115,7 +115,7 @@ def make_design(
     set_by_the_study = [key for key in options[::2] if key in SET_BY_THE_STUDY]
     if set_by_the_study:
         raise ConfigError(
-            f"{set_by_the_study[0]} is set by the study itself, run by run: see --arms, "
+            f"{set_by_the_study[0]} is set by the study itself, run by run: see --variants, "
             "--fractions, --seeds and --output-dir"
         )
     if cfg.TEST.EARLY_STOPPING:
@@ -128,10 +128,10 @@ def make_design(
             f"SOLVER.EPOCHS is {cfg.SOLVER.EPOCHS:g}, but a study gives every run the same number "
             "of iterations, on few images as on many: set SOLVER.MAX_ITER, and EPOCHS 0.0"
         )
-    parsed = tuple(parse_arm(arm, cfg) for arm in arms)
-    if len({arm.folder for arm in parsed}) != len(arms) or len(arms) < 2:
+    parsed = tuple(parse_variant(variant, cfg) for variant in variants)
+    if len({variant.folder for variant in parsed}) != len(variants) or len(variants) < 2:
         raise ConfigError(
-            f"--arms {','.join(arms)}: expected at least two arms, each with another name (of a "
+            f"--variants {','.join(variants)}: expected at least two variants, each with another name (of a "
             "file, its name counts, not its folder, and of that letters, digits, '.', '_' and '-')"
         )
     if not fractions or not all(0 < fraction <= 1 for fraction in fractions):
@@ -142,29 +142,29 @@ def make_design(
     return Design(config_file, tuple(options), parsed, ordered, tuple(range(seeds)))
 
 
-def check_arms(design: Design, output_dir: Path) -> dict[str, float]:
-    """Plan every arm's transfer without training.
+def check_variants(design: Design, output_dir: Path) -> dict[str, float]:
+    """Plan every variant's transfer without training.
 
-    Returns arm name -> share of the model's parameters that come from its weights, 0 to 1.
+    Returns variant name -> share of the model's parameters that come from its weights, 0 to 1.
 
     Raises:
-        TransferPlanError, WeightFileError, ConfigError: of the first arm that would fail.
+        TransferPlanError, WeightFileError, ConfigError: of the first variant that would fail.
     """
     _check_classes(design)
     shares = {}
-    for arm in design.arms:
-        cfg = design.config(Run(arm, design.fractions[-1], design.seeds[0]), output_dir)
+    for variant in design.variants:
+        cfg = design.config(Run(variant, design.fractions[-1], design.seeds[0]), output_dir)
         cfg.MODEL.DEVICE = "cpu"
         _, _, plan = plan_of_config(cfg, class_names(cfg))
         plan.check(cfg.MODEL.TRANSFER.STRICT)
-        shares[arm.name] = round(plan.knowledge(), 4)
+        shares[variant.name] = round(plan.loaded_fraction(), 4)
     return shares
 
 
 def _check_classes(design: Design) -> None:
-    """Extended arms know old classes, too, but all are scored on those of DATASETS.TRAIN."""
+    """Extended variants know old classes, too, but all are scored on those of DATASETS.TRAIN."""
     cfg = load_config(design.config_file, design.options)
-    others = [arm.name for arm in design.arms if arm.keep != "class_rows"]
+    others = [variant.name for variant in design.variants if variant.keep != "class_rows"]
     if not (cfg.MODEL.TRANSFER.EXTEND and others):
         return
     if cfg.DATASETS.CATALOG:
@@ -173,10 +173,10 @@ def _check_classes(design: Design) -> None:
     learnt, tested = (_classes_of(name) for name in (train, test))
     if learnt != tested:
         raise ConfigError(
-            f"--arms: MODEL.TRANSFER.EXTEND is for class_rows alone, and {others[0]} learns only "
+            f"--variants: MODEL.TRANSFER.EXTEND is for class_rows alone, and {others[0]} learns only "
             f"the classes of DATASETS.TRAIN {train!r} ({shown(learnt)}); DATASETS.TEST {test!r} "
-            f"has others ({shown(tested)}), on which the arms cannot be compared. Test on a set of "
-            "the same classes, in the same order, as DATASETS.TRAIN; or name arms class_rows@FILE "
+            f"has others ({shown(tested)}), on which the variants cannot be compared. Test on a set of "
+            "the same classes, in the same order, as DATASETS.TRAIN; or name variants class_rows@FILE "
             "alone"
         )
 
@@ -190,7 +190,7 @@ def images_by_fraction(design: Design, output_dir: Path) -> list[dict[str, float
     """How many images each fraction trains on, with the first seed."""
     counts = []
     for fraction in design.fractions:
-        cfg = design.config(Run(design.arms[0], fraction, design.seeds[0]), output_dir)
+        cfg = design.config(Run(design.variants[0], fraction, design.seeds[0]), output_dir)
         counts.append({"fraction": fraction, "images": training_images(cfg)})
     return counts
 
@@ -213,9 +213,9 @@ def run_key(cfg: CfgNode) -> dict[str, str]:
 def _datasets(cfg: CfgNode) -> tuple[str, ...]:
     """All that a run's result depends on."""
     labels = cfg.MODEL.TRANSFER.PSEUDO_LABELS
-    held_out = (labels.HELD_OUT,) if labels.ENABLED and labels.HELD_OUT else ()
+    calibration = (labels.CALIBRATION_SET,) if labels.ENABLED and labels.CALIBRATION_SET else ()
     data = cfg.DATASETS
-    return (*data.TRAIN, *data.TEST, *data.TEST_SOURCE, *held_out)
+    return (*data.TRAIN, *data.TEST, *data.TEST_SOURCE, *calibration)
 
 
 @lru_cache

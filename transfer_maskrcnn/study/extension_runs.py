@@ -11,11 +11,11 @@ from typing import Any
 
 import yaml
 
-from transfer_maskrcnn.engine.curve import CURVE_FILE
+from transfer_maskrcnn.engine.hooks.eval_history import CURVE_FILE
 from transfer_maskrcnn.engine.record import FINAL_FILE
 from transfer_maskrcnn.errors import TransferError
 from transfer_maskrcnn.evaluation.explain.facts import EVALUATION_FILE
-from transfer_maskrcnn.evaluation.forgetting import EXTENSION_KEY
+from transfer_maskrcnn.incremental.forgetting import EXTENSION_KEY
 from transfer_maskrcnn.report.json_files import number, read_json
 
 CONFIG_FILE = "config.yaml"

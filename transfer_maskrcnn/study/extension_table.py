@@ -16,7 +16,7 @@ from transfer_maskrcnn.errors import TransferError, nearest
 from transfer_maskrcnn.study.compare import t_quantile
 from transfer_maskrcnn.study.extension_runs import FIGURES, RunScores, ScoredOn
 from transfer_maskrcnn.study.words import KIND
-from transfer_maskrcnn.wording import plural, shorten
+from transfer_maskrcnn.text import plural, shorten
 
 WIDTH = 80
 _LEAST_NAME = 8

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Event
 
+from transfer_maskrcnn.cli import DIVERGED_STATUS
 from transfer_maskrcnn.errors import TransferError
-from transfer_maskrcnn.terminal import DIVERGED_STATUS
 
 CHILD = Path(__file__).with_name("child.py")
 CONSOLE = "console.txt"

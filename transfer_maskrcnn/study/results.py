@@ -9,7 +9,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from transfer_maskrcnn.engine.curve import CURVE_FILE, read_curve
+from transfer_maskrcnn.engine.hooks.eval_history import CURVE_FILE, read_curve
 from transfer_maskrcnn.engine.record import DRIFT_FILE, INITIAL_FILE
 from transfer_maskrcnn.errors import TransferError
 from transfer_maskrcnn.evaluation.bootstrap import average_precision
@@ -64,7 +64,7 @@ def collect(run: Run, folder: Path, cfg: CfgNode, key: dict[str, str], diverged:
     drift = folder / DRIFT_FILE
     result = {
         "key": key,
-        "arm": run.arm.name,
+        "variant": run.variant.name,
         "fraction": run.fraction,
         "seed": run.seed,
         "folder": run.folder,

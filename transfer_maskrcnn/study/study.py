@@ -18,7 +18,7 @@ from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.report.study_input import COSTS_FILE, STUDY_FILE, VERSION
 from transfer_maskrcnn.report.study_page import write_study_report
 from transfer_maskrcnn.report.study_plots import write_study_figure
-from transfer_maskrcnn.study.design import Design, Run, check_arms, images_by_fraction
+from transfer_maskrcnn.study.design import Design, Run, check_variants, images_by_fraction
 from transfer_maskrcnn.study.results import load_matches, task_of
 from transfer_maskrcnn.study.runner import StudyRunner
 from transfer_maskrcnn.study.summary import Finished, summarise
@@ -33,12 +33,12 @@ def run_study(design: Design, output_dir: Path, train_net: Path, gpus: int = 0) 
     Returns the content of ``study.json``.
 
     Raises:
-        TransferError: an arm's transfer would not do what it says (nothing is trained then), a run
+        TransferError: a variant's transfer would not do what it says (nothing is trained then), a run
             failed, or ``output_dir`` holds runs of other settings.
     """
-    transferred = check_arms(design, output_dir)
+    transferred = check_variants(design, output_dir)
     results = StudyRunner(design, output_dir, train_net, gpus).run()
-    cfg = design.config(Run(design.arms[0], design.fractions[-1], design.seeds[0]), output_dir)
+    cfg = design.config(Run(design.variants[0], design.fractions[-1], design.seeds[0]), output_dir)
     matches = [load_matches(output_dir / r["folder"], cfg, r) for r in results]
     images = len(DatasetCatalog.get(cfg.DATASETS.TEST[0]))
     finished = Finished(
@@ -76,15 +76,15 @@ def _setting(
         "metric": f"{task_of(cfg)}/AP",
         "fractions": list(design.fractions),
         "seeds": list(design.seeds),
-        "arms": [
+        "variants": [
             {
-                "name": arm.name,
-                "keep": arm.keep,
-                "weights": arm.weights,
-                "transferred": transferred[arm.name],
-                "settings": list(arm.settings),
+                "name": variant.name,
+                "keep": variant.keep,
+                "weights": variant.weights,
+                "transferred": transferred[variant.name],
+                "settings": list(variant.settings),
             }
-            for arm in design.arms
+            for variant in design.variants
         ],
         "commands": _commands(design, output_dir),
         "versions": versions(),
@@ -92,16 +92,16 @@ def _setting(
 
 
 def _commands(design: Design, output_dir: Path) -> list[str]:
-    """The study's own command, and one training of each arm."""
+    """The study's own command, and one training of each variant."""
     study = ["tools/compare_inits.py", "--config-file", design.config_file]
-    study += ["--arms", ",".join(arm.text for arm in design.arms)]
+    study += ["--variants", ",".join(variant.text for variant in design.variants)]
     study += ["--seeds", str(len(design.seeds))]
     study += ["--fractions", ",".join(f"{fraction:g}" for fraction in design.fractions)]
     study += ["--output-dir", str(output_dir), *design.options]
     repeats = output_dir / REPEAT_FOLDER  # the study's own runs stay as they are
     single = [
-        design.arguments(Run(arm, design.fractions[-1], design.seeds[0]), repeats)
-        for arm in design.arms
+        design.arguments(Run(variant, design.fractions[-1], design.seeds[0]), repeats)
+        for variant in design.variants
     ]
     commands = [study, *(["tools/train_net.py", *arguments] for arguments in single)]
     return [f"python {shlex.join(command)}" for command in commands]

@@ -16,20 +16,20 @@ import numpy as np
 
 from transfer_maskrcnn.evaluation.bootstrap import resample
 from transfer_maskrcnn.evaluation.matches import Matches
-from transfer_maskrcnn.study.arms import FAIR
-from transfer_maskrcnn.study.compare import arm_interval, compare_arms
+from transfer_maskrcnn.study.compare import compare_variants, variant_interval
 from transfer_maskrcnn.study.curves import (
     area_under_curve,
     iterations_to_reach,
     speed_up_in_words,
 )
 from transfer_maskrcnn.study.design import Design
+from transfer_maskrcnn.study.variants import FAIR
 from transfer_maskrcnn.study.words import verdict
 
 REPLICATES = 1000
 BOOTSTRAP_SEED = 0
 LEAST_LEVEL = 1.0  # AP; a reference that learnt less sets no level worth reaching
-MAIN_ARM = "all_but_predictors"
+MAIN_VARIANT = "all_but_predictors"
 
 
 @dataclass(frozen=True)
@@ -46,21 +46,23 @@ class Finished:
 
     @cached_property
     def keeps(self) -> dict[str, str]:
-        """Arm name -> rung."""
-        return {arm.name: arm.keep for arm in self.design.arms}
+        """Variant name -> preset."""
+        return {variant.name: variant.keep for variant in self.design.variants}
 
     @cached_property
     def reference(self) -> str:
-        """The arm that stands for no pre-training."""
-        names = [arm.name for arm in self.design.arms]
-        return next((name for name in (FAIR, "structure") if name in names), names[0])
+        """The variant that stands for no pre-training."""
+        names = [variant.name for variant in self.design.variants]
+        return next((name for name in (FAIR, "random_init") if name in names), names[0])
 
     @cached_property
     def main(self) -> str:
-        """The arm that the verdict is about: the default transfer, or else the fullest one."""
-        if MAIN_ARM in self.transferred and self.reference != MAIN_ARM:
-            return MAIN_ARM
-        others = [arm.name for arm in self.design.arms if arm.name != self.reference]
+        """The variant that the verdict is about: the default transfer, or else the fullest one."""
+        if MAIN_VARIANT in self.transferred and self.reference != MAIN_VARIANT:
+            return MAIN_VARIANT
+        others = [
+            variant.name for variant in self.design.variants if variant.name != self.reference
+        ]
         return max(others, key=lambda name: self.transferred[name])
 
     @cached_property
@@ -68,23 +70,23 @@ class Finished:
         """(replicates, validation images): the resamples that all comparisons share."""
         return resample(self.images, REPLICATES, BOOTSTRAP_SEED)
 
-    def runs(self, arm: str, fraction: float) -> list[int]:
-        """Indices of an arm's runs, by seed."""
+    def runs(self, variant: str, fraction: float) -> list[int]:
+        """Indices of a variant's runs, by seed."""
         return [
             i
             for i, result in enumerate(self.results)
-            if (result["arm"], result["fraction"]) == (arm, fraction)
+            if (result["variant"], result["fraction"]) == (variant, fraction)
         ]
 
 
 def summarise(study: Finished) -> dict[str, Any]:
-    """``cells`` (an arm at a fraction), ``comparisons`` and ``verdict`` of ``study.json``."""
+    """``cells`` (a variant at a fraction), ``comparisons`` and ``verdict`` of ``study.json``."""
     fractions = study.design.fractions
-    cells = [_cell(study, arm.name, f) for f in fractions for arm in study.design.arms]
-    by_name = {(cell["arm"], cell["fraction"]): cell for cell in cells}
+    cells = [_cell(study, variant.name, f) for f in fractions for variant in study.design.variants]
+    by_name = {(cell["variant"], cell["fraction"]): cell for cell in cells}
     for cell in cells:
         reference = by_name[study.reference, cell["fraction"]]
-        useful = study.keeps[study.reference] == "structure" and reference["mean"] >= LEAST_LEVEL
+        useful = study.keeps[study.reference] == "random_init" and reference["mean"] >= LEAST_LEVEL
         cell["reaches"] = (
             _reaches(study, cell, reference) if useful and cell is not reference else None
         )
@@ -105,7 +107,7 @@ def summarise(study: Finished) -> dict[str, Any]:
             by_name[study.reference, whole],
             comparison,
             study.images,
-            about_weights=study.keeps[study.reference] == "structure"
+            about_weights=study.keeps[study.reference] == "random_init"
             and study.transferred[study.main] > 0,
         ),
     }
@@ -116,8 +118,8 @@ def _share(fraction: float) -> str:
 
 
 def _pairs(study: Finished) -> list[tuple[str, str]]:
-    """Each arm against the one without weights, and against the arm before it."""
-    names = [arm.name for arm in study.design.arms]
+    """Each variant against the one without weights, and against the variant before it."""
+    names = [variant.name for variant in study.design.variants]
     against = [(name, study.reference) for name in names if name != study.reference]
     steps = [(b, a) for a, b in pairwise(names)]
     reverse = {(b, a) for a, b in against}
@@ -126,7 +128,7 @@ def _pairs(study: Finished) -> list[tuple[str, str]]:
 
 def _compare(study: Finished, a: str, b: str, fraction: float) -> Any:
     first, second = ([study.matches[i] for i in study.runs(name, fraction)] for name in (a, b))
-    return compare_arms(first, second, study.weights)
+    return compare_variants(first, second, study.weights)
 
 
 def _plain(comparison: Any) -> dict[str, Any]:
@@ -138,14 +140,14 @@ def _plain(comparison: Any) -> dict[str, Any]:
     }
 
 
-def _cell(study: Finished, arm: str, fraction: float) -> dict[str, Any]:
-    runs = study.runs(arm, fraction)
+def _cell(study: Finished, variant: str, fraction: float) -> dict[str, Any]:
+    runs = study.runs(variant, fraction)
     results = [study.results[i] for i in runs]
     metric = f"{study.task}/AP"
-    low, high = arm_interval([study.matches[i] for i in runs], study.weights)
+    low, high = variant_interval([study.matches[i] for i in runs], study.weights)
     curve = _curve(results, metric, study.iterations)
     return {
-        "arm": arm,
+        "variant": variant,
         "fraction": fraction,
         "mean": _mean([result["results"].get(metric) for result in results]),
         "interval": [round(low, 4), round(high, 4)],

@@ -9,13 +9,13 @@ from tabulate import tabulate
 from transfer_maskrcnn.study.compare import Comparison
 
 KIND = {"segm": "mask AP", "bbox": "box AP"}
-# against an arm without weights, and against one with others
+# against a variant without weights, and against one with others
 ABOUT_WEIGHTS = {
     "better": "Pre-trained weights pay here",
     "worse": "Pre-trained weights do harm here",
     "cannot tell": "Whether pre-trained weights pay here cannot be told",
 }
-ABOUT_ARMS = {
+ABOUT_VARIANTS = {
     "better": "{a} is better than {b} here",
     "worse": "{a} is worse than {b} here",
     "cannot tell": "Whether {a} or {b} is better here cannot be told",
@@ -24,34 +24,34 @@ ABOUT_ARMS = {
 
 def verdict(
     task: str,
-    arm: dict[str, Any],
+    variant: dict[str, Any],
     reference: dict[str, Any],
     comparison: Comparison,
     images: int,
     *,
     about_weights: bool,
 ) -> str:
-    """One or two sentences on ``arm`` against ``reference``, two cells of a study.
+    """One or two sentences on ``variant`` against ``reference``, two cells of a study.
 
     Args:
         images: of the validation set.
-        about_weights: whether ``arm`` starts from weights and ``reference`` from none.
+        about_weights: whether ``variant`` starts from weights and ``reference`` from none.
     """
     seeds = f"{comparison.seeds} seed{'s' * (comparison.seeds != 1)}"
     counted = f"{images} validation image{'s' * (images != 1)}, {seeds}"
     several = comparison.seeds > 1  # one pair of runs says nothing about weights as such
-    openings = ABOUT_WEIGHTS if about_weights and several else ABOUT_ARMS
-    opening = openings[comparison.verdict].format(a=arm["arm"], b=reference["arm"])
+    openings = ABOUT_WEIGHTS if about_weights and several else ABOUT_VARIANTS
+    opening = openings[comparison.verdict].format(a=variant["variant"], b=reference["variant"])
     if not several:
         opening = f"In one run of each, {opening[0].lower()}{opening[1:]}"
     zero = "includes" if comparison.verdict == "cannot tell" else "excludes"
     text = (
-        f"{opening}: {arm['arm']} reaches {KIND[task]} {arm['mean']:.1f}, "
-        f"{reference['arm']} {reference['mean']:.1f}, and the 95 % interval of the difference, "
+        f"{opening}: {variant['variant']} reaches {KIND[task]} {variant['mean']:.1f}, "
+        f"{reference['variant']} {reference['mean']:.1f}, and the 95 % interval of the difference, "
         f"{_bound(comparison.low)} to {_bound(comparison.high)}, {zero} zero ({counted})."
     )
-    if comparison.verdict == "better" and arm["reaches"]:
-        text += f" The final AP of {reference['arm']}: it {arm['reaches']['words']}."
+    if comparison.verdict == "better" and variant["reaches"]:
+        text += f" The final AP of {reference['variant']}: it {variant['reaches']['words']}."
     if comparison.seeds == 1:
         text += (
             " The interval covers the choice of images alone: other seeds may differ by more, and "
@@ -67,14 +67,14 @@ def _bound(value: float) -> str:
 
 
 def table(content: dict[str, Any]) -> str:
-    """The arms of a ``study.json``, for an 80-column terminal: a line an arm and fraction."""
+    """The variants of a ``study.json``, for an 80-column terminal: a line a variant and fraction."""
     task = content["metric"].partition("/")[0]
     images = {entry["fraction"]: entry["images"] for entry in content["train_images"]}
-    transferred = {arm["name"]: arm["transferred"] for arm in content["arms"]}
+    transferred = {variant["name"]: variant["transferred"] for variant in content["variants"]}
     rows = [
         [
-            _clipped(cell["arm"], 26),
-            f"{int(100 * transferred[cell['arm']])}%",  # 100 is all of it, not nearly all
+            _clipped(cell["variant"], 26),
+            f"{int(100 * transferred[cell['variant']])}%",  # 100 is all of it, not nearly all
             images[cell["fraction"]],
             cell["mean"],
             "{:.1f} to {:.1f}".format(*cell["interval"]),

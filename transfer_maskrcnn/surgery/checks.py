@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from transfer_maskrcnn.surgery.backbone import backbone_problem
 from transfer_maskrcnn.surgery.class_checks import (
     class_counts,
     class_names,
@@ -13,9 +14,8 @@ from transfer_maskrcnn.surgery.class_checks import (
     unused_class_arguments,
 )
 from transfer_maskrcnn.surgery.fates import TensorFate
-from transfer_maskrcnn.surgery.parts import LADDER, group_of, is_statistic, part_of, under
+from transfer_maskrcnn.surgery.parts import PRESETS, group_of, is_statistic, part_of, under
 from transfer_maskrcnn.surgery.problems import Problem, Transfer, shown_keep
-from transfer_maskrcnn.surgery.trunk import trunk_problem
 
 FAIR_START = (
     "MODEL.BACKBONE.FREEZE_AT 0, MODEL.RESNETS.NORM GN and MODEL.PIXEL_STD [57.375, 57.12, 58.395]"
@@ -48,13 +48,13 @@ def _moves(t: Transfer) -> bool:
 
 def _nothing_to_keep(t: Transfer) -> Iterator[Problem]:
     keep = t.matching.keep
-    if keep == "structure" or _moves(t):
+    if keep == "random_init" or _moves(t):
         return
     if not t.source.tensors:
         yield Problem(
             "no_weights",
             f"MODEL.WEIGHTS is empty: there is nothing to keep, and KEEP is {shown_keep(keep)}.",
-            "Name a weight file, or say MODEL.TRANSFER.KEEP structure to train from nothing.",
+            "Name a weight file, or say MODEL.TRANSFER.KEEP random_init to train from nothing.",
         )
     elif not t.matching.partner:
         here, there = list(t.matching.target.tensors)[:3], list(t.source.tensors)[:3]
@@ -62,14 +62,14 @@ def _nothing_to_keep(t: Transfer) -> Iterator[Problem]:
             "no_match",
             f"No tensor of {t.source.path} matches the model: the file has {', '.join(there)}; the "
             f"model has {', '.join(here)}.",
-            "Check that MODEL.WEIGHTS is a detector or ResNet trunk and that the config builds the "
+            "Check that MODEL.WEIGHTS is a detector or ResNet backbone and that the config builds the "
             "same kind of model.",
         )
     else:
         yield Problem(
             "no_match",
             f"KEEP {shown_keep(keep)} keeps no tensor of {t.source.path}.",
-            "Choose another rung, or weights that have these parts.",
+            "Choose another preset, or weights that have these parts.",
         )
 
 
@@ -81,33 +81,33 @@ def _unknown_prefixes(t: Transfer) -> Iterator[Problem]:
     modules = {n.rpartition(".")[0] for n in names} | {group_of(n) for n in names}
     for prefix in keep:
         if not any(under(name, prefix) for name in names):
-            near = difflib.get_close_matches(prefix, [*LADDER, *sorted(modules)], n=1)
+            near = difflib.get_close_matches(prefix, [*PRESETS, *sorted(modules)], n=1)
             yield Problem(
                 "unknown_keep",
                 f"KEEP {prefix!r} is no module of the model.",
                 (f"Did you mean {near[0]!r}? " if near else "")
-                + f"The rungs are {', '.join(LADDER)}; anything else is a module prefix like "
+                + f"The presets are {', '.join(PRESETS)}; anything else is a module prefix like "
                 "backbone.bottom_up.",
             )
     if not keep:
-        yield Problem("unknown_keep", "KEEP is empty.", f"Use one of {', '.join(LADDER)}.")
+        yield Problem("unknown_keep", "KEEP is empty.", f"Use one of {', '.join(PRESETS)}.")
 
 
 def _another_backbone(t: Transfer) -> Iterator[Problem]:
-    if t.matching.keep != "structure" and t.source.tensors:
-        problem = trunk_problem(t.source.tensors, t.matching.target.tensors)
+    if t.matching.keep != "random_init" and t.source.tensors:
+        problem = backbone_problem(t.source.tensors, t.matching.target.tensors)
         if problem is not None:
             yield problem
 
 
 def _parts_left_out(t: Transfer) -> Iterator[Problem]:
-    """A part that KEEP asks for, of which nothing came. A rung above the RPN asks for whatever the
-    source has (a trunk has no mask head); a lower rung or a prefix names what it wants."""
+    """A part that KEEP asks for, of which nothing came. A preset above the RPN asks for whatever the
+    source has (a backbone has no mask head); a lower preset or a prefix names what it wants."""
     if not _moves(t):
         return
     keep = t.matching.keep
     named = not isinstance(keep, str) or keep.startswith("backbone")
-    wanted = keep if not isinstance(keep, str) else LADDER[keep]
+    wanted = keep if not isinstance(keep, str) else PRESETS[keep]
     for part in wanted:
         inside = [f for f in t.fates if f.target and _in(part, f.target, keep)]
         inside = [f for f in inside if part_of(f.target or "") not in ("settings", "predictors")]

@@ -39,7 +39,7 @@ def _unknown_names(t: Transfer) -> Iterator[Problem]:
     if not t.source.tensors or not any(part_of(n) == "predictors" for n in t.source.tensors):
         yield Problem(
             "no_predictors",
-            "KEEP class_rows, but the source has no class predictors (it is a trunk or empty).",
+            "KEEP class_rows, but the source has no class predictors (it is a backbone or empty).",
             "Use KEEP all_but_predictors.",
         )
         return

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from transfer_maskrcnn.surgery.norms import norm_conflicts
 from transfer_maskrcnn.surgery.parts import (
-    LADDER,
+    PRESETS,
     ClassAxis,
     Shape,
     align,
@@ -67,7 +67,7 @@ class Matching:
     def keeps(self, name: str) -> bool:
         """Whether KEEP asks for a target tensor."""
         if isinstance(self.keep, str):
-            return part_of(name) in LADDER[self.keep]
+            return part_of(name) in PRESETS[self.keep]
         return any(under(name, prefix) for prefix in self.keep)
 
 

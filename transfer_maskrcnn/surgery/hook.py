@@ -30,8 +30,8 @@ from transfer_maskrcnn.surgery.translate import TORCHVISION_EXPECTS
 PLAN_FILE = "transfer_plan.json"
 _TORCHVISION_ROWS = 90  # COCO's category ids 1..90, of which 80 exist
 
-# what the trunks under ImageNetPretrained/ were trained with
-_TRUNKS: Mapping[str, Mapping[str, Any]] = {
+# what the backbones under ImageNetPretrained/ were trained with
+_BACKBONES: Mapping[str, Mapping[str, Any]] = {
     "MSRA/": {
         "INPUT.FORMAT": "BGR",
         "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
@@ -106,9 +106,9 @@ def _known_classes(source: SourceWeights, address: str) -> tuple[str, ...] | Non
 
 def _zoo_expects(address: str) -> Mapping[str, Any]:
     """Pixels and strides that a file of the model zoo was trained with; {} for other files."""
-    _, found, trunk = address.partition("ImageNetPretrained/")
+    _, found, backbone = address.partition("ImageNetPretrained/")
     if found:
-        return next((v for k, v in _TRUNKS.items() if trunk.startswith(k)), {})
+        return next((v for k, v in _BACKBONES.items() if backbone.startswith(k)), {})
     config = zoo_config(address)
     try:
         cfg = None if config is None else model_zoo.get_config(f"{config}.yaml")

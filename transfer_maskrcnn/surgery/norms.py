@@ -57,7 +57,7 @@ def norm_conflicts(
 
 def is_group_norm(source: Mapping[str, Any], renamed: Mapping[str, str]) -> bool:
     """Whether norms without statistics are GroupNorms: Caffe2 names say so, and only GroupNorm and
-    the trained norms of whole detectors stand outside the trunk."""
+    the trained norms of whole detectors stand outside the backbone."""
     if any("_gn_" in old for old in renamed.values()):
         return True
     kinds = norm_kinds(source)

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-#: the rungs of MODEL.TRANSFER.KEEP: which parts each keeps
-LADDER: Mapping[str, tuple[str, ...]] = {
-    "structure": (),
+#: the presets of MODEL.TRANSFER.KEEP: which parts each keeps
+PRESETS: Mapping[str, tuple[str, ...]] = {
+    "random_init": (),
     "backbone": ("backbone",),
     "backbone_fpn": ("backbone", "FPN"),
     "backbone_fpn_rpn": ("backbone", "FPN", "RPN"),
@@ -26,7 +26,7 @@ LADDER: Mapping[str, tuple[str, ...]] = {
     ),
 }
 
-# Order matters. C4's roi_heads.res5 counts as backbone: it is the trunk's last stage, ImageNet
+# Order matters. C4's roi_heads.res5 counts as backbone: it is the backbone's last stage, ImageNet
 # weights carry it, and with frozen norms it cannot be trained from nothing.
 _PARTS = [
     ("settings", r"(^|\.)(pixel_mean|pixel_std|fed_loss_cls_weights)$|anchor_generator\."),
@@ -41,7 +41,7 @@ _PARTS = [
     ("keypoint head", r"(^|\.)keypoint_head\."),
 ]
 _PARTS_COMPILED = [(part, re.compile(pattern)) for part, pattern in _PARTS]
-_TRUNK = re.compile(r"(?:^|\.)((?:stem|res[2-5])\..+)$")
+_BACKBONE = re.compile(r"(?:^|\.)((?:stem|res[2-5])\..+)$")
 _STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
 
 
@@ -60,9 +60,9 @@ def part_of(name: str) -> str:
 @lru_cache(maxsize=2**14)
 def group_of(name: str) -> str:
     """The line of the table that a tensor is counted in: ``backbone.bottom_up.res4``."""
-    trunk = re.match(r"(.*?(?:^|\.)(?:stem|res[2-5]))\.", name)
-    if trunk:
-        return trunk[1]
+    backbone = re.match(r"(.*?(?:^|\.)(?:stem|res[2-5]))\.", name)
+    if backbone:
+        return backbone[1]
     if part_of(name) == "FPN":
         return name.rpartition("fpn_")[0] + "fpn" if "fpn_" in name else name.rpartition(".")[0]
     module = name.split(".")[:-1]
@@ -77,12 +77,12 @@ def is_statistic(name: str) -> bool:
 
 
 def parse_keep(keep: str | Sequence[str]) -> str | tuple[str, ...]:
-    """A rung of :data:`LADDER` as it is; anything else as module prefixes ("a.b,c" or a list)."""
-    if isinstance(keep, str) and keep in LADDER:
+    """A preset of :data:`PRESETS` as it is; anything else as module prefixes ("a.b,c" or a list)."""
+    if isinstance(keep, str) and keep in PRESETS:
         return keep
     prefixes = keep.split(",") if isinstance(keep, str) else keep
     prefixes = tuple(p.strip().rstrip(".") for p in prefixes if p.strip())
-    return prefixes[0] if len(prefixes) == 1 and prefixes[0] in LADDER else prefixes
+    return prefixes[0] if len(prefixes) == 1 and prefixes[0] in PRESETS else prefixes
 
 
 def under(name: str, prefix: str) -> bool:
@@ -93,9 +93,9 @@ def under(name: str, prefix: str) -> bool:
 def align(source: Iterable[str], target: Iterable[str]) -> tuple[dict[str, str], set[str]]:
     """Which source tensor each target tensor corresponds to, by name alone.
 
-    The same name; else the longest source name that ends the target's name at a dot (zoo trunks
-    leave ``backbone.bottom_up.`` away); else the same place in a ResNet trunk that is nested
-    elsewhere (an FPN detector's trunk in a C4 detector).
+    The same name; else the longest source name that ends the target's name at a dot (zoo backbones
+    leave ``backbone.bottom_up.`` away); else the same place in a ResNet backbone that is nested
+    elsewhere (an FPN detector's backbone in a C4 detector).
 
     Returns:
         target name -> source name, each source name at most once; and the source names that were
@@ -115,17 +115,17 @@ def align(source: Iterable[str], target: Iterable[str]) -> tuple[dict[str, str],
     ambiguous = {name for name, places in candidates.items() if len(places) > 1}
     found.update({places[0]: n for n, places in candidates.items() if len(places) == 1})
     free -= set(candidates)
-    nested = _trunk_places(free)
-    homes = _trunk_places(name for name in target if name not in found)
+    nested = _backbone_places(free)
+    homes = _backbone_places(name for name in target if name not in found)
     found.update({homes[place]: nested[place] for place in homes if place in nested})
     return found, ambiguous
 
 
-def _trunk_places(names: Iterable[str]) -> dict[str, str]:
-    """Place in a trunk (``res2.0.conv1.weight``) -> name, for places that one name only has."""
+def _backbone_places(names: Iterable[str]) -> dict[str, str]:
+    """Place in a backbone (``res2.0.conv1.weight``) -> name, for places that one name only has."""
     places: dict[str, list[str]] = {}
     for name in names:
-        if part_of(name) == "backbone" and (found := _TRUNK.search(name)):
+        if part_of(name) == "backbone" and (found := _BACKBONE.search(name)):
             places.setdefault(found[1], []).append(name)
     return {place: names[0] for place, names in places.items() if len(names) == 1}
 

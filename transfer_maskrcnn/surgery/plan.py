@@ -26,7 +26,7 @@ class TransferPlan:
     """The fate of every tensor of both sides, each named exactly once, and what is wrong with it.
 
     Attributes:
-        keep: the rung of the ladder, or module prefixes.
+        keep: the preset, or module prefixes.
         source: path of the weight file; ``naming``: whose names it used.
         source_classes, target_classes: class names, or None where unknown.
         new_class_init: what rows of unmatched classes start from, or (new class, start) pairs.
@@ -63,17 +63,17 @@ class TransferPlan:
             total["moved"] += tensor.moved
         return totals
 
-    def knowledge(self) -> float:
+    def loaded_fraction(self) -> float:
         """The share of the target's parameters that come from the source, 0 to 1."""
         mine = [tensor for tensor in self.tensors if tensor.target is not None]
         return sum(t.moved for t in mine) / max(sum(t.parameters for t in mine), 1)
 
     def summary(self) -> dict[str, Any]:
-        """The plan in a few plain values, for a checkpoint's stamp."""
+        """The plan in a few plain values, for a checkpoint's metadata."""
         return {
             "keep": self.keep if isinstance(self.keep, str) else list(self.keep),
             "source": self.source,
-            "knowledge": round(self.knowledge(), 4),
+            "loaded_fraction": round(self.loaded_fraction(), 4),
             "totals": self.totals(),
         }
 
@@ -146,7 +146,7 @@ def plan_transfer(
     Args:
         source: what :func:`load_source_weights` returned.
         target: the model (frozen parameters are found by ``requires_grad``), or its state dict.
-        keep: a rung of ``structure``, ``backbone``, ``backbone_fpn``, ``backbone_fpn_rpn``,
+        keep: a preset of ``random_init``, ``backbone``, ``backbone_fpn``, ``backbone_fpn_rpn``,
             ``all_but_predictors``, ``class_rows``; or module prefixes, as a list or "a.b,c".
         target_classes: the target's class names, in order.
         class_map: (source class, target class) pairs for ``class_rows``. Several targets of one

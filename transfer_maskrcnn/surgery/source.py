@@ -26,8 +26,8 @@ from transfer_maskrcnn.surgery.safe_pickle import (
 from transfer_maskrcnn.surgery.translate import translate
 
 #: where our own checkpoints say what they are: a key of a .pth, a metadata key of a .safetensors
-STAMP_KEY = "transfer_maskrcnn"
-#: in that stamp: names of tensors that were initialised and never trained
+METADATA_KEY = "transfer_maskrcnn"
+#: in that metadata: names of tensors that were initialised and never trained
 UNTRAINED_KEY = "untrained"
 
 # torch.save before 1.6 begins with this pickled number
@@ -46,8 +46,8 @@ class SourceWeights:
         classes: class names in the order of the classifier's rows, background excluded; "" for a
             row that has no class. None where nobody knows them.
         naming: ``detectron2``, ``caffe2``, ``torchvision`` (its Mask R-CNN) or
-            ``torchvision trunk`` (a ResNet of torchvision or timm).
-        stamp: what a checkpoint of this project says about itself, or None.
+            ``torchvision backbone`` (a ResNet of torchvision or timm).
+        metadata: what a checkpoint of this project says about itself, or None.
         renamed: our name -> name in the file, where they differ.
         expects: configuration key -> value that these weights need, where the kind of file tells.
     """
@@ -56,7 +56,7 @@ class SourceWeights:
     path: str = ""
     classes: tuple[str, ...] | None = None
     naming: str = "detectron2"
-    stamp: Mapping[str, Any] | None = None
+    metadata: Mapping[str, Any] | None = None
     renamed: Mapping[str, str] = field(default_factory=dict)
     expects: Mapping[str, Any] = field(default_factory=dict)
 
@@ -145,9 +145,13 @@ def _first_line(error: Exception) -> str:
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
     with safe_open(str(path), framework="pt") as f:
-        stamp = (f.metadata() or {}).get(STAMP_KEY)
+        metadata = (f.metadata() or {}).get(METADATA_KEY)
         model = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
-    return {"model": model} if stamp is None else {"model": model, STAMP_KEY: json.loads(stamp)}
+    return (
+        {"model": model}
+        if metadata is None
+        else {"model": model, METADATA_KEY: json.loads(metadata)}
+    )
 
 
 def _read_pickle(path: Path, trust_pickle: bool) -> Any:
@@ -203,25 +207,27 @@ def _source(path: Path, content: Any, classes: Sequence[str] | None) -> SourceWe
         names = translate(raw, author=str(content.get("__author__", "")))
     except (AssertionError, ValueError, IndexError, KeyError) as error:
         raise WeightFileError(f"{path}: its tensor names make no sense: {error}") from error
-    stamp = content.get(STAMP_KEY)
-    stamp = stamp if isinstance(stamp, Mapping) else None
-    expects = {**names.expects, **_plain_mapping(stamp, "expects")}
-    found = _classes(path, stamp, classes)
+    metadata = content.get(METADATA_KEY)
+    metadata = metadata if isinstance(metadata, Mapping) else None
+    expects = {**names.expects, **_plain_mapping(metadata, "expects")}
+    found = _classes(path, metadata, classes)
     return SourceWeights(
-        names.tensors, str(path), found, names.naming, stamp, names.renamed, expects
+        names.tensors, str(path), found, names.naming, metadata, names.renamed, expects
     )
 
 
-def _plain_mapping(stamp: Mapping[str, Any] | None, key: str) -> Mapping[str, Any]:
-    value = (stamp or {}).get(key)
+def _plain_mapping(metadata: Mapping[str, Any] | None, key: str) -> Mapping[str, Any]:
+    value = (metadata or {}).get(key)
     return value if isinstance(value, Mapping) else {}
 
 
 def _classes(
-    path: Path, stamp: Mapping[str, Any] | None, given: Sequence[str] | None
+    path: Path, metadata: Mapping[str, Any] | None, given: Sequence[str] | None
 ) -> tuple[str, ...] | None:
-    own = (stamp or {}).get("thing_classes")
-    if any(part_of(str(name)) == "predictors" for name in (stamp or {}).get(UNTRAINED_KEY) or ()):
+    own = (metadata or {}).get("thing_classes")
+    if any(
+        part_of(str(name)) == "predictors" for name in (metadata or {}).get(UNTRAINED_KEY) or ()
+    ):
         own = None  # its rows are random: the names say what they are for, not what they know
     if not isinstance(own, (list, tuple)) or not all(isinstance(name, str) for name in own):
         return tuple(given) if given else None

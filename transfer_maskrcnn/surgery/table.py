@@ -39,8 +39,8 @@ def plan_table(plan: "TransferPlan") -> str:
         if sums["tensors"]:
             count = sums["moved"] if fate == "rows" else sums["parameters"]
             lines.append(row("total", fate, str(sums["tensors"]), f"{count:,}"))
-    share = f"{math.floor(plan.knowledge() * 1000) / 10:.1f}%"  # 100.0% only if nothing is missing
-    lines.append(f"{share} of the target's parameters carry knowledge from the source.")
+    share = f"{math.floor(plan.loaded_fraction() * 1000) / 10:.1f}%"  # 100.0% only if nothing is missing
+    lines.append(f"{share} of the target's parameters are loaded from the source.")
     for text in (*_reasons(plan), *_classes(plan), *_notes(plan)):
         lines += wrapped(text)
     return "\n".join(lines)

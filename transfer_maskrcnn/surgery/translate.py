@@ -27,7 +27,7 @@ _TORCHVISION_DETECTOR_EXPECTS: Mapping[str, Any] = {
     "MODEL.ROI_MASK_HEAD.POOLER_TYPE": "ROIAlign",
 }
 
-_TRUNK_RULES = [
+_BACKBONE_RULES = [
     (r"^conv1\.", "stem.conv1."),
     (r"^bn1\.", "stem.conv1.norm."),
     (r"^layer(\d)\.(\d+)\.downsample\.0\.", lambda m: f"res{int(m[1]) + 1}.{m[2]}.shortcut."),
@@ -74,7 +74,7 @@ def translate(raw: Mapping[str, Tensor], author: str = "") -> Translation:
 
     Args:
         raw: name in the file -> tensor.
-        author: the ``__author__`` of a zoo-format file, which says where a converted trunk is from.
+        author: the ``__author__`` of a zoo-format file, which says where a converted backbone is from.
 
     Raises:
         AssertionError, ValueError, KeyError: malformed or repeated names.
@@ -93,8 +93,8 @@ def _translate_bare(raw: dict[str, Tensor], author: str) -> Translation:
         tensors = {k: _background_last(k, v) for k, v in result.tensors.items()}
         return Translation(tensors, "torchvision", result.renamed, _TORCHVISION_DETECTOR_EXPECTS)
     if any(re.match(r"layer[1-4]\.\d+\.conv\d\.weight$", k) for k in raw):
-        result = _rename(raw, _trunk_name)
-        return replace(result, naming="torchvision trunk", expects=TORCHVISION_EXPECTS)
+        result = _rename(raw, _backbone_name)
+        return replace(result, naming="torchvision backbone", expects=TORCHVISION_EXPECTS)
     if any(re.search(r"^conv1_w$|_branch\d[abc]?_w$|^fc6_w$|^conv_rpn_\w*w$", k) for k in raw):
         return _from_caffe2(raw)
     return Translation(raw, expects=TORCHVISION_EXPECTS if author == "torchvision" else {})
@@ -120,13 +120,13 @@ def _apply(rules: list[tuple[str, Any]], name: str) -> str:
     return name
 
 
-def _trunk_name(name: str) -> str:
-    return _apply(_TRUNK_RULES, name)
+def _backbone_name(name: str) -> str:
+    return _apply(_BACKBONE_RULES, name)
 
 
 def _torchvision_detector_name(name: str) -> str:
     if name.startswith("backbone.body."):
-        return "backbone.bottom_up." + _trunk_name(name.removeprefix("backbone.body."))
+        return "backbone.bottom_up." + _backbone_name(name.removeprefix("backbone.body."))
     return _apply(_DETECTOR_RULES, name)
 
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from transfer_maskrcnn.autoconfig.input_size import fit_input
+from transfer_maskrcnn.autoconfig.measures import Measures
 from transfer_maskrcnn.doctor.settings import Settings
-from transfer_maskrcnn.engine.fitting.input_size import fit_input
-from transfer_maskrcnn.engine.fitting.measures import Measures
 
 BASE = Settings(
     min_size_train=(256, 288, 320),

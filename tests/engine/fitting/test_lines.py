@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import yaml
 
-from transfer_maskrcnn.engine.fitting.lines import Line, percent, yaml_text
+from transfer_maskrcnn.autoconfig.lines import Line, percent, yaml_text
 
 LINES = [
     Line("A.B.C", [[0.5, 1], [2]], "nested: with a colon, a # and " + "many words " * 20),

@@ -15,7 +15,7 @@ import yaml
 from transfer_maskrcnn.data.formats.base import LoadedDataset
 from transfer_maskrcnn.errors import DatasetError
 from transfer_maskrcnn.files import show_as, write_text
-from transfer_maskrcnn.wording import plural
+from transfer_maskrcnn.text import plural
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
+from transfer_maskrcnn.cli import progress
 from transfer_maskrcnn.data.formats.images import IMAGE_SUFFIXES
 from transfer_maskrcnn.errors import DatasetError
-from transfer_maskrcnn.terminal import progress
-from transfer_maskrcnn.wording import plural
+from transfer_maskrcnn.text import plural
 
 _EXIF_ORIENTATION = 0x0112
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")

@@ -13,7 +13,7 @@ from PIL import Image
 from transfer_maskrcnn.data.formats.base import LoadedDataset
 from transfer_maskrcnn.data.formats.bitmasks import is_empty, mask_to_rle, rle_area, rle_to_mask
 from transfer_maskrcnn.errors import DatasetError
-from transfer_maskrcnn.wording import plural
+from transfer_maskrcnn.text import plural
 
 from .base import ExportReport, count_instances, crowd_notes, new_folder, write_catalog
 from .images import CopiedImages, copy_images, distinct_stems

@@ -17,7 +17,7 @@ import yaml
 from transfer_maskrcnn.data.formats.base import LoadedDataset
 from transfer_maskrcnn.data.formats.bitmasks import polygons_to_rle, rle_to_mask
 from transfer_maskrcnn.files import write_text
-from transfer_maskrcnn.wording import plural
+from transfer_maskrcnn.text import plural
 
 from .base import ExportReport, count_instances, crowd_notes, new_folder, write_catalog
 from .bridges import drop_collinear, join_rings

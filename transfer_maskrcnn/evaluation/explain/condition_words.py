@@ -6,7 +6,7 @@ from transfer_maskrcnn.evaluation.explain.cause import Cause
 from transfer_maskrcnn.evaluation.explain.conditions import finds_nothing
 from transfer_maskrcnn.evaluation.explain.facts import Facts
 from transfer_maskrcnn.evaluation.explain.figures import Figures
-from transfer_maskrcnn.wording import plural
+from transfer_maskrcnn.text import plural
 
 _PARTS = {
     "proposal_generator": "the RPN",

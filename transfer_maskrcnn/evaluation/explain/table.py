@@ -12,7 +12,7 @@ from termcolor import colored
 from transfer_maskrcnn.evaluation.explain.explanation import Explanation
 from transfer_maskrcnn.evaluation.explain.figures import Figures
 from transfer_maskrcnn.evaluation.explain.mistakes import SIZES
-from transfer_maskrcnn.wording import shorten
+from transfer_maskrcnn.text import shorten
 
 WIDTH = 80
 _TASKS = {"bbox": "boxes", "segm": "masks"}

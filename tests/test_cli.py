@@ -1,0 +1,132 @@
+"""How tools end: their exit status, and what stays on stderr."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from transfer_maskrcnn.cli import progress, run_tool
+from transfer_maskrcnn.errors import ConfigError
+
+SCRIPT = """
+import sys, time
+from transfer_maskrcnn.cli import run_tool
+def main():
+    {body}
+run_tool(main, "the same command goes on")
+"""
+
+
+def _heed_ctrl_c() -> None:
+    """What runs in the background of a shell ignores SIGINT, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def start(body: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT.format(body=body)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **(environment or {})},
+        preexec_fn=_heed_ctrl_c,
+    )
+
+
+def _raise(error: BaseException) -> Callable[[], int]:
+    def main() -> int:
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ConfigError("MAX_ITER is -1; expected a positive number"), "error: MAX_ITER is -1"),
+        (OSError(28, "No space left on device"), "error: .*No space left on device"),
+    ],
+)
+def test_a_users_mistake_is_one_line(error: BaseException, message: str) -> None:
+    with pytest.raises(SystemExit, match=message):
+        run_tool(_raise(error))
+
+
+def test_our_own_mistake_keeps_its_stack() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_tool(_raise(ZeroDivisionError()))
+
+
+@pytest.mark.parametrize("status", [None, 0])
+def test_success_goes_on(status: int | None) -> None:
+    called: list[str] = []
+
+    def main() -> int | None:
+        called.append("main")
+        return status
+
+    run_tool(main)  # no SystemExit
+    assert called == ["main"]
+
+
+def test_a_status_is_passed_on() -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run_tool(lambda: 3)
+    assert stopped.value.code == 3
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    process = start("for i in range(100_000): print('x' * 80)")
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(60) == 141
+
+
+def test_a_reader_that_goes_away_before_the_last_flush() -> None:
+    process = start("sys.stdin.read(); print('x')")
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(60) == 141
+
+
+def test_ctrl_c_says_what_to_do() -> None:
+    process = start("print('ready', flush=True); time.sleep(60)")
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.read() == "interrupted; the same command goes on\n"
+    assert process.wait(60) == 130
+
+
+def test_progress_is_silent_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(progress((time.sleep(0) or i for i in range(3)), "counting", 3)) == [0, 1, 2]
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == ""
+
+
+def test_nothing_is_printed_on_import(repository: Path) -> None:
+    """Every module of the package in one process."""
+    modules = sorted(
+        ".".join(path.relative_to(repository).with_suffix("").parts).removesuffix(".__init__")
+        for path in (repository / "transfer_maskrcnn").rglob("*.py")
+    )
+    script = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)"
+    chosen = [name for name in modules if name != "transfer_maskrcnn.study.child"]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script, *chosen],
+        capture_output=True,
+        text=True,
+        cwd=repository,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -1,0 +1,300 @@
+"""The classes of the model: its datasets', or, extended, those of its source and new ones.
+
+A registered dataset stays as it is: what its ``category_id`` means to an extended model is looked
+up where its records are used.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from transfer_maskrcnn.engine.identity import began_with
+from transfer_maskrcnn.engine.record import trained_file
+from transfer_maskrcnn.errors import ConfigError, WeightFileError, nearest
+from transfer_maskrcnn.incremental.forgetting import EXTENSION_KEY
+from transfer_maskrcnn.incremental.named_source import open_named_source
+from transfer_maskrcnn.modeling.extended_scores import generations_of
+from transfer_maskrcnn.surgery.classes import find_class, fold, shown
+from transfer_maskrcnn.surgery.extension import extended_classes, known_classes
+from transfer_maskrcnn.surgery.source import load_source_weights
+
+logger = logging.getLogger(__name__)
+
+
+def class_names(cfg: CfgNode) -> list[str]:
+    """The class names of the model of a fitted ``cfg``, in order."""
+    name = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)[0]
+    return list(cfg.MODEL.TRANSFER.CLASSES or MetadataCatalog.get(name).thing_classes)
+
+
+def class_places(cfg: CfgNode, dataset: str) -> list[int] | None:
+    """The model's class number of each of the dataset's, in the order of its ``category_id``.
+
+    None where the model was not extended: then they are the same.
+
+    Args:
+        cfg: fitted.
+        dataset: one that is loaded.
+
+    Raises:
+        ConfigError: an extended model lacks one of its classes.
+    """
+    model = cfg.MODEL.TRANSFER.CLASSES
+    if not model:
+        return None
+    own = list(MetadataCatalog.get(dataset).thing_classes)
+    known = known_classes(own, model)
+    unknown = [name for name in own if name not in known]
+    if unknown:
+        raise ConfigError(
+            f"{_key_of(cfg, dataset)} {dataset!r} has the class {unknown[0]!r}, which the extended "
+            f"model lacks: it has {shown(model)}{nearest(unknown[0], model) or '.'} Name another "
+            "set, or make the class one of these with `merge` where the set is declared. Only "
+            "training on DATASETS.TRAIN adds classes; --eval-only takes them from the model in "
+            "OUTPUT_DIR, or else MODEL.WEIGHTS"
+        )
+    return [model.index(known[name]) for name in own]
+
+
+def _key_of(cfg: CfgNode, dataset: str) -> str:
+    """The config key that names ``dataset``, if one does."""
+    for key in ("TRAIN", "TEST", "TEST_SOURCE"):
+        if dataset in cfg.DATASETS[key]:
+            return f"DATASETS.{key}"
+    is_calibration = dataset == cfg.MODEL.TRANSFER.PSEUDO_LABELS.CALIBRATION_SET
+    return "MODEL.TRANSFER.PSEUDO_LABELS.CALIBRATION_SET" if is_calibration else "dataset"
+
+
+def in_model_classes(
+    cfg: CfgNode, dataset: str, dicts: Iterable[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """``dicts`` of ``dataset`` with the model's ``category_id``; those given stay as they are."""
+    places = class_places(cfg, dataset)
+    return [record if places is None else _renumbered(record, places) for record in dicts]
+
+
+def annotated_classes(cfg: CfgNode, *, warn: bool) -> set[int]:
+    """The extended model's classes that ``DATASETS.TRAIN`` annotates: those with an instance.
+
+    A crowd is none. An annotation tool may list classes that nobody looked for, too.
+
+    Args:
+        cfg: fitted.
+        warn: name these in a warning.
+    """
+    found: set[int] = set()
+    for name in cfg.DATASETS.TRAIN:
+        places = class_places(cfg, name) or ()
+        present = {
+            a["category_id"]
+            for r in DatasetCatalog.get(name)
+            for a in r.get("annotations", ())
+            if not a.get("iscrowd", 0)
+        }
+        found |= {places[category] for category in present}
+    declared = set(class_places(cfg, cfg.DATASETS.TRAIN[0]) or ())
+    if warn and declared - found:
+        listed = [cfg.MODEL.TRANSFER.CLASSES[place] for place in sorted(declared - found)]
+        logger.warning(
+            "DATASETS.TRAIN has no instance of %s; where there are some, they are taken to lack "
+            "their annotation",
+            shown(listed),
+        )
+    return found
+
+
+def _renumbered(record: dict[str, Any], places: Sequence[int]) -> dict[str, Any]:
+    if "annotations" not in record:
+        return record
+    annotations = [{**a, "category_id": places[a["category_id"]]} for a in record["annotations"]]
+    return {**record, "annotations": annotations}
+
+
+def fit_classes(cfg: CfgNode, *, eval_only: bool = False) -> list[str]:
+    """The model's class names for the datasets of ``cfg``; sets ``MODEL.TRANSFER.CLASSES``.
+
+    Args:
+        cfg: its datasets are registered.
+        eval_only: the training sets are not looked at, and a model that was extended has the
+            classes of its file.
+
+    Raises:
+        ConfigError: datasets without objects, or of different classes, or with classes that the
+            extended model lacks; ``DATASETS.TEST_SOURCE`` without EXTEND; what :func:`extend`
+            raises.
+        WeightFileError: ``MODEL.TRANSFER.EXTEND``, and the file cannot be read.
+    """
+    names = [*(() if eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST]
+    if cfg.MODEL.TRANSFER.EXTEND:
+        names += cfg.DATASETS.TEST_SOURCE
+    elif cfg.DATASETS.TEST_SOURCE:
+        raise ConfigError(
+            f"DATASETS.TEST_SOURCE names {shown(cfg.DATASETS.TEST_SOURCE)} to tell what a model "
+            "forgot of its source's classes, but MODEL.TRANSFER.EXTEND is False, so it does not "
+            "keep them; set EXTEND True with KEEP class_rows, or leave TEST_SOURCE empty"
+        )
+    for name in names:
+        check_dataset(name)
+    if not cfg.MODEL.TRANSFER.EXTEND:
+        cfg.MODEL.TRANSFER.update(CLASSES=[], GENERATIONS=[])
+        return _common_classes(names)
+    if eval_only:  # the file says how its classes are scored
+        _check_keys(cfg)
+        classes = _trained_classes(cfg) or _source_classes(cfg)
+        cfg.MODEL.TRANSFER.update(CLASSES=list(classes), GENERATIONS=[])
+    else:
+        extend(cfg, _common_classes(cfg.DATASETS.TRAIN))
+    for name in names:
+        class_places(cfg, name)
+    _check_source_sets(cfg)
+    return list(cfg.MODEL.TRANSFER.CLASSES)
+
+
+def _check_source_sets(cfg: CfgNode) -> None:
+    """
+    Raises:
+        ConfigError: one of ``DATASETS.TEST_SOURCE`` has classes alone that are new to the source.
+    """
+    generations = cfg.MODEL.TRANSFER.GENERATIONS
+    old = sum(generations[:-1]) if len(generations) > 1 else sum(generations)
+    for name in cfg.DATASETS.TEST_SOURCE if old else ():
+        if min(class_places(cfg, name) or [0]) >= old:
+            raise ConfigError(
+                f"DATASETS.TEST_SOURCE {name!r} has none of the source's classes, only new ones "
+                f"({shown(MetadataCatalog.get(name).thing_classes)}); name a set of the source's "
+                "classes, or leave it empty"
+            )
+
+
+def extend(cfg: CfgNode, dataset_classes: Sequence[str]) -> list[str]:
+    """The classes of MODEL.WEIGHTS and the new ones of a dataset; sets ``MODEL.TRANSFER.CLASSES``.
+
+    Raises:
+        ConfigError: keys that contradict ``MODEL.TRANSFER.EXTEND``, class names of the source that
+            nobody knows, or two classes of the dataset that are one of the source's.
+        WeightFileError: MODEL.WEIGHTS cannot be read.
+    """
+    _check_keys(cfg)
+    source = _source_classes(cfg)
+    names = extended_classes(source, dataset_classes)
+    _check_class_map(cfg, source)
+    kept = names[: len(names) - len(set(names) - set(source))]
+    known = known_classes(dataset_classes, kept)
+    renamed = {k: v for k, v in known.items() if k != v and fold(k) == fold(v)}
+    logger.info(
+        "MODEL.TRANSFER.EXTEND: %d classes of %s, and new: %s%s",
+        *(len(kept), cfg.MODEL.WEIGHTS, shown(names[len(kept) :]) or "none"),
+        "".join(f"; {new!r} is its {old!r}" for new, old in renamed.items()),
+    )
+    for new, old in known.items():
+        if fold(new) != fold(old):
+            logger.warning(
+                "MODEL.TRANSFER.EXTEND: the dataset's class %r is taken for %r of %s, as singular "
+                "and plural of one word; if these are two classes, give it another name with "
+                "`merge` where the dataset is declared",
+                *(new, old, cfg.MODEL.WEIGHTS),
+            )
+    unnamed = sum(not name for name in source)
+    if unnamed:
+        logger.info(
+            "MODEL.TRANSFER.EXTEND: %d rows of %s have no class, and are left out",
+            *(unnamed, cfg.MODEL.WEIGHTS),
+        )
+    added = [len(names) - len(kept)] if len(names) > len(kept) else []
+    generations = [*_source_generations(cfg, len(kept)), *added]
+    cfg.MODEL.TRANSFER.update(CLASSES=list(names), GENERATIONS=generations)
+    return list(names)
+
+
+def _source_generations(cfg: CfgNode, classes: int) -> list[int]:
+    """Of so many classes that are kept: the source may have been extended itself."""
+    try:
+        found = generations_of(open_named_source(cfg).metadata)
+    except WeightFileError:  # gone: the run goes on with its own model
+        found = generations_of(_run_metadata(cfg))
+    return found if sum(found) == classes else [classes]
+
+
+def _check_keys(cfg: CfgNode) -> None:
+    transfer = cfg.MODEL.TRANSFER
+    if transfer.KEEP != "class_rows" or not transfer.ENABLED:
+        raise ConfigError(
+            f"MODEL.TRANSFER.EXTEND True keeps the source's classes, but KEEP is {transfer.KEEP!r} "
+            f"and ENABLED {transfer.ENABLED}; set MODEL.TRANSFER.KEEP class_rows and ENABLED True"
+        )
+
+
+def _check_class_map(cfg: CfgNode, source: Sequence[str]) -> None:
+    for pair in cfg.MODEL.TRANSFER.CLASS_MAP:
+        own = find_class(pair[1], source) if len(pair) == 2 else None
+        if own is not None:
+            raise ConfigError(
+                f"MODEL.TRANSFER.CLASS_MAP gives {pair[1]!r} the rows of {pair[0]!r}, but EXTEND "
+                f"keeps the source's own {own!r}; leave the pair out, or EXTEND False"
+            )
+
+
+def _source_classes(cfg: CfgNode) -> tuple[str, ...]:
+    """Of MODEL.WEIGHTS; of the run's own model, which has them all, where that file is gone."""
+    try:
+        return open_named_source(cfg).classes or ()
+    except WeightFileError:
+        trained = _run_metadata(cfg).get("thing_classes")
+        if not trained:
+            raise
+        return tuple(trained)
+
+
+def _trained_classes(cfg: CfgNode) -> tuple[str, ...]:
+    """Of the model in OUTPUT_DIR, where that is what an evaluation of ``cfg`` means."""
+    metadata = _run_metadata(cfg)
+    meant = began_with(metadata, cfg.MODEL.WEIGHTS)
+    return tuple(metadata.get("thing_classes", ())) if meant else ()
+
+
+def _run_metadata(cfg: CfgNode) -> Mapping[str, Any]:
+    trained = trained_file(cfg.OUTPUT_DIR)
+    if trained is None or not trained.is_file():
+        return {}
+    return load_source_weights(trained).metadata or {}
+
+
+def check_dataset(name: str) -> None:
+    """Load a registered dataset.
+
+    Raises:
+        ConfigError: there is none of that name, it holds no instance, or its name is taken.
+    """
+    if name == EXTENSION_KEY:
+        raise ConfigError(
+            f"a dataset is named {name!r}, which in evaluation.json is the place of what extended "
+            "models know of old and new classes; give it another name"
+        )
+    if name not in DatasetCatalog:
+        raise ConfigError(
+            f"no dataset is registered as {name!r} (one of your own is declared in the YAML "
+            f"file that DATASETS.CATALOG names){nearest(name, DatasetCatalog.list())}"
+        )
+    if not any(record.get("annotations") for record in DatasetCatalog.get(name)):
+        raise ConfigError(f"dataset {name!r} holds no instance: nothing to learn or to score")
+    if not MetadataCatalog.get(name).get("thing_classes"):
+        raise ConfigError(f"dataset {name!r} has no thing_classes in its metadata")
+
+
+def _common_classes(names: Sequence[str]) -> list[str]:
+    """The class names all of ``names`` share, in their order."""
+    first = list(MetadataCatalog.get(names[0]).thing_classes)
+    for name in names:
+        classes = list(MetadataCatalog.get(name).thing_classes)
+        if classes != first:
+            raise ConfigError(
+                f"datasets {names[0]!r} and {name!r} name different classes:\n"
+                f"  {names[0]}: {first}\n  {name}: {classes}\n"
+                "State the same `classes`, in the same order, where both are declared"
+            )
+    return first

@@ -1,0 +1,168 @@
+"""Which of a teacher's detections become ground truth, which are doubtful, and which are neither.
+
+Boxes and masks are in pixels of the image as it lies on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as mask_util
+from detectron2.structures import BoxMode
+
+from transfer_maskrcnn.data.export.masks import as_rle
+
+Record = Mapping[str, Any]  # a detectron2 dataset dict
+Annotation = dict[str, Any]
+Detection = Mapping[str, Any]  # a COCO result, whose category_id is the teacher's class
+
+#: ``category_id`` of a doubtful object. Detectron2's ROI heads sample no proposal of this class;
+#: ``engine.ignored`` does the same for the RPN's anchors.
+IGNORE_SCORE = -1
+#: two outlines of this IoU are of the same object, as in COCO's AP50
+SAME_OBJECT = 0.5
+
+
+@dataclass(frozen=True)
+class Scores:
+    """From which score on a detection is ground truth, and from which it is doubtful.
+
+    Attributes:
+        sure: for each of the teacher's classes; infinity: never.
+        doubtful: for all.
+    """
+
+    sure: Sequence[float]
+    doubtful: float
+
+    def is_sure(self, detection: Detection) -> bool:
+        """One whose mask is empty never is: it would be an object that nothing is learnt from."""
+        return bool(detection["score"] >= self.sure[detection["category_id"]]) and has_mask(
+            detection
+        )
+
+
+@dataclass(frozen=True)
+class PseudoLabels:
+    """Annotations of one image, in detectron2's form, best score first.
+
+    Each has its ``score``, and the model's class as ``category_id``, doubtful ones too.
+    """
+
+    sure: list[Annotation]
+    doubtful: list[Annotation]
+
+
+def decide(
+    record: Record, detections: Sequence[Detection], places: Mapping[int, int], scores: Scores
+) -> PseudoLabels:
+    """What a teacher's detections add to an image's annotations.
+
+    A detection yields to an annotation of the same object, of whatever class, and to what lies in
+    an annotated crowd; of two detections of the same object, the sure one stays, else the better.
+
+    Args:
+        record: with ``height``, ``width`` and ``annotations``.
+        detections: the teacher's.
+        places: the teacher's class -> the model's; detections of other classes are left out.
+        scores: the thresholds.
+    """
+    found = [d for d in detections if d["category_id"] in places and d["score"] >= scores.doubtful]
+    found.sort(key=lambda d: (not scores.is_sure(d), -d["score"]))
+    found = _without(found, record["annotations"], record)
+    found = [found[i] for i in _one_an_object(found, record)]
+    labels = PseudoLabels([], [])
+    for detection in found:
+        kind = labels.sure if scores.is_sure(detection) else labels.doubtful
+        kind.append(_annotation(detection, places))
+    return labels
+
+
+def with_labels(record: Record, labels: PseudoLabels) -> dict[str, Any]:
+    """A copy of ``record`` to train on: doubtful objects are of class ``IGNORE_SCORE``."""
+    doubtful = [{**a, "category_id": IGNORE_SCORE} for a in labels.doubtful]
+    return {**record, "annotations": [*record["annotations"], *labels.sure, *doubtful]}
+
+
+def without_labels(record: Record) -> dict[str, Any]:
+    """A copy of ``record`` with what people annotated: nothing that has a ``score``."""
+    own = [a for a in record.get("annotations", ()) if "score" not in a]
+    return {**record, "annotations": own}
+
+
+def _annotation(detection: Detection, places: Mapping[int, int]) -> Annotation:
+    annotation = {
+        "bbox": list(detection["bbox"]),
+        "bbox_mode": BoxMode.XYWH_ABS,
+        "category_id": places[detection["category_id"]],
+        "iscrowd": 0,
+        "score": detection["score"],
+    }
+    if "segmentation" in detection:
+        # detectron2's mapper drops an empty mask, and with it the box that no loss may depend on
+        annotation["segmentation"] = (
+            detection["segmentation"] if has_mask(detection) else _filled(detection)
+        )
+    return annotation
+
+
+def has_mask(detection: Detection) -> bool:
+    """Whether its mask has a pixel; True of a model without masks."""
+    mask = detection.get("segmentation")
+    return mask is None or bool(mask_util.area(mask) > 0)
+
+
+def _filled(detection: Detection) -> dict[str, Any]:
+    """The whole box as a mask."""
+    x, y, width, height = detection["bbox"]
+    corners = [x, y, x + width, y, x + width, y + height, x, y + height]
+    filled: dict[str, Any] = as_rle([corners], *detection["segmentation"]["size"])
+    return filled
+
+
+def _without(
+    found: Sequence[Detection], annotations: Sequence[Annotation], record: Record
+) -> list[Detection]:
+    if not found or not annotations:
+        return list(found)
+    crowd = [int(a.get("iscrowd", 0)) for a in annotations]
+    iou = _overlaps(found, annotations, crowd, record)
+    return [d for d, best in zip(found, iou.max(axis=1), strict=True) if best < SAME_OBJECT]
+
+
+def _one_an_object(found: Sequence[Detection], record: Record) -> list[int]:
+    """The places of those that no earlier one is the same object as."""
+    kept: list[int] = []
+    if found:
+        iou = _overlaps(found, found, [0] * len(found), record)
+        for i in range(len(found)):
+            if not kept or iou[i, kept].max() < SAME_OBJECT:
+                kept.append(i)
+    return kept
+
+
+def _overlaps(
+    found: Sequence[Detection],
+    others: Sequence[Mapping[str, Any]],
+    crowd: Sequence[int],
+    record: Record,
+) -> np.ndarray:
+    """(found, others) IoU of masks, or of boxes where one has no mask; with a crowd, the share of
+    the detection that lies in it."""
+    if all(item.get("segmentation") for item in (*found, *others)):
+        size = record["height"], record["width"]
+        shapes: Any = [
+            [as_rle(i["segmentation"], *size) for i in items] for items in (found, others)
+        ]
+    else:
+        shapes = [[_box(item) for item in items] for items in (found, others)]
+    iou: np.ndarray = np.asarray(mask_util.iou(shapes[0], shapes[1], list(crowd)))
+    return iou
+
+
+def _box(item: Mapping[str, Any]) -> list[float]:
+    mode = item.get("bbox_mode", BoxMode.XYWH_ABS)
+    return [float(v) for v in BoxMode.convert(list(item["bbox"]), mode, BoxMode.XYWH_ABS)]

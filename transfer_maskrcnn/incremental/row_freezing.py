@@ -1,0 +1,200 @@
+"""``all_but_new_rows``: of all weights, training moves the predictors' rows of new classes alone.
+
+The first stage of TFA (https://arxiv.org/abs/2003.06957), in which old classes cannot be forgotten:
+what the model says of them, it says as before.
+"""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from transfer_maskrcnn.errors import CheckpointError, ConfigError, WeightFileError
+from transfer_maskrcnn.incremental.named_source import open_named_source
+from transfer_maskrcnn.modeling.class_rows import ALL_BUT_NEW_ROWS, rows_per_class
+from transfer_maskrcnn.modeling.cosine import CosineClassifier
+from transfer_maskrcnn.modeling.freezing import FREEZE_KEY, FREEZE_SCHEDULE_KEY, parse_phases
+from transfer_maskrcnn.surgery.classes import shown
+from transfer_maskrcnn.surgery.hook import PLAN_FILE
+from transfer_maskrcnn.surgery.plan import TransferPlan
+from transfer_maskrcnn.surgery.target import unwrapped
+
+logger = logging.getLogger(__name__)
+
+
+def check_row_freezing(cfg: CfgNode) -> None:
+    """Nothing to say where neither ``MODEL.TRANSFER.FREEZE`` nor ``SOLVER.FREEZE_SCHEDULE`` asks for it.
+
+    Args:
+        cfg: its classes and MAX_ITER are known.
+
+    Raises:
+        ConfigError: it is asked for without ``MODEL.TRANSFER.EXTEND``, or no class is new.
+    """
+    phases = [spec for _, spec in parse_phases(cfg.SOLVER.FREEZE_SCHEDULE, cfg.SOLVER.MAX_ITER)]
+    if ALL_BUT_NEW_ROWS not in (cfg.MODEL.TRANSFER.FREEZE, *phases):
+        return
+    key = FREEZE_KEY if cfg.MODEL.TRANSFER.FREEZE == ALL_BUT_NEW_ROWS else FREEZE_SCHEDULE_KEY
+    if not cfg.MODEL.TRANSFER.EXTEND:
+        raise ConfigError(
+            f"{key} {ALL_BUT_NEW_ROWS} trains the classes that are new to MODEL.WEIGHTS, but "
+            "MODEL.TRANSFER.EXTEND is False; set MODEL.TRANSFER.KEEP class_rows and EXTEND "
+            f"True, or {key} 'all_but_predictors' to train the rows of all classes"
+        )
+    try:
+        known = open_named_source(cfg).classes or ()
+    except WeightFileError:  # gone: a resumed run has its plan
+        return
+    if set(cfg.MODEL.TRANSFER.CLASSES) <= set(known):
+        raise ConfigError(
+            f"{key} {ALL_BUT_NEW_ROWS}: {cfg.MODEL.WEIGHTS} has all classes of DATASETS.TRAIN "
+            f"({shown(known)}), so nothing is left to train; use 'all_but_predictors'"
+        )
+
+
+@dataclass(frozen=True)
+class _Held:
+    """Rows of one parameter (by number, along the first axis) and the values that they keep."""
+
+    parameter: nn.Parameter
+    rows: Tensor
+    values: Tensor
+    handle: RemovableHandle
+
+    def restore(self, optimizer: torch.optim.Optimizer) -> None:
+        """Undo weight decay, pulls and whatever else a step does to weights without a gradient."""
+        with torch.no_grad():
+            self.parameter.index_copy_(0, self.rows, self.values)
+        for state in optimizer.state.get(self.parameter, {}).values():
+            if isinstance(state, Tensor) and state.shape == self.parameter.shape:
+                state.index_fill_(0, self.rows, 0)  # the momentum of a row that is freed later
+
+
+class HoldRows(HookBase):
+    """Holds the rows of all classes but new ones, and the background's, bit for bit.
+
+    Their gradients are zero before anything sees them, so clipping by norm counts new rows alone;
+    after each step they get their values back. That needs no saved state. Everything else is frozen
+    as parts are, by :func:`~transfer_maskrcnn.modeling.freezing.freeze` or ``FreezeSchedule``.
+
+    Goes behind ``WeightSurgeryHook``, ``InitialWeights`` and ``FreezeSchedule``, and before hooks
+    that average, save or evaluate.
+    """
+
+    def __init__(self, spans: Sequence[tuple[int, bool]], afterwards: bool, output_dir: str):
+        """
+        Args:
+            spans: (iterations, whether rows are held) of the phases that the run begins with.
+            afterwards: whether they are held behind the last of them.
+            output_dir: holds ``transfer_plan.json``, which says what classes are new.
+        """
+        self._ends = list(accumulate(iterations for iterations, _ in spans))
+        self._holds = [*(held for _, held in spans), afterwards]
+        self._plan_file = Path(output_dir, PLAN_FILE)
+        self._held: list[_Held] = []
+
+    @classmethod
+    def from_cfg(cls, cfg: CfgNode) -> HoldRows | None:
+        """From ``MODEL.TRANSFER.FREEZE`` and ``SOLVER.FREEZE_SCHEDULE``; None where neither asks for it."""
+        phases = parse_phases(cfg.SOLVER.FREEZE_SCHEDULE, cfg.SOLVER.MAX_ITER)
+        always = cfg.MODEL.TRANSFER.FREEZE == ALL_BUT_NEW_ROWS
+        spans = [(n, always or spec == ALL_BUT_NEW_ROWS) for n, spec in phases]
+        held = any(held for _, held in spans)
+        return cls(spans, always, cfg.OUTPUT_DIR) if always or held else None
+
+    def before_train(self) -> None:
+        """
+        Raises:
+            CheckpointError: the run's transfer plan is gone.
+        """
+        plan = self._plan()
+        self._new = _new_classes(plan)
+        if _turns_cosine(plan, unwrapped(self.trainer.model)):
+            logger.warning(
+                "MODEL.ROI_BOX_HEAD.COSINE_SCALE: the classifier of %s was linear; old classes are "
+                "now scored by cosine, which changes what the model says of them, and %s does not "
+                "train them. To keep what it said, set COSINE_SCALE 0.0",
+                *(plan.source, ALL_BUT_NEW_ROWS),
+            )
+        self._enter(self.trainer.start_iter)
+
+    def before_step(self) -> None:
+        if self.trainer.iter in self._ends:
+            self._enter(self.trainer.iter)
+
+    def after_step(self) -> None:
+        for held in self._held:
+            held.restore(self.trainer.optimizer)
+
+    def after_train(self) -> None:
+        self._release()
+
+    def _enter(self, iteration: int) -> None:
+        self._release()
+        if self._holds[bisect_right(self._ends, iteration)]:
+            self._held = _hold(unwrapped(self.trainer.model), self._new)
+            free = sum(h.parameter.numel() - h.values.numel() for h in self._held)
+            logger.info(
+                "iteration %d: of the predictors, only the rows of %d new classes are trained "
+                "(%s parameters)",
+                *(iteration, len(self._new), f"{free:,}"),
+            )
+
+    def _release(self) -> None:
+        for held in self._held:
+            held.handle.remove()
+        self._held = []
+
+    def _plan(self) -> TransferPlan:
+        if not self._plan_file.is_file():
+            raise CheckpointError(
+                f"{self._plan_file} is gone, and {ALL_BUT_NEW_ROWS} needs to know which classes "
+                "were new. Start again without --resume"
+            )
+        return TransferPlan.from_json(self._plan_file.read_text(encoding="utf-8"))
+
+
+def _new_classes(plan: TransferPlan) -> list[int]:
+    """The numbers of the classes that the source does not have."""
+    known = set(plan.source_classes or ())
+    return [i for i, name in enumerate(plan.target_classes or ()) if name not in known]
+
+
+def _turns_cosine(plan: TransferPlan, model: nn.Module) -> bool:
+    """Whether rows of a linear classifier, which has a bias, have gone into one without."""
+    was_linear = any(
+        tensor.fate == "dropped" and (tensor.source or "").endswith("cls_score.bias")
+        for tensor in plan.tensors
+    )
+    return was_linear and any(isinstance(m, CosineClassifier) for m in model.modules())
+
+
+def _hold(model: nn.Module, new: Collection[int]) -> list[_Held]:
+    """Hold all rows that are not of the classes ``new``, of each parameter that trains."""
+    parameters = dict(model.named_parameters())
+    held = []
+    for name, per_class in rows_per_class(model).items():
+        parameter = parameters[name]
+        if parameter.requires_grad:
+            free = {per_class * k + row for k in new for row in range(per_class)}
+            numbers = [row for row in range(len(parameter)) if row not in free]
+            rows = torch.tensor(numbers, device=parameter.device)
+            values = parameter.detach().index_select(0, rows)
+            handle = parameter.register_hook(_without(rows))
+            held.append(_Held(parameter, rows, values, handle))
+    return held
+
+
+def _without(rows: Tensor) -> Callable[[Tensor], Tensor]:
+    """A gradient hook: these rows get zeros in place of their gradient, be that infinite."""
+    return lambda gradient: gradient.index_fill(0, rows, 0)

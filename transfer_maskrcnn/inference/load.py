@@ -1,0 +1,148 @@
+"""From a config, or that of a finished run, to a Predictor with its trained weights."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.utils.file_io import PathManager
+
+from transfer_maskrcnn.config import FOLLOW_DATASET
+from transfer_maskrcnn.data.builtin import register_catalog
+from transfer_maskrcnn.engine.checkpoint import load_trained_model
+from transfer_maskrcnn.engine.record import FINAL_FILE, trained_file
+from transfer_maskrcnn.engine.setup import check_device
+from transfer_maskrcnn.engine.trainer import TransferTrainer
+from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.inference.predictor import Predictor, class_thresholds
+from transfer_maskrcnn.modeling.precision import autocast_dtype
+from transfer_maskrcnn.surgery.hook import open_source
+
+logger = logging.getLogger(__name__)
+
+
+def find_weights(cfg: CfgNode, config_file: str = "") -> str:
+    """The model that a config stands for: what its run has trained, else ``MODEL.WEIGHTS``.
+
+    Args:
+        config_file: where ``cfg`` is from. That of a run, ``OUTPUT_DIR/config.yaml``, finds the
+            model beside it, also after the folder was moved.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    folders = [cfg.OUTPUT_DIR]
+    if os.path.basename(config_file) == "config.yaml":
+        folders.insert(0, os.path.dirname(config_file) or ".")
+    for folder in folders:
+        found = trained_file(folder)
+        if found is not None:
+            if cfg.SOLVER.EMA_DECAY and found.name != FINAL_FILE:
+                logger.warning(
+                    "%s is of an unfinished run: its last weights predict, not their average", found
+                )
+            return str(found)
+    if not cfg.MODEL.WEIGHTS:
+        raise ConfigError(
+            f"there is no model to predict with: OUTPUT_DIR {cfg.OUTPUT_DIR} holds no trained one, "
+            "and MODEL.WEIGHTS is empty; train first, or name a trained file with --weights"
+        )
+    return str(cfg.MODEL.WEIGHTS)
+
+
+def load_predictor(
+    cfg: CfgNode,
+    weights: str,
+    *,
+    score: float = 0.5,
+    class_scores: Mapping[str, float] | None = None,
+) -> Predictor:
+    """Build the model of ``cfg`` as an evaluation does, and load its trained weights.
+
+    The class names are those in the file; no dataset needs to be on disk. For a file without, they
+    are ``MODEL.TRANSFER.SOURCE_CLASSES``, or those that the config's datasets are declared with.
+
+    Args:
+        cfg: as loaded; its number of classes and its score threshold are set here.
+        weights: of a trained model; a path, or an address that detectron2 knows.
+        score: detections of at most this score are left out, 0 to 1.
+        class_scores: class name -> its own threshold.
+
+    Raises:
+        ConfigError: class names that nobody knows or that do not fit, a file that is not a trained
+            model for this config, an unknown class in ``class_scores``.
+        WeightFileError: the file cannot be read.
+    """
+    check_device(cfg.MODEL.DEVICE)
+    local = PathManager.get_local_path(weights.partition("?")[0])
+    classes = _class_names(cfg, weights)
+    thresholds = class_thresholds(classes, score, class_scores or {})
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes)
+    if "POINT_HEAD" in cfg.MODEL:
+        cfg.MODEL.POINT_HEAD.NUM_CLASSES = len(classes)
+    # What will be left out needs no mask, and what is wanted must not be left out by the model.
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = min(thresholds)
+    model = TransferTrainer.build_model(cfg)
+    load_trained_model(model, local, classes)
+    return Predictor(
+        model,
+        classes,
+        shortest_side=cfg.INPUT.MIN_SIZE_TEST,
+        longest_side=cfg.INPUT.MAX_SIZE_TEST,
+        channels=cfg.INPUT.FORMAT,
+        precision=autocast_dtype(cfg),
+        thresholds=thresholds,
+    )
+
+
+def _class_names(cfg: CfgNode, weights: str) -> list[str]:
+    trust = cfg.MODEL.TRANSFER.TRUST_PICKLE
+    declared = _declared_classes(cfg)
+    with_metadata = (open_source(weights, trust_pickle=trust).metadata or {}).get("thing_classes")
+    if with_metadata:
+        _check_count(cfg, weights, with_metadata)
+        return declared or list(with_metadata)  # where both are there, loading compares them
+    named = open_source(
+        weights, source_classes=cfg.MODEL.TRANSFER.SOURCE_CLASSES, trust_pickle=trust
+    ).classes
+    candidates = [list(names) for names in (named, declared) if names]
+    if not candidates:
+        raise ConfigError(
+            f"{weights} carries no class names, and no dataset of the config is declared with its "
+            "own; name them in order: MODEL.TRANSFER.SOURCE_CLASSES \"['cat', 'dog']\", or a "
+            "dataset that has them, as \"['coco_2017_val']\""
+        )
+    stated = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    # A run's config names the classes of the weights that it started from, too.
+    fitting = next((c for c in candidates if len(c) == stated), candidates[0])
+    _check_count(cfg, weights, fitting)
+    return fitting
+
+
+def _declared_classes(cfg: CfgNode) -> list[str]:
+    """The class names that stand in a catalog; annotations are not read for them.
+
+    Of an extended model, a run's config.yaml has them, and a catalog only some.
+    """
+    if cfg.MODEL.TRANSFER.EXTEND:
+        return list(cfg.MODEL.TRANSFER.CLASSES)
+    if os.path.isfile(cfg.DATASETS.CATALOG):  # a model may outlive its dataset
+        register_catalog(cfg.DATASETS.CATALOG)
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        classes = MetadataCatalog.get(name).get("thing_classes")
+        if classes:
+            return list(classes)
+    return []
+
+
+def _check_count(cfg: CfgNode, weights: str, classes: Sequence[str]) -> None:
+    stated = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    if stated not in (FOLLOW_DATASET, len(classes)):
+        raise ConfigError(
+            f"{weights} has {len(classes)} classes ({', '.join(classes[:8])}"
+            f"{', ...' if len(classes) > 8 else ''}), but the config's "
+            f"MODEL.ROI_HEADS.NUM_CLASSES is {stated}; use the config that it was trained with"
+        )

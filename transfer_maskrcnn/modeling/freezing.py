@@ -1,0 +1,284 @@
+"""Parts that keep their weights: for a whole run, or for phases that it begins with."""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.hooks import RemovableHandle
+
+from transfer_maskrcnn.errors import ConfigError, nearest
+from transfer_maskrcnn.modeling.class_rows import ALL_BUT_NEW_ROWS, rows_per_class
+from transfer_maskrcnn.modeling.frozen_rpn import spare_frozen_rpns
+from transfer_maskrcnn.surgery.parts import PRESETS, parse_keep, part_of, under
+from transfer_maskrcnn.surgery.target import unwrapped
+
+FREEZE_KEY = "MODEL.TRANSFER.FREEZE"
+FREEZE_SCHEDULE_KEY = "SOLVER.FREEZE_SCHEDULE"
+_SPECIAL = dict.fromkeys(
+    (FREEZE_KEY, FREEZE_SCHEDULE_KEY), (ALL_BUT_NEW_ROWS,)
+)  # beside the presets
+Phase = tuple[int, str]  # iterations, and what is frozen for so long
+
+logger = logging.getLogger(__name__)
+
+
+def names_of(spec: str, names: Collection[str], key: str) -> set[str]:
+    """The tensors that a preset of KEEP, or module prefixes, comma-separated, speak of.
+
+    Args:
+        spec: "" speaks of none, as does "random_init".
+        names: of the model's tensors.
+        key: the configuration key that ``spec`` comes from, for messages.
+
+    Raises:
+        ConfigError: a prefix that no tensor lies under.
+    """
+    if not isinstance(spec, str):
+        raise ConfigError(f"{key}: {spec!r} is no text; expected {_EXPECTED}")
+    wanted = parse_keep(spec)
+    if isinstance(wanted, str):
+        return {name for name in names if part_of(name) in PRESETS[wanted]}
+    chosen: set[str] = set()
+    for prefix in wanted:
+        found = {name for name in names if under(name, prefix)}
+        if not found:
+            alone = " (a preset stands alone)" if prefix in PRESETS else ""
+            known = {*_modules(names), *PRESETS, *_SPECIAL.get(key, ())}
+            raise ConfigError(
+                f"{key} {spec!r}: the model has no module {prefix!r}{alone}; expected {_EXPECTED}"
+                f"{nearest(prefix, known - {prefix})}"
+            )
+        chosen |= found
+    return chosen
+
+
+_EXPECTED = f"one of {', '.join(PRESETS)}, or module prefixes, comma-separated"
+
+
+def _modules(names: Collection[str]) -> set[str]:
+    return {".".join(n.split(".")[:i]) for n in names for i in range(1, n.count(".") + 1)}
+
+
+def frozen_names(model: nn.Module, spec: str, key: str) -> set[str]:
+    """The parameters, and the running means of norms, that a value of ``key`` freezes.
+
+    With "all_but_new_rows", all but the predictors that have rows of classes; which of those rows
+    are held is the business of :class:`~transfer_maskrcnn.incremental.row_freezing.HoldRows`. Else as
+    :func:`names_of`, which says what is raised.
+    """
+    names = [*dict(model.named_parameters()), *_norms(model)]
+    if spec == ALL_BUT_NEW_ROWS:
+        return set(names) - rows_per_class(model).keys()
+    return names_of(spec, names, key)
+
+
+def freeze(model: nn.Module, spec: str) -> None:
+    """Freeze the parts that ``spec`` names, for good; what is frozen already stays frozen.
+
+    Their norms keep their running statistics, too, whatever ``model.train()`` says later. A frozen
+    RPN gives no losses. Call it before the optimizer and DistributedDataParallel see the model.
+
+    Args:
+        model: as built; changed in place.
+        spec: the value of ``MODEL.TRANSFER.FREEZE``, see :func:`frozen_names`.
+
+    Raises:
+        ConfigError: no such module, or nothing is left to train.
+    """
+    parameters, norms = dict(model.named_parameters()), _norms(model)
+    chosen = frozen_names(model, spec, FREEZE_KEY)
+    trainable = {name for name, p in parameters.items() if p.requires_grad}
+    _check_rest(trainable - chosen, spec, FREEZE_KEY)
+    for name in chosen & parameters.keys():
+        parameters[name].requires_grad_(False)
+    for name in chosen & norms.keys():
+        _hold_statistics(norms[name])
+    spare_frozen_rpns(model)
+    if chosen:
+        rest = {name: p for name, p in parameters.items() if p.requires_grad}
+        logger.info("%s %s: training %s", FREEZE_KEY, spec, _by_part(rest))
+
+
+def _check_rest(rest: set[str], spec: str, key: str) -> None:
+    if not rest:
+        raise ConfigError(
+            f"{key} {spec!r}: nothing is left to train; freeze less, for example 'backbone_fpn'"
+        )
+
+
+def _by_part(parameters: Mapping[str, nn.Parameter]) -> str:
+    """ "1,500 parameters (RPN 500, predictors 1,000)"."""
+    counts: Counter[str] = Counter()
+    for name, parameter in parameters.items():
+        counts[part_of(name)] += parameter.numel()
+    parts = ", ".join(f"{part} {count:,}" for part, count in counts.items())
+    return f"{sum(counts.values()):,} parameters" + (f" ({parts})" if parts else "")
+
+
+def _norms(model: nn.Module) -> dict[str, nn.Module]:
+    """The norm layers whose statistics follow the images, by the name of their running mean."""
+    return {
+        f"{name}.running_mean": module
+        for name, module in model.named_modules()
+        if getattr(module, "track_running_stats", False)
+    }
+
+
+def _hold_statistics(norm: nn.Module) -> RemovableHandle:
+    # model.train() after each evaluation would set the norm free; its own next forward ends that.
+    norm.eval()
+    return norm.register_forward_pre_hook(_stay_in_eval)
+
+
+def is_frozen(module: nn.Module) -> bool:
+    """Whether training leaves ``module`` as it is, so that an image always gets the same output."""
+    if any(parameter.requires_grad for parameter in module.parameters()):
+        return False
+    return not any(_may_vary(layer) for layer in module.modules())
+
+
+def _may_vary(layer: nn.Module) -> bool:
+    """Whether a layer without trainable weights draws at random, or follows the images."""
+    name = type(layer).__name__.lower()
+    if isinstance(layer, nn.modules.dropout._DropoutNd) or "drop" in name or "stochastic" in name:
+        return bool(getattr(layer, "p", getattr(layer, "drop_prob", None)) != 0)
+    if isinstance(layer, nn.modules.batchnorm._BatchNorm) and not layer.track_running_stats:
+        return True  # it has no statistics but the batch's, in evaluation, too
+    held = _stay_in_eval in layer._forward_pre_hooks.values()
+    return getattr(layer, "track_running_stats", False) and not held
+
+
+def _stay_in_eval(norm: nn.Module, _: Any) -> None:
+    norm.eval()
+
+
+def parse_phases(value: Any, max_iter: int) -> tuple[Phase, ...]:
+    """``SOLVER.FREEZE_SCHEDULE`` as (iterations, FREEZE) pairs.
+
+    Raises:
+        ConfigError: no such pairs, or more than ``max_iter`` iterations altogether.
+    """
+    example = 'for example [[200, "all_but_predictors"], [200, "backbone"]]'
+    phases = []
+    for pair in value:
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not isinstance(pair[1], str):
+            raise ConfigError(
+                f"{FREEZE_SCHEDULE_KEY}: {pair!r} is no pair of iterations and what is frozen; {example}"
+            )
+        if type(pair[0]) is not int or pair[0] < 1:
+            raise ConfigError(
+                f"{FREEZE_SCHEDULE_KEY}: {pair[0]!r} in {pair!r} is no positive whole number of iterations; "
+                f"{example}"
+            )
+        phases.append((pair[0], pair[1]))
+    total = sum(iterations for iterations, _ in phases)
+    if total > max_iter:
+        raise ConfigError(
+            f"{FREEZE_SCHEDULE_KEY} take {total} iterations, but SOLVER.MAX_ITER is {max_iter}; shorten the "
+            "phases, or train for longer"
+        )
+    return tuple(phases)
+
+
+class FreezeSchedule(HookBase):
+    """Freezes parts for the first iterations: phase after phase, then nothing more than before.
+
+    Which phase is on depends on the iteration alone, so a resumed run needs no saved state. A
+    parameter that is frozen has no gradient and no momentum, so neither weight decay nor what an
+    earlier phase left behind moves it; when it is trained again, its momentum begins at zero.
+
+    Goes behind ``WeightSurgeryHook``, whose plan takes what is frozen to be frozen for good.
+    """
+
+    def __init__(self, phases: Sequence[Phase]):
+        """
+        Args:
+            phases: (iterations, what is frozen as in ``MODEL.TRANSFER.FREEZE``) pairs.
+        """
+        self._specs = [spec for _, spec in phases]
+        self._ends = list(accumulate(iterations for iterations, _ in phases))
+        self._trainable: dict[str, nn.Parameter] | None = None
+        self._held: list[tuple[nn.Module, RemovableHandle]] = []
+
+    @classmethod
+    def from_cfg(cls, cfg: CfgNode) -> FreezeSchedule | None:
+        """From ``SOLVER.FREEZE_SCHEDULE``; None where there are none. Raises as :func:`parse_phases`."""
+        phases = parse_phases(cfg.SOLVER.FREEZE_SCHEDULE, cfg.SOLVER.MAX_ITER)
+        return cls(phases) if phases else None
+
+    def before_train(self) -> None:
+        """Raises ConfigError where a phase names no module or leaves nothing to train."""
+        model = unwrapped(self.trainer.model)
+        if self._trainable is None:
+            self._trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self._norms = _norms(model)
+        self._frozen: list[set[str]] = []
+        for spec in self._specs:
+            self._frozen.append(frozen_names(model, spec, FREEZE_SCHEDULE_KEY))
+            _check_rest(self._trainable.keys() - self._frozen[-1], spec, FREEZE_SCHEDULE_KEY)
+        self._frozen.append(set())
+        self._enter(self._phase(self.trainer.start_iter), self.trainer.start_iter)
+
+    def before_step(self) -> None:
+        phase = self._phase(self.trainer.iter)
+        if phase != self._active:
+            self._enter(phase, self.trainer.iter)
+
+    def _phase(self, iteration: int) -> int:
+        """The number of the phase, from 0; after the last, how many there are."""
+        return bisect_right(self._ends, iteration)
+
+    def _enter(self, phase: int, iteration: int) -> None:
+        self._active = phase
+        model = unwrapped(self.trainer.model)
+        changed = self._set_trainable(self._frozen[phase])
+        self._hold_norms(self._frozen[phase], model.training)
+        spare_frozen_rpns(model)
+        if changed and isinstance(self.trainer.model, DistributedDataParallel):
+            self.trainer.model = _wrapped_again(self.trainer.model)
+        parameters = dict(model.named_parameters())
+        logger.info(
+            "iteration %d: training %s; frozen: %s",
+            iteration,
+            _by_part({n: p for n, p in parameters.items() if p.requires_grad}),
+            _by_part({n: p for n, p in parameters.items() if not p.requires_grad}),
+        )
+
+    def _set_trainable(self, frozen: set[str]) -> bool:
+        """Whether that changed anything."""
+        assert self._trainable is not None
+        changed = False
+        for name, parameter in self._trainable.items():
+            changed |= parameter.requires_grad == (name in frozen)
+            parameter.requires_grad_(name not in frozen)
+            if name in frozen:  # SGD moves what has a gradient, be it zero, or a momentum
+                parameter.grad = None
+                self.trainer.optimizer.state.pop(parameter, None)
+        return changed
+
+    def _hold_norms(self, frozen: set[str], training: bool) -> None:
+        for norm, handle in self._held:
+            handle.remove()
+            norm.train(training)
+        held = [self._norms[name] for name in frozen & self._norms.keys()]
+        self._held = [(norm, _hold_statistics(norm)) for norm in held]
+
+
+def _wrapped_again(parallel: DistributedDataParallel) -> DistributedDataParallel:
+    """The same model, wrapped anew: a wrapper reduces the gradients of those parameters alone that
+    were trainable when it was made, and waits for each of them."""
+    return DistributedDataParallel(
+        parallel.module,
+        device_ids=parallel.device_ids,
+        broadcast_buffers=parallel.broadcast_buffers,
+        find_unused_parameters=parallel.find_unused_parameters,
+    )

@@ -1,0 +1,52 @@
+"""Small pieces of sentences, for terminals, error messages and pages alike."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+WIDTH = 80
+
+
+def plural(number: float, word: str) -> str:
+    """``(1, "image")`` -> "1 image", ``(1200, "image")`` -> "1,200 images"."""
+    return f"{number:,.0f} {word}{'' if number == 1 else 's'}"
+
+
+def few(items: Sequence[str], most: int) -> str:
+    """The first ``most`` items of a list that may be long, and how many there are beside them."""
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + more
+
+
+def quoted(names: Sequence[str], most: int = 8) -> str:
+    """``'a', 'b', ... (80 names)``: names as they are written, in a list that fits a sentence."""
+    text = ", ".join(repr(name) for name in names[:most])
+    return text if len(names) <= most else f"{text}, ... ({len(names)} names)"
+
+
+def listed(items: Iterable[Any]) -> str:
+    """``[0, 1, 2]`` -> "0, 1 and 2"."""
+    words = [str(item) for item in items]
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def percent(share: float) -> str:
+    """``0.9996`` -> "99.9 %": rounded down, so that "100 %" means that nothing is missing."""
+    if share == int(share):
+        return f"{share:.0%}".replace("%", " %")
+    return f"{math.floor(share * 1000) / 10:.1f} %"
+
+
+def shorten(name: str, most: int = 24) -> str:
+    """A long name without its middle."""
+    head = most // 2 - 1
+    return name if len(name) <= most else f"{name[:head]}...{name[-(most - head - 3) :]}"
+
+
+def wrapped(text: str, indent: str = "    ") -> str:
+    """``text`` in lines of at most 80 columns, continued with ``indent``."""
+    lines = textwrap.wrap(text, WIDTH, subsequent_indent=indent, break_on_hyphens=False)
+    return "\n".join(lines)
