@@ -60,6 +60,30 @@ def write_dataset() -> Callable[[str, Path], dict[str, Any]]:
     return write
 
 
+@pytest.fixture
+def toy(tmp_path: Path) -> Callable[..., Any]:
+    """toy(*opts, sizes=four squares of 64) -> the fitted config of a tiny run; see toy_runs."""
+    from .toy_runs import toy_configs  # not above: most tests need no torch
+
+    return toy_configs(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def train() -> Callable[..., Any]:
+    """train(cfg, *hooks, resume=False) -> the toy_runs.Run that has ended."""
+    from .toy_runs import run_training
+
+    return run_training
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by one with each entry of a feature cache that is computed."""
+    from .toy_runs import count_computed
+
+    return count_computed(monkeypatch)
+
+
 def corners(rectangle: Rectangle) -> list[tuple[int, int]]:
     _, x0, y0, x1, y1 = rectangle
     return [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]

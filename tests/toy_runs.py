@@ -21,7 +21,7 @@ from transfer_maskrcnn.engine.setup import fit_config, load_config
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.feature_cache.frozen import FeatureCache
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[1]
 Size = tuple[int, int]  # height, width in pixels
 SQUARES: Sequence[Size] = [(64, 64)] * 4
 
@@ -64,8 +64,7 @@ def _write_images(folder: Path, sizes: Sequence[Size]) -> Path:
     return folder / "coco.json"
 
 
-@pytest.fixture
-def toy(tmp_path: Path) -> Callable[..., CfgNode]:
+def toy_configs(tmp_path: Path) -> Callable[..., CfgNode]:
     """toy(*opts, sizes=four squares of 64) -> the fitted config of a tiny run on images of its own.
 
     Its images lie in ``tmp_path/images<n>``, its OUTPUT_DIR is ``tmp_path/output<n>``; configs of
@@ -121,23 +120,17 @@ class _Losses(HookBase):
         self._losses.append(now)
 
 
-@pytest.fixture(scope="session")
-def train() -> Callable[..., Run]:
-    """train(cfg, *hooks, resume=False) -> the Run; random weights are the same each time."""
-
-    def run(cfg: CfgNode, *hooks: HookBase, resume: bool = False) -> Run:
-        torch.manual_seed(0)
-        done = Run(TransferTrainer(cfg))
-        done.trainer.register_hooks([_Losses(done.losses), *hooks])
-        done.trainer.resume_or_load(resume)
-        done.trainer.train()
-        return done
-
-    return run
+def run_training(cfg: CfgNode, *hooks: HookBase, resume: bool = False) -> Run:
+    """Train to the end; random weights are the same each time."""
+    torch.manual_seed(0)
+    done = Run(TransferTrainer(cfg))
+    done.trainer.register_hooks([_Losses(done.losses), *hooks])
+    done.trainer.resume_or_load(resume)
+    done.trainer.train()
+    return done
 
 
-@pytest.fixture
-def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def count_computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by one with each entry of a feature cache that is computed."""
     calls: list[int] = []
     compute = FeatureCache._compute_entry
