@@ -12,10 +12,10 @@ README = ROOT / "README.md"
 
 def version() -> str:
     """The version, read as text: importing the package would need detectron2."""
-    text = (ROOT / "transfer_maskrcnn" / "version.py").read_text(encoding="utf-8")
+    text = (ROOT / "transfer_maskrcnn" / "__init__.py").read_text(encoding="utf-8")
     match = re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)
     if match is None:
-        raise RuntimeError("transfer_maskrcnn/version.py has no line '__version__ = ...'")
+        raise RuntimeError("transfer_maskrcnn/__init__.py has no line '__version__ = ...'")
     return match.group(1)
 
 

@@ -119,7 +119,7 @@ main() {
   changed=no
   make_venv
   once packages "$(made_with) $runtime $(checksum "${lists[@]}")" install_packages
-  once project "$PWD $(checksum setup.py transfer_maskrcnn/version.py \
+  once project "$PWD $(checksum setup.py transfer_maskrcnn/__init__.py \
     transfer_maskrcnn/modeling/roi_*.[ch])" install_project
   [ $changed = no ] || say "done in $SECONDS s; run things with $venv/bin/python"
   exit 0

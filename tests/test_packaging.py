@@ -74,7 +74,9 @@ def test_wheel_holds_the_package_and_its_data(wheel: Path) -> None:
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {
         "transfer_maskrcnn"
     }
-    version = (sources / "version.py").read_text().split('"')[-2]
+    version = re.findall(
+        r'^__version__ = "(.+)"', (sources / "__init__.py").read_text(), re.MULTILINE
+    )[0]
     assert f"Version: {version}\n" in metadata
     assert re.search(r"^License(-Expression)?: Apache-2.0$", metadata, re.MULTILINE)
     assert "detectron2" not in "".join(re.findall("Requires-Dist: .*", metadata))
@@ -132,7 +134,7 @@ def test_version_is_the_same_everywhere() -> None:
     result = run(sys.executable, "setup.py", "--version", cwd=REPOSITORY)
     assert (
         result.stdout.strip().splitlines()[-1]
-        in (REPOSITORY / "transfer_maskrcnn" / "version.py").read_text()
+        in (REPOSITORY / "transfer_maskrcnn" / "__init__.py").read_text()
     )
 
 
@@ -181,7 +183,7 @@ class SetUp:
         (folder / "bin").mkdir()
         (folder / "transfer_maskrcnn" / "modeling").mkdir(parents=True)
         shutil.copytree(REPOSITORY / "requirements", folder / "requirements")
-        for name in ("Makefile", "setup.py", "transfer_maskrcnn/version.py"):
+        for name in ("Makefile", "setup.py", "transfer_maskrcnn/__init__.py"):
             shutil.copy(REPOSITORY / name, folder / name)
         for path in (REPOSITORY / "transfer_maskrcnn" / "modeling").glob("roi_*.[ch]"):
             shutil.copy(path, folder / "transfer_maskrcnn" / "modeling")

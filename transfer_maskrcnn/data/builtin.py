@@ -111,3 +111,6 @@ def catalog_entry(name: str) -> dict[str, Any] | None:
         **spec.options,
     }
     return {key: value for key, value in entry.items() if value not in (None, {})}
+
+
+register_builtin_datasets()

@@ -25,12 +25,12 @@ from typing import Any, NamedTuple
 import PIL
 from detectron2.structures import BoxMode
 
+from transfer_maskrcnn import __version__
 from transfer_maskrcnn.data import formats
 from transfer_maskrcnn.data.cache_folder import SUFFIX, cache_folder, make_room, mark_used
 from transfer_maskrcnn.data.formats.base import IMAGE_MISSING, LoadedDataset, LoadReport
 from transfer_maskrcnn.data.formats.merge import Merge, labels_of, merge_classes
 from transfer_maskrcnn.data.record_file import LAYOUT, Record, RecordFile, write_records
-from transfer_maskrcnn.version import __version__
 
 logger = logging.getLogger(__name__)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import logging
 import os
@@ -282,3 +283,6 @@ def _check_same(spec: DatasetSpec) -> None:
             f"dataset {spec.name!r} is already registered with other arguments:\n"
             f"  before: {loader.spec}\n  now:    {spec}\nChoose another name."
         )
+
+
+importlib.import_module("transfer_maskrcnn.data.builtin")  # which registers its names

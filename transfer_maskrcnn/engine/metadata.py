@@ -11,10 +11,10 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
+from transfer_maskrcnn import __version__
 from transfer_maskrcnn.config import flat_config
 from transfer_maskrcnn.engine.setup import load_config
 from transfer_maskrcnn.incremental.classes import class_names
-from transfer_maskrcnn.version import __version__
 
 _ELSEWHERE = ("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS")
 

@@ -19,6 +19,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 from tabulate import tabulate
 
+from transfer_maskrcnn import __version__
 from transfer_maskrcnn.engine.checkpoint import load_trained_model
 from transfer_maskrcnn.engine.earlier_run import check_weights_stay, set_aside
 from transfer_maskrcnn.engine.evaluated_sets import by_set
@@ -34,7 +35,6 @@ from transfer_maskrcnn.incremental.forgetting_words import extension_lines
 from transfer_maskrcnn.incremental.source_matches import before_extension
 from transfer_maskrcnn.modeling.precision import describe_precision
 from transfer_maskrcnn.surgery.source import load_source_weights
-from transfer_maskrcnn.version import __version__
 
 logger = logging.getLogger(__name__)
 

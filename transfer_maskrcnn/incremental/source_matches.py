@@ -19,6 +19,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
 
+from transfer_maskrcnn import __version__
 from transfer_maskrcnn.data.cache_folder import cache_folder, make_room, mark_used
 from transfer_maskrcnn.engine.evaluated_sets import (
     build_test_loader,
@@ -36,7 +37,6 @@ from transfer_maskrcnn.incremental.source_model import build_source_model, detec
 from transfer_maskrcnn.modeling.precision import autocast_dtype
 from transfer_maskrcnn.surgery.extension import known_classes
 from transfer_maskrcnn.surgery.source import load_source_weights
-from transfer_maskrcnn.version import __version__
 
 logger = logging.getLogger(__name__)
 

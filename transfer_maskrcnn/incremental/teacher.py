@@ -16,6 +16,7 @@ from detectron2.data import build_detection_test_loader
 from detectron2.evaluation import inference_context
 from detectron2.utils import comm
 
+from transfer_maskrcnn import __version__
 from transfer_maskrcnn.cli import progress
 from transfer_maskrcnn.data.cache_folder import cache_folder, make_room, mark_used
 from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
@@ -25,7 +26,6 @@ from transfer_maskrcnn.incremental.detection_store import DetectionStore, file_d
 from transfer_maskrcnn.incremental.source_facts import source_facts
 from transfer_maskrcnn.incremental.source_model import build_source_model, detection_settings
 from transfer_maskrcnn.modeling.precision import autocast_dtype
-from transfer_maskrcnn.version import __version__
 
 logger = logging.getLogger(__name__)
 
