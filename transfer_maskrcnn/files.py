@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -41,6 +42,15 @@ def show_as(error: OSError, temporary: Path, final: Path) -> None:
     """Make an error speak of the file that the user knows, and not of the hidden one."""
     if isinstance(error.filename, (str, os.PathLike)):
         error.filename = os.fspath(error.filename).replace(str(temporary), str(final))
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's content, in hexadecimal: a copy, or another name, has the same."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
