@@ -26,7 +26,6 @@ LAYERS = {
     "inference": 1,
     "doctor": 1,
     "modeling": 1,
-    "modeling.ignored": 2,
     "autoconfig": 1,
     "inference.load": 2,
     "feature_cache": 2,

@@ -20,7 +20,7 @@ from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.modeling.freezing import freeze
 from transfer_maskrcnn.modeling.ignored import leave_out_doubtful, match_anchors
 
-CERTAIN, IGNORE_SCORE = [6.0, 6.0, 26.0, 26.0], [34.0, 30.0, 58.0, 56.0]  # XYXY in a 64 x 64 image
+CERTAIN, DOUBTFUL = [6.0, 6.0, 26.0, 26.0], [34.0, 30.0, 58.0, 56.0]  # XYXY in a 64 x 64 image
 
 
 @settings(max_examples=150, deadline=None)
@@ -134,10 +134,10 @@ def losses(model: nn.Module, inputs: list[dict[str, Any]], seed: int = 0) -> dic
 
 def test_doubtful_objects_have_no_gradient(model: Any) -> None:
     seen = Seen(model)
-    sum(losses(model, batch([0, -1], [CERTAIN, IGNORE_SCORE])).values()).backward()  # type: ignore[union-attr]
+    sum(losses(model, batch([0, -1], [CERTAIN, DOUBTFUL])).values()).backward()  # type: ignore[union-attr]
     anchors = Boxes.cat(seen.anchors)
     certain, doubtful = (
-        pairwise_iou(anchors, Boxes(torch.tensor([b])))[:, 0] for b in (CERTAIN, IGNORE_SCORE)
+        pairwise_iou(anchors, Boxes(torch.tensor([b])))[:, 0] for b in (CERTAIN, DOUBTFUL)
     )
     touched = seen.touched()
     uncertain = (doubtful >= 0.3) & (certain < 0.3)
@@ -149,7 +149,7 @@ def test_doubtful_objects_have_no_gradient(model: Any) -> None:
 
     assert seen.proposals is not None and seen.masked is not None
     for proposals in (seen.proposals, seen.masked):
-        iou = pairwise_iou(proposals.proposal_boxes, Boxes(torch.tensor([CERTAIN, IGNORE_SCORE])))
+        iou = pairwise_iou(proposals.proposal_boxes, Boxes(torch.tensor([CERTAIN, DOUBTFUL])))
         assert not ((iou[:, 1] >= 0.5) & (iou[:, 1] >= iou[:, 0])).any()
         assert (proposals.gt_classes >= 0).all()
     assert len(seen.masked), "the certain object's"
@@ -161,21 +161,21 @@ def test_they_would_have_been_background(model: Any) -> None:
     sum(losses(model, batch([0], [CERTAIN])).values()).backward()  # type: ignore[union-attr]
     anchors = Boxes.cat(seen.anchors)
     certain, doubtful = (
-        pairwise_iou(anchors, Boxes(torch.tensor([b])))[:, 0] for b in (CERTAIN, IGNORE_SCORE)
+        pairwise_iou(anchors, Boxes(torch.tensor([b])))[:, 0] for b in (CERTAIN, DOUBTFUL)
     )
     assert seen.touched()[(doubtful >= 0.3) & (certain < 0.3)].all()
 
 
 def test_masks_of_doubtful_objects_do_not_count(model: nn.Module) -> None:
-    first = batch([0, -1], [CERTAIN, IGNORE_SCORE])
-    other = batch([0, -1], [CERTAIN, IGNORE_SCORE])
+    first = batch([0, -1], [CERTAIN, DOUBTFUL])
+    other = batch([0, -1], [CERTAIN, DOUBTFUL])
     other[0]["instances"].gt_masks.tensor[1] = False
     one, two = losses(model, first), losses(model, other)
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_without_doubtful_objects_losses_are_stock(model: Any) -> None:
-    inputs = batch([0, 0], [CERTAIN, IGNORE_SCORE])
+    inputs = batch([0, 0], [CERTAIN, DOUBTFUL])
     ours = losses(model, inputs)
     del model.proposal_generator.label_and_sample_anchors
     stock = losses(model, inputs)
@@ -184,7 +184,7 @@ def test_without_doubtful_objects_losses_are_stock(model: Any) -> None:
 
 @pytest.mark.parametrize("classes", [[], [-1]])
 def test_images_of_nothing_certain(model: nn.Module, classes: list[int]) -> None:
-    found = losses(model, batch(classes, [IGNORE_SCORE] * len(classes)))
+    found = losses(model, batch(classes, [DOUBTFUL] * len(classes)))
     assert all(torch.isfinite(loss) for loss in found.values())
     sum(found.values()).backward()  # type: ignore[union-attr]
 
@@ -192,7 +192,7 @@ def test_images_of_nothing_certain(model: nn.Module, classes: list[int]) -> None
 def test_frozen_rpn_stays_patched(model: Any) -> None:
     """A phase with a frozen RPN replaces the same method for a while."""
     freeze(model, "backbone_fpn_rpn")
-    found = losses(model, batch([0, -1], [CERTAIN, IGNORE_SCORE]))
+    found = losses(model, batch([0, -1], [CERTAIN, DOUBTFUL]))
     assert not any("rpn" in name for name in found)
     assert "label_and_sample_anchors" in model.proposal_generator.__dict__
 

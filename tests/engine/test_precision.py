@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transfer_maskrcnn.engine import trainer as trainer_module
 from transfer_maskrcnn.engine.setup import load_config
 from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.modeling import build as build_module
 from transfer_maskrcnn.modeling import precision
 from transfer_maskrcnn.modeling.precision import (
     AutocastTrainer,
@@ -112,7 +113,7 @@ def test_without_amp_it_is_detectron2s_own_step(
 ) -> None:
     ours = train(toy("SOLVER.MAX_ITER", 3))
     monkeypatch.setattr(trainer_module, "step_trainer", lambda cfg, stock: stock)
-    monkeypatch.setattr(trainer_module, "prepare_layout", lambda cfg, model: None)
+    monkeypatch.setattr(build_module, "prepare_layout", lambda cfg, model: None)
     stock = train(toy("SOLVER.MAX_ITER", 3))
     assert type(ours.trainer._trainer) is type(stock.trainer._trainer) is SimpleTrainer
     assert ours.losses == stock.losses

@@ -26,9 +26,9 @@ from transfer_maskrcnn.engine.setup import fit_config, load_config
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import ConfigError, WeightFileError
 from transfer_maskrcnn.incremental import teacher
-from transfer_maskrcnn.incremental.decide import IGNORE_SCORE
 from transfer_maskrcnn.incremental.pseudo_labels import describe
 from transfer_maskrcnn.incremental.source_facts import note_source
+from transfer_maskrcnn.modeling.ignored import IGNORED_CLASS
 
 KEY = "MODEL.TRANSFER.PSEUDO_LABELS"
 IMAGES = 6
@@ -104,10 +104,10 @@ def test_training(
     assert without_pseudo(dicts) == without_pseudo(training_dicts(plain))
 
     added = [a for record in dicts for a in record["annotations"] if "score" in a]
-    sure = [a for a in added if a["category_id"] != IGNORE_SCORE]
+    sure = [a for a in added if a["category_id"] != IGNORED_CLASS]
     assert sure and len(added) > len(sure)
     assert all(a["score"] >= 0.4 and a["category_id"] < len(SOURCE_CLASSES) for a in sure)
-    assert all(0.1 <= a["score"] < 0.4 for a in added if a["category_id"] == IGNORE_SCORE)
+    assert all(0.1 <= a["score"] < 0.4 for a in added if a["category_id"] == IGNORED_CLASS)
     summary = json.loads((tmp_path / "output/pseudo_labels.json").read_text())
     assert sum(c["objects"] for c in summary["classes"].values()) == len(sure)
     assert summary["doubtful"] == len(added) - len(sure)
@@ -116,7 +116,7 @@ def test_training(
     assert len(labelled) == IMAGES, "the second time, they are looked up"
     assert all(torch.isfinite(torch.tensor(list(step.values()))).all() for step in run.losses)
     batches = [i["instances"].gt_classes for b in _first(run.trainer, 4) for i in b]
-    assert IGNORE_SCORE in torch.cat(batches) and set(range(8)) & set(torch.cat(batches).tolist())
+    assert IGNORED_CLASS in torch.cat(batches) and set(range(8)) & set(torch.cat(batches).tolist())
 
 
 def _first(trainer: TransferTrainer, count: int) -> Iterator[Any]:

@@ -10,7 +10,8 @@ import pycocotools.mask as mask_util
 import pytest
 from detectron2.structures import BoxMode
 
-from transfer_maskrcnn.incremental.decide import IGNORE_SCORE, Scores, decide, with_labels
+from transfer_maskrcnn.incremental.decide import Scores, decide, with_labels
+from transfer_maskrcnn.modeling.ignored import IGNORED_CLASS
 
 SIDE = 40
 PLACES = {0: 10, 1: 11}  # the teacher's cat and dog; it has a bird, 2, which persons annotate
@@ -118,5 +119,5 @@ def test_records_to_train_on() -> None:
     labels = decide(record, [found(1, 0.9, *B), found(0, 0.2, 30, 2, 5, 5)], PLACES, SCORES)
     assert [a["category_id"] for a in (*labels.sure, *labels.doubtful)] == [11, 10]
     trained = with_labels(record, labels)
-    assert [a["category_id"] for a in trained["annotations"]] == [3, 11, IGNORE_SCORE]
+    assert [a["category_id"] for a in trained["annotations"]] == [3, 11, IGNORED_CLASS]
     assert trained["image_id"] == 7 and len(record["annotations"]) == 1

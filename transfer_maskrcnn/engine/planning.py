@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from torch import nn
 
-from transfer_maskrcnn.modeling.cosine import use_cosine
-from transfer_maskrcnn.modeling.freezing import freeze
+from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.surgery.hook import open_source
 from transfer_maskrcnn.surgery.plan import TransferPlan, plan_transfer
 from transfer_maskrcnn.surgery.source import SourceWeights
@@ -30,8 +28,6 @@ def plan_of_config(
     """
     transfer = cfg.MODEL.TRANSFER
     model = build_model(cfg)
-    use_cosine(cfg, model)
-    freeze(model, transfer.FREEZE)
     source = open_source(
         cfg.MODEL.WEIGHTS,
         source_classes=transfer.SOURCE_CLASSES,

@@ -20,7 +20,6 @@ from detectron2.utils.events import CommonMetricPrinter, EventWriter
 from torch import nn
 from torch.utils.data import DataLoader
 
-from transfer_maskrcnn.config import FOLLOW_DATASET
 from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
 from transfer_maskrcnn.engine import evaluated_sets
 from transfer_maskrcnn.engine.checkpoint import TransferCheckpointer, open_trained
@@ -50,12 +49,9 @@ from transfer_maskrcnn.incremental.classes import class_names
 from transfer_maskrcnn.incremental.distillation_hook import DistillSource
 from transfer_maskrcnn.incremental.row_freezing import HoldRows
 from transfer_maskrcnn.incremental.source_facts import note_source
-from transfer_maskrcnn.modeling.cosine import use_cosine
-from transfer_maskrcnn.modeling.extended_scores import score_by_generation
-from transfer_maskrcnn.modeling.freezing import FreezeSchedule, freeze
-from transfer_maskrcnn.modeling.ignored import leave_out_doubtful
-from transfer_maskrcnn.modeling.precision import autocast_dtype, prepare_layout, step_trainer
-from transfer_maskrcnn.modeling.roi_pooler import use_fast_pooling
+from transfer_maskrcnn.modeling.build import build_model
+from transfer_maskrcnn.modeling.freezing import FreezeSchedule
+from transfer_maskrcnn.modeling.precision import autocast_dtype, step_trainer
 from transfer_maskrcnn.surgery.hook import WeightSurgeryHook
 from transfer_maskrcnn.surgery.write import write_weights
 
@@ -230,21 +226,7 @@ class TransferTrainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        if cfg.MODEL.ROI_HEADS.NUM_CLASSES == FOLLOW_DATASET:
-            raise ConfigError(
-                "MODEL.ROI_HEADS.NUM_CLASSES is not known yet: call "
-                "transfer_maskrcnn.engine.setup.fit_config(cfg) before building a model"
-            )
-        model = super().build_model(cfg)
-        use_cosine(cfg, model)
-        score_by_generation(model, cfg.MODEL.TRANSFER.GENERATIONS)
-        freeze(model, cfg.MODEL.TRANSFER.FREEZE)
-        if cfg.MODEL.TRANSFER.PSEUDO_LABELS.ENABLED:
-            leave_out_doubtful(model)
-        prepare_layout(cfg, model)
-        if torch.device(cfg.MODEL.DEVICE).type == "cpu":
-            use_fast_pooling(model)
-        return model
+        return build_model(cfg)
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

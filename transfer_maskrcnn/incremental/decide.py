@@ -14,14 +14,12 @@ import pycocotools.mask as mask_util
 from detectron2.structures import BoxMode
 
 from transfer_maskrcnn.data.export.masks import as_rle
+from transfer_maskrcnn.modeling.ignored import IGNORED_CLASS
 
 Record = Mapping[str, Any]  # a detectron2 dataset dict
 Annotation = dict[str, Any]
 Detection = Mapping[str, Any]  # a COCO result, whose category_id is the teacher's class
 
-#: ``category_id`` of a doubtful object. Detectron2's ROI heads sample no proposal of this class;
-#: ``engine.ignored`` does the same for the RPN's anchors.
-IGNORE_SCORE = -1
 #: two outlines of this IoU are of the same object, as in COCO's AP50
 SAME_OBJECT = 0.5
 
@@ -82,8 +80,8 @@ def decide(
 
 
 def with_labels(record: Record, labels: PseudoLabels) -> dict[str, Any]:
-    """A copy of ``record`` to train on: doubtful objects are of class ``IGNORE_SCORE``."""
-    doubtful = [{**a, "category_id": IGNORE_SCORE} for a in labels.doubtful]
+    """A copy of ``record`` to train on: doubtful objects are of class ``IGNORED_CLASS``."""
+    doubtful = [{**a, "category_id": IGNORED_CLASS} for a in labels.doubtful]
     return {**record, "annotations": [*record["annotations"], *labels.sure, *doubtful]}
 
 

@@ -10,17 +10,15 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from torch import nn
 
 from transfer_maskrcnn.config import flat_config
 from transfer_maskrcnn.engine.rng import seeded
 from transfer_maskrcnn.errors import TransferPlanError
 from transfer_maskrcnn.incremental.named_source import open_named_source
-from transfer_maskrcnn.modeling.cosine import use_cosine
-from transfer_maskrcnn.modeling.extended_scores import generations_of, score_by_generation
-from transfer_maskrcnn.modeling.precision import describe_precision, prepare_layout
-from transfer_maskrcnn.modeling.roi_pooler import use_fast_pooling
+from transfer_maskrcnn.modeling.build import build_model
+from transfer_maskrcnn.modeling.extended_scores import generations_of
+from transfer_maskrcnn.modeling.precision import describe_precision
 from transfer_maskrcnn.surgery.apply import apply_plan
 from transfer_maskrcnn.surgery.parts import part_of
 from transfer_maskrcnn.surgery.plan import TransferPlan, plan_transfer
@@ -59,12 +57,7 @@ def build_source_model(cfg: CfgNode) -> tuple[nn.Module, list[str]]:
     own = source_config(cfg, source)
     with seeded(0):  # what it draws is overwritten; the run's own draws stay what they are
         model = build_model(own)
-    use_cosine(own, model)
     _load(model, source, strict=cfg.MODEL.TRANSFER.STRICT)
-    score_by_generation(model, generations_of(source.metadata))
-    prepare_layout(cfg, model)
-    if torch.device(cfg.MODEL.DEVICE).type == "cpu":
-        use_fast_pooling(model)
     return model.requires_grad_(False).eval(), names
 
 
@@ -87,7 +80,8 @@ def source_config(cfg: CfgNode, source: SourceWeights) -> CfgNode:
         own.MODEL.POINT_HEAD.NUM_CLASSES = len(source.classes or ())
     trained_with = (source.metadata or {}).get("config") or {}
     own.MODEL.ROI_BOX_HEAD.COSINE_SCALE = float(trained_with.get(_COSINE, 0.0))
-    own.MODEL.TRANSFER.update(EXTEND=False, CLASSES=[], GENERATIONS=[], FREEZE="", DISTILLATION=0.0)
+    own.MODEL.TRANSFER.update(EXTEND=False, CLASSES=[], FREEZE="", DISTILLATION=0.0)
+    own.MODEL.TRANSFER.GENERATIONS = generations_of(source.metadata)
     own.MODEL.TRANSFER.PSEUDO_LABELS.ENABLED = False
     return own
 

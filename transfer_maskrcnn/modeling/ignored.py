@@ -20,13 +20,14 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from transfer_maskrcnn.errors import ConfigError
-from transfer_maskrcnn.incremental.decide import IGNORE_SCORE
 
+#: ``gt_classes`` of a doubtful object. Detectron2's ROI heads sample no proposal of this class.
+IGNORED_CLASS = -1
 _BACKGROUND, _LEFT_OUT = 0, -1
 
 
 def leave_out_doubtful(model: nn.Module) -> None:
-    """Make ``model`` learn nothing from objects whose ``gt_classes`` is ``IGNORE_SCORE``, in place.
+    """Make ``model`` learn nothing from objects whose ``gt_classes`` is ``IGNORED_CLASS``, in place.
 
     Raises:
         ConfigError: ROI heads that would take them for objects: cascades, keypoints.
@@ -52,7 +53,7 @@ def _label_and_sample(
     labels: list[Tensor] = []
     boxes: list[Tensor] = []
     for instances in gt_instances:
-        with _matcher(rpn, instances.gt_classes == IGNORE_SCORE):
+        with _matcher(rpn, instances.gt_classes == IGNORED_CLASS):
             found = type(rpn).label_and_sample_anchors(rpn, anchors, [instances])
         labels += found[0]
         boxes += found[1]
