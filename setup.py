@@ -46,7 +46,8 @@ setup(
         "fvcore>=0.1.5",  # as iopath: the sal-detectron2 wheel needs it and does not say so
         "iopath>=0.1.9",
         "jinja2>=3.0",
-        "matplotlib>=3.5",
+        "contourpy>=1.0.1",
+        "matplotlib>=3.6",
         "numpy>=1.23",
         "opencv-python>=4.5",
         "pillow>=9.5",

@@ -53,7 +53,7 @@ THIRD_PARTY = {
         "detectron2.checkpoint.c2_model_loading",
         "detectron2.utils.file_io",
     },
-    "report": {"jinja2", "matplotlib", "numpy", "pycocotools"},
+    "report": {"jinja2", "matplotlib", "contourpy", "numpy", "PIL", "pycocotools"},
 }
 READS_CONFIG = (
     *("config", "modeling", "autoconfig", "feature_cache", "incremental", "engine", "evaluation"),

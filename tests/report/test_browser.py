@@ -69,7 +69,7 @@ def test_the_run_page_shows_plots_and_outlines(
         assert 0.5 < share_near(plot, "#ffffff") < 0.99  # lines on white
         assert share_near(plot, "#0072b2") > 0.001
     for i, tile in enumerate(tiles):
-        colour = ("#1f77b4", "#ff7f0e")[i // 2]
+        colour = ("#0072b2", "#d55e00")[i // 2]
         top = tile[round(len(tile) * 10 / 64) - 3 :][:6]  # of the square: the rest is noise
         assert share_near(top[:, 100:200], colour, 50) > 2 * share_near(tile[:20], colour, 50)
     for text in found.looks("h1, h2, .verdict"):

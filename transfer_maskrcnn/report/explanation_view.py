@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transfer_maskrcnn.report.mistake_tiles import mistake_tiles
+from transfer_maskrcnn.report.pictures import mistake_tiles
 from transfer_maskrcnn.report.plots import Picture
 from transfer_maskrcnn.report.tables import HeatCell
 from transfer_maskrcnn.report.texts import count, decimal, plural, task_name

@@ -1,35 +1,28 @@
-"""Pictures of predictions beside ground truth, drawn from the COCO files that evaluation writes."""
+"""What a model sees: predictions beside ground truth, and mistakes cut out of their images.
+
+Both are drawn from the COCO files that an evaluation writes.
+"""
 
 from __future__ import annotations
 
-import io
-import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from matplotlib import colormaps
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
+from transfer_maskrcnn.files import read_json
+from transfer_maskrcnn.report.plots import Picture, looks
+from transfer_maskrcnn.report.tiles import Drawn, draw_tile, open_upright, outline, window_around
+from transfer_maskrcnn.text import few
 
-from transfer_maskrcnn.files import atomic_path
-from transfer_maskrcnn.report.json_files import read_json
-from transfer_maskrcnn.report.outlines import Segments, outline
-from transfer_maskrcnn.report.photographs import Pixels, read_pixels
-from transfer_maskrcnn.report.plots import Picture
-from transfer_maskrcnn.report.texts import few
-
-Instance = dict[str, Any]
+Instance = Mapping[str, Any]
 
 GROUND_TRUTH = "ground truth"
-_TILE_INCHES, _TILE_DPI = 2.4, 130
-_LONGEST_SIDE = 800  # pixels; what is larger is drawn from every second, third ... pixel
+#: what is there, and what the model says; Okabe and Ito's blue and orange
+OBJECT_COLOUR, DETECTION_COLOUR = "#56B4E9", "#E69F00"
+_WIDTH, _CLOSE_WIDTH = 2.2, 3.2  # of lines, in pixels of a tile
 _MOST_LABELS = 10  # in one picture: more of them hide what they name
 
 
@@ -45,173 +38,105 @@ class Tiles:
     colours: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class _Scene:
-    """What is drawn: instances by column and image id, the images, and the classes by id."""
-
-    columns: dict[str, dict[int, list[Instance]]]
-    images: list[dict[str, Any]]
-    names: dict[int, str]
-    colours: dict[int, str]
-
-
-def comparison_picture(
-    ground_truth: Path,
-    predictions: dict[str, Path],
-    output: Path,
-    *,
-    images: int = 4,
-    min_score: float = 0.5,
-) -> None:
-    """Write a PNG: a row an image; ground truth first, then a column an entry of ``predictions``.
+def comparison_tiles(
+    ground_truth: Path, predictions: Mapping[str, Path], *, min_score: float, images: int = 4
+) -> Tiles | None:
+    """Ground truth beside a column an entry of ``predictions``, on the images with most objects.
 
     Args:
         ground_truth: COCO json whose ``file_name`` entries can be opened as they stand.
         predictions: column title -> COCO results json; a ``segmentation`` is in RLE.
-        images: how many images; those with the most objects come first.
         min_score: predictions below are not drawn.
 
-    Raises:
-        TransferError: a JSON file is damaged.
-    """
-    figure = comparison_figure(ground_truth, predictions, images, min_score)
-    with atomic_path(output) as temporary:
-        figure.savefig(temporary, format="png", dpi=130)
-
-
-def comparison_figure(
-    ground_truth: Path, predictions: dict[str, Path], images: int, min_score: float
-) -> Figure:
-    """The figure of :func:`comparison_picture`."""
-    scene = _scene(ground_truth, predictions, images, min_score)
-    rows, columns = len(scene.images), len(scene.columns)
-    figure = Figure(figsize=(2.6 * columns, 2.6 * rows + 0.3), layout="tight")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for axis, title in zip(axes[0], scene.columns, strict=True):
-        shown = title if title == GROUND_TRUTH else f"{title} (score > {min_score:g})"
-        axis.set_title(_plain(shown), fontsize=9)
-    for row, image in zip(axes, scene.images, strict=True):
-        pixels = read_pixels(image["file_name"])
-        for axis, instances in zip(row, scene.columns.values(), strict=True):
-            _draw(axis, pixels, instances[image["id"]], image, scene)
-    return figure
-
-
-def comparison_tiles(
-    ground_truth: Path, predictions: dict[str, Path], *, images: int = 4, min_score: float = 0.5
-) -> Tiles | None:
-    """The content of :func:`comparison_picture` as single JPEGs, for a page that lays them out.
-
-    Same arguments. None where no image of the ground truth is there any more.
+    Returns:
+        None where no image of the ground truth is there any more.
 
     Raises:
         TransferError: a JSON file is damaged.
     """
-    scene = _scene(ground_truth, predictions, images, min_score)
-    if not scene.images:
-        return None
-    rows = []
-    for image in scene.images:
-        pixels = read_pixels(image["file_name"])
-        pictures = (_tile(pixels, i[image["id"]], image, scene) for i in scene.columns.values())
-        rows.append(tuple(pictures))
-    drawn = {
-        instance["category_id"]
-        for instances in scene.columns.values()
-        for image in scene.images
-        for instance in instances[image["id"]]
+    truth = read_json(ground_truth, dict)
+    names = {c["id"]: c["name"] for c in sorted(truth["categories"], key=lambda c: c["id"])}
+    colours = {i: look.colour for i, look in looks(list(names)).items()}
+    columns = {GROUND_TRUTH: _by_image(truth["annotations"])} | {
+        title: _by_image([i for i in read_json(path, list) if i["score"] > min_score])
+        for title, path in predictions.items()
     }
-    colours = {scene.names[i]: scene.colours[i] for i in sorted(drawn)}
-    return Tiles(tuple(scene.columns), tuple(rows), colours)
+    fullest = sorted(truth["images"], key=lambda image: -len(columns[GROUND_TRUTH][image["id"]]))
+    opened = ((image, _open(image)) for image in fullest)
+    rows, seen = [], set()
+    for image, pixels in islice(((i, p) for i, p in opened if p is not None), images):
+        row = []
+        for found in columns.values():
+            instances = found[image["id"]]
+            labels = [_label(instance, names) for instance in instances]
+            shown = labels if len(labels) <= _MOST_LABELS else [""] * len(labels)
+            drawn = [
+                Drawn(_outline(instance, image), colours[instance["category_id"]], _WIDTH, label)
+                for instance, label in zip(instances, shown, strict=True)
+            ]
+            row.append(Picture(draw_tile(pixels, drawn), "jpeg", few(labels, 10) or "nothing"))
+            seen |= {instance["category_id"] for instance in instances}
+        rows.append(tuple(row))
+    key = {names[i]: colours[i] for i in names if i in seen}
+    return Tiles(tuple(columns), tuple(rows), key) if rows else None
 
 
-def _scene(
-    ground_truth: Path, predictions: dict[str, Path], images: int, min_score: float
-) -> _Scene:
-    truth = read_json(ground_truth)
-    names = {c["id"]: c["name"] for c in truth["categories"]}
-    columns = {GROUND_TRUTH: _by_image(truth.get("annotations", ()), None)}
-    for title, path in predictions.items():
-        columns[title] = _by_image(read_json(path), min_score)
-    readable = [i for i in truth["images"] if os.path.isfile(i["file_name"])]
-    fullest = sorted(readable, key=lambda i: -len(columns[GROUND_TRUTH][i["id"]]))
-    colours = {c: to_hex(colormaps["tab10"](i % 10)) for i, c in enumerate(sorted(names))}
-    return _Scene(columns, fullest[:images], names, colours)
+def mistake_tiles(
+    ground_truth: Path, results: Path, examples: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> dict[str, tuple[Picture, ...]]:
+    """Kind of mistake -> a picture an example, with what is there and what was said as caption.
+
+    Args:
+        ground_truth, results: COCO json, as for :func:`comparison_tiles`.
+        examples: of ``explanation.json``. One whose image is not there any more is left out, and so
+            is a kind that has none left.
+
+    Raises:
+        TransferError: a JSON file is damaged.
+        LookupError: the examples are of other files.
+    """
+    truth, detections = read_json(ground_truth, dict), read_json(results, list)
+    images = {image["id"]: image for image in truth["images"]}
+    names = {category["id"]: category["name"] for category in truth["categories"]}
+
+    def tile(example: Mapping[str, Any]) -> Picture | None:
+        image = images[example["image_id"]]
+        said = [
+            (found[example[key]], colour, word)
+            for found, key, colour, word in (
+                (truth["annotations"], "object", OBJECT_COLOUR, "there"),
+                (detections, "detection", DETECTION_COLOUR, "detected"),
+            )
+            if example[key] is not None
+        ]
+        drawn = [Drawn(_outline(i, image), colour, _CLOSE_WIDTH) for i, colour, _ in said]
+        pixels = _open(image)
+        if pixels is None:
+            return None
+        window = window_around([line for one in drawn for line in one.lines], *pixels.size)
+        caption = ", ".join(f"{word}: {_label(i, names)}" for i, _, word in said)
+        return Picture(draw_tile(pixels, drawn, window), "jpeg", caption, caption)
+
+    tiles = {kind: [tile(example) for example in some] for kind, some in examples.items()}
+    there = {kind: tuple(filter(None, some)) for kind, some in tiles.items()}
+    return {kind: some for kind, some in there.items() if some}
 
 
-def _by_image(instances: Sequence[Instance], min_score: float | None) -> dict[int, list[Instance]]:
+def _by_image(instances: Sequence[Instance]) -> dict[int, list[Instance]]:
     grouped: dict[int, list[Instance]] = defaultdict(list)
     for instance in instances:
-        if min_score is None or instance["score"] > min_score:
-            grouped[instance["image_id"]].append(instance)
+        grouped[instance["image_id"]].append(instance)
     return grouped
 
 
-def _tile(
-    pixels: Pixels, instances: list[Instance], image: dict[str, Any], scene: _Scene
-) -> Picture:
-    longest = max(image["width"], image["height"])
-    size = (_TILE_INCHES * image["width"] / longest, _TILE_INCHES * image["height"] / longest)
-    figure = Figure(figsize=size)
-    FigureCanvasAgg(figure)
-    _draw(figure.add_axes((0, 0, 1, 1)), pixels, instances, image, scene)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="jpeg", dpi=_TILE_DPI, pil_kwargs={"quality": 80})
-    labels = [_label(instance, scene) for instance in instances]
-    return Picture(buffer.getvalue(), "jpeg", few(labels, 10) or "nothing")
+def _open(image: Mapping[str, Any]) -> Any:
+    return open_upright(image["file_name"], image["width"], image["height"])
 
 
-def _draw(
-    axis: Axes, pixels: Pixels, instances: list[Instance], image: dict[str, Any], scene: _Scene
-) -> None:
-    height, width = image["height"], image["width"]
-    step = -(-max(height, width) // _LONGEST_SIDE)
-    axis.imshow(
-        pixels[::step, ::step],
-        cmap="gray" if pixels.ndim == 2 else None,
-        extent=(-0.5, width - 0.5, height - 0.5, -0.5),
-        aspect="equal",
-    )
-    axis.set_axis_off()
-    outlines = [(i["category_id"], outline(i, height, width, step)) for i in instances]
-    _stroke(axis, [line for _, line in outlines], "white", 2.4)
-    for category, colour in scene.colours.items():
-        _stroke(axis, [line for found, line in outlines if found == category], colour, 1.2)
-    if len(instances) <= _MOST_LABELS:
-        for instance in instances:
-            _name(axis, instance, image, _label(instance, scene))
-    axis.set_xlim(-0.5, width - 0.5)
-    axis.set_ylim(height - 0.5, -0.5)
+def _outline(instance: Instance, image: Mapping[str, Any]) -> Any:
+    return outline(instance, image["height"], image["width"])
 
 
-def _stroke(axis: Axes, lines: list[Segments], colour: str, thickness: float) -> None:
-    """All segments as one line with gaps, the fastest of matplotlib's ways to draw thousands."""
-    segments = np.concatenate([np.empty((0, 2, 2)), *lines])
-    gapped = np.concatenate([segments, np.full((len(segments), 1, 2), np.nan)], axis=1)
-    x, y = gapped.reshape(-1, 2).T
-    axis.plot(x, y, color=colour, linewidth=thickness, solid_capstyle="round")
-
-
-def _label(instance: Instance, scene: _Scene) -> str:
+def _label(instance: Instance, names: Mapping[int, str]) -> str:
     score = f" {instance['score']:.2f}" if "score" in instance else ""
-    return f"{scene.names[instance['category_id']]}{score}"
-
-
-def _name(axis: Axes, instance: Instance, image: dict[str, Any], text: str) -> None:
-    """``text`` above the box, and within the image."""
-    x, y, width, _ = instance["bbox"]
-    middle = min(max(x + width / 2, 0.12 * image["width"]), 0.88 * image["width"])
-    axis.text(
-        *(middle, max(y - 1, 0.06 * image["height"]), _plain(text)),
-        color="white",
-        fontsize=7,
-        ha="center",
-        va="bottom",
-        clip_on=True,
-        path_effects=[withStroke(linewidth=1.6, foreground="black")],
-    )
-
-
-def _plain(text: str) -> str:
-    return text.replace("$", r"\$")  # a formula stands between dollars
+    return f"{names[instance['category_id']]}{score}"

@@ -15,7 +15,7 @@ from transfer_maskrcnn.report.extension_view import (
     pseudo_labels_sentence,
     view_extension,
 )
-from transfer_maskrcnn.report.mistake_tiles import DETECTION_COLOUR, OBJECT_COLOUR
+from transfer_maskrcnn.report.pictures import DETECTION_COLOUR, OBJECT_COLOUR
 from transfer_maskrcnn.report.page import write_page
 from transfer_maskrcnn.report.pictures import Tiles, comparison_tiles
 from transfer_maskrcnn.report.plan_view import PlanView, view_plan
