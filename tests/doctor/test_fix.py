@@ -11,17 +11,7 @@ import pytest
 from PIL import Image
 
 from transfer_maskrcnn.data.formats import LoadedDataset, load_coco_json
-from transfer_maskrcnn.data.formats.base import (
-    AREA_MISMATCH,
-    BOX_RECOMPUTED,
-    CLIPPED,
-    DUPLICATE_ID,
-    IMAGE_MISSING,
-    IN_LEFT_OUT_IMAGE,
-    NO_MASK,
-    REPEATED_POINTS,
-    UNKNOWN_IMAGE,
-)
+from transfer_maskrcnn.data.formats.base import WORDS, Reason
 from transfer_maskrcnn.data.formats.bitmasks import polygons_to_rle
 from transfer_maskrcnn.doctor.fix import Change, repair
 from transfer_maskrcnn.errors import DatasetError
@@ -75,22 +65,34 @@ FAULTS = [
     # a sound one: only the image that is missing
     ([SOUND], []),
     # what the loader leaves out or mends
-    ([{**SOUND, "image_id": 2, "id": k} for k in "ab"], [("2.png", "", IN_LEFT_OUT_IMAGE)]),
-    ([{"bbox": BOX}], [("1.png", "annotations[0]", NO_MASK)]),
-    ([{**SOUND, "image_id": 77}], [("", "annotations[0]: image_id 77", UNKNOWN_IMAGE)]),
-    ([{**SOUND, "bbox": [0, 0, 0, 0]}], [("1.png", "annotations[0]", BOX_RECOMPUTED)]),
+    (
+        [{**SOUND, "image_id": 2, "id": k} for k in "ab"],
+        [("2.png", "", WORDS[Reason.IN_LEFT_OUT_IMAGE])],
+    ),
+    ([{"bbox": BOX}], [("1.png", "annotations[0]", WORDS[Reason.NO_MASK])]),
+    (
+        [{**SOUND, "image_id": 77}],
+        [("", "annotations[0]: image_id 77", WORDS[Reason.UNKNOWN_IMAGE])],
+    ),
+    (
+        [{**SOUND, "bbox": [0, 0, 0, 0]}],
+        [("1.png", "annotations[0]", WORDS[Reason.BOX_RECOMPUTED])],
+    ),
     (
         [{**SOUND, "segmentation": [SQUARE[:2] + SQUARE]}],
-        [("1.png", "annotations[0]", REPEATED_POINTS)],
+        [("1.png", "annotations[0]", WORDS[Reason.REPEATED_POINTS])],
     ),
     (
         [{"segmentation": [[40.0, 40, 90, 40, 90, 60, 40, 60]]}],
-        [("1.png", "annotations[0]", CLIPPED), ("1.png", "annotations[0]", BOX_RECOMPUTED)],
+        [
+            ("1.png", "annotations[0]", WORDS[Reason.CLIPPED]),
+            ("1.png", "annotations[0]", WORDS[Reason.BOX_RECOMPUTED]),
+        ],
     ),
-    ([{**SOUND, "area": 9}], [("1.png", "annotations[0]", AREA_MISMATCH)]),
+    ([{**SOUND, "area": 9}], [("1.png", "annotations[0]", WORDS[Reason.AREA_MISMATCH])]),
     (
         [SOUND, {**SOUND, "category_id": 2, "id": 0}],
-        [("", "annotations[1]: id 0", DUPLICATE_ID)],
+        [("", "annotations[1]: id 0", WORDS[Reason.DUPLICATE_ID])],
     ),
     # what only a look at masks finds
     ([{**SOUND, "area": 912}], [("1.png", "annotations[0]", "area that is not the mask's")]),
@@ -142,7 +144,7 @@ def test_changes(
     changes = repair(dataset, tmp_path / "out")
     assert digests(tmp_path / "original") == before
     found = {(Path(change.image).name, change.place, change.what) for change in changes}
-    assert found == {("2.png", "", IMAGE_MISSING), *expected}
+    assert found == {("2.png", "", WORDS[Reason.IMAGE_MISSING]), *expected}
     assert len(changes) == len(found)
 
     copy = reload(tmp_path / "out")
@@ -157,8 +159,8 @@ def test_log(load: Load, tmp_path: Path) -> None:
     changes = repair(load({**SOUND, "area": 950}, SOUND, {"bbox": BOX}), tmp_path / "out")
     image = str(tmp_path / "original" / "1.png")
     assert changes == [
-        Change(str(tmp_path / "original" / "2.png"), "", IMAGE_MISSING, None, None),
-        Change(image, "annotations[2]", NO_MASK, None, None),
+        Change(str(tmp_path / "original" / "2.png"), "", WORDS[Reason.IMAGE_MISSING], None, None),
+        Change(image, "annotations[2]", WORDS[Reason.NO_MASK], None, None),
         Change(image, "annotations[0]", "area that is not the mask's", 950, 900),
         Change(image, "annotations[1]", "duplicate of annotations[0]", [SQUARE], None),
     ]
@@ -192,7 +194,7 @@ def test_places_beyond_those_kept_are_counted(
 ) -> None:
     monkeypatch.setattr("transfer_maskrcnn.data.formats.base._MOST_PLACES", 2)
     changes = repair(load(SOUND, *[{"bbox": BOX}] * 5), tmp_path / "out")
-    places = [change.place for change in changes if change.what == NO_MASK]
+    places = [change.place for change in changes if change.what == WORDS[Reason.NO_MASK]]
     assert places == ["annotations[1]", "annotations[2]", "3 more"]
 
 

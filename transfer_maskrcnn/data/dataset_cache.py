@@ -28,7 +28,7 @@ from detectron2.structures import BoxMode
 from transfer_maskrcnn import __version__
 from transfer_maskrcnn.data import formats
 from transfer_maskrcnn.data.cache_folder import SUFFIX, cache_folder, make_room, mark_used
-from transfer_maskrcnn.data.formats.base import IMAGE_MISSING, LoadedDataset, LoadReport
+from transfer_maskrcnn.data.formats.base import LoadedDataset, LoadReport, Place, Reason
 from transfer_maskrcnn.data.formats.merge import Merge, labels_of, merge_classes
 from transfer_maskrcnn.data.record_file import LAYOUT, Record, RecordFile, write_records
 
@@ -174,7 +174,11 @@ def _read(path: Path, source: DatasetSource) -> LoadedDataset | None:
 def _from_header(content: dict[str, Any], dicts: RecordFile) -> LoadedDataset:
     report = LoadReport(**content["report"])
     for name in ("left_out", "images_left_out", "repaired"):
-        setattr(report, name, Counter(getattr(report, name)))
+        counts = {Reason(code): count for code, count in getattr(report, name).items()}
+        setattr(report, name, Counter(counts))
+    report.places = {
+        Reason(code): [Place(*place) for place in places] for code, places in report.places.items()
+    }
     return LoadedDataset(
         dicts=dicts,
         classes=tuple(content["classes"]),
@@ -220,7 +224,7 @@ def _changed_since(start: int, images: _ImageState, report: LoadReport) -> bool:
     time. Both are young; by ctime at least, which copying a file with its old date does not set.
     So a dataset with a young image is not cached: the next parse will find the image older.
     """
-    removed = images.missing != report.images_left_out[IMAGE_MISSING]
+    removed = images.missing != report.images_left_out[Reason.IMAGE_MISSING]
     return removed or images.newest > start - _YOUNG_NS
 
 

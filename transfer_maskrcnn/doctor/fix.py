@@ -22,7 +22,7 @@ from transfer_maskrcnn.data.export.masks import (
     segmentation_box,
 )
 from transfer_maskrcnn.data.export.outline import mask_to_simple_polygons
-from transfer_maskrcnn.data.formats.base import IN_LEFT_OUT_IMAGE, LoadedDataset
+from transfer_maskrcnn.data.formats.base import WORDS, LoadedDataset, Reason
 from transfer_maskrcnn.data.formats.bitmasks import rle_area, rle_to_mask
 from transfer_maskrcnn.files import write_text
 
@@ -69,7 +69,9 @@ def repair(dataset: LoadedDataset, out: Path) -> list[Change]:
         count = len(record["annotations"])
         numbered = [f"instance {number}" for number in range(1, count + 1)]
         records.append(
-            _mend_record(record, dataset.places[index] if matching else numbered, changes)
+            _mend_record(
+                record, [p.where for p in dataset.places[index]] if matching else numbered, changes
+            )
         )
     counts = tuple(len(record["annotations"]) for record in records)
     mended = replace(dataset, dicts=records, instances=counts, places=())
@@ -83,26 +85,16 @@ def repair(dataset: LoadedDataset, out: Path) -> list[Change]:
 def _of_loader(dataset: LoadedDataset) -> Iterator[Change]:
     """What the loader left out and mended; of a reason with very many, those whose place is known,
     and the number of the others."""
-    report, files = dataset.report, set(dataset.files)
+    report = dataset.report
     lost = [*report.images_left_out.items(), *report.left_out.items()]
     for counts, after in ((lost, None), (list(report.repaired.items()), "set right")):
         for reason, count in counts:
             places = report.places.get(reason, [])
-            for where in places:
-                image, place = _split_place(where, files)
-                yield Change(image, place, reason, None, after)
+            for place in places:
+                yield Change(place.image, str(place._replace(image="")), WORDS[reason], None, after)
             # all instances of a left-out image have one place
-            if count > len(places) and reason != IN_LEFT_OUT_IMAGE:
-                yield Change("", f"{count - len(places)} more", reason, None, after)
-
-
-def _split_place(where: str, files: set[str]) -> tuple[str, str]:
-    """Image and place of "a.jpg: annotations[3]"; either may have a colon in it."""
-    cuts = [where.find(": ", start) for start in range(len(where)) if where.startswith(": ", start)]
-    for cut in (len(where), *reversed(cuts)):
-        if where[:cut] in files:
-            return where[:cut], where[cut + 2 :]
-    return "", where
+            if count > len(places) and reason != Reason.IN_LEFT_OUT_IMAGE:
+                yield Change("", f"{count - len(places)} more", WORDS[reason], None, after)
 
 
 def _of_images(copied: CopiedImages) -> Iterator[Change]:

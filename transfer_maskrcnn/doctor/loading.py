@@ -7,49 +7,20 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from transfer_maskrcnn.data.formats import base
+from transfer_maskrcnn.data.formats.base import LoadReport, Reason
 from transfer_maskrcnn.data.formats.files import clip
 from transfer_maskrcnn.doctor.findings import Finding, Place, finding
 from transfer_maskrcnn.doctor.subject import Loaded, Subject
 from transfer_maskrcnn.errors import DatasetError
 
-KINDS = {
-    base.IMAGE_MISSING: "image_missing",
-    base.IMAGE_OTHER_SIZE: "image_size",
-    base.IMAGE_ROTATED: "image_rotated",
-    base.IMAGE_TURNED_TIFF: "image_turned_tiff",
-    base.IMAGE_DEEP: "image_deep",
-    base.IMAGE_WITHOUT_JSON: "image_without_json",
-    base.LABELS_WITHOUT_IMAGE: "labels_without_image",
-    base.IMAGE_WITHOUT_MASK_FILE: "image_without_mask_file",
-    base.IMAGE_BAD_MASK_FILE: "bad_mask_file",
-    base.IN_LEFT_OUT_IMAGE: "lost_with_image",
-    base.UNKNOWN_IMAGE: "unknown_image",
-    base.NO_MASK: "no_mask",
-    base.NO_LABEL: "no_label",
-    base.TOO_FEW_POINTS: "too_few_points",
-    base.BAD_COORDINATES: "bad_coordinates",
-    base.OUTSIDE_IMAGE: "outside_image",
-    base.ZERO_AREA: "zero_area",
-    base.BAD_MASK: "bad_rle",
-    base.MASK_OTHER_SIZE: "rle_size",
-    base.REPEATED_POINTS: "repeated_points",
-    base.CLIPPED: "clipped",
-    base.PART_DROPPED: "part_dropped",
-    base.BOX_RECOMPUTED: "box_recomputed",
-    base.BOX_CLIPPED: "box_clipped",
-    base.AREA_MISMATCH: "area_wrong",
-    base.DUPLICATE_ID: "duplicate_id",
-    base.NESTED: "nested",
-    base.DUPLICATE_CATEGORY: "duplicate_category",
-}
 _MANY_BEYOND = 0.2  # of all instances: more are no careless strokes at the border
 # Reasons whose place is an image: "file", or "file: what was seen".
 _OF_IMAGES = (
-    base.IMAGE_OTHER_SIZE,
-    base.IMAGE_ROTATED,
-    base.IMAGE_TURNED_TIFF,
-    base.IMAGE_DEEP,
-    base.IN_LEFT_OUT_IMAGE,
+    Reason.IMAGE_OTHER_SIZE,
+    Reason.IMAGE_ROTATED,
+    Reason.IMAGE_TURNED_TIFF,
+    Reason.IMAGE_DEEP,
+    Reason.IN_LEFT_OUT_IMAGE,
 )
 
 
@@ -68,29 +39,28 @@ def _findings(loaded: Loaded) -> Iterator[Finding]:
     report = loaded.dataset.report
     for counts in (report.images_left_out, report.left_out, report.repaired):
         for reason, count in counts.items():
-            if reason == base.IMAGE_UNREADABLE:
+            if reason == Reason.IMAGE_UNREADABLE:
                 yield from _unreadable(loaded.name, report.places[reason], count)
             else:
-                kind = KINDS.get(reason, "other_shape" if "shape" in reason else "other_reason")
-                if reason == base.CLIPPED and _is_misplaced(report):
+                kind = reason.value
+                if reason == Reason.CLIPPED and _is_misplaced(report):
                     kind = "misplaced"
-                places = [_place(loaded, reason, text) for text in report.places[reason]]
-                values = {"reason": reason, "instances": report.instances_read}
+                places = [_place(loaded, reason, place) for place in report.places[reason]]
+                values = {"instances": report.instances_read}
                 yield finding(kind, loaded.name, places, count, **values)
 
 
-def _is_misplaced(report: base.LoadReport) -> bool:
-    beyond = report.repaired[base.CLIPPED] + report.left_out[base.OUTSIDE_IMAGE]
+def _is_misplaced(report: LoadReport) -> bool:
+    beyond = report.repaired[Reason.CLIPPED] + report.left_out[Reason.OUTSIDE_IMAGE]
     return beyond > _MANY_BEYOND * report.instances_read
 
 
-def _place(loaded: Loaded, reason: str, text: str) -> Place:
-    if reason == base.IMAGE_MISSING:
-        return Place(text, note=_similar_file(text))
+def _place(loaded: Loaded, reason: Reason, place: base.Place) -> Place:
+    if reason == Reason.IMAGE_MISSING:
+        return Place(place.image, note=_similar_file(place.image))
     if reason in _OF_IMAGES:
-        file, _, note = text.partition(": ")
-        return Place(file, note=note)
-    return loaded.locator.from_text(text)
+        return Place(place.image, note=place.note)
+    return loaded.locator.from_text(str(place))
 
 
 def _similar_file(path: str) -> str:
@@ -107,15 +77,15 @@ def _by_stem(folder: str) -> dict[str, str]:
     return {os.path.splitext(name)[0].lower(): name for name in sorted(os.listdir(folder))}
 
 
-def _unreadable(dataset: str, files: list[str], count: int) -> Iterator[Finding]:
+def _unreadable(dataset: str, unreadable: list[base.Place], count: int) -> Iterator[Finding]:
     """Unreadable images, told apart by what the files hold."""
     by_kind: dict[str, list[Place]] = {}
-    for file in files:
+    for file in (place.image for place in unreadable):
         kind, note = _why_unreadable(file)
         by_kind.setdefault(kind, []).append(Place(file, note=note))
     for kind, places in by_kind.items():
         # The few that were counted, but whose places were not kept, are like most of the others.
-        surplus = count - len(files) if len(places) == max(map(len, by_kind.values())) else 0
+        surplus = count - len(unreadable) if len(places) == max(map(len, by_kind.values())) else 0
         yield finding(kind, dataset, places, len(places) + surplus)
 
 

@@ -50,7 +50,7 @@ class Loaded:
     def place_of(self, image: int, instance: int) -> str:
         """Where an instance stands in its file, in the loader's words."""
         places = self.dataset.places
-        return places[image][instance] if places else f"annotation {instance}"
+        return places[image][instance].where if places else f"annotation {instance}"
 
     def class_counts(self) -> dict[str, int]:
         """Class -> instances that are no crowds, in the order of the classes."""

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from transfer_maskrcnn.data.formats.base import BAD_MASK, MASK_OTHER_SIZE, ZERO_AREA, Patch
+from transfer_maskrcnn.data.formats.base import Patch, Reason
 from transfer_maskrcnn.data.formats.bitmasks import (
     clean_rle,
     labels_to_rles,
@@ -38,7 +38,7 @@ def test_compressed_and_plain_counts_come_back(mask: np.ndarray) -> None:
     assert mask_to_rle(mask) == {"size": size, "counts": encoded["counts"].decode()}
     for counts in (encoded["counts"], encoded["counts"].decode(), plain):
         rle, problem = clean_rle({"size": size, "counts": counts}, *mask.shape)
-        assert problem == ("" if mask.any() else ZERO_AREA)
+        assert problem == (None if mask.any() else Reason.ZERO_AREA)
         if not problem:
             assert (rle_to_mask(rle) == mask).all()
             assert isinstance(rle["counts"], str)
@@ -49,32 +49,32 @@ def test_long_runs() -> None:
     mask[10:2900, 100:1900] = True
     mask[500:510, 500:510] = False
     rle, problem = clean_rle(mask_to_rle(mask), 3000, 2000)
-    assert problem == "" and (rle_to_mask(rle) == mask).all()
+    assert problem is None and (rle_to_mask(rle) == mask).all()
     assert rle_box(rle) == [100, 10, 1900, 2900]
 
 
 @pytest.mark.parametrize(
     "rle, problem",
     [
-        ({"size": [4, 5], "counts": [3, 2, 15]}, ""),
-        ({"size": (4, 5), "counts": [3, 0, 2, 5, 10]}, ""),
-        ({"size": [4, 5], "counts": [20]}, ZERO_AREA),
-        ({"size": [4, 5], "counts": [3, 0, 17]}, ZERO_AREA),
-        ({"size": [5, 4], "counts": [3, 2, 15]}, MASK_OTHER_SIZE),
-        ({"counts": [3, 2, 15]}, MASK_OTHER_SIZE),
-        ({"size": [4, 5]}, BAD_MASK),
-        ({"size": [4, 5], "counts": None}, BAD_MASK),
-        ({"size": [4, 5], "counts": [3, 2, 16]}, BAD_MASK),  # more than there are pixels
-        ({"size": [4, 5], "counts": [3, 2]}, BAD_MASK),
-        ({"size": [4, 5], "counts": [30, -10]}, BAD_MASK),
-        ({"size": [4, 5], "counts": [3.0, 2.0, 15.0]}, BAD_MASK),
-        ({"size": [4, 5], "counts": [10**30]}, BAD_MASK),
-        ({"size": [4, 5], "counts": [[3], [2]]}, BAD_MASK),
-        ({"size": [4, 5], "counts": ""}, BAD_MASK),
-        ({"size": [4, 5], "counts": "o"}, BAD_MASK),  # ends in the middle of a number
-        ({"size": [4, 5], "counts": "oooooooooo0"}, BAD_MASK),
-        ({"size": [4, 5], "counts": "\x01 é"}, BAD_MASK),
-        ({"size": [4, 5], "counts": "zzz"}, BAD_MASK),
+        ({"size": [4, 5], "counts": [3, 2, 15]}, None),
+        ({"size": (4, 5), "counts": [3, 0, 2, 5, 10]}, None),
+        ({"size": [4, 5], "counts": [20]}, Reason.ZERO_AREA),
+        ({"size": [4, 5], "counts": [3, 0, 17]}, Reason.ZERO_AREA),
+        ({"size": [5, 4], "counts": [3, 2, 15]}, Reason.MASK_OTHER_SIZE),
+        ({"counts": [3, 2, 15]}, Reason.MASK_OTHER_SIZE),
+        ({"size": [4, 5]}, Reason.BAD_MASK),
+        ({"size": [4, 5], "counts": None}, Reason.BAD_MASK),
+        ({"size": [4, 5], "counts": [3, 2, 16]}, Reason.BAD_MASK),  # more than there are pixels
+        ({"size": [4, 5], "counts": [3, 2]}, Reason.BAD_MASK),
+        ({"size": [4, 5], "counts": [30, -10]}, Reason.BAD_MASK),
+        ({"size": [4, 5], "counts": [3.0, 2.0, 15.0]}, Reason.BAD_MASK),
+        ({"size": [4, 5], "counts": [10**30]}, Reason.BAD_MASK),
+        ({"size": [4, 5], "counts": [[3], [2]]}, Reason.BAD_MASK),
+        ({"size": [4, 5], "counts": ""}, Reason.BAD_MASK),
+        ({"size": [4, 5], "counts": "o"}, Reason.BAD_MASK),  # ends in the middle of a number
+        ({"size": [4, 5], "counts": "oooooooooo0"}, Reason.BAD_MASK),
+        ({"size": [4, 5], "counts": "\x01 é"}, Reason.BAD_MASK),
+        ({"size": [4, 5], "counts": "zzz"}, Reason.BAD_MASK),
     ],
 )
 def test_malformed(rle: dict[str, Any], problem: str) -> None:

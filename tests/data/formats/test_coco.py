@@ -12,7 +12,7 @@ from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.data.datasets.coco import convert_to_coco_dict
 
 from transfer_maskrcnn.data.formats import LoadedDataset, load_coco_json
-from transfer_maskrcnn.data.formats import base as reasons
+from transfer_maskrcnn.data.formats.base import Reason
 from transfer_maskrcnn.errors import DatasetError
 
 Write = Callable[..., Path]
@@ -135,34 +135,35 @@ def test_detectron2_reads_the_dicts(load: Any, segmentations: Any) -> None:
 @pytest.mark.parametrize(
     "segmentation, reason",
     [
-        (None, reasons.NO_MASK),
-        ([], reasons.NO_MASK),
-        ({}, reasons.NO_MASK),
-        ("", reasons.BAD_COORDINATES),
-        ([SQUARE[:4]], reasons.TOO_FEW_POINTS),
-        ([[2, 2, 4, 4, 6, 6]], reasons.ZERO_AREA),
-        ([[40, 2, 50, 2, 50, 8]], reasons.OUTSIDE_IMAGE),
-        ({"size": [20, 30], "counts": [600]}, reasons.ZERO_AREA),
-        ({"size": [20, 30], "counts": [6]}, reasons.BAD_MASK),
-        ({"size": [30, 20], "counts": [100, 500]}, reasons.MASK_OTHER_SIZE),
+        (None, Reason.NO_MASK),
+        ([], Reason.NO_MASK),
+        ({}, Reason.NO_MASK),
+        ("", Reason.BAD_COORDINATES),
+        ([SQUARE[:4]], Reason.TOO_FEW_POINTS),
+        ([[2, 2, 4, 4, 6, 6]], Reason.ZERO_AREA),
+        ([[40, 2, 50, 2, 50, 8]], Reason.OUTSIDE_IMAGE),
+        ({"size": [20, 30], "counts": [600]}, Reason.ZERO_AREA),
+        ({"size": [20, 30], "counts": [6]}, Reason.BAD_MASK),
+        ({"size": [30, 20], "counts": [100, 500]}, Reason.MASK_OTHER_SIZE),
     ],
 )
 def test_left_out(load: Any, segmentation: Any, reason: str) -> None:
     dataset = load(coco([SQUARE], segmentation))
     assert dataset.report.left_out == {reason: 1}
-    assert "annotations[1]" in dataset.report.places[reason][0]
+    place = dataset.report.places[reason][0]
+    assert (Path(place.image).name, place.part, place.number) == ("a.jpg", "annotations", 1)
     assert dataset.report.instances_kept == 1
 
 
 @pytest.mark.parametrize(
     "segmentation, repair, box",
     [
-        ([[2, 2, *SQUARE]], reasons.REPEATED_POINTS, [2, 2, 8, 8]),
+        ([[2, 2, *SQUARE]], Reason.REPEATED_POINTS, [2, 2, 8, 8]),
         # the file's own box stays as long as it is sound
-        ([[20, 0, 50, 0, 50, 9]], reasons.CLIPPED, [2, 2, 8, 8]),
-        ([[4, 4, 5, 4, 5, 5], [1, 1]], reasons.PART_DROPPED, [2, 2, 8, 8]),
-        (SQUARE, reasons.NESTED, [2, 2, 8, 8]),  # not wrapped in a list of parts
-        ([[[4, 4], [5, 4], [5, 5]]], reasons.NESTED, [2, 2, 8, 8]),  # points as pairs
+        ([[20, 0, 50, 0, 50, 9]], Reason.CLIPPED, [2, 2, 8, 8]),
+        ([[4, 4, 5, 4, 5, 5], [1, 1]], Reason.PART_DROPPED, [2, 2, 8, 8]),
+        (SQUARE, Reason.NESTED, [2, 2, 8, 8]),  # not wrapped in a list of parts
+        ([[[4, 4], [5, 4], [5, 5]]], Reason.NESTED, [2, 2, 8, 8]),  # points as pairs
     ],
 )
 def test_repaired(load: Any, segmentation: Any, repair: str, box: list[float]) -> None:
@@ -173,7 +174,7 @@ def test_repaired(load: Any, segmentation: Any, repair: str, box: list[float]) -
 
 def test_every_instance_is_judged_by_its_own_parts(load: Any) -> None:
     dataset = load(coco([[1, 1], SQUARE], [[20, 0, 50, 0, 50, 9]], [SQUARE]))
-    assert dataset.report.repaired == {reasons.PART_DROPPED: 1, reasons.CLIPPED: 1}
+    assert dataset.report.repaired == {Reason.PART_DROPPED: 1, Reason.CLIPPED: 1}
 
 
 @pytest.mark.parametrize(
@@ -195,7 +196,7 @@ def test_boxes(load: Any, bbox: Any, box: list[float], repairs: int) -> None:
     data["annotations"][0]["bbox"] = bbox
     dataset = load(data)
     assert dataset.dicts[0]["annotations"][0]["bbox"] == box
-    assert dataset.report.repaired[reasons.BOX_RECOMPUTED] == repairs
+    assert dataset.report.repaired[Reason.BOX_RECOMPUTED] == repairs
 
 
 def test_a_box_that_sticks_out_is_clipped(load: Any) -> None:
@@ -203,7 +204,7 @@ def test_a_box_that_sticks_out_is_clipped(load: Any) -> None:
     data["annotations"][0]["bbox"] = [-9, 2, 20, 60]
     dataset = load(data)
     assert dataset.dicts[0]["annotations"][0]["bbox"] == [0, 2, 11, 20]
-    assert dataset.report.repaired == {reasons.BOX_CLIPPED: 1}
+    assert dataset.report.repaired == {Reason.BOX_CLIPPED: 1}
 
 
 @pytest.mark.parametrize("segmentation", [[SQUARE], RLE], ids=["polygon", "bitmask"])  # 36, 24
@@ -223,7 +224,7 @@ def test_area(load: Any, segmentation: Any, area: Any, kept: bool, repairs: int)
     dataset = load(data)
     annotation = dataset.dicts[0]["annotations"][0]
     assert annotation.get("area") == (area if kept else None)
-    assert dataset.report.repaired[reasons.AREA_MISMATCH] == repairs
+    assert dataset.report.repaired[Reason.AREA_MISMATCH] == repairs
 
 
 def test_area_of_two_parts(load: Any) -> None:
@@ -251,16 +252,16 @@ def test_images_left_out(load: Any, make_image: Callable[..., Path], tmp_path: P
     (tmp_path / "images/e.jpg").write_bytes(b"")
     report = load(data).report
     assert report.images_left_out == {
-        reasons.IMAGE_MISSING: 1,
-        reasons.IMAGE_OTHER_SIZE: 1,
-        reasons.IMAGE_ROTATED: 1,
-        reasons.IMAGE_UNREADABLE: 1,
+        Reason.IMAGE_MISSING: 1,
+        Reason.IMAGE_OTHER_SIZE: 1,
+        Reason.IMAGE_ROTATED: 1,
+        Reason.IMAGE_UNREADABLE: 1,
     }
-    assert report.left_out == {reasons.IN_LEFT_OUT_IMAGE: 4}
+    assert report.left_out == {Reason.IN_LEFT_OUT_IMAGE: 4}
     assert report.instances_kept == 3
-    assert "b.jpg" in report.places[reasons.IMAGE_MISSING][0]
-    assert "as 31x20, a viewer shows 30x20" in report.places[reasons.IMAGE_OTHER_SIZE][0]
-    assert "as 30x20, a viewer shows 20x30" in report.places[reasons.IMAGE_ROTATED][0]
+    assert Path(report.places[Reason.IMAGE_MISSING][0].image).name == "b.jpg"
+    assert "as 31x20, a viewer shows 30x20" in report.places[Reason.IMAGE_OTHER_SIZE][0].note
+    assert "as 30x20, a viewer shows 20x30" in report.places[Reason.IMAGE_ROTATED][0].note
 
 
 def test_turned_image_annotated_as_shown(load: Any, make_image: Callable[..., Path]) -> None:
@@ -286,8 +287,8 @@ def test_duplicate_annotation_ids_and_unknown_images(load: Any) -> None:
     data["annotations"][1]["id"] = 0
     data["annotations"][2]["image_id"] = 99
     report = load(data).report
-    assert report.repaired == {reasons.DUPLICATE_ID: 1}
-    assert report.left_out == {reasons.UNKNOWN_IMAGE: 1}
+    assert report.repaired == {Reason.DUPLICATE_ID: 1}
+    assert report.left_out == {Reason.UNKNOWN_IMAGE: 1}
     assert report.instances_kept == 2
 
 
@@ -311,7 +312,7 @@ def test_unused_category_of_the_same_name(load: Any) -> None:
     data = coco([SQUARE], categories=[{"id": 0, "name": "cat"}, {"id": 7, "name": "cat"}])
     dataset = load(data)
     assert (dataset.classes, dataset.category_ids) == (("cat",), (7,))
-    assert dataset.report.repaired == {reasons.DUPLICATE_CATEGORY: 1}
+    assert dataset.report.repaired == {Reason.DUPLICATE_CATEGORY: 1}
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:

@@ -10,12 +10,7 @@ from detectron2.data.detection_utils import read_image
 from PIL import Image
 
 from transfer_maskrcnn.data.formats import images
-from transfer_maskrcnn.data.formats.base import (
-    IMAGE_DEEP,
-    IMAGE_MISSING,
-    IMAGE_TURNED_TIFF,
-    IMAGE_UNREADABLE,
-)
+from transfer_maskrcnn.data.formats.base import Reason
 from transfer_maskrcnn.data.formats.images import (
     list_images,
     natural_key,
@@ -31,7 +26,7 @@ def test_size_is_what_detectron2_reads(
 ) -> None:
     path = make_image(f"a.{suffix}", 20, 30, orientation)
     probe = probe_image(str(path))
-    assert probe.problem == ""
+    assert probe.problem is None
     assert probe.size == read_image(str(path), "BGR").shape[:2]
     assert probe.stored_size == (20, 30)
 
@@ -46,7 +41,7 @@ def test_turned_tiff_is_no_good(make_image: Callable[..., Path], orientation: in
     )
     seen, expected = read_image(str(turned), "BGR"), read_image(str(upright), "BGR")
     assert seen.shape != expected.shape or (seen != expected).any()
-    assert probe_image(str(turned)).problem == IMAGE_TURNED_TIFF
+    assert probe_image(str(turned)).problem == Reason.IMAGE_TURNED_TIFF
     assert probe_image(str(make_image("b.tiff", 20, 30))).size == (20, 30)
 
 
@@ -68,14 +63,14 @@ def test_deep_pixels_are_no_good(tmp_path: Path, suffix: str, dtype: str) -> Non
         warnings.simplefilter("ignore")
         Image.fromarray(ramp).save(path)
     assert (read_image(str(path), "BGR") == 255).all()
-    assert probe_image(str(path)).problem == IMAGE_DEEP
+    assert probe_image(str(path)).problem == Reason.IMAGE_DEEP
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "CMYK"])
 def test_shallow_pixels_are_fine(tmp_path: Path, mode: str) -> None:
     path = tmp_path / ("a.tiff" if mode == "CMYK" else "a.png")
     Image.new(mode, (30, 20)).save(path)
-    assert probe_image(str(path)).problem == ""
+    assert probe_image(str(path)).problem is None
 
 
 def test_png_orientation_behind_the_pixels(make_image: Callable[..., Path]) -> None:
@@ -96,7 +91,7 @@ def test_cut_short(make_image: Callable[..., Path], suffix: str, share: float) -
     path = make_image(f"a.{suffix}", 60, 80)
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
-    assert probe_image(str(path)).problem == IMAGE_UNREADABLE
+    assert probe_image(str(path)).problem == Reason.IMAGE_UNREADABLE
 
 
 def test_damaged_png_with_a_whole_end(make_image: Callable[..., Path]) -> None:
@@ -106,7 +101,7 @@ def test_damaged_png_with_a_whole_end(make_image: Callable[..., Path]) -> None:
     pixels = data.index(b"IDAT") + 4
     data[pixels + 8 : pixels + 16] = bytes(8)
     path.write_bytes(data)
-    assert probe_image(str(path)).problem == IMAGE_UNREADABLE
+    assert probe_image(str(path)).problem == Reason.IMAGE_UNREADABLE
 
 
 def test_thumbnail_does_not_pass_for_the_end_of_a_jpeg(make_image: Callable[..., Path]) -> None:
@@ -115,23 +110,23 @@ def test_thumbnail_does_not_pass_for_the_end_of_a_jpeg(make_image: Callable[...,
     thumbnail = make_image("thumbnail.jpg", 8, 8).read_bytes()
     header = b"\xff\xe5" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail  # an APP5 segment
     path.write_bytes(data[:2] + header + data[2:])
-    assert probe_image(str(path)).problem == ""
+    assert probe_image(str(path)).problem is None
     path.write_bytes(data[:2] + header + data[2 : len(data) // 2])
-    assert probe_image(str(path)).problem == IMAGE_UNREADABLE
+    assert probe_image(str(path)).problem == Reason.IMAGE_UNREADABLE
 
 
 def test_bytes_behind_the_end_are_no_fault(make_image: Callable[..., Path]) -> None:
     path = make_image("a.jpg")
     path.write_bytes(path.read_bytes() + b"\xff\xda maker's trailer" * 10)
-    assert probe_image(str(path)).problem == ""
+    assert probe_image(str(path)).problem is None
 
 
 @pytest.mark.parametrize(
     "content, problem",
     [
-        (b"", IMAGE_UNREADABLE),  # zero bytes
-        (b"<html>404</html>", IMAGE_UNREADABLE),  # a download that failed
-        (None, IMAGE_MISSING),
+        (b"", Reason.IMAGE_UNREADABLE),  # zero bytes
+        (b"<html>404</html>", Reason.IMAGE_UNREADABLE),  # a download that failed
+        (None, Reason.IMAGE_MISSING),
     ],
 )
 def test_no_image(tmp_path: Path, content: bytes | None, problem: str) -> None:
@@ -143,7 +138,7 @@ def test_no_image(tmp_path: Path, content: bytes | None, problem: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "a\0b.jpg", "x" * 5000, "."])
 def test_impossible_paths_are_missing(tmp_path: Path, name: str) -> None:
-    assert probe_image(f"{tmp_path}/{name}").problem == IMAGE_MISSING
+    assert probe_image(f"{tmp_path}/{name}").problem == Reason.IMAGE_MISSING
 
 
 def test_good_images_are_not_decoded(
@@ -156,7 +151,7 @@ def test_good_images_are_not_decoded(
 
     monkeypatch.setattr(Image.Image, "load", decode)
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", decode)
-    assert [p.problem for p in probe_images(paths)] == ["", ""]
+    assert [p.problem for p in probe_images(paths)] == [None, None]
 
 
 def test_order_is_kept(make_image: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from transfer_maskrcnn.data.formats import LoadedDataset, load_labelme_json
-from transfer_maskrcnn.data.formats import base as reasons
+from transfer_maskrcnn.data.formats.base import Place, Reason
 from transfer_maskrcnn.data.formats.bitmasks import rle_to_mask
 from transfer_maskrcnn.errors import DatasetError
 
@@ -115,26 +115,27 @@ def test_group_of_mask_and_polygon(load: Any) -> None:
 @pytest.mark.parametrize(
     "one, reason",
     [
-        (shape("nose", points=[[3, 3]], shape_type="point"), "of shape 'point'"),
-        (shape("edge", shape_type="linestrip"), "of shape 'linestrip'"),
-        (shape("edge", points=POINTS[:2], shape_type="line"), "of shape 'line'"),
-        (shape(points=[], shape_type="polygon"), reasons.BAD_COORDINATES),
-        (shape(points=POINTS[:2]), reasons.TOO_FEW_POINTS),
-        (shape(points=POINTS[:1], shape_type="rectangle"), reasons.BAD_COORDINATES),
-        (shape(points=[[2, None], [3, 3]], shape_type="circle"), reasons.BAD_COORDINATES),
-        (shape(points=[[2, 2], [2, 2]], shape_type="circle"), reasons.BAD_COORDINATES),
-        (mask_shape(mask=None), reasons.BAD_MASK),
-        (mask_shape(mask="AAAA"), reasons.BAD_MASK),
-        (mask_shape(mask="%%"), reasons.BAD_MASK),
-        (mask_shape(points=[[4, 3], [20, 9]]), reasons.BAD_MASK),  # does not fit its box
-        (mask_shape(mask=png(np.zeros((5, 7), dtype=bool))), reasons.ZERO_AREA),
-        (mask_shape(x=50), reasons.OUTSIDE_IMAGE),
+        (shape("nose", points=[[3, 3]], shape_type="point"), Reason.OTHER_SHAPE),
+        (shape("edge", shape_type="linestrip"), Reason.OTHER_SHAPE),
+        (shape("edge", points=POINTS[:2], shape_type="line"), Reason.OTHER_SHAPE),
+        (shape(points=[], shape_type="polygon"), Reason.BAD_COORDINATES),
+        (shape(points=POINTS[:2]), Reason.TOO_FEW_POINTS),
+        (shape(points=POINTS[:1], shape_type="rectangle"), Reason.BAD_COORDINATES),
+        (shape(points=[[2, None], [3, 3]], shape_type="circle"), Reason.BAD_COORDINATES),
+        (shape(points=[[2, 2], [2, 2]], shape_type="circle"), Reason.BAD_COORDINATES),
+        (mask_shape(mask=None), Reason.BAD_MASK),
+        (mask_shape(mask="AAAA"), Reason.BAD_MASK),
+        (mask_shape(mask="%%"), Reason.BAD_MASK),
+        (mask_shape(points=[[4, 3], [20, 9]]), Reason.BAD_MASK),  # does not fit its box
+        (mask_shape(mask=png(np.zeros((5, 7), dtype=bool))), Reason.ZERO_AREA),
+        (mask_shape(x=50), Reason.OUTSIDE_IMAGE),
     ],
 )
 def test_left_out(load: Any, one: Any, reason: str) -> None:
     dataset = load(shape(), one, classes=["cat"])  # the labels of unusable shapes do not matter
     assert dataset.report.left_out == {reason: 1}
-    assert dataset.report.places[reason][0].endswith("0001.jpg: shapes[1]")
+    place = dataset.report.places[reason][0]
+    assert (Path(place.image).name, place.part, place.number) == ("0001.jpg", "shapes", 1)
 
 
 @pytest.mark.parametrize(
@@ -201,8 +202,8 @@ def test_unusable_label_map(load: Any, label_map: Any) -> None:
 def test_images_without_a_json_file(load: Any, make_image: Callable[..., Path]) -> None:
     path = make_image("images/0002.jpg")
     report = load(shape()).report
-    assert report.images_left_out == {reasons.IMAGE_WITHOUT_JSON: 1}
-    assert report.places[reasons.IMAGE_WITHOUT_JSON][0] == str(path)
+    assert report.images_left_out == {Reason.IMAGE_WITHOUT_JSON: 1}
+    assert report.places[Reason.IMAGE_WITHOUT_JSON] == [Place(str(path))]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from transfer_maskrcnn.data.formats import LoadedDataset, load_png_masks
-from transfer_maskrcnn.data.formats import base as reasons
+from transfer_maskrcnn.data.formats.base import Reason
 from transfer_maskrcnn.data.formats.bitmasks import rle_to_mask
 from transfer_maskrcnn.errors import DatasetError
 
@@ -121,8 +121,8 @@ def test_images_and_masks_that_do_not_pair(
     (tmp_path / "masks").mkdir()
     Image.fromarray(LABELS).save(tmp_path / "masks/c.png")
     report = load(LABELS).report
-    assert report.images_left_out == {reasons.IMAGE_WITHOUT_MASK_FILE: 1, reasons.IMAGE_MISSING: 1}
-    assert report.left_out == {reasons.IN_LEFT_OUT_IMAGE: 2}
+    assert report.images_left_out == {Reason.IMAGE_WITHOUT_MASK_FILE: 1, Reason.IMAGE_MISSING: 1}
+    assert report.left_out == {Reason.IN_LEFT_OUT_IMAGE: 2}
 
 
 def test_masks_beside_the_images(make_image: Callable[..., Path], tmp_path: Path) -> None:
@@ -171,9 +171,9 @@ def test_binary_masks_of_any_mode(samples: Path, convert: Any) -> None:
 @pytest.mark.parametrize(
     "content, reason",
     [
-        (b"no image", reasons.BAD_MASK),
-        (np.zeros((20, 30), dtype=np.uint8), reasons.ZERO_AREA),
-        (np.ones((30, 20), dtype=np.uint8), reasons.MASK_OTHER_SIZE),
+        (b"no image", Reason.BAD_MASK),
+        (np.zeros((20, 30), dtype=np.uint8), Reason.ZERO_AREA),
+        (np.ones((30, 20), dtype=np.uint8), Reason.MASK_OTHER_SIZE),
     ],
 )
 def test_bad_mask_of_a_sample(samples: Path, content: Any, reason: str, check_counts: Any) -> None:
@@ -185,14 +185,15 @@ def test_bad_mask_of_a_sample(samples: Path, content: Any, reason: str, check_co
     dataset = load_png_masks(samples, samples)
     check_counts(dataset)
     assert dataset.report.left_out == {reason: 1}
-    assert dataset.report.places[reason][0].endswith("s9.png: m2.png")
+    place = dataset.report.places[reason][0]
+    assert (Path(place.image).name, place.where) == ("s9.png", "m2.png")
 
 
 def test_incomplete_samples(samples: Path, make_image: Callable[..., Path]) -> None:
     make_image("samples/s11/images/s11.png")
     (samples / "s9/images/s9.png").unlink()
     report = load_png_masks(samples, samples).report
-    assert report.images_left_out == {reasons.IMAGE_WITHOUT_MASK_FILE: 1, reasons.IMAGE_MISSING: 1}
+    assert report.images_left_out == {Reason.IMAGE_WITHOUT_MASK_FILE: 1, Reason.IMAGE_MISSING: 1}
     assert report.instances_kept == 2
 
 

@@ -9,15 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transfer_maskrcnn.data.formats import outlines
-from transfer_maskrcnn.data.formats.base import (
-    BAD_COORDINATES,
-    CLIPPED,
-    OUTSIDE_IMAGE,
-    PART_DROPPED,
-    REPEATED_POINTS,
-    TOO_FEW_POINTS,
-    ZERO_AREA,
-)
+from transfer_maskrcnn.data.formats.base import Reason
 from transfer_maskrcnn.data.formats.bitmasks import polygons_to_rle, rle_to_mask
 from transfer_maskrcnn.data.formats.polygons import clean_polygons, clip_polygon, screen_polygons
 
@@ -28,31 +20,31 @@ SQUARE = [2, 2, 8, 2, 8, 8, 2, 8]
 @pytest.mark.parametrize(
     "part, problem",
     [
-        (SQUARE, ""),
-        (SQUARE[::-1], ""),  # the other way round
-        ([*SQUARE, 2, 2], ""),  # closed explicitly
-        ([2, 2, 8, 8, 8, 2, 2, 8], ""),  # a bow tie: signed area 0, but it covers pixels
-        ([0, 0, 30, 0, 30, 20, 0, 20], ""),  # the whole image, border included
-        ([], BAD_COORDINATES),
-        ([2, 2, 8, 2], TOO_FEW_POINTS),
-        ([2, 2, 8, 2, 2, 2], TOO_FEW_POINTS),  # three points, two of them the same
-        ([2, 2, 8, 2, 8], BAD_COORDINATES),  # odd
-        ([2, 2, 8, 2, 5, 2], ZERO_AREA),  # on a line
-        ([2, 2, 4, 4, 8, 8, 6, 6], ZERO_AREA),
-        ([2, 2, 8, 2, math.nan, 8], BAD_COORDINATES),
-        ([2, 2, 8, 2, math.inf, 8], BAD_COORDINATES),
-        ([2, 2, 8, 2, 1e300, 8], BAD_COORDINATES),
-        ([2, 2, 8, 2, 10**400, 8], BAD_COORDINATES),
-        ([2, 2, 8, 2, None, 8], BAD_COORDINATES),
-        (["2", "2", "8", "2", "8", "8"], BAD_COORDINATES),
-        ([[2, 2], [8, 2], [8, 8]], BAD_COORDINATES),  # pairs, not flat
-        ([[2, 2], [8, 2, 1]], BAD_COORDINATES),
-        (7, BAD_COORDINATES),
-        (None, BAD_COORDINATES),
-        ({"size": [20, 30]}, BAD_COORDINATES),
-        ([40, 2, 50, 2, 50, 8], OUTSIDE_IMAGE),
-        ([-9, -9, -3, -9, -3, -3], OUTSIDE_IMAGE),
-        ([40, -30, 90, 10, 90, -30], OUTSIDE_IMAGE),  # beyond a corner
+        (SQUARE, None),
+        (SQUARE[::-1], None),  # the other way round
+        ([*SQUARE, 2, 2], None),  # closed explicitly
+        ([2, 2, 8, 8, 8, 2, 2, 8], None),  # a bow tie: signed area 0, but it covers pixels
+        ([0, 0, 30, 0, 30, 20, 0, 20], None),  # the whole image, border included
+        ([], Reason.BAD_COORDINATES),
+        ([2, 2, 8, 2], Reason.TOO_FEW_POINTS),
+        ([2, 2, 8, 2, 2, 2], Reason.TOO_FEW_POINTS),  # three points, two of them the same
+        ([2, 2, 8, 2, 8], Reason.BAD_COORDINATES),  # odd
+        ([2, 2, 8, 2, 5, 2], Reason.ZERO_AREA),  # on a line
+        ([2, 2, 4, 4, 8, 8, 6, 6], Reason.ZERO_AREA),
+        ([2, 2, 8, 2, math.nan, 8], Reason.BAD_COORDINATES),
+        ([2, 2, 8, 2, math.inf, 8], Reason.BAD_COORDINATES),
+        ([2, 2, 8, 2, 1e300, 8], Reason.BAD_COORDINATES),
+        ([2, 2, 8, 2, 10**400, 8], Reason.BAD_COORDINATES),
+        ([2, 2, 8, 2, None, 8], Reason.BAD_COORDINATES),
+        (["2", "2", "8", "2", "8", "8"], Reason.BAD_COORDINATES),
+        ([[2, 2], [8, 2], [8, 8]], Reason.BAD_COORDINATES),  # pairs, not flat
+        ([[2, 2], [8, 2, 1]], Reason.BAD_COORDINATES),
+        (7, Reason.BAD_COORDINATES),
+        (None, Reason.BAD_COORDINATES),
+        ({"size": [20, 30]}, Reason.BAD_COORDINATES),
+        ([40, 2, 50, 2, 50, 8], Reason.OUTSIDE_IMAGE),
+        ([-9, -9, -3, -9, -3, -3], Reason.OUTSIDE_IMAGE),
+        ([40, -30, 90, 10, 90, -30], Reason.OUTSIDE_IMAGE),  # beyond a corner
     ],
 )
 def test_problems(part: Any, problem: str) -> None:
@@ -66,20 +58,20 @@ def test_problems(part: Any, problem: str) -> None:
     "parts, polygons, repairs",
     [
         # repeated points go; one that closes the polygon stays
-        ([[2, 2, 2, 2, 8, 2, 8, 8, 2, 2]], [[2, 2, 8, 2, 8, 8, 2, 2]], [REPEATED_POINTS]),
+        ([[2, 2, 2, 2, 8, 2, 8, 8, 2, 2]], [[2, 2, 8, 2, 8, 8, 2, 2]], [Reason.REPEATED_POINTS]),
         # a pixel outside: onto the border, without a word
         ([[-1, 2, 8, 2, 8, 20.5]], [[0, 2, 8, 2, 8, 20]], []),
         # further outside: cut, not moved
-        ([[20, 0, 40, 0, 40, 20, 20, 20]], [[20, 0, 30, 0, 30, 20, 20, 20]], [CLIPPED]),
+        ([[20, 0, 40, 0, 40, 20, 20, 20]], [[20, 0, 30, 0, 30, 20, 20, 20]], [Reason.CLIPPED]),
         # one good part is enough, whatever the others are
-        ([SQUARE, [1, 1], [40, 2, 50, 2, 50, 8]], [SQUARE], [PART_DROPPED]),
+        ([SQUARE, [1, 1], [40, 2, 50, 2, 50, 8]], [SQUARE], [Reason.PART_DROPPED]),
         # a repair that several parts need counts once
-        ([[1, 1, 1, 1, 5, 1, 5, 5]] * 2, [[1, 1, 5, 1, 5, 5]] * 2, [REPEATED_POINTS]),
+        ([[1, 1, 1, 1, 5, 1, 5, 5]] * 2, [[1, 1, 5, 1, 5, 5]] * 2, [Reason.REPEATED_POINTS]),
     ],
 )
 def test_repairs(parts: list[Any], polygons: list[Any], repairs: list[str]) -> None:
     cleaned = clean_polygons(parts, HEIGHT, WIDTH)
-    assert cleaned.problem == ""
+    assert cleaned.problem is None
     assert cleaned.repairs == repairs
     assert [sorted(zip(p[::2], p[1::2], strict=True)) for p in cleaned.polygons] == [
         sorted(zip(p[::2], p[1::2], strict=True)) for p in polygons
@@ -161,4 +153,4 @@ def test_ellipse(rx: float, ry: float, theta: float) -> None:
 @pytest.mark.parametrize("rx, ry", [(0, 1), (-1, 1), (math.nan, 1), (1, math.inf)])
 def test_ellipse_without_a_size(rx: float, ry: float) -> None:
     polygon = outlines.ellipse(5, 5, rx, ry)
-    assert clean_polygons([polygon], HEIGHT, WIDTH).problem == BAD_COORDINATES
+    assert clean_polygons([polygon], HEIGHT, WIDTH).problem == Reason.BAD_COORDINATES

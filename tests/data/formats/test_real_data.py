@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from transfer_maskrcnn.data.formats import FORMATS
-from transfer_maskrcnn.data.formats.base import AREA_MISMATCH
+from transfer_maskrcnn.data.formats.base import Reason
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 DATA = Path(os.environ.get("TRANSFER_SHARED", REPOSITORY.parent / "shared")) / "data"
@@ -80,7 +80,7 @@ def test_coco_boxes_and_areas_are_the_file_s_own() -> None:
     for record in records:
         stated.setdefault(record["image_id"], []).append(record)
     dataset = FORMATS["coco"](path, DATA / "coco96_480/images")
-    assert dataset.report.repaired[AREA_MISMATCH] == 3  # slivers, whose pixels were counted
+    assert dataset.report.repaired[Reason.AREA_MISMATCH] == 3  # slivers, whose pixels were counted
     for image in dataset.dicts:
         pairs = zip(image["annotations"], stated.get(image["image_id"], []), strict=True)
         for annotation, record in pairs:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from transfer_maskrcnn.data.formats import LoadedDataset, load_via_json
-from transfer_maskrcnn.data.formats import base as reasons
+from transfer_maskrcnn.data.formats.base import Reason
 from transfer_maskrcnn.errors import DatasetError
 
 POLYGON = {"name": "polygon", "all_points_x": [2, 8, 8, 2], "all_points_y": [2, 2, 8, 8]}
@@ -90,22 +90,24 @@ def test_shapes(load: Any, shape: Any, bbox: list[float]) -> None:
 @pytest.mark.parametrize(
     "shape, reason",
     [
-        ({"name": "point", "cx": 3, "cy": 4}, "of shape 'point'"),
-        ({"name": "circle", "cx": 3, "cy": 4}, reasons.BAD_COORDINATES),
-        ({"name": "circle", "cx": 3, "cy": 4, "r": -1}, reasons.BAD_COORDINATES),
-        ({"name": "rect", "x": 3, "y": 4, "width": "5", "height": 6}, reasons.BAD_COORDINATES),
-        ({"name": "rect", "x": 3, "y": 4, "width": 0, "height": 6}, reasons.TOO_FEW_POINTS),
-        ({"name": "polygon"}, reasons.BAD_COORDINATES),
-        (POLYGON | {"all_points_x": [2, 8, 8]}, reasons.BAD_COORDINATES),
-        (POLYGON | {"all_points_x": [2, 8, None, 2]}, reasons.BAD_COORDINATES),
-        (POLYGON | {"all_points_x": [2] * 4}, reasons.TOO_FEW_POINTS),
-        (POLYGON | {"all_points_x": [2, 3, 4, 5], "all_points_y": [2, 3, 4, 5]}, reasons.ZERO_AREA),
+        ({"name": "point", "cx": 3, "cy": 4}, Reason.OTHER_SHAPE),
+        ({"name": "circle", "cx": 3, "cy": 4}, Reason.BAD_COORDINATES),
+        ({"name": "circle", "cx": 3, "cy": 4, "r": -1}, Reason.BAD_COORDINATES),
+        ({"name": "rect", "x": 3, "y": 4, "width": "5", "height": 6}, Reason.BAD_COORDINATES),
+        ({"name": "rect", "x": 3, "y": 4, "width": 0, "height": 6}, Reason.TOO_FEW_POINTS),
+        ({"name": "polygon"}, Reason.BAD_COORDINATES),
+        (POLYGON | {"all_points_x": [2, 8, 8]}, Reason.BAD_COORDINATES),
+        (POLYGON | {"all_points_x": [2, 8, None, 2]}, Reason.BAD_COORDINATES),
+        (POLYGON | {"all_points_x": [2] * 4}, Reason.TOO_FEW_POINTS),
+        (POLYGON | {"all_points_x": [2, 3, 4, 5], "all_points_y": [2, 3, 4, 5]}, Reason.ZERO_AREA),
     ],
 )
 def test_left_out(load: Any, shape: Any, reason: str) -> None:
     report = load(via(region(), region(shape)), classes=["cat"]).report
     assert report.left_out == {reason: 1}
-    assert report.places[reason][0].endswith("a.jpg: regions[1]")
+    place = report.places[reason][0]
+    assert (Path(place.image).name, place.part, place.number) == ("a.jpg", "regions", 1)
+    assert place.note == ("point" if reason is Reason.OTHER_SHAPE else "")
 
 
 @pytest.mark.parametrize(
@@ -139,13 +141,13 @@ def test_one_class_among_several_labels(load: Any) -> None:
     with pytest.raises(DatasetError, match=r"not among the classes.*'2' \(1 instance\)"):
         load(via(*regions), classes=["red cat"])
     report = load(via(regions[0], region()), classes=["red cat"]).report
-    assert report.left_out == {reasons.NO_LABEL: 1}
+    assert report.left_out == {Reason.NO_LABEL: 1}
 
 
 @pytest.mark.parametrize("value", ["", None, {}, {"x": True, "y": True}, {"x": False}, [], True])
 def test_no_label(load: Any, value: Any) -> None:
     report = load(via(region(a="x"), region(a=value)), attribute="a").report
-    assert report.left_out == {reasons.NO_LABEL: 1}
+    assert report.left_out == {Reason.NO_LABEL: 1}
 
 
 @pytest.mark.parametrize(

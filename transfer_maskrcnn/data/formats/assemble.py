@@ -11,22 +11,7 @@ from detectron2.structures import BoxMode
 
 from transfer_maskrcnn.errors import DatasetError
 
-from .base import (
-    AREA_MISMATCH,
-    BOX_CLIPPED,
-    BOX_RECOMPUTED,
-    CLIPPED,
-    IMAGE_OTHER_SIZE,
-    IMAGE_ROTATED,
-    IN_LEFT_OUT_IMAGE,
-    OUTSIDE_IMAGE,
-    ZERO_AREA,
-    LoadedDataset,
-    LoadReport,
-    MaskFormat,
-    RawImage,
-    RawInstance,
-)
+from .base import LoadedDataset, LoadReport, MaskFormat, Place, RawImage, RawInstance, Reason
 from .bitmasks import (
     clean_rle,
     is_empty,
@@ -73,8 +58,8 @@ def assemble(
     for position, (image, probe) in enumerate(zip(images, probes, strict=True)):
         problem = image.problem or probe.problem or _size_problem(image, probe)
         if problem:
-            report.leave_out_image(problem, _describe(image, probe))
-            report.leave_out(IN_LEFT_OUT_IMAGE, image.file_name, len(image.instances))
+            report.leave_out_image(problem, _place(image, probe))
+            report.leave_out(Reason.IN_LEFT_OUT_IMAGE, Place(image.file_name), len(image.instances))
             continue
         positions.append(position)
         dicts.append(_record(image, *probe.size, index, report))
@@ -91,20 +76,20 @@ def assemble(
     )
 
 
-def _size_problem(image: RawImage, probe: ImageProbe) -> str:
+def _size_problem(image: RawImage, probe: ImageProbe) -> Reason | None:
     if image.stated_size in (None, probe.size):
-        return ""
-    return IMAGE_ROTATED if image.stated_size == probe.stored_size else IMAGE_OTHER_SIZE
-
-
-def _describe(image: RawImage, probe: ImageProbe) -> str:
-    if probe.problem or image.stated_size is None or image.stated_size == probe.size:
-        return image.file_name
-    height, width = image.stated_size
+        return None
     return (
-        f"{image.file_name}: annotated as {width}x{height}, "
-        f"a viewer shows {probe.size[1]}x{probe.size[0]}"
+        Reason.IMAGE_ROTATED if image.stated_size == probe.stored_size else Reason.IMAGE_OTHER_SIZE
     )
+
+
+def _place(image: RawImage, probe: ImageProbe) -> Place:
+    if probe.problem or image.stated_size is None or image.stated_size == probe.size:
+        return Place(image.file_name)
+    height, width = image.stated_size
+    shown = f"a viewer shows {probe.size[1]}x{probe.size[0]}"
+    return Place(image.file_name, note=f"annotated as {width}x{height}, {shown}")
 
 
 def _record(
@@ -130,22 +115,22 @@ def _annotations(
     annotations = []
     for instance in image.instances:
         flags = [next(clean) for _ in instance.polygons]  # all of them, so that the next fit
-        where = f"{image.file_name}: {instance.where}"
+        place = instance.place._replace(image=image.file_name)
         segmentation, problem, repairs = _segmentation(instance, all(flags), height, width)
         if problem:
-            report.leave_out(problem, where)
+            report.leave_out(problem, place)
             continue
         box = _box(instance, segmentation, height, width, repairs)
         area = _area(instance, segmentation, repairs)
         for repair in repairs:
-            report.repair(repair, where)
+            report.repair(repair, place)
         annotation = {
             "bbox": box,
             "bbox_mode": BoxMode.XYXY_ABS,
             "category_id": index[instance.label],
             "segmentation": segmentation,
             "iscrowd": instance.iscrowd,
-            _PLACE: instance.where,
+            _PLACE: place,
         }
         annotations.append(annotation | area)
     return annotations
@@ -157,7 +142,7 @@ def _to_pixels(polygon: Sequence[float], height: int, width: int) -> list[float]
 
 def _segmentation(
     instance: RawInstance, is_clean: bool, height: int, width: int
-) -> tuple[Segmentation, str, list[str]]:
+) -> tuple[Segmentation, Reason | None, list[Reason]]:
     """The mask of one instance, the reason why it has none, and what was repaired."""
     if instance.problem:
         return [], instance.problem, []
@@ -166,20 +151,24 @@ def _segmentation(
         return rle, problem, []
     if is_clean and instance.polygons and not instance.patches:
         # Floats, since detectron2's transforms would write scaled coordinates into integer arrays.
-        return [list(map(float, polygon)) for polygon in instance.polygons], "", []
+        return [list(map(float, polygon)) for polygon in instance.polygons], None, []
     cleaned = clean_polygons(instance.polygons, height, width)
     if not instance.patches:
         return cleaned.polygons, cleaned.problem, cleaned.repairs
     if not any(patch.mask.any() for patch in instance.patches) and not cleaned.polygons:
-        return [], ZERO_AREA, []
+        return [], Reason.ZERO_AREA, []
     mask = paste(instance.patches, height, width)
     if cleaned.polygons:
         mask |= rle_to_mask(polygons_to_rle(cleaned.polygons, height, width))
-    return mask_to_rle(mask), "" if mask.any() else OUTSIDE_IMAGE, cleaned.repairs
+    return mask_to_rle(mask), None if mask.any() else Reason.OUTSIDE_IMAGE, cleaned.repairs
 
 
 def _box(
-    instance: RawInstance, segmentation: Segmentation, height: int, width: int, repairs: list[str]
+    instance: RawInstance,
+    segmentation: Segmentation,
+    height: int,
+    width: int,
+    repairs: list[Reason],
 ) -> list[float]:
     """x0, y0, x1, y1 in pixels, inside the image: the file's own box where that is sound."""
     if not instance.states_bbox:
@@ -191,19 +180,19 @@ def _box(
         moved = max(box[0] - x0, box[1] - y0, x0 + w - box[2], y0 + h - box[3])
         if box[0] < box[2] and box[1] < box[3]:
             if moved > TOLERANCE:
-                repairs.append(BOX_CLIPPED)
+                repairs.append(Reason.BOX_CLIPPED)
             return box
-    repairs.append(BOX_RECOMPUTED)
+    repairs.append(Reason.BOX_RECOMPUTED)
     return _box_of(segmentation)
 
 
 def _area(
-    instance: RawInstance, segmentation: Segmentation, repairs: list[str]
+    instance: RawInstance, segmentation: Segmentation, repairs: list[Reason]
 ) -> dict[str, float]:
     """The file's own area as ``{"area": pixels}``; empty where it has none, or an unlikely one."""
     stated = number(instance.area)
     # Of a clipped instance, it is the area of what was drawn.
-    if not 0 < stated < math.inf or CLIPPED in repairs:
+    if not 0 < stated < math.inf or Reason.CLIPPED in repairs:
         return {}
     if isinstance(segmentation, dict):
         area = float(rle_area(segmentation))
@@ -211,7 +200,7 @@ def _area(
         area = polygons_area(segmentation)
     if area / _AREA_FACTOR <= stated <= area * _AREA_FACTOR:
         return {"area": stated}
-    repairs.append(AREA_MISMATCH)
+    repairs.append(Reason.AREA_MISMATCH)
     return {}
 
 
@@ -238,7 +227,7 @@ def _unify(dicts: list[dict[str, Any]], report: LoadReport) -> MaskFormat:
                 rle = polygons_to_rle(annotation["segmentation"], height, width)
                 annotation["segmentation"] = rle
             if is_empty(annotation["segmentation"]):
-                report.leave_out(ZERO_AREA, record["file_name"])
+                report.leave_out(Reason.ZERO_AREA, annotation[_PLACE])
             else:
                 kept.append(annotation)
         record["annotations"] = kept

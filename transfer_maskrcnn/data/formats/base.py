@@ -5,53 +5,123 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from enum import Enum
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 MaskFormat = Literal["polygon", "bitmask"]
 
-# Why an image was left out. Plural, to follow a number: "2 missing on disk".
-IMAGE_MISSING = "missing on disk"
-IMAGE_UNREADABLE = "unreadable"
-IMAGE_OTHER_SIZE = "whose size differs from the annotation"
-IMAGE_ROTATED = "turned by their EXIF orientation after they were annotated"
-IMAGE_TURNED_TIFF = "TIFF with an EXIF orientation, which detectron2 applies twice: save upright"
-IMAGE_DEEP = "of 16-bit or float pixels, which detectron2 would clip to white: save as 8 bit"
-IMAGE_WITHOUT_JSON = "without a json file"
-LABELS_WITHOUT_IMAGE = "label files without an image"
-IMAGE_WITHOUT_MASK_FILE = "without a mask file"
-IMAGE_BAD_MASK_FILE = "with an unreadable mask file"
 
-# Why an instance was left out.
-IN_LEFT_OUT_IMAGE = "in images left out"
-UNKNOWN_IMAGE = "of an image that the file does not list"
-NO_MASK = "without a mask (box only)"
-NO_LABEL = "without a class label"
-TOO_FEW_POINTS = "with fewer than 3 distinct points"
-BAD_COORDINATES = "with missing, non-numeric or infinite coordinates"
-OUTSIDE_IMAGE = "wholly outside the image"
-ZERO_AREA = "of zero area"
-BAD_MASK = "with a malformed bitmask"
-MASK_OTHER_SIZE = "whose bitmask has another size than the image"
+class Reason(str, Enum):
+    """Why an image or an instance was left out, or what of it was mended."""
 
-# What was mended.
-REPEATED_POINTS = "with consecutive repeated points"
-CLIPPED = "clipped to the image"
-PART_DROPPED = "that lost an unusable part"
-BOX_RECOMPUTED = "with a box recomputed from the mask"
-BOX_CLIPPED = "with a box clipped to the image"
-NESTED = "with polygons nested in another way than COCO's"
-AREA_MISMATCH = "with an area field that does not match the mask"
-DUPLICATE_ID = "duplicate annotation ids"
-DUPLICATE_CATEGORY = "unused categories of a name that another category has"
+    # images left out
+    IMAGE_MISSING = "image_missing"
+    IMAGE_UNREADABLE = "image_unreadable"
+    IMAGE_OTHER_SIZE = "image_size"
+    IMAGE_ROTATED = "image_rotated"
+    IMAGE_TURNED_TIFF = "image_turned_tiff"
+    IMAGE_DEEP = "image_deep"
+    IMAGE_WITHOUT_JSON = "image_without_json"
+    LABELS_WITHOUT_IMAGE = "labels_without_image"
+    IMAGE_WITHOUT_MASK_FILE = "image_without_mask_file"
+    IMAGE_BAD_MASK_FILE = "bad_mask_file"
+    # instances left out
+    IN_LEFT_OUT_IMAGE = "lost_with_image"
+    UNKNOWN_IMAGE = "unknown_image"
+    NO_MASK = "no_mask"
+    NO_LABEL = "no_label"
+    TOO_FEW_POINTS = "too_few_points"
+    BAD_COORDINATES = "bad_coordinates"
+    OUTSIDE_IMAGE = "outside_image"
+    ZERO_AREA = "zero_area"
+    BAD_MASK = "bad_rle"
+    MASK_OTHER_SIZE = "rle_size"
+    OTHER_SHAPE = "other_shape"
+    # mended
+    REPEATED_POINTS = "repeated_points"
+    CLIPPED = "clipped"
+    PART_DROPPED = "part_dropped"
+    BOX_RECOMPUTED = "box_recomputed"
+    BOX_CLIPPED = "box_clipped"
+    NESTED = "nested"
+    AREA_MISMATCH = "area_wrong"
+    DUPLICATE_ID = "duplicate_id"
+    DUPLICATE_CATEGORY = "duplicate_category"
 
+
+# Plural, to follow a number: "2 missing on disk".
+WORDS = {
+    Reason.IMAGE_MISSING: "missing on disk",
+    Reason.IMAGE_UNREADABLE: "unreadable",
+    Reason.IMAGE_OTHER_SIZE: "whose size differs from the annotation",
+    Reason.IMAGE_ROTATED: "turned by their EXIF orientation after they were annotated",
+    Reason.IMAGE_TURNED_TIFF: (
+        "TIFF with an EXIF orientation, which detectron2 applies twice: save upright"
+    ),
+    Reason.IMAGE_DEEP: (
+        "of 16-bit or float pixels, which detectron2 would clip to white: save as 8 bit"
+    ),
+    Reason.IMAGE_WITHOUT_JSON: "without a json file",
+    Reason.LABELS_WITHOUT_IMAGE: "label files without an image",
+    Reason.IMAGE_WITHOUT_MASK_FILE: "without a mask file",
+    Reason.IMAGE_BAD_MASK_FILE: "with an unreadable mask file",
+    Reason.IN_LEFT_OUT_IMAGE: "in images left out",
+    Reason.UNKNOWN_IMAGE: "of an image that the file does not list",
+    Reason.NO_MASK: "without a mask (box only)",
+    Reason.NO_LABEL: "without a class label",
+    Reason.TOO_FEW_POINTS: "with fewer than 3 distinct points",
+    Reason.BAD_COORDINATES: "with missing, non-numeric or infinite coordinates",
+    Reason.OUTSIDE_IMAGE: "wholly outside the image",
+    Reason.ZERO_AREA: "of zero area",
+    Reason.BAD_MASK: "with a malformed bitmask",
+    Reason.MASK_OTHER_SIZE: "whose bitmask has another size than the image",
+    Reason.OTHER_SHAPE: "of a shape that encloses no area",
+    Reason.REPEATED_POINTS: "with consecutive repeated points",
+    Reason.CLIPPED: "clipped to the image",
+    Reason.PART_DROPPED: "that lost an unusable part",
+    Reason.BOX_RECOMPUTED: "with a box recomputed from the mask",
+    Reason.BOX_CLIPPED: "with a box clipped to the image",
+    Reason.NESTED: "with polygons nested in another way than COCO's",
+    Reason.AREA_MISMATCH: "with an area field that does not match the mask",
+    Reason.DUPLICATE_ID: "duplicate annotation ids",
+    Reason.DUPLICATE_CATEGORY: "unused categories of a name that another category has",
+}
 _MOST_PLACES = 1_000
+
+
+class Place(NamedTuple):
+    """Where something was met.
+
+    Attributes:
+        image: the image file, or the label file without an image; "" where there is none.
+        part: what of the annotations: "annotations", "regions", "shapes" (lists of the json),
+            "line", "value" (of pixels), or the name of a mask file; "" for the whole image.
+        number: which one of ``part``: from 0 in a list, from 1 of lines.
+        note: what was seen there.
+    """
+
+    image: str = ""
+    part: str = ""
+    number: int | None = None
+    note: str = ""
+
+    @property
+    def where(self) -> str:
+        """The place within its image: "annotations[3]", "line 4", "m2.png"."""
+        if self.number is None:
+            return self.part
+        in_words = self.part in ("line", "value")
+        return f"{self.part} {self.number}" if in_words else f"{self.part}[{self.number}]"
+
+    def __str__(self) -> str:
+        return ": ".join(filter(None, (self.image, self.where, self.note)))
 
 
 @dataclass
 class LoadReport:
-    """Counts of one load; each Counter maps a reason in words to a number of items.
+    """Counts of one load, by reason.
 
     ``images_read == images_kept + sum(images_left_out.values())`` and
     ``instances_read == instances_kept + sum(left_out.values())`` hold after every load.
@@ -63,26 +133,26 @@ class LoadReport:
     images_kept: int = 0
     instances_read: int = 0
     instances_kept: int = 0
-    left_out: Counter[str] = field(default_factory=Counter)  # instances
-    images_left_out: Counter[str] = field(default_factory=Counter)
-    repaired: Counter[str] = field(default_factory=Counter)
-    places: dict[str, list[str]] = field(default_factory=dict)
+    left_out: Counter[Reason] = field(default_factory=Counter)  # instances
+    images_left_out: Counter[Reason] = field(default_factory=Counter)
+    repaired: Counter[Reason] = field(default_factory=Counter)
+    places: dict[Reason, list[Place]] = field(default_factory=dict)
 
-    def leave_out(self, reason: str, where: str, count: int = 1) -> None:
-        self._count(self.left_out, reason, where, count)
+    def leave_out(self, reason: Reason, place: Place, count: int = 1) -> None:
+        self._count(self.left_out, reason, place, count)
 
-    def leave_out_image(self, reason: str, where: str) -> None:
-        self._count(self.images_left_out, reason, where, 1)
+    def leave_out_image(self, reason: Reason, place: Place) -> None:
+        self._count(self.images_left_out, reason, place, 1)
 
-    def repair(self, reason: str, where: str, count: int = 1) -> None:
-        self._count(self.repaired, reason, where, count)
+    def repair(self, reason: Reason, place: Place) -> None:
+        self._count(self.repaired, reason, place, 1)
 
-    def _count(self, counts: Counter[str], reason: str, where: str, count: int) -> None:
+    def _count(self, counts: Counter[Reason], reason: Reason, place: Place, count: int) -> None:
         if count:
             counts[reason] += count
             places = self.places.setdefault(reason, [])
             if len(places) < _MOST_PLACES:
-                places.append(where)
+                places.append(place)
 
     def summary(self) -> str:
         """One line: images and instances read, kept, left out and repaired, by reason."""
@@ -99,10 +169,10 @@ class LoadReport:
                 text += f"; {title}: {self.reasons(counts)}"
         return text
 
-    def reasons(self, counts: Counter[str]) -> str:
+    def reasons(self, counts: Counter[Reason]) -> str:
         return ", ".join(
-            f"{count} {reason} (first: {self.places[reason][0]})"
-            for reason, count in sorted(counts.items())
+            f"{count} {WORDS[reason]} (first: {self.places[reason][0]})"
+            for reason, count in sorted(counts.items(), key=lambda item: WORDS[item[0]])
         )
 
 
@@ -131,7 +201,7 @@ class LoadedDataset:
     positions: tuple[int, ...]
     instances: tuple[int, ...]
     files: tuple[str, ...]
-    places: Sequence[Sequence[str]] = field(default=(), compare=False)
+    places: Sequence[Sequence[Place]] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -152,7 +222,7 @@ class RawInstance:
     already knows why the instance cannot be used says so in ``problem``.
     """
 
-    where: str
+    place: Place  # without its image
     label: str = ""
     polygons: list[Any] = field(default_factory=list)
     patches: list[Patch] = field(default_factory=list)
@@ -162,7 +232,7 @@ class RawInstance:
     states_bbox: bool = False  # whether the format has boxes at all
     area: Any = None  # as the file states it, in pixels
     iscrowd: int = 0
-    problem: str = ""
+    problem: Reason | None = None
 
 
 @dataclass
@@ -173,4 +243,4 @@ class RawImage:
     image_id: int
     instances: list[RawInstance] = field(default_factory=list)
     stated_size: tuple[int, int] | None = None  # height, width as the annotation has them
-    problem: str = ""  # why the image cannot be used, where the parser knows already
+    problem: Reason | None = None  # why the image cannot be used, where the parser knows already

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_util
 
-from .base import BAD_MASK, MASK_OTHER_SIZE, ZERO_AREA, Patch
+from .base import Patch, Reason
 
 Rle = dict[str, Any]
 
@@ -70,22 +70,22 @@ def labels_to_rles(labels: np.ndarray) -> dict[int, Rle]:
     return rles
 
 
-def clean_rle(rle: Rle, height: int, width: int) -> tuple[Rle, str]:
-    """A COCO RLE, compressed or not, as compressed RLE; and the problem, or "".
+def clean_rle(rle: Rle, height: int, width: int) -> tuple[Rle, Reason | None]:
+    """A COCO RLE, compressed or not, as compressed RLE; and the problem, or None.
 
     The run lengths are checked here, since pycocotools trusts them with its memory.
     """
     size, counts = rle.get("size"), rle.get("counts")
     if size != [height, width] and size != (height, width):
-        return {}, MASK_OTHER_SIZE
+        return {}, Reason.MASK_OTHER_SIZE
     runs = _decode_counts(counts) if isinstance(counts, (str, bytes)) else _plain_counts(counts)
     if runs is None or (runs < 0).any() or (runs > height * width).any():
-        return {}, BAD_MASK
+        return {}, Reason.BAD_MASK
     if runs.sum() != height * width:
-        return {}, BAD_MASK
+        return {}, Reason.BAD_MASK
     if runs[1::2].sum() == 0:
-        return {}, ZERO_AREA
-    return _compress(runs, height, width), ""
+        return {}, Reason.ZERO_AREA
+    return _compress(runs, height, width), None
 
 
 def rle_box(rle: Rle) -> list[float]:

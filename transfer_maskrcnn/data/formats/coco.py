@@ -11,18 +11,7 @@ from typing import Any
 from transfer_maskrcnn.errors import DatasetError
 
 from .assemble import assemble
-from .base import (
-    BAD_COORDINATES,
-    DUPLICATE_CATEGORY,
-    DUPLICATE_ID,
-    NESTED,
-    NO_MASK,
-    UNKNOWN_IMAGE,
-    LoadedDataset,
-    LoadReport,
-    RawImage,
-    RawInstance,
-)
+from .base import LoadedDataset, LoadReport, Place, RawImage, RawInstance, Reason
 from .classes import check_classes, choose_classes, list_counts
 from .files import existing_file, existing_folder, need, read_json, wrong_kind, wrong_type
 
@@ -112,25 +101,26 @@ def parse_annotations(
     """Hang every annotation on its image; those of unknown images are counted as left out."""
     seen: set[int | str] = set()
     for k, record in enumerate(data["annotations"]):
+        here = ("annotations", k)
         place = f"annotations[{k}]"
         image_id = need(record, "image_id", int, source, place)
         annotation_id = record.get("id")
         if isinstance(annotation_id, (int, str)):
             if annotation_id in seen:
-                report.repair(DUPLICATE_ID, f"{place}: id {annotation_id}")
+                report.repair(Reason.DUPLICATE_ID, Place("", *here, f"id {annotation_id}"))
             seen.add(annotation_id)
         if image_id in images:
             label = names[int(record["category_id"])]
-            instance = _parse_annotation(record, label, source, place)
+            instance = _parse_annotation(record, label, source, Place("", *here))
             images[image_id].instances.append(instance)
             if instance.polygons and instance.polygons is not record["segmentation"]:
-                report.repair(NESTED, f"{images[image_id].file_name}: {place}")
+                report.repair(Reason.NESTED, Place(images[image_id].file_name, *here))
         else:
             report.instances_read += 1
-            report.leave_out(UNKNOWN_IMAGE, f"{place}: image_id {image_id}")
+            report.leave_out(Reason.UNKNOWN_IMAGE, Place("", *here, f"image_id {image_id}"))
 
 
-def _parse_annotation(record: dict[str, Any], label: str, source: str, place: str) -> RawInstance:
+def _parse_annotation(record: dict[str, Any], label: str, source: str, place: Place) -> RawInstance:
     iscrowd = record.get("iscrowd", 0)
     if iscrowd not in (0, 1):
         raise wrong_type(iscrowd, int, source, f"{place}.iscrowd")
@@ -140,13 +130,13 @@ def _parse_annotation(record: dict[str, Any], label: str, source: str, place: st
     instance.area = record.get("area")
     segmentation = record.get("segmentation")
     if segmentation in (None, [], {}):
-        instance.problem = NO_MASK
+        instance.problem = Reason.NO_MASK
     elif isinstance(segmentation, dict):
         instance.rle = segmentation
     elif isinstance(segmentation, list):
         instance.polygons = unnested(segmentation)
     else:
-        instance.problem = BAD_COORDINATES
+        instance.problem = Reason.BAD_COORDINATES
     return instance
 
 
@@ -205,7 +195,7 @@ def _without_duplicates(
                 f"{source}: categories {other} and {category} are both named {name!r}; "
                 "rename one, or give their annotations one category_id"
             )
-        report.repair(DUPLICATE_CATEGORY, f"{name!r}")
+        report.repair(Reason.DUPLICATE_CATEGORY, Place(note=repr(name)))
         if usage[category]:
             kept[name] = category
     return {category: name for category, name in names.items() if kept[name] == category}

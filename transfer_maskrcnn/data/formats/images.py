@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from .base import IMAGE_DEEP, IMAGE_MISSING, IMAGE_TURNED_TIFF, IMAGE_UNREADABLE
+from .base import Reason
 
 IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm")
@@ -29,12 +29,12 @@ class ImageProbe:
     """What the header of an image file says. Sizes are (height, width) in pixels.
 
     ``size`` is what a viewer, and detectron2's ``read_image``, shows: EXIF orientation applied.
-    ``stored_size`` is the size before that. ``problem`` is a reason of ``base``, or empty.
+    ``stored_size`` is the size before that. ``problem`` is why it cannot be used, or None.
     """
 
     size: tuple[int, int] = (0, 0)
     stored_size: tuple[int, int] = (0, 0)
-    problem: str = ""
+    problem: Reason | None = None
 
 
 def natural_key(text: str) -> list[tuple[int, str]]:
@@ -75,11 +75,11 @@ def probe_image(path: str) -> ImageProbe:
     that seems cut short, and every other format, is.
     """
     if not os.path.isfile(path):
-        return ImageProbe(problem=IMAGE_MISSING)
+        return ImageProbe(problem=Reason.IMAGE_MISSING)
     try:
         return _probe_file(path)
     except Exception:  # PIL's decoders raise nearly every type of exception on damaged files
-        return ImageProbe(problem=IMAGE_UNREADABLE)
+        return ImageProbe(problem=Reason.IMAGE_UNREADABLE)
 
 
 def _probe_file(path: str) -> ImageProbe:
@@ -90,9 +90,9 @@ def _probe_file(path: str) -> ImageProbe:
             orientation = _orientation(image, tail)
             if image.format == "TIFF" and orientation in range(2, 9):
                 # Pillow turns a TIFF when it decodes it, detectron2's read_image once more.
-                return ImageProbe(problem=IMAGE_TURNED_TIFF)
+                return ImageProbe(problem=Reason.IMAGE_TURNED_TIFF)
             if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-                return ImageProbe(problem=IMAGE_DEEP)
+                return ImageProbe(problem=Reason.IMAGE_DEEP)
             if image.format == "PNG":
                 _check_png(file)
             elif not _looks_complete(image.format, tail):

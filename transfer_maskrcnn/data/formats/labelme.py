@@ -16,16 +16,7 @@ from transfer_maskrcnn.errors import DatasetError
 
 from . import outlines
 from .assemble import assemble
-from .base import (
-    BAD_COORDINATES,
-    BAD_MASK,
-    IMAGE_WITHOUT_JSON,
-    LoadedDataset,
-    LoadReport,
-    Patch,
-    RawImage,
-    RawInstance,
-)
+from .base import LoadedDataset, LoadReport, Patch, Place, RawImage, RawInstance, Reason
 from .classes import check_classes, choose_classes, count_labels
 from .files import clip, existing_folder, need, number, read_json, wrong_kind, wrong_type
 from .images import images_by_stem, list_images, natural_key
@@ -87,7 +78,7 @@ def _count_others(found: Sequence[Path], images: Sequence[RawImage]) -> LoadRepo
     for path in map(str, found):
         if path not in used:
             report.images_read += 1
-            report.leave_out_image(IMAGE_WITHOUT_JSON, path)
+            report.leave_out_image(Reason.IMAGE_WITHOUT_JSON, Place(path))
     return report
 
 
@@ -131,7 +122,9 @@ def parse_labelme(data: Any, image_id: int, source: str, label_map: Mapping[str,
         place = f"shapes[{k}]"
         label = need(shape, "label", str, source, place)
         polygons, patches, problem = parse_shape(shape, source, place)
-        instance = RawInstance(place, label_map.get(label, label), problem=problem)
+        kind = str(shape.get("shape_type")) if problem is Reason.OTHER_SHAPE else ""
+        instance = RawInstance(Place("", "shapes", k, kind), label_map.get(label, label))
+        instance.problem = problem
         group = shape.get("group_id")
         if group is not None and not problem:
             instance = groups.setdefault((label, str(group)), instance)
@@ -144,7 +137,7 @@ def parse_labelme(data: Any, image_id: int, source: str, label_map: Mapping[str,
 
 def parse_shape(
     shape: dict[str, Any], source: str, place: str
-) -> tuple[list[list[float]], list[Patch], str]:
+) -> tuple[list[list[float]], list[Patch], Reason | None]:
     """Polygons and patches of one shape in pixels, and why there are none."""
     kind = shape.get("shape_type") or "polygon"  # labelme 3 and older knew nothing else
     points = need(shape, "points", list, source, place)
@@ -153,18 +146,18 @@ def parse_shape(
             raise wrong_type(point, list, source, f"{place}.points[{k}]")
     flat = [number(value) for point in points for value in point]
     if kind == "polygon" or (kind == "rectangle" and len(points) == 4):
-        return [flat], [], ""
+        return [flat], [], None
     if kind in ("rectangle", "circle", "mask") and (len(points) != 2 or math.isnan(sum(flat))):
-        return [], [], BAD_COORDINATES
+        return [], [], Reason.BAD_COORDINATES
     if kind == "rectangle":
-        return [outlines.rectangle(flat[0], flat[1], flat[2], flat[3])], [], ""
+        return [outlines.rectangle(flat[0], flat[1], flat[2], flat[3])], [], None
     if kind == "circle":
         radius = math.hypot(flat[2] - flat[0], flat[3] - flat[1])
-        return [outlines.ellipse(flat[0], flat[1], radius, radius)], [], ""
+        return [outlines.ellipse(flat[0], flat[1], radius, radius)], [], None
     if kind == "mask":
         patch = parse_mask(shape.get("mask"), flat)
-        return [], [patch] if patch else [], "" if patch else BAD_MASK
-    return [], [], f"of shape {str(kind)!r}"
+        return [], [patch] if patch else [], None if patch else Reason.BAD_MASK
+    return [], [], Reason.OTHER_SHAPE
 
 
 def parse_mask(encoded: Any, box: Sequence[float]) -> Patch | None:

@@ -14,14 +14,7 @@ from PIL import Image
 from transfer_maskrcnn.errors import DatasetError
 
 from .assemble import assemble
-from .base import (
-    BAD_MASK,
-    IMAGE_BAD_MASK_FILE,
-    IMAGE_WITHOUT_MASK_FILE,
-    LoadedDataset,
-    RawImage,
-    RawInstance,
-)
+from .base import LoadedDataset, Place, RawImage, RawInstance, Reason
 from .bitmasks import labels_to_rles, mask_to_rle
 from .classes import check_classes, list_counts
 from .files import existing_folder
@@ -90,10 +83,11 @@ def read_samples(samples: Sequence[Path], names: tuple[str, ...]) -> list[RawIma
             image = RawImage(str(file_name), image_id)
             masks = sorted((sample / "masks").glob("*.png"), key=lambda p: natural_key(p.name))
             for mask, rle in zip(masks, pool.map(_read_binary, masks), strict=True):
-                problem = "" if rle else BAD_MASK
-                image.instances.append(RawInstance(mask.name, names[0], rle=rle, problem=problem))
+                problem = None if rle else Reason.BAD_MASK
+                place = Place(part=mask.name)
+                image.instances.append(RawInstance(place, names[0], rle=rle, problem=problem))
             if not masks:
-                image.problem = IMAGE_WITHOUT_MASK_FILE
+                image.problem = Reason.IMAGE_WITHOUT_MASK_FILE
             images.append(image)
     return images
 
@@ -125,7 +119,7 @@ def read_indexed(
         parsed = list(pool.map(lambda path: _read_mask(path, names, pixel_values), masks))
     found = {mask.stem: image for mask, image in zip(masks, parsed, strict=True)}
     for stem, path in by_stem.items():
-        image = found.setdefault(stem, RawImage("", 0, problem=IMAGE_WITHOUT_MASK_FILE))
+        image = found.setdefault(stem, RawImage("", 0, problem=Reason.IMAGE_WITHOUT_MASK_FILE))
         image.file_name = str(path)
     ordered = [found[stem] for stem in sorted(found, key=natural_key)]
     for image_id, image in enumerate(ordered, start=1):
@@ -138,12 +132,12 @@ def _read_mask(path: Path, names: tuple[str, ...], pixel_values: PixelValues) ->
     image = RawImage(str(path.with_suffix("")), 0)
     labels = read_labels(path)
     if labels is None:
-        image.problem = IMAGE_BAD_MASK_FILE
+        image.problem = Reason.IMAGE_BAD_MASK_FILE
         return image
     image.stated_size = (labels.shape[0], labels.shape[1])
     if pixel_values == "instance":
         image.instances = [
-            RawInstance(f"value {value}", names[0], rle=rle)
+            RawInstance(Place("", "value", value), names[0], rle=rle)
             for value, rle in labels_to_rles(labels).items()
         ]
     else:
@@ -186,9 +180,8 @@ def split_classes(labels: np.ndarray, names: tuple[str, ...], source: str) -> li
     for value in values[values > 0].tolist():
         _, regions = cv2.connectedComponents((labels == value).astype(np.uint8), connectivity=8)
         for number, rle in labels_to_rles(regions).items():
-            instances.append(
-                RawInstance(f"value {value}, region {number}", names[value - 1], rle=rle)
-            )
+            place = Place("", "value", value, f"region {number}")
+            instances.append(RawInstance(place, names[value - 1], rle=rle))
     return instances
 
 

@@ -11,15 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .base import (
-    BAD_COORDINATES,
-    CLIPPED,
-    OUTSIDE_IMAGE,
-    PART_DROPPED,
-    REPEATED_POINTS,
-    TOO_FEW_POINTS,
-    ZERO_AREA,
-)
+from .base import Reason
 
 TOLERANCE = (
     1.0  # pixels: annotation tools write x == width, or half a pixel more, as a matter of course
@@ -31,8 +23,8 @@ class CleanPolygons:
     """Usable polygons of one instance. Where there are none, ``problem`` is the reason."""
 
     polygons: list[list[float]] = field(default_factory=list)
-    problem: str = ""
-    repairs: list[str] = field(default_factory=list)
+    problem: Reason | None = None
+    repairs: list[Reason] = field(default_factory=list)
 
 
 def clean_polygons(parts: Sequence[Any], height: int, width: int) -> CleanPolygons:
@@ -42,7 +34,7 @@ def clean_polygons(parts: Sequence[Any], height: int, width: int) -> CleanPolygo
     moved onto its border without a word.
     """
     result = CleanPolygons()
-    problems: list[str] = []
+    problems: list[Reason] = []
     for part in parts:
         points, problem, repairs = _clean_part(part, height, width)
         if problem:
@@ -51,34 +43,36 @@ def clean_polygons(parts: Sequence[Any], height: int, width: int) -> CleanPolygo
             result.polygons.append(points.reshape(-1).tolist())
             result.repairs += [r for r in repairs if r not in result.repairs]
     if not result.polygons:
-        result.problem = problems[0] if problems else BAD_COORDINATES
+        result.problem = problems[0] if problems else Reason.BAD_COORDINATES
     elif problems:
-        result.repairs.append(PART_DROPPED)
+        result.repairs.append(Reason.PART_DROPPED)
     return result
 
 
-def _clean_part(part: Any, height: int, width: int) -> tuple[np.ndarray, str, list[str]]:
-    """(N, 2) float64 points, the problem or "", the repairs."""
-    repairs: list[str] = []
+def _clean_part(
+    part: Any, height: int, width: int
+) -> tuple[np.ndarray, Reason | None, list[Reason]]:
+    """(N, 2) float64 points, the problem or None, the repairs."""
+    repairs: list[Reason] = []
     points = to_points(part)
     if points is None:
-        return np.empty((0, 2)), BAD_COORDINATES, repairs
+        return np.empty((0, 2)), Reason.BAD_COORDINATES, repairs
     repeated = (points[1:] == points[:-1]).all(axis=1)
     if repeated.any():
         points = points[np.concatenate(([True], ~repeated))]
-        repairs.append(REPEATED_POINTS)
+        repairs.append(Reason.REPEATED_POINTS)
     if len(np.unique(points, axis=0)) < 3:
-        return points, TOO_FEW_POINTS, repairs
+        return points, Reason.TOO_FEW_POINTS, repairs
     border = np.array([width, height], dtype=np.float64)
     if (points < -TOLERANCE).any() or (points > border + TOLERANCE).any():
         points = clip_polygon(points, height, width)
         if len(points) < 3:
-            return points, OUTSIDE_IMAGE, repairs
-        repairs.append(CLIPPED)
+            return points, Reason.OUTSIDE_IMAGE, repairs
+        repairs.append(Reason.CLIPPED)
     points = np.clip(points, 0.0, border)
     if _is_flat(points):
-        return points, ZERO_AREA, repairs
-    return points, "", repairs
+        return points, Reason.ZERO_AREA, repairs
+    return points, None, repairs
 
 
 def to_points(part: Any) -> np.ndarray | None:

@@ -12,7 +12,7 @@ from transfer_maskrcnn.errors import DatasetError
 
 from . import outlines
 from .assemble import assemble
-from .base import BAD_COORDINATES, NO_LABEL, LoadedDataset, RawImage, RawInstance
+from .base import LoadedDataset, Place, RawImage, RawInstance, Reason
 from .classes import check_classes, choose_classes, count_labels
 from .files import existing_file, existing_folder, need, number, read_json, wrong_kind, wrong_type
 
@@ -146,8 +146,9 @@ def parse_via(
             name = need(shape, "name", str, source, f"image {key!r}.regions[{k}].shape_attributes")
             polygon, problem = parse_shape(name, shape)
             label = fixed or parse_label(region["region_attributes"].get(attribute))
-            instance = RawInstance(f"regions[{k}]", label, polygons=[polygon])
-            instance.problem = problem or ("" if label else NO_LABEL)
+            place = Place("", "regions", k, name if problem is Reason.OTHER_SHAPE else "")
+            instance = RawInstance(place, label, polygons=[polygon])
+            instance.problem = problem or (None if label else Reason.NO_LABEL)
             image.instances.append(instance)
         images.append(image)
     return images
@@ -161,20 +162,20 @@ def parse_label(value: Any) -> str:
     return "" if value is None or isinstance(value, (list, bool)) else str(value).strip()
 
 
-def parse_shape(name: str, shape: dict[str, Any]) -> tuple[list[float], str]:
+def parse_shape(name: str, shape: dict[str, Any]) -> tuple[list[float], Reason | None]:
     """Flat polygon in pixels, and why there is none. VIA's ``theta`` is in radians."""
     if name in ("polygon", "polyline"):
         xs, ys = shape.get("all_points_x"), shape.get("all_points_y")
         if not isinstance(xs, list) or not isinstance(ys, list) or len(xs) != len(ys):
-            return [], BAD_COORDINATES
-        return [number(value) for point in zip(xs, ys, strict=True) for value in point], ""
+            return [], Reason.BAD_COORDINATES
+        return [number(value) for point in zip(xs, ys, strict=True) for value in point], None
     if name == "rect":
         x, y, width, height = (number(shape.get(key)) for key in ("x", "y", "width", "height"))
-        return outlines.rectangle(x, y, x + width, y + height), ""
+        return outlines.rectangle(x, y, x + width, y + height), None
     if name == "circle":
         cx, cy, r = (number(shape.get(key)) for key in ("cx", "cy", "r"))
-        return outlines.ellipse(cx, cy, r, r), ""
+        return outlines.ellipse(cx, cy, r, r), None
     if name == "ellipse":
         cx, cy, rx, ry = (number(shape.get(key)) for key in ("cx", "cy", "rx", "ry"))
-        return outlines.ellipse(cx, cy, rx, ry, number(shape.get("theta", 0.0))), ""
-    return [], f"of shape {name!r}"
+        return outlines.ellipse(cx, cy, rx, ry, number(shape.get("theta", 0.0))), None
+    return [], Reason.OTHER_SHAPE

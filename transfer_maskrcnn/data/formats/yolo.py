@@ -13,15 +13,7 @@ import yaml
 from transfer_maskrcnn.errors import DatasetError
 
 from .assemble import assemble
-from .base import (
-    BAD_COORDINATES,
-    LABELS_WITHOUT_IMAGE,
-    NO_MASK,
-    LoadedDataset,
-    LoadReport,
-    RawImage,
-    RawInstance,
-)
+from .base import LoadedDataset, LoadReport, Place, RawImage, RawInstance, Reason
 from .classes import check_classes, choose_classes, count_labels, list_counts
 from .files import clip, existing_file, read_text
 from .images import IMAGE_SUFFIXES, list_images
@@ -165,7 +157,7 @@ def _count_orphans(files: list[str], report: LoadReport) -> None:
         for path in unused:  # images of another split may lie in the same folder
             if path.stem not in known and path.name != "classes.txt":
                 report.images_read += 1
-                report.leave_out_image(LABELS_WITHOUT_IMAGE, str(path))
+                report.leave_out_image(Reason.LABELS_WITHOUT_IMAGE, Place(str(path)))
 
 
 def _read_labels(files: list[str], names: dict[int, str], source: str) -> list[RawImage]:
@@ -209,13 +201,13 @@ def parse_labels(
         if int(float(first)) not in names:
             unknown[first] += 1
             continue
-        instance = RawInstance(f"line {number}", names[int(float(first))], relative=True)
+        instance = RawInstance(Place("", "line", number), names[int(float(first))], relative=True)
         try:
             instance.polygons = [[float(value) for value in rest]]
         except ValueError:
-            instance.problem = BAD_COORDINATES
+            instance.problem = Reason.BAD_COORDINATES
         if len(rest) == 4:
-            instance.problem = NO_MASK
+            instance.problem = Reason.NO_MASK
         instances.append(instance)
     return instances
 
