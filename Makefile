@@ -1,19 +1,25 @@
-# make setup | test | lint | demo | clean. Each sets up what it needs first; nothing is installed twice.
+# make setup | test | test-all | lint | demo | clean. Each sets up what it needs first; nothing is
+# installed twice.
 VENV ?= .venv
 PYTHON ?=
 REQUIREMENTS ?= requirements/runtime.txt
 PYTEST_ARGS ?=
+WORKERS ?= auto
 
 bin := $(VENV)/bin
+# a thread a worker: more of them on as many cores only wait for each other
+pytest := OMP_NUM_THREADS=1 $(bin)/python -m pytest -n $(WORKERS)
 
-.PHONY: setup test lint demo clean help
+.PHONY: setup test test-all lint demo clean help
 help:
-	@echo "make setup   a virtual environment in $(VENV) with everything, detectron2 too"
-	@echo "make demo    the main job on generated data: transfer against scratch, in 5 minutes"
-	@echo "make test    ruff, mypy and the test suite"
-	@echo "make lint    ruff and mypy alone"
-	@echo "make clean   removes caches and build leftovers; keeps $(VENV) and output/"
-	@echo "Variables: VENV=.venv  PYTHON=python3.12  REQUIREMENTS=requirements/py310-torch23.txt  PYTEST_ARGS='-k surgery'"
+	@echo "make setup     a virtual environment in $(VENV) with everything, detectron2 too"
+	@echo "make demo      the main job on generated data: transfer against scratch, in 5 minutes"
+	@echo "make test      ruff, mypy and all tests but the slow ones"
+	@echo "make test-all  the slow ones, too: whole trainings, studies, kills"
+	@echo "make lint      ruff and mypy alone"
+	@echo "make clean     removes caches and build leftovers; keeps $(VENV) and output/"
+	@echo "Variables: VENV=.venv  PYTHON=python3.12  REQUIREMENTS=requirements/py310-torch23.txt"
+	@echo "           PYTEST_ARGS='-k surgery'  WORKERS=4 (processes; default: one a core)"
 
 setup:
 	@VENV='$(VENV)' PYTHON='$(PYTHON)' REQUIREMENTS='$(REQUIREMENTS)' bash requirements/install.sh
@@ -24,7 +30,10 @@ lint: setup
 	$(bin)/mypy
 
 test: lint
-	$(bin)/python -m pytest $(PYTEST_ARGS)
+	$(pytest) -m "not slow" $(PYTEST_ARGS)
+
+test-all: lint
+	$(pytest) $(PYTEST_ARGS)
 
 demo: setup
 	$(bin)/python tools/demo.py

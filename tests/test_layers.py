@@ -32,7 +32,6 @@ LAYERS = {
     "incremental": 2,
     "engine": 2,
     "study": 3,
-    "benchmark": 3,
     "commands": 3,
     "": TOP,  # the package's own __init__, which gathers the public names
 }
@@ -57,7 +56,7 @@ THIRD_PARTY = {
 }
 READS_CONFIG = (
     *("config", "modeling", "autoconfig", "feature_cache", "incremental", "engine", "evaluation"),
-    *("surgery.hook", "inference.load", "data.mapper", "study", "benchmark", "commands"),
+    *("surgery.hook", "inference.load", "data.mapper", "study", "commands"),
 )
 CONFIG_NAMES = {"detectron2.config", "fvcore.common.config", "yacs"}
 

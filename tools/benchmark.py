@@ -11,15 +11,13 @@ Examples:
     python tools/benchmark.py --json benchmark.json
 """
 
+import sys
 import tempfile
 from pathlib import Path
 
-from transfer_maskrcnn.benchmark import machine
-from transfer_maskrcnn.benchmark.rows import QUICK, Plan, rows
-from transfer_maskrcnn.benchmark.table import json_of, text_of
 from transfer_maskrcnn.cli import run_tool, tool_parser
-from transfer_maskrcnn.engine.setup import quiet_third_parties
-from transfer_maskrcnn.files import write_json
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> None:
@@ -27,6 +25,18 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="smaller rows, in a few minutes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there, too")
     args = parser.parse_args()
+    run_tool(lambda: run(args.quick, args.json and args.json.resolve()))
+
+
+def run(quick: bool, path: Path | None) -> None:
+    """Measure row after row, print each, and keep them all in ``path``."""
+    sys.path.insert(0, str(ROOT))  # benchmarks/ is no part of the installed package
+    from benchmarks import machine
+    from benchmarks.rows import QUICK, Plan, rows
+    from benchmarks.table import json_of, text_of
+    from transfer_maskrcnn.engine.setup import quiet_third_parties
+    from transfer_maskrcnn.files import write_json
+
     quiet_third_parties()
     about = machine.describe()
     print("\n".join(f"{key}: {value}" for key, value in about.items()))
@@ -36,14 +46,14 @@ def main() -> None:
         print(f"measured peaks of the {device}: {shown}")
     done = []
     with tempfile.TemporaryDirectory(prefix="benchmark_") as folder:
-        for row in rows(QUICK if args.quick else Plan(), Path(folder)):
+        for row in rows(QUICK if quick else Plan(), Path(folder)):
             print("\n" + text_of(row, peaks), flush=True)
             done.append(json_of(row, peaks))
-            if args.json:
-                write_json(args.json, {"machine": about, "peaks": peaks, "rows": done})
+            if path:
+                write_json(path, {"machine": about, "peaks": peaks, "rows": done})
     if about["gpu"] is None:
         print("\nGPU rows: not measured, torch sees no CUDA device")
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    main()

@@ -1,14 +1,12 @@
-"""What every tool does in the same way on a terminal: progress, pipes, Ctrl-C, errors."""
+"""What every tool does in the same way on a terminal: arguments, progress, pipes, Ctrl-C, errors."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
-
-from tqdm import tqdm
 
 from transfer_maskrcnn.errors import TransferError
 
@@ -26,6 +24,19 @@ def tool_parser(description: str | None, examples: str = "") -> argparse.Argumen
         epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def parse_arguments(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None = None
+) -> argparse.Namespace:
+    """Parse like ``parser``, whose last argument is ``opts``, but find flags among ``opts`` too:
+    argparse's REMAINDER swallows flags behind a KEY VALUE pair."""
+    for action in parser._actions:
+        if action.nargs == argparse.REMAINDER:
+            action.nargs = argparse.ZERO_OR_MORE
+    args = parser.parse_intermixed_args(argv)
+    args.opts = args.opts or []
+    return args
 
 
 def run_tool(main: Callable[[], int | None], after_interrupt: str = "") -> None:
@@ -56,6 +67,8 @@ def run_tool(main: Callable[[], int | None], after_interrupt: str = "") -> None:
 
 def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
     """``items`` with a progress bar on stderr, if a person watches it for over two seconds."""
+    from tqdm import tqdm
+
     bar = tqdm(
         items, desc=what, total=total, delay=2, disable=None, leave=False, dynamic_ncols=True
     )

@@ -8,8 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transfer_maskrcnn.cli import run_tool, tool_parser
-from transfer_maskrcnn.engine.arguments import parse_arguments
+from transfer_maskrcnn.cli import parse_arguments, run_tool, tool_parser
 from transfer_maskrcnn.engine.setup import quiet_third_parties
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.report.page import REPORT_FILE

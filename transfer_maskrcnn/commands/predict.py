@@ -10,8 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from transfer_maskrcnn.cli import run_tool, tool_parser
-from transfer_maskrcnn.engine.arguments import parse_arguments
+from transfer_maskrcnn.cli import parse_arguments, run_tool, tool_parser
 from transfer_maskrcnn.engine.setup import load_config, quiet_third_parties
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.inference.inputs import find_inputs, is_video

@@ -14,11 +14,10 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from tabulate import tabulate
 
-from transfer_maskrcnn.cli import run_tool, tool_parser
+from transfer_maskrcnn.cli import parse_arguments, run_tool, tool_parser
 from transfer_maskrcnn.data.builtin import catalog_entry, register_catalog
 from transfer_maskrcnn.data.export.base import new_folder
 from transfer_maskrcnn.data.export.images import common_folder
-from transfer_maskrcnn.engine.arguments import parse_arguments
 from transfer_maskrcnn.engine.setup import fit_config, load_config, quiet_third_parties
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.evaluation.explain.table import wrapped

@@ -15,10 +15,9 @@ from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from transfer_maskrcnn.cli import DIVERGED_STATUS, run_tool
+from transfer_maskrcnn.cli import DIVERGED_STATUS, parse_arguments, run_tool
 from transfer_maskrcnn.engine import run
 from transfer_maskrcnn.engine.allocator import keep_freed_memory
-from transfer_maskrcnn.engine.arguments import parse_arguments
 from transfer_maskrcnn.engine.earlier_run import check_weights_stay
 from transfer_maskrcnn.engine.resume import check_same_run, settle_seed
 from transfer_maskrcnn.engine.setup import fit_config, load_config, quiet_third_parties

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from transfer_maskrcnn.benchmark.rows import Row
-from transfer_maskrcnn.benchmark.table import json_of, text_of
+from benchmarks.rows import Row
+from benchmarks.table import json_of, text_of
 
 PEAKS = {"cpu": {"fp32": 100.0, "fast": 400.0, "bytes": 10.0}}
 ROW = Row(

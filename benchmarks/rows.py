@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from transfer_maskrcnn.benchmark import pictures, surgery
-from transfer_maskrcnn.benchmark.pairs import compare
+from benchmarks import pictures, surgery
+from benchmarks.pairs import compare
 
 _HERE = __name__.rpartition(".")[0]
 Seconds = dict[str, list[float]]
@@ -52,6 +52,7 @@ class Plan:
 
     Attributes:
         size: short side of the images in pixels, in training and inference.
+        pictures: of an epoch of training, in batches of two.
         runs: of each side.
         epochs: of the heads-only training, of which 20 are made up.
         images: of the evaluation, with 35 detections each.
@@ -60,6 +61,7 @@ class Plan:
     """
 
     size: int = 480
+    pictures: int = 60
     runs: int = 5
     epochs: int = 5
     images: int = 2000
@@ -74,7 +76,7 @@ def rows(plan: Plan, folder: Path) -> Iterator[Row]:
     """Measure one row after the other; files go into ``folder``."""
     os.environ["TRANSFER_CACHE"] = str(folder / "cache")  # no side writes to the user's own
     size = plan.size, plan.size * 4 // 3
-    small = str(pictures.write_pictures(folder / "small", 60, size, objects=24))
+    small = str(pictures.write_pictures(folder / "small", plan.pictures, size, objects=24))
     yield from _training(plan, small)
     yield from _inference(plan)
     yield _evaluation(plan, folder)
@@ -108,7 +110,7 @@ def _training(plan: Plan, annotations: str) -> Iterator[Row]:
     }
     name = f"heads-only step, {plan.size}, batch 2, cache filled"
     yield Row(name, *compare(sides, plan.runs, warmup=1))
-    epoch = {**heads, "iterations": 30}
+    epoch = {**heads, "iterations": plan.pictures // 2}
     sides = {
         "detectron2": (f"{_HERE}.training:stock", epoch),
         "here": (f"{_HERE}.training:ours", {**epoch, "epochs": 20}),
@@ -121,7 +123,7 @@ def _training(plan: Plan, annotations: str) -> Iterator[Row]:
     for figures in facts.values():
         figures["flops"] *= 20
     note = f"20 times the median of {plan.epochs} epochs, and once {start:.1f} s to fill the cache"
-    yield Row(f"heads-only, 20 epochs of 60 images, {plan.size}", totals, facts, note)
+    yield Row(f"heads-only, 20 epochs of {plan.pictures} images, {plan.size}", totals, facts, note)
 
 
 def _inference(plan: Plan) -> Iterator[Row]:

@@ -16,10 +16,12 @@ from detectron2.engine import DefaultTrainer
 from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.models.detection import maskrcnn_resnet50_fpn
+from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops import FrozenBatchNorm2d
 
-from transfer_maskrcnn.benchmark.pairs import Side
-from transfer_maskrcnn.benchmark.pictures import CLASSES
+from benchmarks.pairs import Side
+from benchmarks.pictures import CLASSES
 from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
 from transfer_maskrcnn.data.register import register_dataset
 from transfer_maskrcnn.engine.allocator import keep_freed_memory
@@ -165,21 +167,23 @@ def ours(
 
 
 class TorchvisionSide(Side):
-    """A step of torchvision's maskrcnn_resnet50_fpn with SGD, on images that are in memory."""
+    """A step of torchvision's maskrcnn_resnet50_fpn with SGD, on images that are in memory.
+
+    Its norms are frozen, as in fine-tuning; built without weights they would learn.
+    """
 
     def __init__(self, annotations: str, size: int, batch: int, iterations: int, device: str):
         _register(annotations)
         torch.manual_seed(0)
         self._iterations = iterations
-        self._model = maskrcnn_resnet50_fpn(
+        backbone = resnet_fpn_backbone(  # layers 2 to 4 learn, as with FREEZE_AT 2
+            backbone_name="resnet50",
             weights=None,
-            weights_backbone=None,
-            num_classes=len(CLASSES) + 1,
-            min_size=size,
-            max_size=size * 4 // 3,
-        ).to(device)
-        for name, parameter in self._model.backbone.body.named_parameters():
-            parameter.requires_grad_(not name.startswith(("conv1", "bn1", "layer1")))
+            norm_layer=FrozenBatchNorm2d,
+            trainable_layers=3,
+        )
+        sizes = {"min_size": size, "max_size": size * 4 // 3}
+        self._model = MaskRCNN(backbone, len(CLASSES) + 1, **sizes).to(device)
         trained = [p for p in self._model.parameters() if p.requires_grad]
         self._optimizer = torch.optim.SGD(trained, lr=1e-6, momentum=0.9, weight_decay=1e-4)
         cfg = load_config(model_zoo.get_config_file(ZOO))

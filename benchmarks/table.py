@@ -7,7 +7,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from transfer_maskrcnn.benchmark.rows import Row
+from benchmarks.rows import Row
 
 _SHOWN_FACTS = ("foreground RoIs", "detections", "images")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from transfer_maskrcnn.benchmark.pictures import write_detections, write_pictures
+from benchmarks.pictures import write_detections, write_pictures
 from transfer_maskrcnn.data.formats import FORMATS
 
 

@@ -11,7 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from detectron2.evaluation import COCOEvaluator
 
-from transfer_maskrcnn.benchmark.pairs import Side
+from benchmarks.pairs import Side
 from transfer_maskrcnn.data.register import register_dataset
 from transfer_maskrcnn.evaluation.coco import InstanceEvaluator
 
@@ -59,6 +59,7 @@ class StockEvaluation(Side):
         )
 
     def prepare(self) -> None:
+        self._evaluator.reset()
         by_image: dict[int, list[dict[str, Any]]] = {}
         for result in json.loads(self._detections.read_text()):
             result["category_id"] -= 1  # a model's classes count from 0

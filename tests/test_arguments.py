@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from transfer_maskrcnn.engine.arguments import parse_arguments
+from transfer_maskrcnn.cli import parse_arguments
 
 
 @pytest.mark.parametrize(

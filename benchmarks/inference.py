@@ -13,8 +13,8 @@ from detectron2.modeling import build_model
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from transfer_maskrcnn.benchmark.pairs import Side
-from transfer_maskrcnn.benchmark.training import ZOO
+from benchmarks.pairs import Side
+from benchmarks.training import ZOO
 from transfer_maskrcnn.engine.allocator import keep_freed_memory
 from transfer_maskrcnn.engine.setup import load_config
 from transfer_maskrcnn.engine.trainer import TransferTrainer

@@ -15,6 +15,7 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import IO, Any
 
 
@@ -49,6 +50,7 @@ class Process:
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, **environment},
+            cwd=Path(__file__).parents[1],  # `-m` finds this package there
             start_new_session=True,
         )
 

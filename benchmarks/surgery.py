@@ -10,8 +10,8 @@ from detectron2 import model_zoo
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from transfer_maskrcnn.benchmark.pairs import Side
-from transfer_maskrcnn.benchmark.training import ZOO
+from benchmarks.pairs import Side
+from benchmarks.training import ZOO
 from transfer_maskrcnn.engine.setup import load_config
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.surgery.apply import apply_plan

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from transfer_maskrcnn.benchmark.pairs import compare
+from benchmarks.pairs import compare
 
 SIDES = """
 import time
 from pathlib import Path
-from transfer_maskrcnn.benchmark.pairs import Side
+from benchmarks.pairs import Side
 
 class Logged(Side):
     def __init__(self, name, log, pause=0.0):
