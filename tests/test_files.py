@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from transfer_maskrcnn.errors import DatasetError, nearest
-from transfer_maskrcnn.files import atomic_path, write_json
+from transfer_maskrcnn.files import atomic_path, file_digest, write_json
 
 
 def test_json_has_null_where_it_has_no_number(tmp_path: Path) -> None:
@@ -51,3 +51,11 @@ def test_an_error_out_of_a_loader_worker_keeps_only_its_own_words() -> None:
 )
 def test_nearest(word: str, known: list[str], said: str) -> None:
     assert nearest(word, known) == said
+
+
+def test_a_digest_is_of_the_content(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x" * 3_000_000)
+    (tmp_path / "b").write_bytes(b"x" * 3_000_000)
+    (tmp_path / "c").write_bytes(b"x" * 2_999_999 + b"y")
+    a, b, c = (file_digest(tmp_path / name) for name in "abc")
+    assert a == b != c

@@ -23,8 +23,7 @@ from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.evaluation.explain.table import wrapped
 from transfer_maskrcnn.files import write_json, write_text
 from transfer_maskrcnn.incremental.classes import in_model_classes
-from transfer_maskrcnn.incremental.document import document
-from transfer_maskrcnn.incremental.pseudo_labels import describe, pseudo_labels
+from transfer_maskrcnn.incremental.pseudo_labels import describe, label_document, pseudo_labels
 from transfer_maskrcnn.text import plural
 
 EXAMPLES = """
@@ -126,10 +125,10 @@ def _write(cfg: CfgNode, folder: Path, out: Path) -> dict[str, Any]:
     labels, summary = pseudo_labels(cfg, records)
     classes, root = cfg.MODEL.TRANSFER.CLASSES, common_folder(r["file_name"] for r in records)
     sure = [[*r["annotations"], *added.sure] for r, added in zip(records, labels, strict=True)]
-    whole = document(records, sure, classes, root)
+    whole = label_document(records, sure, classes, root)
     write_json(folder / "annotations.json", whole)
     doubtful, first = [added.doubtful for added in labels], len(whole["annotations"]) + 1
-    write_json(folder / "doubtful.json", document(records, doubtful, classes, root, first))
+    write_json(folder / "doubtful.json", label_document(records, doubtful, classes, root, first))
     own = {"format": "coco", "annotations": "annotations.json", "image_root": root}
     entries = {_dataset_name(out): {**own, "classes": list(classes)}}
     if cfg.DATASETS.CATALOG:  # the sets to test on, so that one catalog is enough

@@ -10,7 +10,7 @@ from detectron2.utils import comm
 
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.incremental.pseudo_labels import SUMMARY_FILE
-from transfer_maskrcnn.incremental.source_facts import SOURCE_FILE
+from transfer_maskrcnn.incremental.source import SOURCE_FILE
 
 logger = logging.getLogger(__name__)
 

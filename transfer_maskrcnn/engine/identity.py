@@ -8,7 +8,7 @@ from typing import Any
 
 from detectron2.utils.file_io import PathManager
 
-from transfer_maskrcnn.incremental.detection_store import file_digest
+from transfer_maskrcnn.files import file_digest
 
 _DIGEST = "digest"
 

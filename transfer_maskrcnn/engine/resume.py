@@ -13,7 +13,7 @@ from transfer_maskrcnn.config import flat_config
 from transfer_maskrcnn.engine.metadata import own_config
 from transfer_maskrcnn.engine.setup import load_config
 from transfer_maskrcnn.errors import ConfigError
-from transfer_maskrcnn.incremental.source_facts import check_same_source
+from transfer_maskrcnn.incremental.source import check_same_source
 from transfer_maskrcnn.surgery.source import load_source_weights
 
 # What may change when a run goes on: how long it is, where things lie, what is looked at.

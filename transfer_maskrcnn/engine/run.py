@@ -31,8 +31,7 @@ from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.evaluation.explain.folder import read_sentence
 from transfer_maskrcnn.evaluation.explain.table import wrapped
 from transfer_maskrcnn.files import write_json
-from transfer_maskrcnn.incremental.forgetting_words import extension_lines
-from transfer_maskrcnn.incremental.source_matches import before_extension
+from transfer_maskrcnn.incremental.source import before_extension
 from transfer_maskrcnn.modeling.precision import describe_precision
 from transfer_maskrcnn.surgery.source import load_source_weights
 
@@ -175,8 +174,8 @@ def print_summary(cfg: CfgNode, results: dict[str, Any]) -> None:
     undefined = {row[0] for row in rows if any(v is not None and math.isnan(v) for v in row[2:])}
     if any(map(_has_objects, undefined)):
         print("nan: the model detected nothing. It may need more iterations, or MODEL.WEIGHTS.")
-    for line in extension_lines(read_extension(cfg.OUTPUT_DIR) or {}):
-        print(line)
+    for line in (read_extension(cfg.OUTPUT_DIR) or {}).get("lines", ()):
+        print(wrapped(line))
     for name in by_dataset:
         why = read_sentence(Path(cfg.OUTPUT_DIR, "inference", name))
         if why:

@@ -22,15 +22,17 @@ from transfer_maskrcnn.engine.evaluated_sets import (
 from transfer_maskrcnn.engine.facts import explain_evaluation
 from transfer_maskrcnn.errors import TransferError
 from transfer_maskrcnn.evaluation.explain.facts import EVALUATION_FILE
+from transfer_maskrcnn.evaluation.matches import Matches, match_detections
 from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.incremental.classes import class_places
-from transfer_maskrcnn.incremental.forgetting import EXTENSION_KEY, MatchedSet, extension_figures
-from transfer_maskrcnn.incremental.source_facts import SourceFacts, source_facts
-from transfer_maskrcnn.incremental.source_matches import (
-    MatchesByTask,
-    match_folder,
-    source_matches,
+from transfer_maskrcnn.incremental.detections import source_matches
+from transfer_maskrcnn.incremental.forgetting import (
+    EXTENSION_KEY,
+    MatchedSet,
+    extension_figures,
+    extension_lines,
 )
+from transfer_maskrcnn.incremental.source import SourceFacts, source_facts
 
 logger = logging.getLogger(__name__)
 
@@ -98,18 +100,28 @@ def _extension(cfg: CfgNode) -> dict[str, Any]:
         return {"old_classes": None, "new_classes": None, "sets": {"old": old_sets, "new": tests}}
     old, new = _old_and_new(model, facts)
     before = {
-        name: source_matches(cfg, facts, name)
+        name: _source_matches(cfg, facts, name)
         for name in old_sets
         if not set(old).isdisjoint(_model_classes(cfg, name))
     }
     figures = {}
     if comm.is_main_process():
         for task in reversed(matched_tasks(cfg)):
-            matched = {n: _matched(cfg, n, task, before.get(n)) for n in {*old_sets, *tests}}
+            matched = {n: _matched(cfg, n, task, before.get(n, {})) for n in {*old_sets, *tests}}
             parts = [matched[name] for name in old_sets], [matched[name] for name in tests]
             figures[task] = extension_figures(*parts, old, new)
     counts = {"old_classes": len(old), "new_classes": len(new)}
-    return {**figures, **counts, "sets": {"old": old_sets, "new": tests}}
+    extension = {**figures, **counts, "sets": {"old": old_sets, "new": tests}}
+    return {**extension, "lines": extension_lines(extension)}
+
+
+def _source_matches(cfg: CfgNode, facts: SourceFacts, dataset: str) -> dict[str, Matches]:
+    """{}, with a warning, where it is not remembered and the source model cannot be had."""
+    try:
+        return source_matches(cfg, facts, dataset, matched_tasks(cfg))
+    except TransferError as error:
+        logger.warning("%s: what the model has forgotten there cannot be told: %s", dataset, error)
+        return {}
 
 
 def _old_and_new(model: Sequence[str], facts: SourceFacts) -> tuple[list[str], list[str]]:
@@ -129,10 +141,11 @@ def _model_classes(cfg: CfgNode, dataset: str) -> list[str]:
     return [cfg.MODEL.TRANSFER.CLASSES[place] for place in class_places(cfg, dataset) or ()]
 
 
-def _matched(cfg: CfgNode, dataset: str, task: str, before: MatchesByTask | None) -> MatchedSet:
+def _matched(cfg: CfgNode, dataset: str, task: str, before: Mapping[str, Matches]) -> MatchedSet:
     folder = Path(cfg.OUTPUT_DIR, "inference", dataset)
-    matches = match_folder(folder, dataset, task, detection_limit(cfg))
+    files = folder / f"{dataset}_ground_truth.json", folder / "coco_instances_results.json"
+    matches = match_detections(*files, task, detection_limit(cfg))
     names = _model_classes(cfg, dataset)
     numbers = MetadataCatalog.get(dataset).get("thing_dataset_id_to_contiguous_id") or {}
     classes = tuple(names[numbers.get(int(i), int(i))] for i in matches.category_ids)
-    return MatchedSet(classes, matches, (before or {}).get(task))
+    return MatchedSet(classes, matches, before.get(task))

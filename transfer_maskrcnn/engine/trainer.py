@@ -48,7 +48,7 @@ from transfer_maskrcnn.feature_cache.hook import CacheFeatures
 from transfer_maskrcnn.incremental.classes import class_names
 from transfer_maskrcnn.incremental.distillation_hook import DistillSource
 from transfer_maskrcnn.incremental.row_freezing import HoldRows
-from transfer_maskrcnn.incremental.source_facts import note_source
+from transfer_maskrcnn.incremental.source import note_source
 from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.modeling.freezing import FreezeSchedule
 from transfer_maskrcnn.modeling.precision import autocast_dtype, step_trainer

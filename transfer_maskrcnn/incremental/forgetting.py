@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from transfer_maskrcnn.evaluation.bootstrap import (
     resample,
 )
 from transfer_maskrcnn.evaluation.matches import Matches, require_same_ground_truth
+from transfer_maskrcnn.text import plural
 
 #: its place in ``evaluation.json``, beside the sets
 EXTENSION_KEY = "extension"
@@ -24,6 +25,7 @@ EXTENSION_KEY = "extension"
 LEAST_IMAGES = 5
 REPLICATES = 1000
 _SEED = 0
+_KINDS = {"segm": "mask", "bbox": "box"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,3 +174,59 @@ def _by_class(
         return None if ap is None else float(ap[place, 0])
 
     return {n: {"before": of(before, k), "after": of(after, k)} for k, n in enumerate(names)}
+
+
+def extension_lines(extension: Mapping[str, Any]) -> list[str]:
+    """What is told of an extended model, of masks or, of a model without, of boxes.
+
+    Args:
+        extension: as it stands in ``evaluation.json``, which keeps these lines, too.
+    """
+    task = next((task for task in _KINDS if task in extension), None)
+    if task is None:
+        return []
+    figures, old, new = extension[task], extension["old_classes"], extension["new_classes"]
+    scored, kind = figures["scored"], _KINDS[task]
+    lines = [f"old classes ({_share(scored['old'], old)}): {_old_words(figures, kind)}"]
+    if new:
+        ap = figures["new"]
+        known = "in no set of DATASETS.TEST" if ap is None else f"{kind} AP {_number(ap)}"
+        lines.append(f"new classes ({_share(scored['new'], new)}): {known}")
+    if figures["all"] is not None and figures["harmonic_mean"] is not None:
+        every, mean = _number(figures["all"]), _number(figures["harmonic_mean"])
+        name = f"all ({_share(scored['old'] + scored['new'], old + new)})"
+        lines.append(f"{name}: {kind} AP {every}; harmonic mean of old and new {mean}")
+    return lines
+
+
+def _share(scored: int, known: int) -> str:
+    """Of the classes that the model knows, those that the test sets have objects of."""
+    return str(known) if scored in (0, known) else f"{scored} of {known}"
+
+
+def _old_words(figures: Mapping[str, Any], kind: str) -> str:
+    if figures["old"] is None:
+        return "in no test set; DATASETS.TEST_SOURCE names sets that annotate them"
+    now, lost = f"{kind} AP {_number(figures['old'])}", figures["forgetting"]
+    if lost is None:
+        return f"{now}; what was forgotten is not known without the source model"
+    return f"{now}, before {_number(figures['before'])}: {_lost_words(lost, figures['images'])}"
+
+
+def _lost_words(lost: Mapping[str, Any], images: int) -> str:
+    ap, low, high = lost["ap"], lost["low"], lost["high"]
+    if low is None or high is None:
+        return f"forgot {_number(ap)}; {plural(images, 'image')} cannot tell how surely"
+    if low == high == 0:
+        return "nothing is forgotten"
+    more = round(ap, 1) < 0
+    size, bounds = _number(abs(ap)), (-high, -low) if more else (low, high)
+    between = f"({_number(bounds[0])} to {_number(bounds[1])})"
+    if low > 0 or high < 0:
+        return f"{'gained' if more else 'forgot'} {size} {between}"
+    of = plural(images, "image")
+    return f"{size} {'more' if more else 'less'} {between}, which {of} cannot tell from nothing"
+
+
+def _number(ap: float) -> str:
+    return f"{round(ap, 1) + 0.0:.1f}"  # -0.0 becomes 0.0

@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
+from transfer_maskrcnn.data.export import coco_document
+from transfer_maskrcnn.data.formats.base import LoadedDataset, LoadReport
 from transfer_maskrcnn.errors import ConfigError, WeightFileError
-from transfer_maskrcnn.evaluation.coco import ground_truth
-from transfer_maskrcnn.evaluation.matches import Matches, match_detections
-from transfer_maskrcnn.files import write_json, write_text
+from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.incremental.classes import annotated_classes, check_dataset, class_places
-from transfer_maskrcnn.incremental.decide import PseudoLabels, Scores, decide, with_labels
-from transfer_maskrcnn.incremental.source_facts import source_facts
-from transfer_maskrcnn.incremental.teacher import LOWEST_SCORE, teacher_detections
-from transfer_maskrcnn.incremental.thresholds import precise_scores
-from transfer_maskrcnn.surgery.classes import shown
-from transfer_maskrcnn.text import plural
+from transfer_maskrcnn.incremental.decide import (
+    Annotation,
+    PseudoLabels,
+    Record,
+    Scores,
+    decide,
+    precise_scores,
+    with_labels,
+)
+from transfer_maskrcnn.incremental.detections import (
+    source_categories,
+    source_detections,
+    source_matches,
+)
+from transfer_maskrcnn.incremental.source import SourceFacts, source_facts
+from transfer_maskrcnn.text import few, plural, quoted
 
 logger = logging.getLogger(__name__)
 
 KEY = "MODEL.TRANSFER.PSEUDO_LABELS"
 SUMMARY_FILE = "pseudo_labels.json"
+#: what scores less is not kept: thresholds from here on can be changed without labelling again
+LOWEST_SCORE = 0.05
 _MOST_CLASSES = 8  # in a sentence
 
 
@@ -39,7 +47,7 @@ def check_pseudo_labels(cfg: CfgNode) -> None:
     """Compare ``MODEL.TRANSFER.PSEUDO_LABELS`` with the rest of a ``cfg`` whose classes are known.
 
     Raises:
-        ConfigError: scores out of order, no EXTEND, or a held-out set that is used otherwise.
+        ConfigError: scores out of order, no EXTEND, or a calibration set that is used otherwise.
     """
     keys = cfg.MODEL.TRANSFER.PSEUDO_LABELS
     if not cfg.MODEL.TRANSFER.EXTEND:
@@ -54,23 +62,29 @@ def check_pseudo_labels(cfg: CfgNode) -> None:
         )
     if not 0 < keys.TARGET_PRECISION <= 1:
         raise ConfigError(
-            f"{KEY}.TARGET_PRECISION is {keys.TARGET_PRECISION:g}; expected a share, above 0 and at most 1"
-        )
-    used = {n: k for k in ("TRAIN", "TEST", "TEST_SOURCE") for n in cfg.DATASETS[k]}
-    if keys.CALIBRATION_SET in used:
-        raise ConfigError(
-            f"{KEY}.CALIBRATION_SET {keys.CALIBRATION_SET!r} is in DATASETS.{used[keys.CALIBRATION_SET]}, too: its "
-            "figures would be of images that thresholds were chosen on; name another set"
+            f"{KEY}.TARGET_PRECISION is {keys.TARGET_PRECISION:g}; expected a share, above 0 and "
+            "at most 1"
         )
     if keys.CALIBRATION_SET:
-        check_dataset(keys.CALIBRATION_SET)
-        facts = source_facts(cfg)
-        if facts is not None and not _calibration_classes(cfg, facts.classes):
-            raise ConfigError(
-                f"{KEY}.CALIBRATION_SET {keys.CALIBRATION_SET!r} has none of the classes of "
-                f"{cfg.MODEL.WEIGHTS}, for which it is to choose scores; name a set in which they "
-                "are annotated, or leave it empty"
-            )
+        _check_calibration_set(cfg, keys.CALIBRATION_SET)
+
+
+def _check_calibration_set(cfg: CfgNode, name: str) -> None:
+    used = {n: k for k in ("TRAIN", "TEST", "TEST_SOURCE") for n in cfg.DATASETS[k]}
+    if name in used:
+        raise ConfigError(
+            f"{KEY}.CALIBRATION_SET {name!r} is in DATASETS.{used[name]}, too: its figures would "
+            "be of images that thresholds were chosen on; name another set"
+        )
+    check_dataset(name)
+    class_places(cfg, name)  # it has no class that the model lacks
+    facts = source_facts(cfg)
+    if facts is not None and not source_categories(name, facts.classes):
+        raise ConfigError(
+            f"{KEY}.CALIBRATION_SET {name!r} has none of the classes of {cfg.MODEL.WEIGHTS}, for "
+            "which it is to choose scores; name a set in which they are annotated, or leave it "
+            "empty"
+        )
 
 
 def pseudo_labels(
@@ -98,71 +112,30 @@ def pseudo_labels(
     places = {i: model.index(n) for i, n in enumerate(names) if n and n in model}
     left = [names[i] for i, place in places.items() if place in annotated]
     if left:
-        logger.info("no pseudo-labels of %s: DATASETS.TRAIN annotates them", shown(left))
+        logger.info("no pseudo-labels of %s: DATASETS.TRAIN annotates them", quoted(left))
     places = {i: place for i, place in places.items() if place not in annotated}
-    scores = Scores(_sure_scores(cfg, names), cfg.MODEL.TRANSFER.PSEUDO_LABELS.IGNORE_SCORE)
-    found = teacher_detections(cfg, records)
+    own = cfg.clone()
+    own.defrost()
+    own.MODEL.ROI_HEADS.SCORE_THRESH_TEST = LOWEST_SCORE
+    scores = Scores(_sure_scores(own, facts), cfg.MODEL.TRANSFER.PSEUDO_LABELS.IGNORE_SCORE)
+    found = source_detections(own, facts, records)
     labels = [decide(r, d, places, scores) for r, d in zip(records, found, strict=True)]
     return labels, _summary(cfg, labels, {names[i]: scores.sure[i] for i in places})
 
 
-def with_pseudo_labels(cfg: CfgNode, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """``records`` with what the source model adds; those given stay as they are.
-
-    The summary is logged, and written into OUTPUT_DIR as ``pseudo_labels.json``.
-    """
-    labels, summary = pseudo_labels(cfg, records)
-    logger.info(describe(summary))
-    if comm.is_main_process():
-        write_json(os.path.join(cfg.OUTPUT_DIR, SUMMARY_FILE), summary)
-    return [with_labels(r, added) for r, added in zip(records, labels, strict=True)]
-
-
-def describe(summary: Mapping[str, Any], undecided: str = "no loss depends on") -> str:
-    """How many objects, of which classes, the most frequent first; and classes without a score.
-
-    Args:
-        summary: of :func:`pseudo_labels`.
-        undecided: what is said of the doubtful ones, whose number follows.
-    """
-    counts = Counter({name: c["objects"] for name, c in summary["classes"].items()})
-    found = +counts  # those that there are
-    most = ", ".join(f"{name} {count}" for name, count in found.most_common(_MOST_CLASSES))
-    most += ", ..." if len(found) > _MOST_CLASSES else ""
-    return (
-        f"pseudo-labels on {plural(summary['images'], 'image')}: "
-        f"{plural(found.total(), 'object')} of {len(found)} of the {len(counts)} classes that are "
-        f"not annotated{f' ({most})' if most else ''}; {undecided} "
-        f"{plural(summary['doubtful'], 'doubtful one')}{_by_default(summary)}"
-        f"{_never_labelled(summary)}"
-    )
-
-
-def _by_default(summary: Mapping[str, Any]) -> str:
-    """Of classes for which the held-out set says too little."""
-    names = [name for name, c in summary["classes"].items() if c["score"] == summary["score"]]
-    if not (summary["calibration"] and names):
-        return ""
-    return (
-        f". CALIBRATION_SET {summary['calibration']} says too little of {_listed(names)}: SCORE "
-        f"{summary['score']:g} stands"
-    )
-
-
-def _never_labelled(summary: Mapping[str, Any]) -> str:
-    names = [name for name, c in summary["classes"].items() if c["score"] is None]
-    if not names:
-        return ""
-    return (
-        f". No score of CALIBRATION_SET {summary['calibration']} is precise enough "
-        f"({summary['precision']:g}) for {_listed(names)}: {'they are' if names[1:] else 'it is'} "
-        "not labelled"
-    )
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_CLASSES} more" if len(names) > _MOST_CLASSES else ""
-    return ", ".join(names[:_MOST_CLASSES]) + more
+def _sure_scores(cfg: CfgNode, facts: SourceFacts) -> list[float]:
+    """Of each of the source's classes: chosen on ``CALIBRATION_SET``, or ``SCORE``."""
+    keys = cfg.MODEL.TRANSFER.PSEUDO_LABELS
+    scores = [keys.SCORE] * len(facts.classes)
+    if keys.CALIBRATION_SET:
+        task = "segm" if cfg.MODEL.MASK_ON else "bbox"
+        matches = source_matches(cfg, facts, keys.CALIBRATION_SET, [task])[task]
+        chosen = precise_scores(matches, keys.TARGET_PRECISION, keys.SCORE)
+        own = source_categories(keys.CALIBRATION_SET, facts.classes)
+        for category, score in zip(matches.category_ids.tolist(), chosen, strict=True):
+            if category in own:
+                scores[own[category]] = max(score, keys.IGNORE_SCORE)
+    return scores
 
 
 def _summary(
@@ -186,45 +159,92 @@ def _summary(
     }
 
 
-def _sure_scores(cfg: CfgNode, names: Sequence[str]) -> list[float]:
-    """Of each of the source's classes: chosen on ``CALIBRATION_SET``, or ``SCORE``."""
-    keys = cfg.MODEL.TRANSFER.PSEUDO_LABELS
-    scores = [keys.SCORE] * len(names)
-    if keys.CALIBRATION_SET:
-        own = _calibration_classes(cfg, names)
-        matches = _calibration_matches(cfg, own)
-        chosen = precise_scores(matches, keys.TARGET_PRECISION, keys.SCORE)
-        for category, score in zip(matches.category_ids.tolist(), chosen, strict=True):
-            if category in own:
-                scores[own[category]] = max(score, keys.IGNORE_SCORE)
-    return scores
+def with_pseudo_labels(cfg: CfgNode, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """``records`` with what the source model adds; those given stay as they are.
+
+    The summary is logged, and written into OUTPUT_DIR as ``pseudo_labels.json``.
+    """
+    labels, summary = pseudo_labels(cfg, records)
+    sentence = describe(summary)
+    logger.info(sentence)
+    if comm.is_main_process():
+        path = os.path.join(cfg.OUTPUT_DIR, SUMMARY_FILE)
+        write_json(path, {**summary, "sentence": sentence})
+    return [with_labels(r, added) for r, added in zip(records, labels, strict=True)]
 
 
-def _calibration_classes(cfg: CfgNode, names: Sequence[str]) -> dict[int, int]:
-    """Category id of the held-out set -> the source's class; new classes are left out."""
-    dataset, model = cfg.MODEL.TRANSFER.PSEUDO_LABELS.CALIBRATION_SET, cfg.MODEL.TRANSFER.CLASSES
-    places = class_places(cfg, dataset) or ()
-    ids: Mapping[int, int] = MetadataCatalog.get(dataset).get(
-        "thing_dataset_id_to_contiguous_id", {i: i for i in range(len(places))}
+def describe(summary: Mapping[str, Any], undecided: str = "no loss depends on") -> str:
+    """How many objects, of which classes, the most frequent first; and classes without a score.
+
+    Args:
+        summary: of :func:`pseudo_labels`.
+        undecided: what is said of the doubtful ones, whose number follows.
+    """
+    classes, calibration = summary["classes"], summary["calibration"]
+    counts = Counter({name: c["objects"] for name, c in classes.items()})
+    found = +counts  # those that there are
+    most = ", ".join(f"{name} {count}" for name, count in found.most_common(_MOST_CLASSES))
+    most += ", ..." if len(found) > _MOST_CLASSES else ""
+    text = (
+        f"pseudo-labels on {plural(summary['images'], 'image')}: "
+        f"{plural(found.total(), 'object')} of {len(found)} of the {len(counts)} classes that are "
+        f"not annotated{f' ({most})' if most else ''}; {undecided} "
+        f"{plural(summary['doubtful'], 'doubtful one')}"
     )
-    classes = {category: model[places[i]] for category, i in ids.items()}
-    return {category: names.index(name) for category, name in classes.items() if name in names}
+    default = [name for name, c in classes.items() if c["score"] == summary["score"]]
+    if calibration and default:
+        text += (
+            f". CALIBRATION_SET {calibration} says too little of {few(default, _MOST_CLASSES)}: "
+            f"SCORE {summary['score']:g} stands"
+        )
+    never = [name for name, c in classes.items() if c["score"] is None]
+    if never:
+        text += (
+            f". No score of CALIBRATION_SET {calibration} is precise enough "
+            f"({summary['precision']:g}) for {few(never, _MOST_CLASSES)}: "
+            f"{'they are' if never[1:] else 'it is'} not labelled"
+        )
+    return text
 
 
-def _calibration_matches(cfg: CfgNode, classes: Mapping[int, int]) -> Matches:
-    """The teacher on the held-out set. ``classes``: category id -> the teacher's class."""
-    name = cfg.MODEL.TRANSFER.PSEUDO_LABELS.CALIBRATION_SET
-    categories = {place: category for category, place in classes.items()}
-    records = list(DatasetCatalog.get(name))
-    results = [
-        {**d, "category_id": categories[d["category_id"]], "image_id": record["image_id"]}
-        for record, found in zip(records, teacher_detections(cfg, records), strict=True)
-        for d in found
-        if d["category_id"] in categories
+def label_document(
+    records: Sequence[Record],
+    annotations: Sequence[Sequence[Annotation]],
+    classes: Sequence[str],
+    image_root: str,
+    first_id: int = 1,
+) -> dict[str, Any]:
+    """The content of a COCO json.
+
+    Args:
+        records: the images.
+        annotations: of each image; each with a mask, and ``category_id`` a place in ``classes``.
+            A ``score`` is kept: who has one was labelled by a model.
+        classes: their category ids count from 1.
+        image_root: file names are relative to this folder.
+        first_id: the first annotation's ``id``; those of the others follow.
+    """
+    dicts = [
+        {**record, "image_id": number, "annotations": list(own)}
+        for number, (record, own) in enumerate(zip(records, annotations, strict=True), start=1)
     ]
-    task = "segm" if all("segmentation" in r for r in results) else "bbox"
-    with tempfile.TemporaryDirectory() as folder:
-        files = Path(folder, "truth.json"), Path(folder, "results.json")
-        for file, content in zip(files, (ground_truth(name), results), strict=True):
-            write_text(file, json.dumps(content))
-        return match_detections(*files, task)
+    dataset = LoadedDataset(
+        dicts=dicts,
+        classes=tuple(classes),
+        category_ids=tuple(range(1, len(classes) + 1)),
+        mask_format="bitmask",
+        report=LoadReport(),
+        positions=(),
+        instances=(),
+        files=(),
+    )
+    names = [os.path.relpath(r["file_name"], image_root).replace(os.sep, "/") for r in records]
+    content = coco_document(dataset, names)
+    given = (a for own in annotations for a in own)
+    for number, (written, annotation) in enumerate(
+        zip(content["annotations"], given, strict=True), start=first_id
+    ):
+        written["id"] = number
+        if "score" in annotation:
+            written["score"] = round(annotation["score"], 4)
+    return content

@@ -18,16 +18,15 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 
-from transfer_maskrcnn.data import cache_folder
 from transfer_maskrcnn.data.register import register_dataset
 from transfer_maskrcnn.data.shapes import NEW_CLASSES, SOURCE_CLASSES, ShapesSplit, write_split
 from transfer_maskrcnn.engine.loader import training_dicts
 from transfer_maskrcnn.engine.setup import fit_config, load_config
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import ConfigError, WeightFileError
-from transfer_maskrcnn.incremental import teacher
+from transfer_maskrcnn.incremental import detections
 from transfer_maskrcnn.incremental.pseudo_labels import describe
-from transfer_maskrcnn.incremental.source_facts import note_source
+from transfer_maskrcnn.incremental.source import note_source
 from transfer_maskrcnn.modeling.ignored import IGNORED_CLASS
 
 KEY = "MODEL.TRANSFER.PSEUDO_LABELS"
@@ -43,7 +42,7 @@ TINY: list[Any] = [
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TRANSFER_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "pseudo_labels"
+    return tmp_path / "cache" / "detections"
 
 
 @pytest.fixture
@@ -76,13 +75,14 @@ def make(repository: Path, tmp_path: Path) -> Callable[..., CfgNode]:
 def labelled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The digests of images that a teacher has labelled."""
     digests: list[str] = []
-    add = teacher.DetectionStore.add
+    compute = detections._compute
 
-    def counting(store: Any, digest: str, detections: Any) -> None:
-        digests.append(digest)
-        add(store, digest, detections)
+    def counting(*given: Any) -> Any:
+        found = compute(*given)
+        digests.extend(found)
+        return found
 
-    monkeypatch.setattr(teacher.DetectionStore, "add", counting)
+    monkeypatch.setattr(detections, "_compute", counting)
     return digests
 
 
@@ -128,20 +128,22 @@ def test_labels_are_reproducible_and_kept_by_what_they_depend_on(
     make: Callable[..., CfgNode],
     labelled: list[str],
     cache: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = training_dicts(make())
     count = len(labelled)
-    (file,) = cache.iterdir()
-    content = file.read_bytes()
+    (folder,) = cache.iterdir()
+    contents = {file: file.read_bytes() for file in folder.iterdir()}
+    assert len(contents) == count
     assert training_dicts(make(f"{KEY}.SCORE", 0.9)) != first
     assert len(labelled) == count, "thresholds need no new labels"
     training_dicts(make("INPUT.MIN_SIZE_TEST", 96))
     assert len(labelled) == 2 * count, "another input size does"
-    file.unlink()
-    monkeypatch.setattr(cache_folder, "_MAX_BYTES", 1)  # what is being used stays
+    gone, damaged, *_ = contents
+    gone.unlink()
+    damaged.write_bytes(damaged.read_bytes()[:-1])
     assert training_dicts(make()) == first
-    assert file.read_bytes() == content, "to the byte"
+    assert len(labelled) == 2 * count + 2, "what is lost is computed again"
+    assert {file: file.read_bytes() for file in folder.iterdir()} == contents, "to the byte"
 
 
 def test_without_cache_they_are_in_the_run(
@@ -149,7 +151,7 @@ def test_without_cache_they_are_in_the_run(
 ) -> None:
     monkeypatch.setenv("TRANSFER_CACHE", "")
     training_dicts(make())
-    assert list((tmp_path / "output/pseudo_labels").iterdir()) and not cache.exists()
+    assert list((tmp_path / "output/detections").iterdir()) and not cache.exists()
 
 
 def test_thresholds_of_a_calibration_set(make: Callable[..., CfgNode], tmp_path: Path) -> None:
@@ -310,10 +312,9 @@ def test_the_source_is_gone_but_all_is_labelled(
 def test_a_cache_that_cannot_be_written(
     make: Callable[..., CfgNode], cache: Path, tmp_path: Path
 ) -> None:
-    cache.parent.parent.mkdir(exist_ok=True)
     cache.parent.write_text("a file, not a folder")
     training_dicts(make())
-    assert list((tmp_path / "output/pseudo_labels").iterdir())
+    assert list((tmp_path / "output/detections").iterdir())
 
 
 MISTAKES = [
@@ -359,17 +360,18 @@ def test_the_tool_goes_on_after_a_kill(repository: Path, tmp_path: Path, cache: 
     assert run("many", tmp_path / "other").wait() == 1, "a dataset has that name"
     assert run("undisturbed", tmp_path / "other").wait() == 0
     process = run("killed", cache.parent)
-    while sum(len(f.read_bytes().splitlines()) for f in cache.glob("*")) < 5:
+    while len(list(cache.glob("*/*.safetensors"))) < 5:
         assert process.poll() is None, "it ended before it could be killed"
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "killed").exists()
-    (file,) = cache.iterdir()
-    assert file.read_bytes().count(b"\n") < 40, "in the middle"
+    kept = {file: file.stat().st_ino for file in cache.glob("*/*.safetensors")}
+    assert len(kept) < 40, "in the middle"
     assert run("killed", cache.parent).wait() == 0
-    lines = file.read_bytes().splitlines()
-    assert len({line[:64] for line in lines}) == 40, "no image twice"
+    files = list(cache.glob("*/*.safetensors"))
+    assert len(files) == 40
+    assert all(file.stat().st_ino == number for file, number in kept.items()), "no image twice"
     for name in ("annotations.json", "doubtful.json"):
         one, other = (
             json.loads((tmp_path / d / name).read_text()) for d in ("undisturbed", "killed")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import os
@@ -13,16 +12,15 @@ from typing import Any
 
 import pytest
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
 
 from transfer_maskrcnn.data.register import register_dataset
 from transfer_maskrcnn.data.shapes import SOURCE_CLASSES, ShapesSplit, write_split
 from transfer_maskrcnn.engine.run import evaluate, print_summary
 from transfer_maskrcnn.engine.setup import fit_config, load_config
 from transfer_maskrcnn.engine.trainer import TransferTrainer
-from transfer_maskrcnn.errors import ConfigError
-from transfer_maskrcnn.incremental import source_matches
-from transfer_maskrcnn.incremental.source_facts import source_facts
+from transfer_maskrcnn.errors import ConfigError, WeightFileError
+from transfer_maskrcnn.incremental import detections
+from transfer_maskrcnn.incremental.source import note_source, source_facts
 
 TINY: list[Any] = [
     *("MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", 0, "SEED", 0),
@@ -49,7 +47,6 @@ def make(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> M
     monkeypatch.setenv("TRANSFER_CACHE", str(tmp_path / "cache"))
 
     def config(*opts: Any) -> CfgNode:
-        source_matches._of_this_process.clear()  # as in a new process
         new, old = f"new_{tmp_path.name}", f"old_{tmp_path.name}"
         places = ["MODEL.WEIGHTS", str(weights), "OUTPUT_DIR", str(tmp_path / "output")]
         places += ["DATASETS.TRAIN", f"('{new}',)", "DATASETS.TEST", f"('{new}',)"]
@@ -62,16 +59,16 @@ def make(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> M
 
 @pytest.fixture
 def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Grows by the name of each set that a source model is evaluated on."""
-    names: list[str] = []
-    inner = source_matches._evaluate
+    """Grows by the folder's name of each image that a source model looks at."""
+    folders: list[str] = []
+    inner = detections._compute
 
-    def counting(cfg: CfgNode, dataset: str, *rest: Any) -> Any:
-        names.append(dataset)
-        return inner(cfg, dataset, *rest)
+    def counting(cfg: CfgNode, images: dict[str, Any], *rest: Any) -> Any:
+        folders.extend(Path(r["file_name"]).parent.parent.name for r in images.values())
+        return inner(cfg, images, *rest)
 
-    monkeypatch.setattr(source_matches, "_evaluate", counting)
-    return names
+    monkeypatch.setattr(detections, "_compute", counting)
+    return folders
 
 
 def written(cfg: CfgNode) -> dict[str, Any]:
@@ -105,7 +102,7 @@ def test_train_resume_and_evaluate(
     fit_config(cfg)
     new, old = cfg.DATASETS.TEST[0], cfg.DATASETS.TEST_SOURCE[0]
     run = train(cfg)
-    assert evaluated == [old], "once for both evaluations"
+    assert evaluated == ["old"] * 6, "once for both evaluations"
     first = written(cfg)
     assert list(first) == [new, old, "extension"]
     found = first["extension"]
@@ -121,7 +118,7 @@ def test_train_resume_and_evaluate(
     assert {"segm/AP", f"{old}/segm/AP"} <= row.keys()
     print_summary(cfg, run.trainer.results)
     out = capsys.readouterr().out
-    assert f"{old}  segm" in out and "old classes (8)  mask AP" in out
+    assert f"{old}  segm" in out and "old classes (8): mask AP" in out
 
     evaluated.clear()
     assert evaluate_only(make()) == found
@@ -154,57 +151,54 @@ def test_what_the_source_found_is_remembered_as_long_as_it_holds(
     Path(cfg.OUTPUT_DIR).mkdir()
     old = cfg.DATASETS.TEST_SOURCE[0]
 
-    def look_up(*opts: Any) -> tuple[int, Any]:
+    def computed(*opts: Any, dataset: str = old) -> int:
         own = make(*opts)
         fit_config(own)
         evaluated.clear()
         facts = source_facts(own)
         assert facts
-        return len(evaluated), source_matches.source_matches(own, facts, old)
-
-    def computed(*opts: Any) -> int:
-        look_up(*opts)
+        found = detections.source_matches(own, facts, dataset, ("bbox", "segm"))
+        assert sorted(found) == ["bbox", "segm"] and found["segm"].iou_type == "segm"
         return len(evaluated)
 
-    assert computed() == 1
-    # what changes nothing: another run, seed, budget, frozen parts
+    assert computed() == 6
+    # what changes nothing: another run, seed, budget, frozen parts, other annotations
     assert computed("SEED", 7, "SOLVER.MAX_ITER", 9, "MODEL.TRANSFER.FREEZE", "backbone") == 0
-    _, remembered = look_up()
-    assert sorted(remembered) == ["bbox", "segm"] and remembered["segm"].iou_type == "segm"
+    register_dataset(
+        f"again_{tmp_path.name}",
+        format="coco",
+        annotations=tmp_path / "old/annotations.json",
+        image_root=tmp_path / "old/images",
+        merge={"Circle": ["circle"]},
+    )
+    assert computed(dataset=f"again_{tmp_path.name}") == 0
     # what changes the detections
-    assert computed("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.3) == 1
-    assert computed("INPUT.MIN_SIZE_TEST", 96) == 1
-    # damaged files, one cut short and one gone
-    for path in (tmp_path / "cache/source_matches").glob("*_segm*"):
-        path.write_bytes(path.read_bytes()[:99])
-    assert (computed(), computed()) == (1, 0)
-    next((tmp_path / "cache/source_matches").glob("*_bbox*")).unlink()
+    assert computed("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.3) == 6
+    assert computed("INPUT.MIN_SIZE_TEST", 96) == 6
     # an image, then the weights
     image = next((tmp_path / "old/images").iterdir())
-    os.utime(image, (1, 1))
+    with image.open("ab") as file:
+        file.write(b"\0")
     assert (computed(), computed()) == (1, 0)
     with Path(cfg.MODEL.WEIGHTS).open("ab") as file:
         file.write(b"\0")
-    assert computed() == 1
+    assert computed() == 6
 
 
-def test_other_annotations_are_another_ground_truth(make: Make) -> None:
+def test_a_source_that_was_replaced_is_not_taken_for_it(make: Make, tmp_path: Path) -> None:
     cfg = make()
     fit_config(cfg)
-    old = cfg.DATASETS.TEST_SOURCE[0]
     Path(cfg.OUTPUT_DIR).mkdir()
+    note_source(cfg)
+    with Path(cfg.MODEL.WEIGHTS).open("ab") as file:
+        file.write(b"\0")
     facts = source_facts(cfg)
     assert facts
-    keys = {source_matches._key(cfg, facts, old)}
-    records = copy.deepcopy(DatasetCatalog.get(old))
-    records[0]["annotations"].pop()
-    DatasetCatalog.pop(old)
-    DatasetCatalog.register(old, lambda: records)
-    keys.add(source_matches._key(cfg, facts, old))
-    assert len(keys) == 2
+    with pytest.raises(WeightFileError, match="was replaced by another file"):
+        detections.source_matches(cfg, facts, cfg.DATASETS.TEST_SOURCE[0], ("segm",))
 
 
-def test_without_a_cache_folder_a_process_remembers(
+def test_without_a_cache_folder_the_run_remembers(
     make: Make, evaluated: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRANSFER_CACHE", "")
@@ -214,8 +208,8 @@ def test_without_a_cache_folder_a_process_remembers(
     facts = source_facts(cfg)
     assert facts
     for _ in range(2):
-        assert source_matches.source_matches(cfg, facts, cfg.DATASETS.TEST_SOURCE[0])
-    assert len(evaluated) == 1
+        assert detections.source_matches(cfg, facts, cfg.DATASETS.TEST_SOURCE[0], ("segm",))
+    assert len(evaluated) == 6
 
 
 def test_old_classes_in_the_test_sets_do_without_test_source(
@@ -227,7 +221,7 @@ def test_old_classes_in_the_test_sets_do_without_test_source(
     cfg = make("DATASETS.TEST", both, "DATASETS.TEST_SOURCE", "()")
     fit_config(cfg)
     TransferTrainer.test(cfg, TransferTrainer.build_model(cfg).eval())
-    assert evaluated == [cfg.DATASETS.TEST[1]]
+    assert evaluated == ["old"] * 6
     found = written(cfg)["extension"]["segm"]
     assert found["before"] > 5 and found["forgetting"]["ap"] == found["before"] - found["old"]
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from transfer_maskrcnn.data.shapes import SOURCE_CLASSES
 from transfer_maskrcnn.engine.setup import load_config
 from transfer_maskrcnn.errors import TransferPlanError, WeightFileError
-from transfer_maskrcnn.incremental.source_model import build_source_model
+from transfer_maskrcnn.incremental.source import build_source_model
 from transfer_maskrcnn.surgery.source import load_source_weights
 
 
