@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -18,6 +17,8 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 
+from transfer_maskrcnn.commands.pseudo_label import main
+from transfer_maskrcnn.data.cache import Cache
 from transfer_maskrcnn.data.register import register_dataset
 from transfer_maskrcnn.data.shapes import NEW_CLASSES, SOURCE_CLASSES, ShapesSplit, write_split
 from transfer_maskrcnn.engine.loader import training_dicts
@@ -132,18 +133,23 @@ def test_labels_are_reproducible_and_kept_by_what_they_depend_on(
     first = training_dicts(make())
     count = len(labelled)
     (folder,) = cache.iterdir()
-    contents = {file: file.read_bytes() for file in folder.iterdir()}
-    assert len(contents) == count
+    kept = _values(folder)
+    assert len(kept) == count
     assert training_dicts(make(f"{KEY}.SCORE", 0.9)) != first
     assert len(labelled) == count, "thresholds need no new labels"
     training_dicts(make("INPUT.MIN_SIZE_TEST", 96))
     assert len(labelled) == 2 * count, "another input size does"
-    gone, damaged, *_ = contents
+    gone, damaged, *_ = folder.iterdir()
     gone.unlink()
     damaged.write_bytes(damaged.read_bytes()[:-1])
     assert training_dicts(make()) == first
     assert len(labelled) == 2 * count + 2, "what is lost is computed again"
-    assert {file: file.read_bytes() for file in folder.iterdir()} == contents, "to the byte"
+    assert _values(folder) == kept, "to the last digit"
+
+
+def _values(folder: Path) -> dict[str, Any]:
+    entries = [(path.stem, Cache(folder).get(path.stem)) for path in folder.iterdir()]
+    return {key: entry.value for key, entry in entries if entry is not None}
 
 
 def test_without_cache_they_are_in_the_run(
@@ -340,48 +346,53 @@ def test_a_calibration_set_that_is_tested_on(make: Callable[..., CfgNode], tmp_p
         make(f"{KEY}.CALIBRATION_SET", name, "DATASETS.TEST", (name,))
 
 
-def test_the_tool_goes_on_after_a_kill(repository: Path, tmp_path: Path, cache: Path) -> None:
+def test_the_tool_goes_on_after_a_kill(
+    repository: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """SIGKILL while it labels; the same command labels the rest, and writes the same files."""
+    name = f"many_{tmp_path.name}"
     split = ShapesSplit("many", NEW_CLASSES, 40, 7, unannotated=SOURCE_CLASSES)
-    write_split(split, tmp_path / "many")
-    entry = "{format: coco, annotations: many/annotations.json, image_root: many/images}"
-    (tmp_path / "catalog.yaml").write_text(f"many: {entry}\n")
-    command: list[Any] = [sys.executable, str(repository / "tools/pseudo_label.py")]
-    command += ["--config-file", str(repository / "configs/shapes/Base-shapes.yaml")]
+    write_split(split, tmp_path / name)
+    entry = f"{{format: coco, annotations: {name}/annotations.json, image_root: {name}/images}}"
+    (tmp_path / "catalog.yaml").write_text(f"{name}: {entry}\n")
+    config = str(repository / "configs/shapes/Base-shapes.yaml")
     opts = [*TINY, "MODEL.WEIGHTS", repository / "configs/shapes/shapes_source.pth"]
-    opts += ["DATASETS.CATALOG", tmp_path / "catalog.yaml", "DATASETS.TRAIN", "('many',)"]
-    opts += ["DATALOADER.FILTER_EMPTY_ANNOTATIONS", False]
+    opts += ["DATASETS.CATALOG", tmp_path / "catalog.yaml", "DATASETS.TRAIN", f"('{name}',)"]
+    opts += ["DATALOADER.FILTER_EMPTY_ANNOTATIONS", False, "OUTPUT_DIR", tmp_path / "output"]
 
-    def run(out: str, kept: Path) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "TRANSFER_CACHE": str(kept), "OMP_NUM_THREADS": "1"}
-        arguments = [*command, "--output", tmp_path / out, *opts]
-        return subprocess.Popen([str(a) for a in arguments], env=environment, cwd=repository)
+    def arguments(out: str) -> list[str]:
+        output = str(tmp_path / out)
+        return ["--config-file", config, "--output", output, *map(str, opts)]
 
-    assert run("many", tmp_path / "other").wait() == 1, "a dataset has that name"
-    assert run("undisturbed", tmp_path / "other").wait() == 0
-    process = run("killed", cache.parent)
-    while len(list(cache.glob("*/*.safetensors"))) < 5:
-        assert process.poll() is None, "it ended before it could be killed"
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with pytest.raises(ConfigError, match="is registered already"):
+        main(arguments(name))
+    tool = [sys.executable, str(repository / "tools/pseudo_label.py"), *arguments("killed")]
+    with subprocess.Popen(tool, cwd=repository) as process:
+        while len(list(cache.glob("*/*.safetensors"))) < 5:
+            assert process.poll() is None, "it ended before it could be killed"
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
     assert not (tmp_path / "killed").exists()
     kept = {file: file.stat().st_ino for file in cache.glob("*/*.safetensors")}
     assert len(kept) < 40, "in the middle"
-    assert run("killed", cache.parent).wait() == 0
+    main(arguments("killed"))
     files = list(cache.glob("*/*.safetensors"))
     assert len(files) == 40
     assert all(file.stat().st_ino == number for file, number in kept.items()), "no image twice"
-    for name in ("annotations.json", "doubtful.json"):
-        one, other = (
-            json.loads((tmp_path / d / name).read_text()) for d in ("undisturbed", "killed")
-        )
-        assert one == other and one["annotations"]
+    monkeypatch.setenv("TRANSFER_CACHE", str(tmp_path / "other"))
+    main(arguments("undisturbed"))
+
+    def written(out: str, name: str) -> Any:
+        return json.loads((tmp_path / out / name).read_text())
+
+    for file in ("annotations.json", "doubtful.json"):
+        assert written("undisturbed", file) == written("killed", file)
+        assert written("killed", file)["annotations"]
     numbers = [
-        a["id"]
-        for name in ("annotations.json", "doubtful.json")
-        for a in json.loads((tmp_path / "killed" / name).read_text())["annotations"]
+        annotation["id"]
+        for file in ("annotations.json", "doubtful.json")
+        for annotation in written("killed", file)["annotations"]
     ]
     assert len(set(numbers)) == len(numbers), "what is moved over keeps its number"
-    written = (tmp_path / "killed/catalog.yaml").read_text()
-    assert str(tmp_path / "many/images") in written and "star" in written
+    catalog = (tmp_path / "killed/catalog.yaml").read_text()
+    assert str(tmp_path / name / "images") in catalog and "star" in catalog

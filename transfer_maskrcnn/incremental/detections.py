@@ -91,8 +91,8 @@ def source_matches(
 
     Raises: what :func:`source_detections` raises.
     """
-    categories = {place: i for i, place in source_categories(dataset, facts.classes).items()}
     records = list(DatasetCatalog.get(dataset))
+    categories = {place: i for i, place in source_categories(dataset, facts.classes).items()}
     results = [
         {**d, "category_id": categories[d["category_id"]], "image_id": record["image_id"]}
         for record, found in zip(records, source_detections(cfg, facts, records), strict=True)

@@ -15,7 +15,7 @@ from transfer_maskrcnn.incremental.classes import annotated_classes, class_names
 from transfer_maskrcnn.incremental.distillation import OldClasses
 from transfer_maskrcnn.incremental.distillation_step import Distillation
 from transfer_maskrcnn.incremental.named_source import open_named_source
-from transfer_maskrcnn.incremental.source_model import build_source_model, source_config
+from transfer_maskrcnn.incremental.source import build_source_model, source_config
 from transfer_maskrcnn.surgery.target import unwrapped
 
 KEY = "MODEL.TRANSFER.DISTILLATION"
