@@ -8,7 +8,6 @@ Example:
 import os
 
 from transfer_maskrcnn.cli import run_tool, tool_parser
-from transfer_maskrcnn.data.shapes import prepare_shapes
 
 
 def main() -> None:
@@ -18,7 +17,10 @@ def main() -> None:
         default=os.environ.get("DETECTRON2_DATASETS", "datasets"),
         help="folder that gets shapes/ (default: $DETECTRON2_DATASETS, else datasets)",
     )
-    print(f"shapes datasets are in {prepare_shapes(parser.parse_args().root)}")
+    root = parser.parse_args().root
+    from transfer_maskrcnn.data.shapes import prepare_shapes
+
+    print(f"shapes datasets are in {prepare_shapes(root)}")
 
 
 if __name__ == "__main__":

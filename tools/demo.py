@@ -11,11 +11,6 @@ import os
 from pathlib import Path
 
 from transfer_maskrcnn.cli import run_tool, tool_parser
-from transfer_maskrcnn.commands.compare_inits import print_study
-from transfer_maskrcnn.data.shapes import prepare_shapes
-from transfer_maskrcnn.engine.setup import quiet_third_parties
-from transfer_maskrcnn.study.design import make_design
-from transfer_maskrcnn.study.study import run_study
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = "configs/shapes/mask_rcnn_transfer.yaml"
@@ -27,6 +22,12 @@ def main() -> None:
     parser = tool_parser(__doc__)
     parser.add_argument("--seeds", type=int, default=1, help="how many; default: 1")
     args = parser.parse_args()
+    from transfer_maskrcnn.commands.compare_inits import print_study
+    from transfer_maskrcnn.data.shapes import prepare_shapes
+    from transfer_maskrcnn.engine.setup import quiet_third_parties
+    from transfer_maskrcnn.study.design import make_design
+    from transfer_maskrcnn.study.study import run_study
+
     os.chdir(ROOT)  # the config names its weights relative to the project
     os.environ["DETECTRON2_DATASETS"] = str(ROOT / "datasets")
     quiet_third_parties()
