@@ -15,8 +15,8 @@ from benchmarks.training import ZOO
 from transfer_maskrcnn.engine.setup import load_config
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.surgery.apply import apply_plan
+from transfer_maskrcnn.surgery.load import load_weights
 from transfer_maskrcnn.surgery.plan import plan_transfer
-from transfer_maskrcnn.surgery.source import load_source_weights
 
 KINDS = ("pkl", "pth", "safetensors")
 
@@ -71,5 +71,5 @@ class Surgery(Reading):
         self._model = build(3)
 
     def run(self) -> None:
-        source = load_source_weights(self._path)
+        source = load_weights(self._path)
         apply_plan(plan_transfer(source, self._model), source, self._model)

@@ -49,8 +49,11 @@ THIRD_PARTY = {
     | FILES
     | {
         "detectron2.structures",
-        "detectron2.checkpoint.c2_model_loading",
+        "detectron2.checkpoint",
         "detectron2.utils.file_io",
+        # what is known of the model zoo's files: class names, and what they were trained with
+        "detectron2.model_zoo",
+        "detectron2.data.datasets",
     },
     "report": {"jinja2", "matplotlib", "contourpy", "numpy", "PIL", "pycocotools"},
 }

@@ -14,10 +14,10 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
 from transfer_maskrcnn.commands.transfer_weights import transfer_weights_tool
-from transfer_maskrcnn.engine.checkpoint import open_trained
+from transfer_maskrcnn.engine.checkpoint import load_trained_model
 from transfer_maskrcnn.engine.setup import load_config
 from transfer_maskrcnn.errors import ConfigError
-from transfer_maskrcnn.surgery.source import load_source_weights
+from transfer_maskrcnn.surgery.load import load_weights
 
 Run = Callable[..., str]
 
@@ -77,7 +77,7 @@ def test_an_extended_model(run: Run, start: Path, tmp_path: Path) -> None:
     )
     assert "class 'moon': rows of 'moon', equal name" in shown
     assert "class 'ring': new class, as detectron2 initialises it" in shown
-    written = load_source_weights(path)
+    written = load_weights(path)
     assert written.classes == ("star", "moon", "heart", "ring")
     assert len(written.tensors["roi_heads.box_predictor.cls_score.bias"]) == 5
 
@@ -124,7 +124,7 @@ def test_a_starting_point_does_not_pass_for_a_trained_model(run: Run, start: Pat
         run("--dry-run", "--weights", start, "MODEL.TRANSFER.KEEP", "class_rows")
     model = build_model(_cfg())
     with pytest.raises(ConfigError, match=r"is a starting point: \d+ of its tensors were never"):
-        open_trained(model, str(start), ["star", "heart", "ring"])
+        load_trained_model(model, str(start), ["star", "heart", "ring"])
 
 
 def test_nothing_is_computed_for_an_impossible_output(run: Run, tmp_path: Path) -> None:

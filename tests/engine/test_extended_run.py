@@ -18,7 +18,7 @@ from transfer_maskrcnn.engine.run import evaluate
 from transfer_maskrcnn.engine.setup import fit_config, load_config
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.inference.load import find_weights, load_predictor
-from transfer_maskrcnn.surgery.source import load_source_weights
+from transfer_maskrcnn.surgery.load import load_weights
 
 ALL = [*SOURCE_CLASSES, "star", "heart"]  # ring is known
 TINY: list[Any] = [
@@ -67,9 +67,9 @@ def test_train_evaluate_resume_predict(
         *(("star", "triangle"), ("heart", None)),
     ]
     for file in ("model_final.pth", "model_final.safetensors"):
-        assert (load_source_weights(output / file).metadata or {})["thing_classes"] == ALL
-    initial = load_source_weights(output / "model_initial.safetensors").tensors
-    source = load_source_weights(cfg.MODEL.WEIGHTS).tensors
+        assert (load_weights(output / file).metadata or {})["thing_classes"] == ALL
+    initial = load_weights(output / "model_initial.safetensors").tensors
+    source = load_weights(cfg.MODEL.WEIGHTS).tensors
     rows = "roi_heads.box_predictor.cls_score.weight"
     assert torch.equal(initial[rows][:8], source[rows][:8])
     trained = json.loads((output / "evaluation.json").read_text())

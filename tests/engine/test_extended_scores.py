@@ -19,7 +19,7 @@ from transfer_maskrcnn.engine.checkpoint import load_trained_model
 from transfer_maskrcnn.engine.setup import fit_config, load_config
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.modeling.extended_scores import class_probabilities, generations_of
-from transfer_maskrcnn.surgery.source import load_source_weights
+from transfer_maskrcnn.surgery.load import load_weights
 
 
 @settings(deadline=None)
@@ -117,7 +117,7 @@ def test_what_only_new_rows_learn_changes_no_old_detection(
     train(again)
     assert results(again) == before
     final = Path(again.OUTPUT_DIR, "model_final.safetensors")
-    assert generations_of(load_source_weights(final).metadata) == [8, 1, 1]
+    assert generations_of(load_weights(final).metadata) == [8, 1, 1]
 
 
 def test_a_file_says_how_its_classes_are_scored(

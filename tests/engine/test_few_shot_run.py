@@ -15,7 +15,7 @@ from detectron2.config import CfgNode
 from transfer_maskrcnn.commands.make_few_shot import make_few_shot
 from transfer_maskrcnn.data.shapes import NEW_CLASSES, SOURCE_CLASSES, ShapesSplit, write_split
 from transfer_maskrcnn.engine.setup import fit_config, load_config
-from transfer_maskrcnn.surgery.source import load_source_weights
+from transfer_maskrcnn.surgery.load import load_weights
 
 SCORE = "roi_heads.box_predictor.cls_score.weight"
 SHORT: list[Any] = [
@@ -67,7 +67,7 @@ def test_both_stages(
     first = stage("mask_rcnn_few_shot", source, "new")
     train(first)
     weights = Path(first.OUTPUT_DIR, "model_final.safetensors")
-    rows, given = (load_source_weights(path).tensors[SCORE] for path in (weights, source))
+    rows, given = (load_weights(path).tensors[SCORE] for path in (weights, source))
     old = len(SOURCE_CLASSES)
     assert torch.equal(rows[:old], given[:old]) and torch.equal(rows[-1], given[-1])
     evaluation = json.loads(Path(first.OUTPUT_DIR, "evaluation.json").read_text())
@@ -77,7 +77,7 @@ def test_both_stages(
     train(second)
     folder = Path(second.OUTPUT_DIR)
     start, end = (
-        load_source_weights(folder / f"model_{at}.safetensors").tensors[SCORE]
+        load_weights(folder / f"model_{at}.safetensors").tensors[SCORE]
         for at in ("initial", "final")
     )
     assert torch.equal(start, rows), "it goes on where the first stage ended"

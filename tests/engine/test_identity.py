@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from transfer_maskrcnn.engine.identity import began_with, moved, weights_digest, with_digest
+from transfer_maskrcnn.surgery.hook import began_with, moved, with_digest
+from transfer_maskrcnn.surgery.load import weights_digest
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.inference.load import find_weights, load_predictor
 from transfer_maskrcnn.inference.outputs import JSON
 from transfer_maskrcnn.inference.pipeline import predict_images
-from transfer_maskrcnn.surgery.source import METADATA_KEY, UNTRAINED_KEY
+from transfer_maskrcnn.surgery.load import UNTRAINED_KEY
+from transfer_maskrcnn.surgery.read import METADATA_KEY
 
 Toy = Callable[..., CfgNode]
 SIZES = [(64, 64), (48, 96), (96, 48), (64, 64)]

@@ -5,52 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from detectron2.config import CfgNode
-from torch import nn
 
 from transfer_maskrcnn.config import FOLLOW_DATASET
-from transfer_maskrcnn.engine import trainer
-from transfer_maskrcnn.engine.checkpoint import TransferCheckpointer
 from transfer_maskrcnn.engine.earlier_run import check_weights_stay, set_aside
 from transfer_maskrcnn.engine.hooks.progress import ProgressBar
 from transfer_maskrcnn.engine.setup import load_config
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import ConfigError, TrainingDivergedError
-
-
-@pytest.fixture
-def resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Stands for a trainer whose OUTPUT_DIR holds a checkpoint for cats and dogs."""
-    checkpointer = TransferCheckpointer(
-        nn.Linear(2, 2), str(tmp_path), {"thing_classes": ["cat", "dog"]}
-    )
-    checkpointer.save("model_0000001", iteration=1)
-    monkeypatch.setattr(trainer, "class_names", lambda cfg: ["dog", "cat"])
-    return SimpleNamespace(checkpointer=checkpointer, cfg=SimpleNamespace(OUTPUT_DIR=str(tmp_path)))
-
-
-def test_resuming_with_other_classes_is_an_error(resumed: Any) -> None:
-    with pytest.raises(ConfigError, match=r"\['cat', 'dog'\]\n.*\['dog', 'cat'\]"):
-        TransferTrainer.resume_or_load(resumed, resume=True)
-
-
-def test_resuming_another_architecture_is_an_error(
-    resumed: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(trainer, "class_names", lambda cfg: ["cat", "dog"])
-    resumed.checkpointer.model = nn.Linear(2, 3)
-    with pytest.raises(ConfigError, match="2 of 2 tensors are missing or have another shape"):
-        TransferTrainer.resume_or_load(resumed, resume=True)
-
-
-def test_resuming_from_a_checkpoint_that_is_gone(resumed: Any, tmp_path: Path) -> None:
-    (tmp_path / "model_0000001.pth").unlink()
-    with pytest.raises(ConfigError, match=r"last_checkpoint names .*model_0000001\.pth, which is"):
-        TransferTrainer.resume_or_load(resumed, resume=True)
 
 
 def test_a_config_that_was_not_fitted_builds_no_model() -> None:

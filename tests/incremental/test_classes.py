@@ -18,7 +18,7 @@ from transfer_maskrcnn.engine.loader import training_dicts
 from transfer_maskrcnn.engine.setup import fit_config, load_config
 from transfer_maskrcnn.errors import ConfigError, WeightFileError
 from transfer_maskrcnn.incremental.classes import annotated_classes, class_names, class_places
-from transfer_maskrcnn.surgery.source import METADATA_KEY
+from transfer_maskrcnn.surgery.read import METADATA_KEY
 
 WriteDataset = Callable[[str, Path], dict[str, Any]]
 _numbers = count()  # detectron2's catalogs outlive a test

@@ -15,7 +15,7 @@ from transfer_maskrcnn.data.shapes import SOURCE_CLASSES, TARGET_CLASSES, Shapes
 from transfer_maskrcnn.engine.setup import fit_config, load_config
 from transfer_maskrcnn.errors import ConfigError, WeightFileError
 from transfer_maskrcnn.incremental.distillation_hook import DistillSource, check_distillation
-from transfer_maskrcnn.surgery.source import load_source_weights
+from transfer_maskrcnn.surgery.load import load_weights
 
 Toy = Callable[..., CfgNode]
 PARTS = {"loss_distill_cls", "loss_distill_box", "loss_distill_mask", "loss_distill_rpn"}
@@ -72,7 +72,7 @@ def test_resumed_losses_are_the_same(
     assert whole.losses[0]["loss_cls"] < plain.losses[0]["loss_cls"], "background may be old"
     assert own == alone, "the first step's other losses are those without distillation"
     checkpoints = [tmp_path / o / "model_final.safetensors" for o in ("whole", "plain")]
-    mine, others = (load_source_weights(path).tensors for path in checkpoints)
+    mine, others = (load_weights(path).tensors for path in checkpoints)
     assert mine.keys() == others.keys()
 
 

@@ -20,7 +20,7 @@ from transfer_maskrcnn.feature_cache.frozen import find_frozen_part
 from transfer_maskrcnn.incremental.row_freezing import _hold, check_row_freezing
 from transfer_maskrcnn.modeling import precision
 from transfer_maskrcnn.modeling.class_rows import rows_per_class
-from transfer_maskrcnn.surgery.source import load_source_weights
+from transfer_maskrcnn.surgery.load import load_weights
 from transfer_maskrcnn.surgery.write import write_weights
 
 OLD = 2  # classes of the source; the toy's "x" is new
@@ -75,7 +75,7 @@ def files_of(cfg: CfgNode) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The weights before the first iteration, and the exported ones."""
     folder = Path(cfg.OUTPUT_DIR)
     names = ("model_initial.safetensors", "model_final.safetensors")
-    initial, final = (dict(load_source_weights(folder / name).tensors) for name in names)
+    initial, final = (dict(load_weights(folder / name).tensors) for name in names)
     return initial, final
 
 

@@ -15,7 +15,7 @@ from transfer_maskrcnn.data.shapes import SOURCE_CLASSES
 from transfer_maskrcnn.engine.setup import load_config
 from transfer_maskrcnn.errors import TransferPlanError, WeightFileError
 from transfer_maskrcnn.incremental.source import build_source_model
-from transfer_maskrcnn.surgery.source import load_source_weights
+from transfer_maskrcnn.surgery.load import load_weights
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def cfg(repository: Path) -> CfgNode:
 
 def write_unnamed(cfg: CfgNode, folder: Path, without: str = "") -> str:
     """The tensors of the source, without names of classes, and perhaps without some of them."""
-    tensors = load_source_weights(cfg.MODEL.WEIGHTS).tensors
+    tensors = load_weights(cfg.MODEL.WEIGHTS).tensors
     kept = {k: v.contiguous() for k, v in tensors.items() if not (without and without in k)}
     save_file(kept, folder / "unnamed.safetensors")
     return str(folder / "unnamed.safetensors")
@@ -50,7 +50,7 @@ def test_it_is_the_file_and_learns_nothing(cfg: CfgNode) -> None:
     model, classes = build_source_model(cfg)
     assert classes == list(SOURCE_CLASSES)
     assert not model.training and not any(p.requires_grad for p in model.parameters())
-    source = load_source_weights(cfg.MODEL.WEIGHTS).tensors
+    source = load_weights(cfg.MODEL.WEIGHTS).tensors
     state = model.state_dict()
     assert state.keys() == source.keys()
     assert all(torch.equal(tensor, source[name]) for name, tensor in state.items())
@@ -69,7 +69,7 @@ def test_rows_without_a_class_and_of_like_names_keep_their_places(
     )
     assert classes == names
     rows = "roi_heads.box_predictor.cls_score.weight"
-    assert torch.equal(model.state_dict()[rows], load_source_weights(file).tensors[rows])
+    assert torch.equal(model.state_dict()[rows], load_weights(file).tensors[rows])
 
 
 def test_a_source_without_masks_is_refused(cfg: CfgNode, tmp_path: Path) -> None:

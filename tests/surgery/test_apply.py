@@ -9,8 +9,8 @@ from torch import nn
 from transfer_maskrcnn.errors import TransferPlanError
 from transfer_maskrcnn.surgery.apply import apply_plan
 from transfer_maskrcnn.surgery.diff import diff_weights
+from transfer_maskrcnn.surgery.load import SourceWeights
 from transfer_maskrcnn.surgery.plan import TransferPlan, plan_transfer
-from transfer_maskrcnn.surgery.source import SourceWeights
 
 Tiny = Callable[..., nn.Module]
 BOX = "roi_heads.box_predictor"

@@ -13,7 +13,6 @@ from transfer_maskrcnn.surgery.classes import (
     ClassRow,
     match_classes,
     same_name,
-    zoo_dataset,
 )
 
 COCO = ["person", "traffic light", "knife", "bus", "dog"]
@@ -136,27 +135,3 @@ def test_every_target_class_gets_one_row(names: list[str], data: st.DataObject) 
     rows, _ = match_classes(names, target, [], "default")
     assert [row.target for row in rows] == target
     assert all(row.source == row.target for row in rows if row.target in names)
-
-
-ID = "137849600/model_final_f10217.pkl"
-# address, dataset
-ADDRESSES = [
-    (f"detectron2://COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x/{ID}", "coco_2017_val"),
-    # where iopath caches it
-    (f"/home/me/.torch/detectron2/COCO-Detection/faster_rcnn_R_50_C4_1x/{ID}", "coco_2017_val"),
-    (f"detectron2://COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x/{ID}", "keypoints_coco_2017_val"),
-    (
-        f"detectron2://Detectron1-Comparisons/keypoint_rcnn_R_50_FPN_1x/{ID}",
-        "keypoints_coco_2017_val",
-    ),
-    (f"detectron2://LVISv0.5-InstanceSegmentation/mask_rcnn_R_50_FPN_1x/{ID}", "lvis_v0.5_val"),
-    (f"detectron2://Misc/cascade_mask_rcnn_R_50_FPN_3x/{ID}", "coco_2017_val"),
-    # other data, and a file that only lies in a folder of that name
-    (f"detectron2://Cityscapes/mask_rcnn_R_50_FPN/{ID}", None),
-    ("COCO-InstanceSegmentation/mine/model_final.pth", None),
-]
-
-
-@pytest.mark.parametrize(("address", "dataset"), ADDRESSES)
-def test_zoo_dataset(address: str, dataset: str | None) -> None:
-    assert zoo_dataset(address) == dataset

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from transfer_maskrcnn.surgery.diff import diff_weights
-from transfer_maskrcnn.surgery.source import SourceWeights
+from transfer_maskrcnn.surgery.load import SourceWeights
 
 OLD = torch.tensor([[3.0, 4.0], [0.0, 0.0]])
 # before, after, state, rows changed, |after - before|

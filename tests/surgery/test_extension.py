@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.surgery.apply import apply_plan
 from transfer_maskrcnn.surgery.extension import extended_classes, known_classes
+from transfer_maskrcnn.surgery.load import SourceWeights
 from transfer_maskrcnn.surgery.plan import TransferPlan, plan_transfer
-from transfer_maskrcnn.surgery.source import SourceWeights
 
 Build = Callable[..., nn.Module]
 Tiny = Callable[..., nn.Module]

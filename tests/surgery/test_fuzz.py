@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from transfer_maskrcnn.errors import TransferError
+from transfer_maskrcnn.surgery.load import load_weights
 from transfer_maskrcnn.surgery.plan import plan_transfer
-from transfer_maskrcnn.surgery.source import load_source_weights
 
 # 200 of each of the eleven files
 SAMPLES = int(os.environ.get("TRANSFER_FUZZ", "2200"))
@@ -81,14 +81,15 @@ def test_mutated_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes = {"read": 0, "refused": 0}
     for i in range(SAMPLES):
         name = sorted(files)[i % len(files)]
-        path = tmp_path / name
+        path = tmp_path / f"{i}_{name}"
         path.write_bytes(mutated(files[name], chance))
         try:
-            source = load_source_weights(path)
+            source = load_weights(path)
             plan_transfer(source, STATE).table()
             outcomes["read"] += 1
         except TransferError as error:
             assert str(path) in str(error)
             outcomes["refused"] += 1
+        path.unlink()
         assert not (tmp_path / "ran").exists(), f"sample {i} ran code"
     assert min(outcomes.values()) > SAMPLES // 20, outcomes

@@ -18,7 +18,8 @@ from torch import nn
 
 from transfer_maskrcnn.config import add_transfer_config
 from transfer_maskrcnn.errors import TransferPlanError, WeightFileError
-from transfer_maskrcnn.surgery.hook import WeightSurgeryHook, open_source, transfer_weights
+from transfer_maskrcnn.surgery.hook import WeightSurgeryHook, source_class_names, transfer_weights
+from transfer_maskrcnn.surgery.load import load_weights
 from transfer_maskrcnn.surgery.plan import TransferPlan, plan_transfer
 
 MASK = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x"
@@ -189,12 +190,12 @@ def test_class_names_of_zoo_files(
     path = tmp_path / family / ZOO
     path.parent.mkdir(parents=True)
     torch.save({"model": {SCORE: torch.ones(rows, 2)}}, path)
-    found = open_source(f"{path}?matching_heuristics=True").classes
+    found = load_weights(f"{path}?matching_heuristics=True").classes
     assert (found and len(found)) == count
-    named = open_source(str(path), source_classes=["coco_2017_val"]).classes
+    named = load_weights(path, classes=source_class_names(["coco_2017_val"])).classes
     assert named is not None
     assert named[0] == "person"
-    assert open_source(str(path), source_classes=["cat", "dog"]).classes == ("cat", "dog")
+    assert load_weights(path, classes=["cat", "dog"]).classes == ("cat", "dog")
 
 
 # address, options of the model, words of the problem: what zoo files were trained with
@@ -222,7 +223,7 @@ def test_pixels_and_strides_of_zoo_files(
     path.parent.mkdir(parents=True)
     model = build(MASK, 80, opts)
     torch.save({"model": model.state_dict()}, path)
-    problems = plan_transfer(open_source(str(path)), model).problems
+    problems = plan_transfer(load_weights(str(path)), model).problems
     assert [p.code for p in problems] == ([] if words is None else ["input_differs"])
     assert words is None or words in problems[0].remedy
 
@@ -233,7 +234,7 @@ def test_class_names_of_torchvisions_detector(tmp_path: Path) -> None:
     for leaf, shape in (("weight", (91, 2)), ("bias", (91,))):
         state[f"roi_heads.box_predictor.cls_score.{leaf}"] = torch.ones(shape)
     torch.save(state, tmp_path / "maskrcnn.pth")
-    classes = open_source(str(tmp_path / "maskrcnn.pth")).classes
+    classes = load_weights(str(tmp_path / "maskrcnn.pth")).classes
     assert classes is not None
     assert (len(classes), classes.count("")) == (90, 10)
     assert (classes[0], classes[9], classes[12], classes[89]) == (
@@ -250,12 +251,12 @@ def test_an_address_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(PathManager, "get_local_path", unreachable)
     with pytest.raises(WeightFileError, match=r"detectron2://a.pkl: cannot be fetched .*Name or"):
-        open_source("detectron2://a.pkl")
+        load_weights("detectron2://a.pkl")
 
 
 def test_missing_file() -> None:
     with pytest.raises(WeightFileError, match=r"/no/such/file.pth: no such weight file"):
-        open_source("/no/such/file.pth")
+        load_weights("/no/such/file.pth")
 
 
 DDP = """

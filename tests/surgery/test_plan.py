@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from transfer_maskrcnn.errors import TransferPlanError
+from transfer_maskrcnn.surgery.load import SourceWeights
 from transfer_maskrcnn.surgery.plan import TransferPlan, plan_transfer
-from transfer_maskrcnn.surgery.source import SourceWeights
 
 Tiny = Callable[..., nn.Module]
 NAMES = ("cat", "dog", "owl")

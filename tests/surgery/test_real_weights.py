@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from transfer_maskrcnn.surgery.diff import diff_weights
-from transfer_maskrcnn.surgery.hook import open_source, transfer_weights
+from transfer_maskrcnn.surgery.hook import transfer_weights
+from transfer_maskrcnn.surgery.load import load_weights
 
 MASK = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x"
 THIN = [
@@ -47,8 +48,8 @@ def test_real_file(
 
 def test_what_training_on_coco_changed(shared: Path) -> None:
     """FREEZE_AT 2: stem and res2 are the backbone's, as far as the detector's half precision goes."""
-    backbone = open_source(str(shared / "weights" / "thin_r50_imagenet_open_nsfw.pkl"))
-    detector = open_source(str(shared / "weights" / "coco549_thin_r50_fpn.pth"))
+    backbone = load_weights(str(shared / "weights" / "thin_r50_imagenet_open_nsfw.pkl"))
+    detector = load_weights(str(shared / "weights" / "coco549_thin_r50_fpn.pth"))
     groups = diff_weights(backbone, detector).groups()
     for part in ("stem", "res2"):
         assert groups[f"backbone.bottom_up.{part}"]["changed"] == 0

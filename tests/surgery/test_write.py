@@ -6,7 +6,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from transfer_maskrcnn.errors import WeightFileError
-from transfer_maskrcnn.surgery.source import load_source_weights
+from transfer_maskrcnn.surgery.load import load_weights
 from transfer_maskrcnn.surgery.write import write_weights
 
 METADATA = {
@@ -25,7 +25,7 @@ def test_read_back(name: str, tmp_path: Path) -> None:
         "n": torch.tensor(3),
     }
     write_weights(tmp_path / name, tensors, METADATA)
-    source = load_source_weights(tmp_path / name)
+    source = load_weights(tmp_path / name)
     assert source.metadata == METADATA
     assert source.classes == ("cat", "traffic light")
     assert set(source.tensors) == set(tensors)
@@ -68,4 +68,4 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(OSError, match="disk full"):
         write_weights(path, {"w": torch.zeros(1)}, METADATA)
     assert [p.name for p in tmp_path.iterdir()] == ["out.pth"]
-    assert load_source_weights(path).tensors["w"].item() == 1
+    assert load_weights(path).tensors["w"].item() == 1

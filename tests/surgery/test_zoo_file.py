@@ -9,7 +9,8 @@ import pytest
 from detectron2 import model_zoo
 from detectron2.modeling import build_model
 
-from transfer_maskrcnn.surgery.hook import open_source, transfer_weights
+from transfer_maskrcnn.surgery.hook import transfer_weights
+from transfer_maskrcnn.surgery.load import load_weights
 from transfer_maskrcnn.surgery.plan import plan_transfer
 
 CONFIG = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x"
@@ -36,7 +37,7 @@ def test_every_tensor_is_named_once(zoo_file: Path) -> None:
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(CLASSES)
     model = build_model(cfg)
-    source = open_source(str(zoo_file))
+    source = load_weights(str(zoo_file))
     plan = plan_transfer(source, model, target_classes=CLASSES)
     plan.check()
     content = json.loads(plan.to_json())["tensors"]

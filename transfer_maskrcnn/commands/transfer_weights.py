@@ -13,16 +13,15 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from transfer_maskrcnn.cli import parse_arguments, run_tool, tool_parser
 from transfer_maskrcnn.data.builtin import register_catalog
-from transfer_maskrcnn.engine.planning import plan_of_config
 from transfer_maskrcnn.engine.setup import load_config, quiet_third_parties
 from transfer_maskrcnn.errors import ConfigError, TransferPlanError
 from transfer_maskrcnn.files import write_text
 from transfer_maskrcnn.incremental.classes import extend
 from transfer_maskrcnn.surgery.apply import apply_plan
 from transfer_maskrcnn.surgery.diff import diff_weights
-from transfer_maskrcnn.surgery.hook import open_source
+from transfer_maskrcnn.surgery.hook import plan_of_config
+from transfer_maskrcnn.surgery.load import UNTRAINED_KEY, load_weights
 from transfer_maskrcnn.surgery.parts import part_of
-from transfer_maskrcnn.surgery.source import UNTRAINED_KEY
 from transfer_maskrcnn.surgery.write import write_weights
 
 EXAMPLES = """
@@ -50,7 +49,8 @@ def transfer_weights_tool() -> None:
 def _main(args: argparse.Namespace) -> None:
     _check_outputs(args)
     if args.diff:
-        a, b = (open_source(path) for path in args.diff)
+        trust = load_config(args.config_file, args.opts).MODEL.TRANSFER.TRUST_PICKLE
+        a, b = (load_weights(path, trust_pickle=trust) for path in args.diff)
         diff = diff_weights(a, b)
         print(diff.table())
         if args.json:

@@ -15,12 +15,16 @@ from transfer_maskrcnn.errors import CheckpointError, ConfigError, TrainingDiver
 from transfer_maskrcnn.files import atomic_path
 from transfer_maskrcnn.modeling.cosine import check_same_classifier
 from transfer_maskrcnn.modeling.extended_scores import generations_of, score_by_generation
-from transfer_maskrcnn.surgery.source import (
-    METADATA_KEY,
+from transfer_maskrcnn.surgery.load import (
     UNTRAINED_KEY,
     SourceWeights,
-    load_source_weights,
+    last_checkpoint,
+    load_checkpoint,
+    load_weights,
 )
+from transfer_maskrcnn.surgery.parts import align
+from transfer_maskrcnn.surgery.read import METADATA_KEY
+from transfer_maskrcnn.text import few
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +35,86 @@ _NOT_LEARNT = ("pixel_mean", "pixel_std", "num_batches_tracked", "cell_anchors")
 class TransferCheckpointer(DetectionCheckpointer):
     """Stock DetectionCheckpointer, plus a metadata (class names, transfer) inside every file.
 
-    Stock detectron2 loads these files: the metadata is one more key beside ``model``.
+    Stock detectron2 loads these files: the metadata is one more key beside ``model``. What this one
+    loads, it takes from :func:`load_weights` and :func:`load_checkpoint`, and from nothing else.
     """
 
-    def __init__(self, model: nn.Module, save_dir: str, metadata: dict[str, Any], **kwargs: Any):
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str,
+        metadata: dict[str, Any],
+        *,
+        trust_pickle: bool = False,
+        **kwargs: Any,
+    ):
         super().__init__(model, save_dir, **kwargs)
         self.metadata = metadata
+        self._trust_pickle = trust_pickle
+
+    def get_checkpoint_file(self) -> str:
+        """The checkpoint in ``save_dir`` to go on from.
+
+        Raises:
+            WeightFileError: ``last_checkpoint`` names no file beside it.
+        """
+        return str(last_checkpoint(self.save_dir) or "")
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """Weights, and what else ``checkpointables`` names (None: all that there is).
+
+        Returns what is left over. Weights that have no place are named in the log, as usual.
+
+        Raises:
+            WeightFileError: the file cannot be read safely.
+        """
+        if not path:
+            return {}
+        if checkpointables is None:
+            source, states = load_checkpoint(path, trust_pickle=self._trust_pickle)
+            self._load_states(source, states)
+            return states
+        self._load_tensors(load_weights(path, trust_pickle=self._trust_pickle))
+        return {}
+
+    def resume(
+        self, classes: Sequence[str], optimizer: torch.optim.Optimizer
+    ) -> SourceWeights | None:
+        """Go on from the last checkpoint in ``save_dir``: checked, then loaded, from one reading.
+
+        Returns the weights it went on from; None, and nothing is done, where there is none.
+
+        Raises:
+            ConfigError: it is gone, or of other classes, another model or another optimizer.
+            WeightFileError: it cannot be read safely.
+        """
+        path = self.get_checkpoint_file()
+        if not path:
+            return None
+        if not os.path.isfile(path):
+            raise ConfigError(
+                f"{self.save_dir}/last_checkpoint names {path}, which is gone. Write the name of "
+                "another checkpoint there, or start again without --resume"
+            )
+        source, states = load_checkpoint(path, trust_pickle=self._trust_pickle)
+        check_trained(self.model, source, classes)
+        check_optimizer(optimizer, states, path)
+        self._load_states(source, states)
+        return source
+
+    def _load_states(self, source: SourceWeights, states: dict[str, Any]) -> None:
+        """The model, and out of ``states`` whatever is tracked here."""
+        self._load_tensors(source)
+        for key in self.checkpointables:
+            if key in states:
+                self.checkpointables[key].load_state_dict(states.pop(key))
+
+    def _load_tensors(self, source: SourceWeights) -> None:
+        self.logger.info("Loading %s", source.path)
+        partner, _ = align(source.tensors, self.model.state_dict())
+        names = {old: new for new, old in partner.items()}
+        tensors = {names.get(name, name): tensor for name, tensor in source.tensors.items()}
+        self._log_incompatible_keys(self._load_model({"model": tensors}))
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``save_dir/name.pth``; a kill or a full disk leaves the file before intact.
@@ -94,23 +172,23 @@ def check_finite(state: Mapping[str, torch.Tensor]) -> None:
         )
 
 
-def check_classes(metadata: Mapping[str, Any] | None, path: str, classes: Sequence[str]) -> None:
-    """Compare the class names in a checkpoint with those of the dataset.
+def check_classes(source: SourceWeights, classes: Sequence[str]) -> None:
+    """Compare the class names of a trained file with those of the dataset.
 
     Raises:
         ConfigError: they differ in names or order; both lists are shown.
     """
-    trained = list((metadata or {}).get("thing_classes", ()))
+    trained, path = list(source.classes or ()), source.path
     if not trained:
         logger.warning(
             "%s carries no class names; its %d classes are taken to be, in this order: %s",
-            *(path, len(classes), ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")),
+            *(path, len(classes), few(classes, 8)),
         )
-        return
-    if trained != list(classes):
+    elif trained != list(classes):
         raise ConfigError(
             f"{path} was trained on other classes than the dataset has:\n"
-            f"  checkpoint: {trained}\n  dataset:    {list(classes)}\n{_remedy(metadata or {})}"
+            f"  checkpoint: {trained}\n  dataset:    {list(classes)}\n"
+            f"{_remedy(source.metadata or {})}"
         )
 
 
@@ -127,10 +205,16 @@ def _remedy(metadata: Mapping[str, Any]) -> str:
     )
 
 
-def load_trained_model(model: nn.Module, path: str, classes: Sequence[str]) -> None:
+def load_trained_model(
+    model: nn.Module, path: str, classes: Sequence[str], *, trust_pickle: bool = False
+) -> None:
     """Load a finished model for evaluation or prediction, whole or not at all.
 
     An extended one scores its classes as it did in its run.
+
+    Args:
+        path: an address of :func:`load_weights`.
+        trust_pickle: see there.
 
     Raises:
         ConfigError: the file lacks weights that the model needs, or has other classes.
@@ -138,23 +222,28 @@ def load_trained_model(model: nn.Module, path: str, classes: Sequence[str]) -> N
     """
     if not path:
         raise ConfigError("there is no model to evaluate: MODEL.WEIGHTS is empty")
-    source = open_trained(model, path, classes)
+    source = load_weights(path, trust_pickle=trust_pickle)
+    check_trained(model, source, classes)
     state = model.state_dict()
     model.load_state_dict({k: source.tensors[k] for k in state if k in source.tensors}, False)
     score_by_generation(model, generations_of(source.metadata))
     logger.info("loaded %s (%d tensors)", path, len(state))
 
 
-def open_trained(model: nn.Module, path: str, classes: Sequence[str]) -> SourceWeights:
-    """The file of a trained model, after comparing it with ``model`` and ``classes``.
+def check_trained(model: nn.Module, source: SourceWeights, classes: Sequence[str]) -> None:
+    """Compare the file of a trained model with ``model`` and ``classes``.
 
     Raises:
         ConfigError: it lacks weights that the model needs, was never trained, or has other classes
             or another classifier (``COSINE_SCALE``).
-        WeightFileError: it cannot be read.
     """
-    source = load_source_weights(path)
-    check_classes(source.metadata, path, classes)
+    untrained = (source.metadata or {}).get(UNTRAINED_KEY)
+    if untrained:
+        raise ConfigError(
+            f"{source.path} is a starting point: {len(untrained)} of its tensors were never "
+            f"trained (first: {untrained[0]}). Train from it first"
+        )
+    check_classes(source, classes)
     check_same_classifier(model, source)
     state = model.state_dict()
     unusable = [
@@ -165,16 +254,45 @@ def open_trained(model: nn.Module, path: str, classes: Sequence[str]) -> SourceW
     ]
     if unusable:
         raise ConfigError(
-            f"{path} is not a trained model for this config: {len(unusable)} of {len(state)} "
-            f"tensors are missing or have another shape (first: {unusable[0]}). "
+            f"{source.path} is not a trained model for this config: {len(unusable)} of "
+            f"{len(state)} tensors are missing or have another shape (first: {unusable[0]}). "
             "It may be a starting point for training, or of another architecture. To evaluate a "
             "finished run, leave MODEL.WEIGHTS out and keep its OUTPUT_DIR, or name its "
             "model_final.pth"
         )
-    untrained = (source.metadata or {}).get(UNTRAINED_KEY)
-    if untrained:
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer, states: Mapping[str, Any], path: str) -> None:
+    """That the optimizer's state in a checkpoint is of an optimizer with the same settings.
+
+    torch takes learning rate, momentum and weight decay from a state that it loads, whatever the
+    config says. A run of this project is compared by its config; this finds the others.
+
+    Raises:
+        ConfigError: it is of another one.
+    """
+    saved = ((states.get("trainer") or {}).get("_trainer") or {}).get("optimizer")
+    if not saved:
+        return
+    before, now = (_settings(groups) for groups in (saved["param_groups"], optimizer.param_groups))
+    changed = [
+        f"  {key}: {', '.join(map(str, before[key]))} before, {', '.join(map(str, now[key]))} now"
+        for key in before
+        if before[key] != now[key]
+    ]
+    if changed:
         raise ConfigError(
-            f"{path} is a starting point: {len(untrained)} of its tensors were never trained "
-            f"(first: {untrained[0]}). Train from it first"
+            f"--resume: {path} is of a run with another optimizer:\n" + "\n".join(changed) + "\n"
+            "Go on with the values before (a learning rate is SOLVER.BASE_LR, as long as "
+            "LR_MULTIPLIERS is empty); or start a new run without --resume, with MODEL.WEIGHTS "
+            f"{path}"
         )
-    return source
+
+
+def _settings(groups: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """What the groups of parameters are trained with; the schedule multiplies the initial rate."""
+    return {
+        "learning rate": [group.get("initial_lr", group["lr"]) for group in groups],
+        **{key: [g.get(key) for g in groups] for key in ("weight_decay", "momentum", "nesterov")},
+        "parameters": [len(group["params"]) for group in groups],
+    }

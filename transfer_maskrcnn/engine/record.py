@@ -17,12 +17,11 @@ from detectron2.utils import comm
 from transfer_maskrcnn.engine.checkpoint import TransferCheckpointer
 from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.surgery.diff import diff_weights
+from transfer_maskrcnn.surgery.load import FINAL_FILE, load_weights
 from transfer_maskrcnn.surgery.parts import is_statistic
-from transfer_maskrcnn.surgery.source import load_source_weights
 from transfer_maskrcnn.surgery.write import write_weights
 
 INITIAL_FILE = "model_initial.safetensors"
-FINAL_FILE = "model_final.safetensors"
 DRIFT_FILE = "drift.json"
 COST_FILE = "cost.json"
 
@@ -76,19 +75,6 @@ def _peak_memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-def trained_file(output_dir: str | os.PathLike[str]) -> Path | None:
-    """The last model of a run: the exported one, else its last checkpoint; None before the first.
-
-    With SOLVER.EMA_DECAY the exported one is the average, which a checkpoint's weights are not.
-    """
-    folder = Path(output_dir)
-    exported, tag = folder / FINAL_FILE, folder / "last_checkpoint"
-    name = tag.read_text(encoding="utf-8").strip() if tag.is_file() else "model_final.pth"
-    if name == "model_final.pth" and exported.is_file():
-        return exported
-    return folder / name if tag.is_file() else None
-
-
 def write_drift(output_dir: str | os.PathLike[str]) -> None:
     """Write ``drift.json``: part -> ``|final - initial| / |initial|``, L2 norms of parameters.
 
@@ -98,7 +84,7 @@ def write_drift(output_dir: str | os.PathLike[str]) -> None:
     if not (folder / INITIAL_FILE).exists():
         logger.warning("%s is gone: what training moved is not known", folder / INITIAL_FILE)
         return
-    initial, final = (load_source_weights(str(folder / f)) for f in (INITIAL_FILE, FINAL_FILE))
+    initial, final = (load_weights(folder / f) for f in (INITIAL_FILE, FINAL_FILE))
     diff = diff_weights(initial, final)
     learnt = tuple(tensor for tensor in diff.tensors if not is_statistic(tensor.name))
     groups = replace(diff, tensors=learnt).groups()

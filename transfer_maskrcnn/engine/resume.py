@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -14,7 +12,7 @@ from transfer_maskrcnn.engine.metadata import own_config
 from transfer_maskrcnn.engine.setup import load_config
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.incremental.source import check_same_source
-from transfer_maskrcnn.surgery.source import load_source_weights
+from transfer_maskrcnn.surgery.load import last_checkpoint, load_weights
 
 # What may change when a run goes on: how long it is, where things lie, what is looked at.
 _MAY_CHANGE = (
@@ -35,7 +33,7 @@ def check_same_run(cfg: CfgNode) -> None:
             or MODEL.WEIGHTS of an extended model is another file.
         WeightFileError: the checkpoint cannot be read.
     """
-    before = _checkpoint_config(cfg.OUTPUT_DIR)
+    before = _checkpoint_config(cfg)
     if before is None:
         return
     if cfg.MODEL.TRANSFER.EXTEND:
@@ -67,15 +65,15 @@ def settle_seed(cfg: CfgNode, resume: bool) -> None:
     """
     if cfg.SEED >= 0:
         return
-    before = _checkpoint_config(cfg.OUTPUT_DIR) if resume else None
+    before = _checkpoint_config(cfg) if resume else None
     drawn = comm.shared_random_seed() % 2**31
     cfg.SEED = int((before or {}).get("SEED", drawn))
 
 
-def _checkpoint_config(output_dir: str) -> dict[str, Any] | None:
-    tag = Path(output_dir, "last_checkpoint")
-    path = os.path.join(output_dir, tag.read_text().strip()) if tag.exists() else ""
-    if not os.path.isfile(path):
+def _checkpoint_config(cfg: CfgNode) -> dict[str, Any] | None:
+    path = last_checkpoint(cfg.OUTPUT_DIR)
+    if path is None or not path.is_file():
         return None
-    config: dict[str, Any] | None = (load_source_weights(path).metadata or {}).get("config")
+    metadata = load_weights(path, trust_pickle=cfg.MODEL.TRANSFER.TRUST_PICKLE).metadata
+    config: dict[str, Any] | None = (metadata or {}).get("config")
     return config

@@ -23,8 +23,6 @@ from transfer_maskrcnn import __version__
 from transfer_maskrcnn.engine.checkpoint import load_trained_model
 from transfer_maskrcnn.engine.earlier_run import check_weights_stay, set_aside
 from transfer_maskrcnn.engine.evaluated_sets import by_set
-from transfer_maskrcnn.engine.identity import began_with
-from transfer_maskrcnn.engine.record import FINAL_FILE, trained_file
 from transfer_maskrcnn.engine.testing import read_extension
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import ConfigError
@@ -33,7 +31,8 @@ from transfer_maskrcnn.evaluation.explain.table import wrapped
 from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.incremental.source import before_extension
 from transfer_maskrcnn.modeling.precision import describe_precision
-from transfer_maskrcnn.surgery.source import load_source_weights
+from transfer_maskrcnn.surgery.hook import began_with
+from transfer_maskrcnn.surgery.load import FINAL_FILE, load_weights, trained_file
 
 logger = logging.getLogger(__name__)
 
@@ -89,15 +88,15 @@ def evaluate(cfg: CfgNode, classes: Sequence[str], weights: str | None) -> None:
     Raises:
         ConfigError: there is no checkpoint, or it is not one of this config.
     """
-    model = TransferTrainer.build_model(cfg)
-    if weights is None or _is_of_the_run(cfg.OUTPUT_DIR, weights):
+    model, trust = TransferTrainer.build_model(cfg), cfg.MODEL.TRANSFER.TRUST_PICKLE
+    if weights is None or _is_of_the_run(cfg, weights):
         weights = _last_checkpoint(cfg.OUTPUT_DIR)
         if cfg.SOLVER.EMA_DECAY and not weights.endswith(FINAL_FILE):
             logger.warning(
                 "%s is of an unfinished run: its last weights are evaluated, not their average",
                 weights,
             )
-    load_trained_model(model, weights, classes)
+    load_trained_model(model, weights, classes, trust_pickle=trust)
     results = TransferTrainer.test(before_extension(cfg, weights), model)
     if comm.is_main_process():
         print_summary(cfg, results)
@@ -113,15 +112,16 @@ def _last_checkpoint(output_dir: str) -> str:
     return str(trained)
 
 
-def _is_of_the_run(output_dir: str, weights: str) -> bool:
-    """Whether ``weights`` is the file that the run in ``output_dir``, if there is one, began with.
+def _is_of_the_run(cfg: CfgNode, weights: str) -> bool:
+    """Whether ``weights`` is the file that the run in OUTPUT_DIR, if there is one, began with.
 
     Any other file is evaluated as it is, with a warning where it is not the run's own.
     """
+    output_dir, trust = cfg.OUTPUT_DIR, cfg.MODEL.TRANSFER.TRUST_PICKLE
     trained = trained_file(output_dir)
     if trained is None or not trained.is_file():
         return False
-    if began_with(load_source_weights(trained).metadata, weights):
+    if began_with(load_weights(trained, trust_pickle=trust).metadata, weights):
         return True
     if Path(output_dir).resolve() not in Path(weights).resolve().parents:
         logger.warning(

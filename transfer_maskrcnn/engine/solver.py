@@ -24,8 +24,8 @@ from transfer_maskrcnn.engine.record import INITIAL_FILE
 from transfer_maskrcnn.errors import CheckpointError, ConfigError
 from transfer_maskrcnn.modeling.freezing import names_of
 from transfer_maskrcnn.surgery.hook import PLAN_FILE
+from transfer_maskrcnn.surgery.load import load_weights
 from transfer_maskrcnn.surgery.plan import TransferPlan
-from transfer_maskrcnn.surgery.source import load_source_weights
 from transfer_maskrcnn.surgery.target import unwrapped
 
 LR_MULTIPLIERS_KEY = "SOLVER.LR_MULTIPLIERS"
@@ -229,7 +229,7 @@ class L2SP(HookBase):
         """Name -> where it started, of each transferred parameter; on the parameter's device."""
         plan = TransferPlan.from_json(self._existing(PLAN_FILE).read_text(encoding="utf-8"))
         path = self._existing(INITIAL_FILE)
-        initial = load_source_weights(path).tensors
+        initial = load_weights(path).tensors
         starts = {}
         for name in (t.target for t in plan.tensors if t.fate in ("kept", "rows")):
             if name in parameters:

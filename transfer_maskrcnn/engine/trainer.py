@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 
 from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
 from transfer_maskrcnn.engine import evaluated_sets
-from transfer_maskrcnn.engine.checkpoint import TransferCheckpointer, open_trained
+from transfer_maskrcnn.engine.checkpoint import TransferCheckpointer
 from transfer_maskrcnn.engine.divergence import describe_divergence
 from transfer_maskrcnn.engine.hooks.ema import WeightAverage
 from transfer_maskrcnn.engine.hooks.eval_history import EvalHistory
@@ -30,18 +30,15 @@ from transfer_maskrcnn.engine.hooks.progress import ProgressBar, on_terminal
 from transfer_maskrcnn.engine.hooks.sample_pictures import put_sample_pictures
 from transfer_maskrcnn.engine.hooks.stopping import BestCheckpoint, StopTraining
 from transfer_maskrcnn.engine.hooks.validation import losses_on_test_sets
-from transfer_maskrcnn.engine.identity import moved, with_digest
 from transfer_maskrcnn.engine.loader import build_train_loader
 from transfer_maskrcnn.engine.metadata import make_metadata
-from transfer_maskrcnn.engine.record import FINAL_FILE, Cost, InitialWeights, write_drift
+from transfer_maskrcnn.engine.record import Cost, InitialWeights, write_drift
 from transfer_maskrcnn.engine.rng import StepSeed, run_seed
 from transfer_maskrcnn.engine.solver import L2SP, build_optimizer
 from transfer_maskrcnn.engine.testing import record_evaluation
 from transfer_maskrcnn.errors import (
-    ConfigError,
     TrainingDivergedError,
     TransferError,
-    WeightFileError,
 )
 from transfer_maskrcnn.evaluation.inference import FastInference
 from transfer_maskrcnn.feature_cache.hook import CacheFeatures
@@ -52,7 +49,8 @@ from transfer_maskrcnn.incremental.source import note_source
 from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.modeling.freezing import FreezeSchedule
 from transfer_maskrcnn.modeling.precision import autocast_dtype, step_trainer
-from transfer_maskrcnn.surgery.hook import WeightSurgeryHook
+from transfer_maskrcnn.surgery.hook import WeightSurgeryHook, moved, with_digest
+from transfer_maskrcnn.surgery.load import FINAL_FILE
 from transfer_maskrcnn.surgery.write import write_weights
 
 logger = logging.getLogger(__name__)
@@ -79,6 +77,7 @@ class TransferTrainer(DefaultTrainer):
             self.model,
             self.cfg.OUTPUT_DIR,
             make_metadata(self.cfg),
+            trust_pickle=self.cfg.MODEL.TRANSFER.TRUST_PICKLE,
             **self.checkpointer.checkpointables,
         )
         cfg = self.cfg
@@ -126,22 +125,15 @@ class TransferTrainer(DefaultTrainer):
             ConfigError: the checkpoint was trained on other classes.
             WeightFileError: the checkpoint cannot be read.
         """
-        if resume and self.checkpointer.has_checkpoint():
-            path = self.checkpointer.get_checkpoint_file()
-            if not os.path.isfile(path):
-                raise ConfigError(
-                    f"{self.cfg.OUTPUT_DIR}/last_checkpoint names {path}, which is gone. Write the "
-                    "name of another checkpoint there, or start again without --resume"
-                )
-            source = open_trained(self.checkpointer.model, path, class_names(self.cfg))
-            super().resume_or_load(resume=True)
+        source = None
+        if resume:
+            source = self.checkpointer.resume(class_names(self.cfg), self.optimizer)
+        if source is not None:
+            self.start_iter = self.iter + 1
             self.data_loader.batch_sampler.start = self.start_iter
             self.checkpointer.metadata["transfer"] = moved(source.metadata, self.cfg.MODEL.WEIGHTS)
         elif not self.cfg.MODEL.TRANSFER.ENABLED:
-            try:
-                super().resume_or_load(resume=False)
-            except (AssertionError, OSError) as error:  # fvcore asserts that the file is there
-                raise WeightFileError(f"MODEL.WEIGHTS: {error}") from None
+            self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
 
     def train(self) -> Any:
         # Detectron2 logs the stack of whatever ends a run; ours say all there is to say.

@@ -13,15 +13,13 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from transfer_maskrcnn.engine.identity import began_with
-from transfer_maskrcnn.engine.record import trained_file
 from transfer_maskrcnn.errors import ConfigError, WeightFileError, nearest
 from transfer_maskrcnn.incremental.forgetting import EXTENSION_KEY
-from transfer_maskrcnn.incremental.named_source import open_named_source
 from transfer_maskrcnn.modeling.extended_scores import generations_of
 from transfer_maskrcnn.surgery.classes import find_class, fold, shown
 from transfer_maskrcnn.surgery.extension import extended_classes, known_classes
-from transfer_maskrcnn.surgery.source import load_source_weights
+from transfer_maskrcnn.surgery.hook import began_with, load_named_source
+from transfer_maskrcnn.surgery.load import load_weights, trained_file
 
 logger = logging.getLogger(__name__)
 
@@ -214,7 +212,7 @@ def extend(cfg: CfgNode, dataset_classes: Sequence[str]) -> list[str]:
 def _source_generations(cfg: CfgNode, classes: int) -> list[int]:
     """Of so many classes that are kept: the source may have been extended itself."""
     try:
-        found = generations_of(open_named_source(cfg).metadata)
+        found = generations_of(load_named_source(cfg).metadata)
     except WeightFileError:  # gone: the run goes on with its own model
         found = generations_of(_run_metadata(cfg))
     return found if sum(found) == classes else [classes]
@@ -242,7 +240,7 @@ def _check_class_map(cfg: CfgNode, source: Sequence[str]) -> None:
 def _source_classes(cfg: CfgNode) -> tuple[str, ...]:
     """Of MODEL.WEIGHTS; of the run's own model, which has them all, where that file is gone."""
     try:
-        return open_named_source(cfg).classes or ()
+        return load_named_source(cfg).classes or ()
     except WeightFileError:
         trained = _run_metadata(cfg).get("thing_classes")
         if not trained:
@@ -261,7 +259,8 @@ def _run_metadata(cfg: CfgNode) -> Mapping[str, Any]:
     trained = trained_file(cfg.OUTPUT_DIR)
     if trained is None or not trained.is_file():
         return {}
-    return load_source_weights(trained).metadata or {}
+    trust = cfg.MODEL.TRANSFER.TRUST_PICKLE
+    return load_weights(trained, trust_pickle=trust).metadata or {}
 
 
 def check_dataset(name: str) -> None:

@@ -14,8 +14,8 @@ from transfer_maskrcnn.errors import ConfigError, WeightFileError
 from transfer_maskrcnn.incremental.classes import annotated_classes, class_names
 from transfer_maskrcnn.incremental.distillation import OldClasses
 from transfer_maskrcnn.incremental.distillation_step import Distillation
-from transfer_maskrcnn.incremental.named_source import open_named_source
 from transfer_maskrcnn.incremental.source import build_source_model, source_config
+from transfer_maskrcnn.surgery.hook import load_named_source
 from transfer_maskrcnn.surgery.target import unwrapped
 
 KEY = "MODEL.TRANSFER.DISTILLATION"
@@ -108,7 +108,7 @@ def check_distillation(cfg: CfgNode) -> None:
 
 def _check_teacher(cfg: CfgNode) -> None:
     try:
-        source = open_named_source(cfg)
+        source = load_named_source(cfg)
     except WeightFileError as error:
         raise WeightFileError(
             f"{KEY} {cfg.MODEL.TRANSFER.DISTILLATION} learns from MODEL.WEIGHTS in every "

@@ -20,12 +20,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from transfer_maskrcnn.errors import CheckpointError, ConfigError, WeightFileError
-from transfer_maskrcnn.incremental.named_source import open_named_source
 from transfer_maskrcnn.modeling.class_rows import ALL_BUT_NEW_ROWS, rows_per_class
 from transfer_maskrcnn.modeling.cosine import CosineClassifier
 from transfer_maskrcnn.modeling.freezing import FREEZE_KEY, FREEZE_SCHEDULE_KEY, parse_phases
 from transfer_maskrcnn.surgery.classes import shown
-from transfer_maskrcnn.surgery.hook import PLAN_FILE
+from transfer_maskrcnn.surgery.hook import PLAN_FILE, load_named_source
 from transfer_maskrcnn.surgery.plan import TransferPlan
 from transfer_maskrcnn.surgery.target import unwrapped
 
@@ -52,7 +51,7 @@ def check_row_freezing(cfg: CfgNode) -> None:
             f"True, or {key} 'all_but_predictors' to train the rows of all classes"
         )
     try:
-        known = open_named_source(cfg).classes or ()
+        known = load_named_source(cfg).classes or ()
     except WeightFileError:  # gone: a resumed run has its plan
         return
     if set(cfg.MODEL.TRANSFER.CLASSES) <= set(known):

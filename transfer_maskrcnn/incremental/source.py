@@ -17,18 +17,17 @@ from detectron2.utils import comm
 from torch import nn
 
 from transfer_maskrcnn.config import flat_config
-from transfer_maskrcnn.engine.identity import began_with, weights_digest
 from transfer_maskrcnn.engine.rng import seeded
 from transfer_maskrcnn.errors import ConfigError, TransferPlanError, WeightFileError
 from transfer_maskrcnn.files import write_json
-from transfer_maskrcnn.incremental.named_source import open_named_source
 from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.modeling.extended_scores import generations_of
 from transfer_maskrcnn.modeling.precision import describe_precision
 from transfer_maskrcnn.surgery.apply import apply_plan
+from transfer_maskrcnn.surgery.hook import began_with, load_named_source
+from transfer_maskrcnn.surgery.load import SourceWeights, load_weights, weights_digest
 from transfer_maskrcnn.surgery.parts import part_of
 from transfer_maskrcnn.surgery.plan import plan_transfer
-from transfer_maskrcnn.surgery.source import SourceWeights, load_source_weights
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +67,7 @@ def read_facts(cfg: CfgNode) -> SourceFacts:
         ConfigError: nobody names its classes.
         WeightFileError: it cannot be read.
     """
-    source, weights = open_named_source(cfg), cfg.MODEL.WEIGHTS
+    source, weights = load_named_source(cfg), cfg.MODEL.WEIGHTS
     classes, generations = list(source.classes or ()), generations_of(source.metadata)
     return SourceFacts(weights, weights_digest(weights), classes, generations)
 
@@ -137,7 +136,8 @@ def before_extension(cfg: CfgNode, trained: str) -> CfgNode:
     ``cfg`` itself where ``trained`` is not of an extended run: then the model is measured against
     MODEL.WEIGHTS. These stay, too, where they are that source under another path.
     """
-    metadata = load_source_weights(trained).metadata or {}
+    trust = cfg.MODEL.TRANSFER.TRUST_PICKLE
+    metadata = load_weights(trained, trust_pickle=trust).metadata or {}
     run = metadata.get("config") or {}
     source = (metadata.get("transfer") or {}).get("source")
     if not (source and cfg.MODEL.TRANSFER.EXTEND and run.get("MODEL.TRANSFER.EXTEND")):
@@ -166,7 +166,7 @@ def build_source_model(cfg: CfgNode) -> tuple[nn.Module, list[str]]:
         WeightFileError: the file cannot be read.
         TransferPlanError: it is not a whole model of this config.
     """
-    source = open_named_source(cfg)
+    source = load_named_source(cfg)
     own = source_config(cfg, source)
     with seeded(0):  # what it draws is overwritten; the run's own draws stay what they are
         model = build_model(own)

@@ -8,18 +8,17 @@ from collections.abc import Mapping, Sequence
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.utils.file_io import PathManager
 
 from transfer_maskrcnn.config import FOLLOW_DATASET
 from transfer_maskrcnn.data.builtin import register_catalog
 from transfer_maskrcnn.engine.checkpoint import load_trained_model
-from transfer_maskrcnn.engine.record import FINAL_FILE, trained_file
 from transfer_maskrcnn.engine.setup import check_device
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.inference.predictor import Predictor, class_thresholds
 from transfer_maskrcnn.modeling.precision import autocast_dtype
-from transfer_maskrcnn.surgery.hook import open_source
+from transfer_maskrcnn.surgery.hook import source_class_names
+from transfer_maskrcnn.surgery.load import FINAL_FILE, load_weights, trained_file
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +76,6 @@ def load_predictor(
         WeightFileError: the file cannot be read.
     """
     check_device(cfg.MODEL.DEVICE)
-    local = PathManager.get_local_path(weights.partition("?")[0])
     classes = _class_names(cfg, weights)
     thresholds = class_thresholds(classes, score, class_scores or {})
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes)
@@ -86,7 +84,7 @@ def load_predictor(
     # What will be left out needs no mask, and what is wanted must not be left out by the model.
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = min(thresholds)
     model = TransferTrainer.build_model(cfg)
-    load_trained_model(model, local, classes)
+    load_trained_model(model, weights, classes, trust_pickle=cfg.MODEL.TRANSFER.TRUST_PICKLE)
     return Predictor(
         model,
         classes,
@@ -101,13 +99,12 @@ def load_predictor(
 def _class_names(cfg: CfgNode, weights: str) -> list[str]:
     trust = cfg.MODEL.TRANSFER.TRUST_PICKLE
     declared = _declared_classes(cfg)
-    with_metadata = (open_source(weights, trust_pickle=trust).metadata or {}).get("thing_classes")
-    if with_metadata:
-        _check_count(cfg, weights, with_metadata)
-        return declared or list(with_metadata)  # where both are there, loading compares them
-    named = open_source(
-        weights, source_classes=cfg.MODEL.TRANSFER.SOURCE_CLASSES, trust_pickle=trust
-    ).classes
+    source = load_weights(weights, trust_pickle=trust)
+    own = (source.metadata or {}).get("thing_classes")
+    if own:
+        _check_count(cfg, weights, own)
+        return declared or list(own)  # where both are there, loading compares them
+    named = source_class_names(cfg.MODEL.TRANSFER.SOURCE_CLASSES) or source.classes
     candidates = [list(names) for names in (named, declared) if names]
     if not candidates:
         raise ConfigError(

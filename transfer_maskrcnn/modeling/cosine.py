@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from transfer_maskrcnn.errors import ConfigError
-from transfer_maskrcnn.surgery.source import SourceWeights
+from transfer_maskrcnn.surgery.load import SourceWeights
 
 KEY = "MODEL.ROI_BOX_HEAD.COSINE_SCALE"
 _SHORTEST = 1e-5  # what is shorter, a feature of zeros say, is divided by this

@@ -15,9 +15,13 @@ from transfer_maskrcnn.report.extension_view import (
     pseudo_labels_sentence,
     view_extension,
 )
-from transfer_maskrcnn.report.pictures import DETECTION_COLOUR, OBJECT_COLOUR
 from transfer_maskrcnn.report.page import write_page
-from transfer_maskrcnn.report.pictures import Tiles, comparison_tiles
+from transfer_maskrcnn.report.pictures import (
+    DETECTION_COLOUR,
+    OBJECT_COLOUR,
+    Tiles,
+    comparison_tiles,
+)
 from transfer_maskrcnn.report.plan_view import PlanView, view_plan
 from transfer_maskrcnn.report.run_input import RunFiles, read_run
 from transfer_maskrcnn.report.run_plots import losses_picture, validation_picture

@@ -15,12 +15,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from transfer_maskrcnn.data.builtin import register_catalog
 from transfer_maskrcnn.engine.loader import training_images
 from transfer_maskrcnn.engine.metadata import config_hash, dataset_fingerprint
-from transfer_maskrcnn.engine.planning import plan_of_config
 from transfer_maskrcnn.engine.setup import fit_config, load_config
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.incremental.classes import check_dataset, class_names
 from transfer_maskrcnn.study.variants import Variant, parse_variant
 from transfer_maskrcnn.surgery.classes import shown
+from transfer_maskrcnn.surgery.hook import plan_of_config
 
 CURVE_SHARES = (0, 1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of the iterations, beside the last
 SET_BY_THE_STUDY = (

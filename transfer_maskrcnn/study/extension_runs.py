@@ -12,11 +12,11 @@ from typing import Any
 import yaml
 
 from transfer_maskrcnn.engine.hooks.eval_history import CURVE_FILE
-from transfer_maskrcnn.engine.record import FINAL_FILE
 from transfer_maskrcnn.errors import TransferError
 from transfer_maskrcnn.evaluation.explain.facts import EVALUATION_FILE
 from transfer_maskrcnn.incremental.forgetting import EXTENSION_KEY
 from transfer_maskrcnn.report.json_files import number, read_json
+from transfer_maskrcnn.surgery.load import FINAL_FILE
 
 CONFIG_FILE = "config.yaml"
 FIGURES = ("old", "new", "all", "harmonic_mean", "forgetting", "before")

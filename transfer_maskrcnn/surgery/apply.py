@@ -9,9 +9,9 @@ from transfer_maskrcnn.errors import TransferPlanError
 from transfer_maskrcnn.surgery.classes import MEAN, MERGED
 from transfer_maskrcnn.surgery.fates import TensorFate
 from transfer_maskrcnn.surgery.fresh import fresh_tensor
+from transfer_maskrcnn.surgery.load import SourceWeights
 from transfer_maskrcnn.surgery.parts import ClassAxis, align, part_of
 from transfer_maskrcnn.surgery.plan import TransferPlan
-from transfer_maskrcnn.surgery.source import SourceWeights
 from transfer_maskrcnn.surgery.target import unwrapped
 
 

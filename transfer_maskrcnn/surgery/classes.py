@@ -19,20 +19,6 @@ PARENT = "parent class"
 MEAN = "mean of all source rows"
 NEW = "new class, as detectron2 initialises it"
 
-# model-zoo files lie under <family>/<config>/<id>/model_final_<hash>.pkl
-_ZOO = re.compile(r"([\w.-]+)/([\w.-]+)/\d{8,9}/model_final_[0-9a-f]{6}\.pkl(?:\?.*)?$")
-_ZOO_DATASETS = {
-    "COCO-Detection": "coco_2017_val",
-    "COCO-InstanceSegmentation": "coco_2017_val",
-    "COCO-PanopticSegmentation": "coco_2017_val",
-    "COCO-Keypoints": "keypoints_coco_2017_val",
-    "Detectron1-Comparisons": "coco_2017_val",
-    "Misc": "coco_2017_val",
-    "new_baselines": "coco_2017_val",
-    "LVISv0.5-InstanceSegmentation": "lvis_v0.5_val",
-    "LVISv1-InstanceSegmentation": "lvis_v1_val",
-}
-
 
 @dataclass(frozen=True)
 class ClassRow:
@@ -45,22 +31,6 @@ class ClassRow:
     source: str | None
     how: str
     averaged: tuple[str, ...] = ()
-
-
-def zoo_dataset(uri: str) -> str | None:
-    """The registered dataset whose class names a model-zoo address or its cached file has."""
-    found = _ZOO.search(uri)
-    if found is None:
-        return None
-    if found[1] == "Detectron1-Comparisons" and "keypoint" in uri:
-        return "keypoints_coco_2017_val"
-    return _ZOO_DATASETS.get(found[1])
-
-
-def zoo_config(uri: str) -> str | None:
-    """The zoo's config of a model-zoo file: ``COCO-Detection/faster_rcnn_R_50_C4_1x``."""
-    found = _ZOO.search(uri)
-    return None if found is None else f"{found[1]}/{found[2]}"
 
 
 def fold(name: str) -> str:

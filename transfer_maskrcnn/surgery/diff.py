@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from transfer_maskrcnn.surgery.load import SourceWeights
 from transfer_maskrcnn.surgery.parts import align, group_of
-from transfer_maskrcnn.surgery.source import SourceWeights
 from transfer_maskrcnn.surgery.table import WIDTH
 
 STATES = ("identical", "changed", "other shape", "only in a", "only in b")

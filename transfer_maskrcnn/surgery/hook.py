@@ -2,85 +2,78 @@
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from detectron2 import model_zoo
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import HookBase
 from detectron2.utils import comm
-from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
-from transfer_maskrcnn.errors import WeightFileError
+from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.files import write_text
+from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.surgery.apply import apply_plan
-from transfer_maskrcnn.surgery.classes import ClassMap, NewClassInit, zoo_config, zoo_dataset
-from transfer_maskrcnn.surgery.parts import part_of
+from transfer_maskrcnn.surgery.classes import ClassMap, NewClassInit
+from transfer_maskrcnn.surgery.load import SourceWeights, load_weights, weights_digest
 from transfer_maskrcnn.surgery.plan import TransferPlan, plan_transfer
-from transfer_maskrcnn.surgery.source import SourceWeights, load_source_weights
 from transfer_maskrcnn.surgery.target import unwrapped
-from transfer_maskrcnn.surgery.translate import TORCHVISION_EXPECTS
+from transfer_maskrcnn.text import quoted
 
 PLAN_FILE = "transfer_plan.json"
-_TORCHVISION_ROWS = 90  # COCO's category ids 1..90, of which 80 exist
-
-# what the backbones under ImageNetPretrained/ were trained with
-_BACKBONES: Mapping[str, Mapping[str, Any]] = {
-    "MSRA/": {
-        "INPUT.FORMAT": "BGR",
-        "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
-        "MODEL.RESNETS.STRIDE_IN_1X1": True,
-    },
-    "FAIR/X-101": {
-        "INPUT.FORMAT": "BGR",
-        "MODEL.PIXEL_STD": [57.375, 57.12, 58.395],
-        "MODEL.RESNETS.STRIDE_IN_1X1": False,
-    },
-    "torchvision/": TORCHVISION_EXPECTS,
-}
-_INPUT_KEYS = (
-    *("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"),
-    "MODEL.RESNETS.STRIDE_IN_1X1",
-)
+_DIGEST = "digest"  # of the source, in a checkpoint's metadata
 
 logger = logging.getLogger(__name__)
 
 
-def open_source(
-    weights: str, *, source_classes: Sequence[str] | None = None, trust_pickle: bool = False
-) -> SourceWeights:
-    """Reads weights from anywhere that detectron2 reads from, and finds their class names.
-
-    Args:
-        weights: a path, ``detectron2://``, ``https://`` ...; "" means no weights.
-        source_classes: class names, or the name of one registered dataset, for files that carry
-            none. Model-zoo COCO and LVIS files need neither: their address says what they are.
-        trust_pickle: see :func:`load_source_weights`.
+def load_source(cfg: CfgNode) -> SourceWeights:
+    """MODEL.WEIGHTS, opened as MODEL.TRANSFER says (SOURCE_CLASSES, TRUST_PICKLE).
 
     Raises:
-        WeightFileError: see :func:`load_source_weights`.
+        WeightFileError: see :func:`load_weights`.
     """
-    if not weights:
-        return SourceWeights({})
-    address = weights.partition("?")[0]  # "?matching_heuristics=True" is detectron2's
-    try:
-        local = PathManager.get_local_path(address)
-    except OSError as error:  # no network, no such address
-        raise WeightFileError(
-            f"{weights}: cannot be fetched ({error}). Fetch it another way and set MODEL.WEIGHTS "
-            "to the local file."
-        ) from error
-    given = source_class_names(source_classes)
-    source = load_source_weights(local, classes=given, trust_pickle=trust_pickle)
-    classes = source.classes or _known_classes(source, address)
-    expects = source.expects or _zoo_expects(address)
-    return replace(source, classes=classes, path=weights, expects=expects)
+    transfer = cfg.MODEL.TRANSFER
+    return load_weights(
+        cfg.MODEL.WEIGHTS,
+        classes=source_class_names(transfer.SOURCE_CLASSES),
+        trust_pickle=transfer.TRUST_PICKLE,
+    )
+
+
+def load_named_source(cfg: CfgNode) -> SourceWeights:
+    """:func:`load_source`, of a file whose classes are known by name, as EXTEND needs it.
+
+    Raises:
+        ConfigError: neither file nor config names them, a name stands there twice, or there are
+            more or fewer than the classifier has rows.
+        WeightFileError: see :func:`load_weights`.
+    """
+    source, weights = load_source(cfg), cfg.MODEL.WEIGHTS
+    names = list(source.classes or ())
+    if not names:
+        raise ConfigError(
+            f"MODEL.TRANSFER.EXTEND needs the class names of MODEL.WEIGHTS {weights!r}, which does "
+            "not carry them; set MODEL.TRANSFER.SOURCE_CLASSES to its names in order, "
+            "or to a registered dataset's name (['coco_2017_val'] for COCO)"
+        )
+    twice = [name for name, times in Counter(names).items() if name and times > 1]
+    if twice:
+        raise ConfigError(
+            f"MODEL.WEIGHTS {weights!r} has several classes named {quoted(twice)}, and classes are "
+            "told apart by name; set MODEL.TRANSFER.SOURCE_CLASSES with '' for rows without a class"
+        )
+    score = source.tensors.get("roi_heads.box_predictor.cls_score.weight")
+    if score is not None and len(score) != len(names) + 1:
+        raise ConfigError(
+            f"MODEL.WEIGHTS {weights!r} has a classifier of {len(score) - 1} classes, and "
+            f"{len(names)} names ({quoted(names, 4)}); correct MODEL.TRANSFER.SOURCE_CLASSES: one "
+            "name a row, in order, '' for a row without a class"
+        )
+    return source
 
 
 def source_class_names(names: Sequence[str] | None) -> Sequence[str] | None:
@@ -90,33 +83,59 @@ def source_class_names(names: Sequence[str] | None) -> Sequence[str] | None:
     return names or None
 
 
-def _known_classes(source: SourceWeights, address: str) -> tuple[str, ...] | None:
-    """Class names of well-known files: the model zoo's and torchvision's COCO detector."""
-    score = source.tensors.get("roi_heads.box_predictor.cls_score.bias")
-    if source.naming == "torchvision" and score is not None and len(score) == _TORCHVISION_ROWS + 1:
-        coco = MetadataCatalog.get("coco_2017_val")
-        ids = coco.thing_dataset_id_to_contiguous_id
-        named = {i: coco.thing_classes[k] for i, k in ids.items()}
-        return tuple(named.get(i + 1, "") for i in range(_TORCHVISION_ROWS))
-    dataset = zoo_dataset(address)
-    if dataset is None or not any(part_of(name) == "predictors" for name in source.tensors):
-        return None
-    return tuple(MetadataCatalog.get(dataset).thing_classes)
+def began_with(metadata: Mapping[str, Any] | None, weights: str) -> bool:
+    """Whether the run of a checkpoint's ``metadata`` began with the file ``weights``.
+
+    It is the same under another path; at the same path it is, too, when it is gone.
+    """
+    transfer = (metadata or {}).get("transfer") or {}
+    source = transfer.get("source")
+    if not source or not weights:
+        return False
+    if source == weights or os.path.realpath(source) == os.path.realpath(weights):
+        return True
+    digest = transfer.get(_DIGEST)
+    return bool(digest) and weights_digest(weights) == digest
 
 
-def _zoo_expects(address: str) -> Mapping[str, Any]:
-    """Pixels and strides that a file of the model zoo was trained with; {} for other files."""
-    _, found, backbone = address.partition("ImageNetPretrained/")
-    if found:
-        return next((v for k, v in _BACKBONES.items() if backbone.startswith(k)), {})
-    config = zoo_config(address)
-    try:
-        cfg = None if config is None else model_zoo.get_config(f"{config}.yaml")
-    except RuntimeError:  # a folder that only looks like the zoo's, or a Python config
-        cfg = None
-    if cfg is None:
-        return {}
-    return {key: reduce(getattr, key.split("."), cfg) for key in _INPUT_KEYS}
+def with_digest(transfer: Mapping[str, Any]) -> dict[str, Any]:
+    """The transfer's part of a metadata, which then tells its source from any other file."""
+    return {**transfer, _DIGEST: weights_digest(transfer["source"])}
+
+
+def moved(metadata: Mapping[str, Any] | None, weights: str) -> dict[str, Any] | None:
+    """The transfer's part of ``metadata``, with the path that its source has now."""
+    transfer = (metadata or {}).get("transfer")
+    if transfer and began_with(metadata, weights):
+        return {**transfer, "source": weights}
+    return transfer
+
+
+def plan_of_config(
+    cfg: CfgNode, classes: Sequence[str]
+) -> tuple[SourceWeights, nn.Module, TransferPlan]:
+    """``MODEL.WEIGHTS``, the model of ``cfg`` as built, and what would move from one to the other.
+
+    Args:
+        cfg: with ``MODEL.ROI_HEADS.NUM_CLASSES`` set.
+        classes: the target's class names.
+
+    Raises:
+        WeightFileError: the file cannot be read.
+        ConfigError: ``MODEL.TRANSFER.FREEZE`` names no module, or leaves nothing to train.
+    """
+    transfer = cfg.MODEL.TRANSFER
+    model = build_model(cfg)
+    source = load_source(cfg)
+    plan = plan_transfer(
+        source,
+        model,
+        keep=transfer.KEEP,
+        target_classes=classes,
+        class_map=transfer.CLASS_MAP,
+        new_class_init=transfer.NEW_CLASS_INIT or "default",
+    )
+    return source, model, plan
 
 
 def transfer_weights(
@@ -135,15 +154,19 @@ def transfer_weights(
 
     Args:
         model: any detectron2 model, changed in place.
-        weights: see :func:`open_source`.
+        weights: see :func:`load_weights`.
+        source_classes: class names, or the name of one registered dataset, for files without.
         keep, target_classes, class_map, new_class_init: see :func:`plan_transfer`.
         strict: raise on problems instead of warning.
+        trust_pickle: see :func:`load_weights`.
 
     Raises:
         WeightFileError: the file cannot be read safely.
         TransferPlanError: strict, and the plan has problems; the model is unchanged.
     """
-    source = open_source(weights, source_classes=source_classes, trust_pickle=trust_pickle)
+    source = load_weights(
+        weights, classes=source_class_names(source_classes), trust_pickle=trust_pickle
+    )
     plan = plan_transfer(
         source,
         model,

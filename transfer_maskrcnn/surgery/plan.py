@@ -11,10 +11,10 @@ from transfer_maskrcnn.errors import TransferPlanError
 from transfer_maskrcnn.surgery.checks import find_problems
 from transfer_maskrcnn.surgery.classes import ClassMap, ClassRow, NewClassInit, match_classes
 from transfer_maskrcnn.surgery.fates import FATES, TensorFate, decide, match
+from transfer_maskrcnn.surgery.load import SourceWeights
 from transfer_maskrcnn.surgery.norms import is_group_norm
 from transfer_maskrcnn.surgery.parts import ClassAxis, parse_keep, part_of
 from transfer_maskrcnn.surgery.problems import Problem, Transfer, raise_all
-from transfer_maskrcnn.surgery.source import SourceWeights
 from transfer_maskrcnn.surgery.table import plan_table
 from transfer_maskrcnn.surgery.target import Target, describe_target
 
@@ -144,7 +144,7 @@ def plan_transfer(
     """Decides the fate of every tensor of both sides. Pure: nothing is written, no number drawn.
 
     Args:
-        source: what :func:`load_source_weights` returned.
+        source: what :func:`load_weights` returned.
         target: the model (frozen parameters are found by ``requires_grad``), or its state dict.
         keep: a preset of ``random_init``, ``backbone``, ``backbone_fpn``, ``backbone_fpn_rpn``,
             ``all_but_predictors``, ``class_rows``; or module prefixes, as a list or "a.b,c".

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from transfer_maskrcnn.errors import TransferPlanError
 from transfer_maskrcnn.surgery.fates import Matching, TensorFate
-from transfer_maskrcnn.surgery.source import SourceWeights
+from transfer_maskrcnn.surgery.load import SourceWeights
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from transfer_maskrcnn.errors import WeightFileError
 from transfer_maskrcnn.files import atomic_path
-from transfer_maskrcnn.surgery.source import METADATA_KEY
+from transfer_maskrcnn.surgery.read import METADATA_KEY
 
 
 def write_weights(

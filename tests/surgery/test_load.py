@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from detectron2.data import MetadataCatalog
 from safetensors.torch import save_file
 
 from transfer_maskrcnn.errors import WeightFileError
+from transfer_maskrcnn.surgery.load import load_weights, zoo_classes
 from transfer_maskrcnn.surgery.safe_pickle import NUMPY_GLOBALS
-from transfer_maskrcnn.surgery.source import load_source_weights
 
 TORCH = tuple(int(x) for x in torch.__version__.split(".")[:2])
 needs_safe_globals = pytest.mark.skipif(TORCH < (2, 6), reason="torch has no named safe globals")
@@ -58,7 +59,7 @@ FILES = [
 def test_where_weights_lie(name: str, content: Any, tmp_path: Path) -> None:
     if name == "numpy.pth" and TORCH < (2, 6):
         pytest.skip("torch has no named safe globals")
-    source = load_source_weights(written(tmp_path / name, content))
+    source = load_weights(written(tmp_path / name, content))
     assert list(source.tensors) == list(STATE)
     assert torch.equal(source.tensors["backbone.res2.0.conv1.weight"], next(iter(STATE.values())))
     assert (source.classes, source.metadata, source.naming) == (None, None, "detectron2")
@@ -70,18 +71,18 @@ def test_the_content_decides_not_the_name(tmp_path: Path) -> None:
         (tmp_path / called).write_bytes(
             written(tmp_path / made, ARRAYS if made == "a.pkl" else STATE).read_bytes()
         )
-        assert list(load_source_weights(tmp_path / called).tensors) == list(STATE)
+        assert list(load_weights(tmp_path / called).tensors) == list(STATE)
 
 
 def test_legacy_torch_format(tmp_path: Path) -> None:
     torch.save(STATE, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    assert list(load_source_weights(tmp_path / "old.pth").tensors) == list(STATE)
+    assert list(load_weights(tmp_path / "old.pth").tensors) == list(STATE)
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 3, 4, 5])
 def test_pickle_protocols(protocol: int, tmp_path: Path) -> None:
     path = written(tmp_path / "a.pkl", {"model": ARRAYS, "__author__": "me"}, protocol)
-    assert list(load_source_weights(path).tensors) == list(STATE)
+    assert list(load_weights(path).tensors) == list(STATE)
 
 
 # dtype, byte order, memory layout
@@ -100,7 +101,7 @@ ARRAY_KINDS = [
 @pytest.mark.parametrize("protocol", [2, 5])
 def test_arrays_of_numbers(array: np.ndarray, protocol: int, tmp_path: Path) -> None:
     path = written(tmp_path / "a.pkl", {"w": array}, protocol)
-    tensor = load_source_weights(path).tensors["w"]
+    tensor = load_weights(path).tensors["w"]
     assert tensor.shape == array.shape
     assert np.array_equal(tensor.numpy(), array)
 
@@ -115,7 +116,7 @@ def test_a_pickle_of_python_2(tmp_path: Path) -> None:
         + b"q\x0ftq\x10bs."
     )
     (tmp_path / "r50.pkl").write_bytes(text)
-    source = load_source_weights(tmp_path / "r50.pkl")
+    source = load_weights(tmp_path / "r50.pkl")
     assert source.naming == "caffe2"
     assert source.renamed == {"stem.conv1.weight": "conv1_w"}
     assert source.tensors["stem.conv1.weight"].tolist() == [1.0, -2.5]
@@ -134,7 +135,7 @@ def test_a_training_checkpoint_of_stock_detectron2(tmp_path: Path) -> None:
         "_trainer": {"iteration": 7, "optimizer": optimizer.state_dict()},
     }
     content = {"model": model.state_dict(), "trainer": trainer, "best": np.float64(0.41)}
-    source = load_source_weights(written(tmp_path / "model_0000007.pth", content))
+    source = load_weights(written(tmp_path / "model_0000007.pth", content))
     assert list(source.tensors) == ["weight", "bias"]
 
 
@@ -142,7 +143,7 @@ def test_weights_are_memory_mapped(tmp_path: Path) -> None:
     """Private mappings: a write to the file's bytes shows, so nothing was copied to memory."""
     for name in ("a.pth", "a.safetensors"):
         path = written(tmp_path / name, {"w": torch.full((4096,), 2.0)})
-        tensor = load_source_weights(path).tensors["w"]
+        tensor = load_weights(path).tensors["w"]
         content = path.read_bytes()
         with path.open("r+b") as f:
             f.seek(content.index(np.full(8, 2.0, np.float32).tobytes()))
@@ -173,7 +174,7 @@ def test_code_is_refused_by_name(
         model = {key: torch.from_numpy(value) for key, value in ARRAYS.items()}
     path = written(tmp_path / name, {"model": model, "x": Planted(function, *arguments)}, 2)
     with pytest.raises(WeightFileError, match=shown.replace("io.open", "(_?io.open)")) as caught:
-        load_source_weights(path)
+        load_weights(path)
     assert "TRUST_PICKLE" in str(caught.value)
     assert str(path) in str(caught.value)
     assert not (tmp_path / "planted").exists()
@@ -185,10 +186,10 @@ def test_a_planted_system_command(name: str, tmp_path: Path) -> None:
 
     path = written(tmp_path / name, {"x": Planted(os.system, f"touch {tmp_path}/ran")})
     with pytest.raises(WeightFileError, match=r"(posix|nt|os)\.system"):
-        load_source_weights(path)
+        load_weights(path)
     assert not (tmp_path / "ran").exists()
     with pytest.raises(WeightFileError, match="no weights"):
-        load_source_weights(path, trust_pickle=True)
+        load_weights(path, trust_pickle=True)
     assert (tmp_path / "ran").exists()
 
 
@@ -221,15 +222,15 @@ def test_not_weights(content: bytes, words: str, tmp_path: Path) -> None:
     path = tmp_path / "file.bin"
     path.write_bytes(content)
     with pytest.raises(WeightFileError, match=words) as caught:
-        load_source_weights(path)
+        load_weights(path)
     assert str(path) in str(caught.value)
 
 
 def test_missing(tmp_path: Path) -> None:
     with pytest.raises(WeightFileError, match="no such weight file"):
-        load_source_weights(tmp_path / "absent.pth")
-    with pytest.raises(WeightFileError, match="no such weight file"):
-        load_source_weights(tmp_path)
+        load_weights(tmp_path / "absent.pth")
+    with pytest.raises(WeightFileError, match="holds no trained model"):
+        load_weights(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
@@ -237,16 +238,41 @@ def test_truncated(name: str, tmp_path: Path) -> None:
     path = written(tmp_path / name, {"w": torch.ones(1000)})
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(WeightFileError, match="truncated or damaged"):
-        load_source_weights(path)
+        load_weights(path)
 
 
 def test_given_class_names(tmp_path: Path) -> None:
     path = written(tmp_path / "a.pth", {"model": STATE})
-    assert load_source_weights(path, classes=["cat", "dog"]).classes == ("cat", "dog")
+    assert load_weights(path, classes=["cat", "dog"]).classes == ("cat", "dog")
     with_metadata = written(
         tmp_path / "b.pth", {"model": STATE, "transfer_maskrcnn": {"thing_classes": ["cat"]}}
     )
-    assert load_source_weights(with_metadata).classes == ("cat",)
-    assert load_source_weights(with_metadata, classes=["cat"]).classes == ("cat",)
+    assert load_weights(with_metadata).classes == ("cat",)
+    assert load_weights(with_metadata, classes=["cat"]).classes == ("cat",)
     with pytest.raises(WeightFileError, match=r"\['cat'\], but SOURCE_CLASSES says \['dog'\]"):
-        load_source_weights(with_metadata, classes=["dog"])
+        load_weights(with_metadata, classes=["dog"])
+
+
+ID = "137849600/model_final_f10217.pkl"
+# address, dataset whose names its classes have
+ADDRESSES = [
+    (f"detectron2://COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x/{ID}", "coco_2017_val"),
+    # where iopath caches it
+    (f"/home/me/.torch/detectron2/COCO-Detection/faster_rcnn_R_50_C4_1x/{ID}", "coco_2017_val"),
+    (f"detectron2://COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x/{ID}", "keypoints_coco_2017_val"),
+    (
+        f"detectron2://Detectron1-Comparisons/keypoint_rcnn_R_50_FPN_1x/{ID}",
+        "keypoints_coco_2017_val",
+    ),
+    (f"detectron2://LVISv0.5-InstanceSegmentation/mask_rcnn_R_50_FPN_1x/{ID}", "lvis_v0.5_val"),
+    (f"detectron2://Misc/cascade_mask_rcnn_R_50_FPN_3x/{ID}", "coco_2017_val"),
+    # other data, and a file that only lies in a folder of that name
+    (f"detectron2://Cityscapes/mask_rcnn_R_50_FPN/{ID}", None),
+    ("COCO-InstanceSegmentation/mine/model_final.pth", None),
+]
+
+
+@pytest.mark.parametrize(("address", "dataset"), ADDRESSES)
+def test_zoo_classes(address: str, dataset: str | None) -> None:
+    names = MetadataCatalog.get(dataset).thing_classes if dataset else None
+    assert zoo_classes(address) == (names and tuple(names))

@@ -1,0 +1,346 @@
+"""The one door for weights: any file, run folder or address -> :class:`SourceWeights`.
+
+Nothing else in this package opens a weight file. Opening one never runs code from it, unless
+``trust_pickle`` asks for that.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, reduce
+from pathlib import Path
+from typing import Any
+
+import detectron2.checkpoint  # noqa: F401  (makes catalog:// known)
+import numpy as np
+import torch
+from detectron2.utils.file_io import PathManager
+from torch import Tensor
+
+from transfer_maskrcnn.errors import WeightFileError
+from transfer_maskrcnn.files import file_digest
+from transfer_maskrcnn.surgery.parts import part_of
+from transfer_maskrcnn.surgery.read import METADATA_KEY, read_file
+from transfer_maskrcnn.surgery.translate import TORCHVISION_EXPECTS, translate
+
+#: in a checkpoint's metadata: names of tensors that were initialised and never trained
+UNTRAINED_KEY = "untrained"
+#: what a finished run exports
+FINAL_FILE = "model_final.safetensors"
+
+_STATE_KEYS = ("model", "model_state", "state_dict", "model_state_dict", "blobs")
+_HEURISTICS = re.compile(
+    r"\?matching_heuristics=\w+$"
+)  # detectron2's mark; names match here anyway
+_TORCHVISION_ROWS = 90  # COCO's category ids 1..90, of which 80 exist
+
+# model-zoo files lie under <family>/<config>/<id>/model_final_<hash>.pkl
+_ZOO = re.compile(r"([\w.-]+)/([\w.-]+)/\d{8,9}/model_final_[0-9a-f]{6}\.pkl$")
+_COCO_FAMILIES = (
+    *("COCO-Detection", "COCO-InstanceSegmentation", "COCO-PanopticSegmentation"),
+    *("Detectron1-Comparisons", "Misc", "new_baselines"),
+)
+_LVIS_FAMILIES = {
+    "LVISv0.5-InstanceSegmentation": "lvis_v0.5",
+    "LVISv1-InstanceSegmentation": "lvis_v1",
+}
+# what the backbones under ImageNetPretrained/ were trained with
+_BACKBONES: Mapping[str, Mapping[str, Any]] = {
+    "MSRA/": {
+        "INPUT.FORMAT": "BGR",
+        "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
+        "MODEL.RESNETS.STRIDE_IN_1X1": True,
+    },
+    "FAIR/X-101": {
+        "INPUT.FORMAT": "BGR",
+        "MODEL.PIXEL_STD": [57.375, 57.12, 58.395],
+        "MODEL.RESNETS.STRIDE_IN_1X1": False,
+    },
+    "torchvision/": TORCHVISION_EXPECTS,
+}
+_INPUT_KEYS = (
+    *("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"),
+    "MODEL.RESNETS.STRIDE_IN_1X1",
+)
+
+
+@dataclass(frozen=True)
+class SourceWeights:
+    """What a weight file holds, under detectron2's names.
+
+    Attributes:
+        tensors: name -> tensor. A name is a full detectron2 name or the end of one
+            (``res2.0.conv1.weight``). Memory-mapped where the file allows it, and shared by all who
+            open the file; never write to them.
+        path: the address it was opened by, for messages.
+        classes: class names in the order of the classifier's rows, background excluded; "" for a
+            row that has no class. None where nobody knows them.
+        naming: ``detectron2``, ``caffe2``, ``torchvision`` (its Mask R-CNN) or
+            ``torchvision backbone`` (a ResNet of torchvision or timm).
+        metadata: what a checkpoint of this project says about itself, or None.
+        renamed: our name -> name in the file, where they differ.
+        expects: configuration key -> value that these weights need, where the kind of file tells.
+    """
+
+    tensors: Mapping[str, Tensor]
+    path: str = ""
+    classes: tuple[str, ...] | None = None
+    naming: str = "detectron2"
+    metadata: Mapping[str, Any] | None = None
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    expects: Mapping[str, Any] = field(default_factory=dict)
+
+
+def load_weights(
+    address: str | os.PathLike[str],
+    *,
+    classes: Sequence[str] | None = None,
+    trust_pickle: bool = False,
+) -> SourceWeights:
+    """Opens weights, once per process for each state of the file, and finds their class names.
+
+    Args:
+        address: a ``.pkl``, ``.pth`` or ``.safetensors`` file (the content decides, not the name),
+            the OUTPUT_DIR of a run, ``detectron2://``, ``https://``, ``catalog://``, or a config of
+            the model zoo (``COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml``). A
+            ``?matching_heuristics=True`` behind it changes nothing: names are always matched. ""
+            means no weights.
+        classes: its class names, for a file that does not carry them. The model zoo's and
+            torchvision's detectors need none: their address or their rows say what they are.
+        trust_pickle: unpickle whatever the file says. This runs code from it.
+
+    Raises:
+        WeightFileError: it cannot be fetched, is missing, damaged or no weight file, asks to run
+            code, or carries other class names than ``classes``.
+    """
+    address = os.fspath(address)
+    if not address:
+        return SourceWeights({})
+    path, plain = local_file(address), _HEURISTICS.sub("", address)
+    source = _opened(str(path), trust_pickle, _state(path))
+    own = source.classes
+    if own and classes and own != tuple(classes):
+        raise WeightFileError(
+            f"{address}: carries the class names {list(own)}, but SOURCE_CLASSES says "
+            f"{list(classes)}. Remove SOURCE_CLASSES, the file knows."
+        )
+    known = own or tuple(classes or ()) or _known_classes(source, plain) or None
+    expects = source.expects or _zoo_expects(plain)
+    return replace(source, path=address, classes=known, expects=expects)
+
+
+def load_checkpoint(
+    path: str | os.PathLike[str], *, trust_pickle: bool = False
+) -> tuple[SourceWeights, dict[str, Any]]:
+    """Reads a checkpoint whole, to go on from it: its weights, and all that lies beside them.
+
+    Read anew, and into memory: what goes on training with these states writes to them.
+
+    Raises:
+        WeightFileError: see :func:`load_weights`.
+    """
+    path = Path(path)
+    content = read_file(path, trust_pickle, memory_mapped=False)
+    rest = {key: value for key, value in content.items() if key not in _STATE_KEYS}
+    return _source(path, content), rest
+
+
+def local_file(address: str) -> Path:
+    """Where the file of an address of :func:`load_weights` lies, once it is fetched.
+
+    Raises:
+        WeightFileError: it cannot be fetched, or a folder holds no trained model.
+    """
+    address = _HEURISTICS.sub("", address)
+    if os.path.isdir(address):
+        found = trained_file(address)
+        if found is None:
+            raise WeightFileError(
+                f"{address}: a folder that holds no trained model. Name a weight file, or the "
+                "OUTPUT_DIR of a run that has written a checkpoint."
+            )
+        return found
+    if address.endswith(".yaml") and not os.path.exists(address):
+        from detectron2 import model_zoo  # it builds models, too, and takes a second to import
+
+        address = _fetched(address, lambda name: str(model_zoo.get_checkpoint_url(name)))
+    return Path(_fetched(address, PathManager.get_local_path))
+
+
+def _fetched(address: str, fetch: Callable[[str], str]) -> str:
+    try:
+        return fetch(address)
+    except (OSError, RuntimeError, ValueError, AssertionError) as error:  # no network, no such name
+        raise WeightFileError(
+            f"{address}: cannot be fetched ({error}). Fetch it another way and set MODEL.WEIGHTS "
+            "to the local file."
+        ) from error
+
+
+def last_checkpoint(output_dir: str | os.PathLike[str]) -> Path | None:
+    """The checkpoint that a run would be resumed from; None before the first.
+
+    Raises:
+        WeightFileError: ``last_checkpoint`` names anything but a file beside it.
+    """
+    tag = Path(output_dir, "last_checkpoint")
+    if not tag.is_file():
+        return None
+    name = tag.read_text(encoding="utf-8", errors="replace").strip()
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise WeightFileError(
+            f"{tag} names {name!r}; expected the plain name of a checkpoint in that folder, like "
+            "model_0000999.pth. Write the name of one there, or start again without --resume."
+        )
+    return tag.with_name(name)
+
+
+def trained_file(output_dir: str | os.PathLike[str]) -> Path | None:
+    """The last model of a run: the exported one, else its last checkpoint; None before the first.
+
+    With SOLVER.EMA_DECAY the exported one is the average, which a checkpoint's weights are not.
+
+    Raises:
+        WeightFileError: see :func:`last_checkpoint`.
+    """
+    exported, last = Path(output_dir, FINAL_FILE), last_checkpoint(output_dir)
+    finished = last is None or last.name == "model_final.pth"
+    return exported if finished and exported.is_file() else last
+
+
+def weights_digest(address: str) -> str:
+    """SHA-256 of the file that ``address`` means; "" where it cannot be read."""
+    try:
+        path = local_file(address)
+        return _digest(str(path), _state(path))
+    except (OSError, WeightFileError):
+        return ""
+
+
+_State = tuple[int, ...]
+
+
+def _state(path: Path) -> _State:
+    """What changes when the file at ``path`` does; () where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=4)  # a source, a run's own file and two more; pickles lie in memory
+def _opened(path: str, trust_pickle: bool, state: _State) -> SourceWeights:
+    return _source(Path(path), read_file(Path(path), trust_pickle))
+
+
+@lru_cache(maxsize=16)
+def _digest(path: str, state: _State) -> str:
+    return file_digest(path)
+
+
+def _source(path: Path, content: Mapping[str, Any]) -> SourceWeights:
+    state = next((content[k] for k in _STATE_KEYS if isinstance(content.get(k), Mapping)), content)
+    raw = {
+        str(k): _tensor(path, str(k), v)
+        for k, v in state.items()
+        if isinstance(v, (Tensor, np.ndarray))
+    }
+    raw = {k: v for k, v in raw.items() if not k.endswith("_momentum")}  # Caffe2's optimizer
+    if not raw:
+        keys = ", ".join(sorted(map(str, content))[:8]) or "none"
+        raise WeightFileError(
+            f"{path}: holds no weights (top-level keys: {keys}). A state dict is looked for at the "
+            f"top level and under {', '.join(_STATE_KEYS)}."
+        )
+    try:
+        names = translate(raw, author=str(content.get("__author__", "")))
+    except (AssertionError, ValueError, IndexError, KeyError) as error:
+        raise WeightFileError(f"{path}: its tensor names make no sense: {error}") from error
+    metadata = content.get(METADATA_KEY)
+    metadata = metadata if isinstance(metadata, Mapping) else None
+    needs = (metadata or {}).get("expects")
+    expects = {**names.expects, **(needs if isinstance(needs, Mapping) else {})}
+    return SourceWeights(
+        *(names.tensors, str(path), _own_classes(metadata or {}), names.naming),
+        *(metadata, names.renamed, expects),
+    )
+
+
+def _own_classes(metadata: Mapping[str, Any]) -> tuple[str, ...] | None:
+    names = metadata.get("thing_classes")
+    if any(part_of(str(name)) == "predictors" for name in metadata.get(UNTRAINED_KEY) or ()):
+        return None  # its rows are random: the names say what they are for, not what they know
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        return None
+    return tuple(names)
+
+
+def _tensor(path: Path, name: str, value: Any) -> Tensor:
+    if isinstance(value, Tensor):
+        if value.layout is not torch.strided or value.is_quantized or value.device.type != "cpu":
+            raise WeightFileError(f"{path}: {name} is no dense tensor in memory; it cannot move.")
+        return value.detach()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "not writable": nobody writes to a source
+            native = value.astype(value.dtype.newbyteorder("="), copy=False)
+            return torch.from_numpy(native)
+    except TypeError:
+        raise WeightFileError(
+            f"{path}: {name} is an array of {value.dtype}, not numbers."
+        ) from None
+
+
+def _known_classes(source: SourceWeights, address: str) -> tuple[str, ...] | None:
+    """Class names of well-known files: the model zoo's and torchvision's COCO detector."""
+    score = source.tensors.get("roi_heads.box_predictor.cls_score.bias")
+    if source.naming == "torchvision" and score is not None and len(score) == _TORCHVISION_ROWS + 1:
+        coco = _coco_classes()
+        return tuple(coco.get(i + 1, "") for i in range(_TORCHVISION_ROWS))
+    if any(part_of(name) == "predictors" for name in source.tensors):
+        return zoo_classes(address)
+    return None
+
+
+def zoo_classes(address: str) -> tuple[str, ...] | None:
+    """The class names of a model-zoo file, by its address or its place in a cache folder."""
+    found = _ZOO.search(address)
+    family = found[1] if found else ""
+    if family == "COCO-Keypoints" or (family in _COCO_FAMILIES and "keypoint" in address):
+        return ("person",)
+    if family in _COCO_FAMILIES:
+        return tuple(_coco_classes().values())
+    if family in _LVIS_FAMILIES:
+        from detectron2.data.datasets.lvis import get_lvis_instances_meta
+
+        return tuple(get_lvis_instances_meta(_LVIS_FAMILIES[family])["thing_classes"])
+    return None
+
+
+def _coco_classes() -> dict[int, str]:
+    """COCO's category ids and names, in the order of its classes."""
+    from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+
+    return {int(c["id"]): str(c["name"]) for c in COCO_CATEGORIES if c["isthing"]}
+
+
+def _zoo_expects(address: str) -> Mapping[str, Any]:
+    """Pixels and strides that a file of the model zoo was trained with; {} for other files."""
+    _, found, backbone = address.partition("ImageNetPretrained/")
+    if found:
+        return next((v for k, v in _BACKBONES.items() if backbone.startswith(k)), {})
+    zoo = _ZOO.search(address)
+    if zoo is None:
+        return {}
+    from detectron2 import model_zoo
+
+    try:
+        cfg = model_zoo.get_config(f"{zoo[1]}/{zoo[2]}.yaml")
+    except RuntimeError:  # a folder that only looks like the zoo's, or a Python config
+        return {}
+    return {key: reduce(getattr, key.split("."), cfg) for key in _INPUT_KEYS}
