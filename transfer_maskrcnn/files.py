@@ -98,12 +98,3 @@ def read_json(path: str | os.PathLike[str], kind: type[T], missing: T | None = N
             "run that wrote it"
         )
     return content
-
-
-def file_digest(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's content, in hexadecimal: a copy, or another name, has the same."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
