@@ -15,11 +15,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.pairs import Side
 from benchmarks.training import ZOO
+from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.engine.allocator import keep_freed_memory
-from transfer_maskrcnn.engine.setup import load_config
-from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.evaluation.coco import coco_results
 from transfer_maskrcnn.evaluation.inference import FastInference
+from transfer_maskrcnn.modeling import build
 from transfer_maskrcnn.modeling.precision import autocast_dtype
 
 
@@ -81,5 +81,5 @@ def ours(size: int, height: int, width: int, device: str) -> Side:
     _common(cfg, device)
     cfg.SOLVER.AMP.ENABLED = True
     torch.manual_seed(0)
-    model = TransferTrainer.build_model(cfg)
+    model = build.build_model(cfg)
     return FastSide(FastInference(model, autocast_dtype(cfg)).eval(), _input(size), height, width)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from benchmarks.pairs import Side
 from benchmarks.training import ZOO
-from transfer_maskrcnn.engine.setup import load_config
-from transfer_maskrcnn.engine.trainer import TransferTrainer
+from transfer_maskrcnn.config import load_config
+from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.surgery.apply import apply_plan
 from transfer_maskrcnn.surgery.load import load_weights
 from transfer_maskrcnn.surgery.plan import plan_transfer
@@ -25,7 +25,7 @@ def build(classes: int) -> nn.Module:
     """A full-size R50-FPN with random weights, on the CPU."""
     opts = ["MODEL.ROI_HEADS.NUM_CLASSES", str(classes), "MODEL.DEVICE", "cpu"]
     cfg = load_config(model_zoo.get_config_file(ZOO), opts)
-    return TransferTrainer.build_model(cfg)
+    return build_model(cfg)
 
 
 def write_files(folder: Path) -> dict[str, Path]:

@@ -22,10 +22,11 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from benchmarks.pairs import Side
 from benchmarks.pictures import CLASSES
+from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
 from transfer_maskrcnn.data.register import register_dataset
 from transfer_maskrcnn.engine.allocator import keep_freed_memory
-from transfer_maskrcnn.engine.setup import fit_config, load_config
+from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 
 ZOO = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml"
@@ -161,7 +162,7 @@ def ours(
     cfg.MODEL.TRANSFER.FREEZE = HEADS_ONLY if heads_only else ""
     if epochs:
         cfg.SOLVER.MAX_ITER = epochs * len(DatasetCatalog.get(NAME)) // batch
-    fit_config(cfg)
+    cfg = fit_config(cfg).resolve(cfg)
     torch.manual_seed(0)
     return TrainerSide(TransferTrainer(cfg), iterations)
 

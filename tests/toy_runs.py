@@ -16,8 +16,9 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 
+from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.data.register import register_dataset
-from transfer_maskrcnn.engine.setup import fit_config, load_config
+from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.feature_cache.frozen import FeatureCache
 
@@ -86,7 +87,8 @@ def toy_configs(tmp_path: Path) -> Callable[..., CfgNode]:
         ]
         cfg = load_config(str(REPOSITORY / "configs/shapes/Base-shapes.yaml"))
         cfg.merge_from_list([*TINY, *places, *opts])
-        fit_config(cfg)
+        cfg = fit_config(cfg).resolve(cfg)
+        cfg.defrost()  # a test may change what it is about
         return cfg
 
     return make

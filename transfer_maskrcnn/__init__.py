@@ -22,6 +22,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "WeightSurgeryHook": "surgery.hook",
     "add_transfer_config": "config",
+    "load_config": "config",
     "register_catalog": "data.builtin",
     "register_dataset": "data.register",
 }

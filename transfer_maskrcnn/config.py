@@ -1,18 +1,116 @@
-"""The configuration keys this project adds to detectron2's."""
+"""The configuration keys this project adds to detectron2's, how a config is read, and RunSpec."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode
+import yaml
+from detectron2.config import CfgNode, get_cfg
 
-FOLLOW_DATASET = -1
+try:
+    from detectron2.projects.point_rend import add_pointrend_config
+except ImportError:  # not every build of detectron2 brings its projects
+    add_pointrend_config = None
+
+from transfer_maskrcnn.errors import ConfigError, nearest
+
+# MODEL.ROI_HEADS.NUM_CLASSES as detectron2 has it: nobody has stated a number.
+FOLLOW_DATASET = 80
+
+_WHOLE = "(<class 'float'> vs. <class 'int'>)"
+_LIST = "(<class 'tuple'> vs."  # what is expected comes first
+_FREE_KIND = "MODEL.TRANSFER.NEW_CLASS_INIT"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What a run counts in its own iterations; each field is the key of that name.
+
+    Attributes:
+        reference_world_size: the number of processes that the other values are meant for.
+    """
+
+    max_iter: int
+    steps: tuple[int, ...]
+    warmup_iters: int
+    checkpoint_period: int
+    freeze_schedule: tuple[tuple[int, str], ...]
+    ims_per_batch: int
+    base_lr: float
+    reference_world_size: int
+    eval_period: int
+    eval_iters: tuple[int, ...]
+
+    @classmethod
+    def of(cls, cfg: CfgNode) -> Schedule:
+        """The values that stand in ``cfg``."""
+        values = {f.name: _node_of(cfg, f.name)[f.name.upper()] for f in fields(cls)}
+        phases = tuple(tuple(phase) for phase in values["freeze_schedule"])
+        lists = {"steps": tuple(values["steps"]), "eval_iters": tuple(values["eval_iters"])}
+        return cls(**{**values, **lists, "freeze_schedule": phases})
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """What the program finds out about a run; a config is what the user wrote.
+
+    ``engine.setup.fit_config`` computes it, once, and the run's ``run.json`` keeps it.
+
+    Attributes:
+        classes: names of the model's classes, in order: its datasets', or, with
+            ``MODEL.TRANSFER.EXTEND``, the source's and then the new ones.
+        tasks: of an extended model, how many classes the first model had, and how many each
+            extension added; a class is scored among those that were there before it, or came with
+            it. Empty for any other, and where the weights say it (``--eval-only``).
+        seed: at least 0.
+        mask_format: "polygon" or "bitmask".
+        schedule: None where nothing is trained.
+    """
+
+    classes: tuple[str, ...]
+    tasks: tuple[int, ...] = ()
+    seed: int = 0
+    mask_format: str = "polygon"
+    schedule: Schedule | None = None
+
+    def resolve(self, cfg: CfgNode) -> CfgNode:
+        """A frozen copy of ``cfg`` with the keys that detectron2 reads set to what is known."""
+        own = cfg.clone()
+        own.defrost()
+        own.MODEL.ROI_HEADS.NUM_CLASSES = len(self.classes)
+        if "POINT_HEAD" in own.MODEL:
+            own.MODEL.POINT_HEAD.NUM_CLASSES = len(self.classes)
+        own.INPUT.MASK_FORMAT, own.SEED = self.mask_format, self.seed
+        if self.schedule is not None:
+            values = asdict(self.schedule)
+            values["freeze_schedule"] = [list(phase) for phase in self.schedule.freeze_schedule]
+            values["eval_iters"] = list(self.schedule.eval_iters)
+            for name, value in values.items():
+                _node_of(own, name)[name.upper()] = value
+            own.SOLVER.EPOCHS = 0.0  # MAX_ITER counts
+        own.freeze()
+        return own
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def _node_of(cfg: CfgNode, name: str) -> CfgNode:
+    return cfg.TEST if name.startswith("eval_") else cfg.SOLVER
 
 
 def add_transfer_config(cfg: CfgNode) -> None:
-    """Add this project's keys, and the defaults it changes, to a detectron2 ``cfg`` in place."""
+    """Add this project's keys, and the defaults it changes, to a detectron2 ``cfg`` in place.
+
+    PointRend's keys as well, where detectron2 brings it: a run's config.yaml holds them.
+    """
+    if add_pointrend_config is not None and "POINT_HEAD" not in cfg.MODEL:
+        add_pointrend_config(cfg)
     # A YAML file that declares more datasets (its form: transfer_maskrcnn/data/catalog.yaml); paths
     # in it are relative to it. "": built-in names only.
     cfg.DATASETS.CATALOG = ""
@@ -57,8 +155,57 @@ def add_transfer_config(cfg: CfgNode) -> None:
     # Above 0: training ends after so many evaluations in a row without a better BEST_METRIC.
     cfg.TEST.EARLY_STOPPING = 0
 
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = FOLLOW_DATASET
+    # MODEL.ROI_HEADS.NUM_CLASSES follows the dataset, unless another number than detectron2's 80
+    # is stated, which is compared with it.
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
+    """Defaults of detectron2 and this project, then ``config_file``, then ``KEY VALUE`` pairs.
+
+    Files are read as plain YAML: a tag that makes Python objects is refused, in ``_BASE_``, too.
+
+    Raises:
+        ConfigError: no such file, not plain YAML, an unknown key (with the nearest right one) or a
+            value of the wrong type.
+    """
+    cfg = get_cfg()
+    add_transfer_config(cfg)
+    if config_file and not os.path.isfile(config_file):
+        raise ConfigError(f"--config-file {config_file}: there is no such file")
+    place = config_file
+    try:
+        if config_file:
+            # its own default runs the code that a tag of a file, or of its _BASE_, names
+            cfg.merge_from_file(config_file, allow_unsafe=False)
+        place = "command line"
+        if _FREE_KIND in opts:  # yacs would not put a list in place of the file's text
+            cfg.MODEL.TRANSFER.NEW_CLASS_INIT = None
+        if "SOLVER.MAX_ITER" in opts[::2]:  # what is typed wins over the file's EPOCHS
+            cfg.SOLVER.EPOCHS = 0.0
+        cfg.merge_from_list(list(opts))
+    except (KeyError, AssertionError) as error:  # yacs: from a file, and from the command line
+        raise ConfigError(_unknown_key(cfg, str(error.args[0]))) from None
+    except yaml.YAMLError as error:
+        at = " ".join(str(error).split())
+        raise ConfigError(f"{place}: not valid YAML, or no plain values: {at}") from None
+    except (ValueError, FileNotFoundError) as error:
+        hint = ". A list is written \"('my_train',)\"" if _LIST in str(error) else ""
+        hint = ". Write the number with a point, as 12.0" if _WHOLE in str(error) else hint
+        raise ConfigError(f"{place}: {error}{hint}") from None
+    if cfg.MODEL.TRANSFER.NEW_CLASS_INIT == "default":
+        cfg.MODEL.TRANSFER.NEW_CLASS_INIT = None  # said in one way only, so that runs compare equal
+    return cfg
+
+
+def _unknown_key(cfg: CfgNode, message: str) -> str:
+    if "Non-existent" not in message:
+        return message  # e.g. a key without a value
+    key = message.rpartition(": ")[2]
+    known = [*cfg, *(key for key, _ in flat_config(cfg))]
+    prefix = key.rpartition(".")[0]
+    siblings = [k for k in known if k.rpartition(".")[0] == prefix]
+    return f"unknown config key {key!r}{nearest(key, siblings) or nearest(key, known)}"
 
 
 def flat_config(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -93,11 +240,6 @@ def _transfer_keys() -> CfgNode:
     # True, with KEEP class_rows: the model's classes are the source's and then the new ones of
     # DATASETS.TRAIN, matched by name; every row of the source is kept.
     keys.EXTEND = False
-    # The class names that EXTEND has led to; filled in by fit_config, whatever stands here.
-    keys.CLASSES = []
-    # How many of CLASSES the first model had, and how many each extension added; filled in, too. A
-    # class is scored among those that were there before it, or came with it.
-    keys.GENERATIONS = []
     # True: unpickle MODEL.WEIGHTS without restriction. It can run any code: for files you made.
     keys.TRUST_PICKLE = False
 
@@ -123,8 +265,8 @@ def _pseudo_label_keys() -> CfgNode:
     # True, with EXTEND: MODEL.WEIGHTS labels its classes on the training images, before training;
     # classes that DATASETS.TRAIN annotates are left to its annotations.
     keys.ENABLED = False
-    # A detection of at least this score becomes ground truth; where CALIBRATION_SET is named, each class
-    # has a score of its own, and this is that of classes of which the set says too little.
+    # A detection of at least this score becomes ground truth; where CALIBRATION_SET is named, each
+    # class has a score of its own, and this is that of classes of which the set says too little.
     keys.SCORE = 0.7
     # Below that, and of at least this score, it is doubtful: no loss depends on whether it is real.
     keys.IGNORE_SCORE = 0.1

@@ -15,7 +15,8 @@ import yaml
 from detectron2.config import CfgNode
 
 from transfer_maskrcnn.commands.make_config import make_config
-from transfer_maskrcnn.engine.setup import fit_config, load_config
+from transfer_maskrcnn.config import load_config
+from transfer_maskrcnn.engine.setup import fit_config
 
 # A Mask R-CNN so small that an iteration takes a fraction of a second.
 TINY = {
@@ -96,7 +97,7 @@ def make(
         data = ["--catalog", str(catalog(boxes, side)), "--base", str(base)]
         make_config([*data, "-o", str(output), *flags])
         cfg = load_config(str(output))
-        fit_config(cfg)
+        cfg = fit_config(cfg).resolve(cfg)
         return output, cfg
 
     return run

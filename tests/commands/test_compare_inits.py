@@ -9,6 +9,7 @@ import pytest
 from detectron2.config import CfgNode
 
 from transfer_maskrcnn.commands import compare_inits as cli
+from transfer_maskrcnn.config import RunSpec
 
 CONFIG = ["--config-file", "configs/shapes/mask_rcnn_transfer.yaml"]
 MISTAKES = [
@@ -27,9 +28,9 @@ MISTAKES = [
 ]
 
 
-def three_classes(cfg: CfgNode) -> None:
+def three_classes(cfg: CfgNode) -> RunSpec:
     """Stands for reading the datasets, which may not be there."""
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 3
+    return RunSpec(("a", "b", "c"))
 
 
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES)
@@ -44,7 +45,6 @@ def test_mistakes(
     output = ["--output-dir", str(tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", ["compare_inits.py", *CONFIG, *output, *arguments])
     monkeypatch.setattr("transfer_maskrcnn.study.design.fit_config", three_classes)
-    monkeypatch.setattr("transfer_maskrcnn.study.design.class_names", lambda cfg: ["a", "b", "c"])
     with pytest.raises(SystemExit, match=rf"^error: .*{message}"):
         cli.compare_inits(Path("train_net.py"))
     assert not (tmp_path / "out").exists(), "nothing is begun"

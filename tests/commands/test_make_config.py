@@ -16,7 +16,7 @@ from detectron2.config import CfgNode
 
 from transfer_maskrcnn.autoconfig import settings_of
 from transfer_maskrcnn.commands.make_config import make_config
-from transfer_maskrcnn.engine.setup import load_config
+from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.errors import TransferError
 
 Make = Callable[..., tuple[Path, CfgNode]]

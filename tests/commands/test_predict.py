@@ -19,10 +19,10 @@ import torch
 from pycocotools.coco import COCO
 
 from transfer_maskrcnn.commands.predict import _parser, main
-from transfer_maskrcnn.engine.setup import load_config
-from transfer_maskrcnn.engine.trainer import TransferTrainer
+from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.errors import TransferError
 from transfer_maskrcnn.inference.video import video_file
+from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.surgery.write import write_weights
 
 TINY = [
@@ -42,7 +42,7 @@ def finished(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     cfg = load_config(str(repository / "configs/shapes/Base-shapes.yaml"))
     cfg.merge_from_list(TINY)
     torch.manual_seed(0)
-    state = TransferTrainer.build_model(cfg).state_dict()
+    state = build_model(cfg).state_dict()
     write_weights(folder / "model_final.safetensors", state, {"thing_classes": ["cat", "dog"]})
     (folder / "config.yaml").write_text(cfg.dump())
     return folder / "config.yaml"

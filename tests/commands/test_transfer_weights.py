@@ -14,8 +14,8 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
 from transfer_maskrcnn.commands.transfer_weights import transfer_weights_tool
+from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.engine.checkpoint import load_trained_model
-from transfer_maskrcnn.engine.setup import load_config
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.surgery.load import load_weights
 

@@ -24,6 +24,7 @@ from transfer_maskrcnn.feature_cache.frozen import find_frozen_part
 from transfer_maskrcnn.feature_cache.hook import CacheFeatures, fingerprint
 from transfer_maskrcnn.feature_cache.views import Canvases
 from transfer_maskrcnn.modeling import precision
+from transfer_maskrcnn.modeling.build import build_model
 
 Toy = Callable[..., CfgNode]
 Train = Callable[..., Any]
@@ -194,7 +195,7 @@ SMALL = Canvases(SIDES, SIDES)
 
 def key(cfg: CfgNode, canvas: Canvases = SMALL, weight: str = "", change: float = 0.0) -> str:
     torch.manual_seed(0)
-    model: Any = TransferTrainer.build_model(cfg)
+    model: Any = build_model(cfg)
     part = find_frozen_part(model)
     assert part is not None
     if weight:

@@ -12,8 +12,8 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from transfer_maskrcnn.engine.checkpoint import load_trained_model
-from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.modeling.cosine import CosineClassifier
 
 KEY = "MODEL.ROI_BOX_HEAD.COSINE_SCALE"
@@ -78,7 +78,7 @@ def test_takes_the_place_of_each_classifier(
     cfg.merge_from_list(opts)
     if count > 1:
         cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG = True
-    model = TransferTrainer.build_model(cfg).eval()
+    model = build_model(cfg).eval()
     found = {n: m for n, m in model.named_modules() if isinstance(m, CosineClassifier)}
     assert len(found) == count and all(name.endswith("cls_score") for name in found)
     for name, module in found.items():
@@ -98,7 +98,7 @@ MISTAKES = [
 @pytest.mark.parametrize(("opts", "words"), MISTAKES)
 def test_mistakes(opts: list[Any], words: str, toy: Callable[..., CfgNode]) -> None:
     with pytest.raises(ConfigError, match=words):
-        TransferTrainer.build_model(toy(*opts))
+        build_model(toy(*opts))
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_a_file_of_another_classifier(
         losses = train(cfg).losses
         assert losses[0]["loss_cls"] > 0
         trained[before] = Path(cfg.OUTPUT_DIR, "model_final.safetensors")
-    model = TransferTrainer.build_model(toy(KEY, now))
+    model = build_model(toy(KEY, now))
     if not words:
         load_trained_model(model, str(trained[before]), ["x"])
         return

@@ -13,8 +13,8 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import HookBase, SimpleTrainer
 from torch import Tensor, nn
 
+from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.engine.hooks.ema import WeightAverage
-from transfer_maskrcnn.engine.setup import load_config
 from transfer_maskrcnn.errors import ConfigError
 
 DECAY = 0.4  # reached at the fifth iteration

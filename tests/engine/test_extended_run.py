@@ -11,11 +11,12 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 
+from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.data.register import register_dataset
 from transfer_maskrcnn.data.shapes import SOURCE_CLASSES, TARGET_CLASSES, ShapesSplit, write_split
 from transfer_maskrcnn.engine.hooks.validation import build_validation_loader
 from transfer_maskrcnn.engine.run import evaluate
-from transfer_maskrcnn.engine.setup import fit_config, load_config
+from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.inference.load import find_weights, load_predictor
 from transfer_maskrcnn.surgery.load import load_weights
@@ -58,7 +59,7 @@ def test_train_evaluate_resume_predict(
     make: Callable[..., CfgNode], train: Callable[..., Any], tmp_path: Path
 ) -> None:
     cfg, output = make(), tmp_path / "output"
-    assert fit_config(cfg) == ALL
+    assert list(fit_config(cfg).classes) == ALL
     train(cfg)
     (output / "config.yaml").write_text(cfg.dump())
     plan = json.loads((output / "transfer_plan.json").read_text())
@@ -82,12 +83,12 @@ def test_train_evaluate_resume_predict(
 
     for again in (make(), load_config(str(output / "config.yaml"))):
         (output / "evaluation.json").unlink()
-        classes = fit_config(again, eval_only=True)
-        evaluate(again, classes, None)
+        spec = fit_config(again, eval_only=True)
+        evaluate(spec.resolve(again), spec, None)
         assert json.loads((output / "evaluation.json").read_text()) == trained
 
     longer = make("SOLVER.MAX_ITER", 3)
-    fit_config(longer)
+    longer = fit_config(longer).resolve(longer)
     assert len(train(longer, resume=True).losses) == 1
     run = load_config(str(output / "config.yaml"))
     predictor = load_predictor(run, find_weights(run))
@@ -97,11 +98,11 @@ def test_train_evaluate_resume_predict(
 def test_losses_are_of_the_extended_classes(make: Callable[..., CfgNode]) -> None:
     """In training and validation, a star is class 8: the dataset's own number, 0, is circle."""
     cfg = make()
-    fit_config(cfg)
+    cfg = fit_config(cfg).resolve(cfg)
     trainer = TransferTrainer(cfg)
     batch = next(iter(trainer.data_loader))
     found = {int(k) for image in batch for k in image["instances"].gt_classes}
     assert found <= {ALL.index(name) for name in TARGET_CLASSES}
-    validation = build_validation_loader(cfg, cfg.DATASETS.TEST[0])
+    validation = build_validation_loader(cfg, ALL, cfg.DATASETS.TEST[0])
     seen = {int(k) for [image] in validation for k in image["instances"].gt_classes}
     assert seen <= {ALL.index(name) for name in TARGET_CLASSES} and 8 in seen

@@ -13,11 +13,12 @@ from detectron2.config import CfgNode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.data.register import register_dataset
 from transfer_maskrcnn.data.shapes import NEW_CLASSES, SOURCE_CLASSES, ShapesSplit, write_split
 from transfer_maskrcnn.engine.checkpoint import load_trained_model
-from transfer_maskrcnn.engine.setup import fit_config, load_config
-from transfer_maskrcnn.engine.trainer import TransferTrainer
+from transfer_maskrcnn.engine.setup import fit_config
+from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.modeling.extended_scores import class_probabilities, generations_of
 from transfer_maskrcnn.surgery.load import load_weights
 
@@ -44,7 +45,7 @@ METADATA = [
     (None, []),
     ({}, []),
     ({"config": None}, []),
-    ({"config": {"MODEL.TRANSFER.GENERATIONS": [8, 2]}}, [8, 2]),
+    ({"tasks": [8, 2]}, [8, 2]),
 ]
 
 
@@ -78,8 +79,7 @@ def make(repository: Path, tmp_path: Path) -> Callable[..., CfgNode]:
         places += ["OUTPUT_DIR", str(tmp_path / names[0] / "output")]
         base = str(repository / "configs/shapes/Base-shapes.yaml")
         cfg = load_config(base, [*TINY, *places, *opts])
-        fit_config(cfg)
-        return cfg
+        return fit_config(cfg).resolve(cfg)
 
     return config
 
@@ -102,7 +102,7 @@ def test_what_only_new_rows_learn_changes_no_old_detection(
     frozen = ("MODEL.TRANSFER.FREEZE", "all_but_new_rows")
     cfg = make(("star",), weights, *frozen)
     before_training = make(("star",), weights, *frozen, "SOLVER.BASE_LR", 0.0)
-    assert cfg.MODEL.TRANSFER.GENERATIONS == [8, 1]
+    assert fit_config(cfg).tasks == (8, 1)
     train(before_training)
     before = results(before_training)
     train(cfg)
@@ -112,8 +112,9 @@ def test_what_only_new_rows_learn_changes_no_old_detection(
 
     first = Path(cfg.OUTPUT_DIR, "model_final.safetensors")
     again = make(("heart",), first, *frozen)
-    assert again.MODEL.TRANSFER.GENERATIONS == [8, 1, 1]
-    assert [*SOURCE_CLASSES, *NEW_CLASSES] == again.MODEL.TRANSFER.CLASSES
+    spec = fit_config(again)
+    assert spec.tasks == (8, 1, 1)
+    assert spec.classes == (*SOURCE_CLASSES, *NEW_CLASSES)
     train(again)
     assert results(again) == before
     final = Path(again.OUTPUT_DIR, "model_final.safetensors")
@@ -128,10 +129,11 @@ def test_a_file_says_how_its_classes_are_scored(
     cfg = make(NEW_CLASSES, weights, "SOLVER.BASE_LR", 1e-4)
     trained = train(cfg).trainer.model.eval()
     plain = cfg.clone()
-    plain.MODEL.TRANSFER.update(EXTEND=False, CLASSES=[], GENERATIONS=[])
-    model = TransferTrainer.build_model(plain)
+    plain.defrost()
+    plain.MODEL.TRANSFER.EXTEND = False
+    model = build_model(plain)
     file = str(Path(cfg.OUTPUT_DIR, "model_final.safetensors"))
-    load_trained_model(model.eval(), file, cfg.MODEL.TRANSFER.CLASSES)
+    load_trained_model(model.eval(), file, fit_config(cfg).classes)
     image = torch.rand(3, 128, 128, generator=torch.Generator().manual_seed(0)) * 255
     with torch.no_grad():
         one, other = (m([{"image": image}])[0]["instances"] for m in (trained, model))

@@ -13,11 +13,13 @@ from detectron2.config import CfgNode
 from transfer_maskrcnn.engine import facts
 from transfer_maskrcnn.engine.facts import settings, untrained_parts
 from transfer_maskrcnn.engine.run import print_summary
-from transfer_maskrcnn.engine.trainer import TransferTrainer
+from transfer_maskrcnn.engine.setup import fit_config
+from transfer_maskrcnn.engine.testing import evaluate_model
+from transfer_maskrcnn.modeling.build import build_model
 
 
 def test_fresh_parts_are_told_from_trained_ones(toy: Callable[..., CfgNode]) -> None:
-    model = TransferTrainer.build_model(toy())
+    model = build_model(toy())
     fresh = ["proposal_generator", *(f"roi_heads.{part}" for part in (
         "box_head", "box_predictor", "mask_head"))]  # fmt: skip
     assert untrained_parts(model) == fresh
@@ -32,7 +34,7 @@ def test_an_evaluation_explains_itself(
     cfg = toy("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.1)
     cfg.DATASETS.TEST = cfg.DATASETS.TRAIN
     torch.manual_seed(0)
-    results = TransferTrainer.test(cfg, TransferTrainer.build_model(cfg))
+    results = evaluate_model(cfg, fit_config(cfg, eval_only=True), build_model(cfg))
     folder = Path(cfg.OUTPUT_DIR, "inference", cfg.DATASETS.TEST[0])
     written = json.loads((folder / "settings.json").read_text())
     assert written["score_threshold"] == 0.1
@@ -52,17 +54,9 @@ def test_an_evaluation_explains_itself(
     assert " ".join(sentence.split()) in " ".join(capsys.readouterr().out.split())
 
 
-def test_another_evaluator_is_not_explained(toy: Callable[..., CfgNode]) -> None:
-    cfg = toy()
-    cfg.DATASETS.TEST = cfg.DATASETS.TRAIN
-    evaluator = TransferTrainer.build_evaluator(cfg, cfg.DATASETS.TEST[0])
-    TransferTrainer.test(cfg, TransferTrainer.build_model(cfg), [evaluator])
-    assert not list(Path(cfg.OUTPUT_DIR).glob("inference/*/explanation.json"))
-
-
 def test_biases_that_are_not_trained_prove_nothing(toy: Callable[..., CfgNode]) -> None:
     cfg = toy("SOLVER.BIAS_LR_FACTOR", 0.0)
-    assert settings(cfg, TransferTrainer.build_model(cfg))["untrained"] == []
+    assert settings(cfg, build_model(cfg))["untrained"] == []
 
 
 def test_a_failure_to_explain_is_a_warning(
@@ -82,8 +76,8 @@ def test_a_failure_to_explain_is_a_warning(
         raise ValueError("a planted failure")
 
     monkeypatch.setattr(facts, "explain_folder", fail)
-    results = TransferTrainer.test(cfg, TransferTrainer.build_model(cfg))
-    assert "segm" in results
+    results = evaluate_model(cfg, fit_config(cfg, eval_only=True), build_model(cfg))
+    assert "segm" in results[name]
     (record,) = [r for r in caplog.records if "explained" in r.getMessage()]
     assert record.getMessage() == f"AP on {name} is not explained: ValueError: a planted failure"
     print_summary(cfg, results)

@@ -21,6 +21,7 @@ from transfer_maskrcnn.feature_cache.frozen import FeatureCache, FrozenPart, fin
 from transfer_maskrcnn.feature_cache.store import Entry, MemoryStore, TieredStore
 from transfer_maskrcnn.feature_cache.views import Canvases
 from transfer_maskrcnn.modeling import frozen_rpn
+from transfer_maskrcnn.modeling.build import build_model
 
 Toy = Callable[..., CfgNode]
 FREEZE = "MODEL.TRANSFER.FREEZE"
@@ -32,7 +33,7 @@ class Detector:
 
     def __init__(self, cfg: CfgNode):
         torch.manual_seed(0)
-        self.model: Any = TransferTrainer.build_model(cfg).train()
+        self.model: Any = build_model(cfg).train()
         found = find_frozen_part(self.model)
         assert found is not None
         self.part: FrozenPart = found
@@ -68,7 +69,7 @@ FOUND = [
 
 @pytest.mark.parametrize(("spec", "expected"), FOUND)
 def test_what_is_found(spec: str, expected: tuple[str, bool] | None, toy: Toy) -> None:
-    part = find_frozen_part(TransferTrainer.build_model(toy(FREEZE, spec)))
+    part = find_frozen_part(build_model(toy(FREEZE, spec)))
     assert (part and (part.name, part.rpn is not None)) == expected
 
 
@@ -77,7 +78,7 @@ class OtherRPN(RPN):
 
 
 def test_what_is_not_known_is_computed(toy: Toy) -> None:
-    model: Any = TransferTrainer.build_model(toy(FREEZE, "backbone_fpn_rpn"))
+    model: Any = build_model(toy(FREEZE, "backbone_fpn_rpn"))
     rpn = model.proposal_generator
     own = rpn.forward
     del rpn.forward  # frozen by hand: it still gives losses

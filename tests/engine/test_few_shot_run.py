@@ -13,8 +13,9 @@ import yaml
 from detectron2.config import CfgNode
 
 from transfer_maskrcnn.commands.make_few_shot import make_few_shot
+from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.data.shapes import NEW_CLASSES, SOURCE_CLASSES, ShapesSplit, write_split
-from transfer_maskrcnn.engine.setup import fit_config, load_config
+from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.surgery.load import load_weights
 
 SCORE = "roi_heads.box_predictor.cls_score.weight"
@@ -54,7 +55,7 @@ def stage(repository: Path, tmp_path: Path) -> Callable[..., CfgNode]:
             *("DATASETS.TEST", (new,), "DATASETS.TEST_SOURCE", (old,)),
         ]
         cfg = load_config(str(repository / f"configs/shapes/{name}.yaml"), [*SHORT, *opts])
-        assert fit_config(cfg) == [*SOURCE_CLASSES, *NEW_CLASSES]
+        assert list(fit_config(cfg).classes) == [*SOURCE_CLASSES, *NEW_CLASSES]
         return cfg
 
     return config

@@ -14,9 +14,9 @@ from detectron2.data import transforms as T
 from hypothesis import given
 from hypothesis import strategies as st
 
+from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
 from transfer_maskrcnn.engine.rng import seeded
-from transfer_maskrcnn.engine.setup import load_config
 from transfer_maskrcnn.feature_cache.views import (
     Canvases,
     ManyViewsError,

@@ -16,7 +16,7 @@ import torch
 from detectron2.engine import SimpleTrainer
 from torch import Tensor, nn
 
-from transfer_maskrcnn.engine.setup import load_config
+from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.modeling.freezing import FreezeSchedule, freeze, parse_phases
 from transfer_maskrcnn.surgery.parts import part_of

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.modeling.freezing import freeze
 from transfer_maskrcnn.modeling.ignored import leave_out_doubtful, match_anchors
 
@@ -77,7 +77,7 @@ def model(toy: Callable[..., CfgNode]) -> nn.Module:
         "MODEL.RPN.BATCH_SIZE_PER_IMAGE", 100_000, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 999
     )
     torch.manual_seed(0)
-    built = TransferTrainer.build_model(cfg)
+    built = build_model(cfg)
     leave_out_doubtful(built)
     return built.train()
 
@@ -201,6 +201,6 @@ def test_cascades_are_refused(toy: Callable[..., CfgNode]) -> None:
     cfg = toy()
     cfg.merge_from_list(["MODEL.ROI_HEADS.NAME", "CascadeROIHeads"])
     cfg.merge_from_list(["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True])
-    model = TransferTrainer.build_model(cfg)
+    model = build_model(cfg)
     with pytest.raises(ConfigError, match="PSEUDO_LABELS with CascadeROIHeads"):
         leave_out_doubtful(model)

@@ -19,8 +19,8 @@ from detectron2.utils.events import EventStorage
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.engine import trainer as trainer_module
-from transfer_maskrcnn.engine.setup import load_config
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.modeling import build as build_module
 from transfer_maskrcnn.modeling import precision

@@ -14,13 +14,13 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
+from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.engine.run import evaluate
-from transfer_maskrcnn.engine.setup import load_config
-from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.inference.load import find_weights, load_predictor
 from transfer_maskrcnn.inference.outputs import JSON
 from transfer_maskrcnn.inference.pipeline import predict_images
+from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.surgery.load import UNTRAINED_KEY
 from transfer_maskrcnn.surgery.read import METADATA_KEY
 
@@ -32,7 +32,7 @@ def write_model(cfg: CfgNode, path: Path, metadata: dict[str, Any]) -> Path:
     """Random weights whose scores and masks are never alike."""
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
-    model = TransferTrainer.build_model(cfg)
+    model = build_model(cfg)
     for name, tensor in model.state_dict().items():
         if "mask_head.predictor" in name or name.endswith("cls_score.weight"):
             tensor.copy_(torch.randn(tensor.shape))
@@ -64,7 +64,7 @@ def test_the_same_results_as_an_evaluation(amp: bool, toy: Toy, tmp_path: Path) 
     cfg = toy("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.2, "SOLVER.AMP.ENABLED", amp, sizes=SIZES)
     cfg.DATASETS.TEST = cfg.DATASETS.TRAIN
     weights = write_model(cfg, tmp_path / "model.pth", {"thing_classes": ["x"]})
-    evaluate(cfg, ["x"], str(weights))
+    evaluate(cfg, RunSpec(("x",)), str(weights))
     folder = Path(cfg.OUTPUT_DIR, "inference", cfg.DATASETS.TEST[0])
     expected = json.loads((folder / "coco_instances_results.json").read_text())
     assert len(expected) > 10

@@ -8,10 +8,11 @@ import pytest
 from detectron2.config import CfgNode
 from torch import nn
 
+from transfer_maskrcnn.config import RunSpec, load_config
 from transfer_maskrcnn.engine.checkpoint import TransferCheckpointer
 from transfer_maskrcnn.engine.metadata import own_config
-from transfer_maskrcnn.engine.resume import check_same_run, settle_seed
-from transfer_maskrcnn.engine.setup import load_config
+from transfer_maskrcnn.engine.resume import check_same_run, resumed_seed
+from transfer_maskrcnn.engine.rng import draw_seed
 from transfer_maskrcnn.errors import ConfigError
 
 
@@ -27,22 +28,12 @@ def leave_checkpoint(cfg: CfgNode, **metadata: object) -> None:
 
 
 def test_a_run_without_a_seed_is_resumed_with_the_one_it_drew(tmp_path: Path) -> None:
-    first = config(tmp_path)
-    assert first.SEED < 0
-    settle_seed(first, resume=False)
-    assert first.SEED >= 0
-    leave_checkpoint(first)
-    resumed, new = config(tmp_path), config(tmp_path)
-    settle_seed(resumed, resume=True)
-    settle_seed(new, resume=False)
-    assert resumed.SEED == first.SEED != new.SEED
-    check_same_run(resumed)
-
-
-def test_a_stated_seed_stays(tmp_path: Path) -> None:
-    cfg = config(tmp_path, "SEED", "7")
-    settle_seed(cfg, resume=True)
-    assert cfg.SEED == 7
+    assert config(tmp_path).SEED < 0
+    first = RunSpec((), seed=draw_seed())
+    leave_checkpoint(first.resolve(config(tmp_path)))
+    seed = resumed_seed(config(tmp_path))
+    assert seed == first.seed != draw_seed()
+    check_same_run(RunSpec((), seed=seed).resolve(config(tmp_path)))
 
 
 CHANGES = [
@@ -79,5 +70,4 @@ def test_nothing_to_compare_with(tmp_path: Path) -> None:
     check_same_run(cfg)  # no checkpoint
     leave_checkpoint(config(tmp_path, "SEED", "1"), config=None)
     check_same_run(cfg)  # one that does not say
-    settle_seed(cfg, resume=True)
-    assert cfg.SEED >= 0
+    assert resumed_seed(cfg) is None

@@ -10,9 +10,9 @@ import pytest
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
 
+from transfer_maskrcnn.config import RunSpec, flat_config, load_config
 from transfer_maskrcnn.engine import schedule
 from transfer_maskrcnn.engine.schedule import describe_scaling, fit_schedule
-from transfer_maskrcnn.engine.setup import flat_config, load_config
 from transfer_maskrcnn.errors import ConfigError
 
 logger = logging.getLogger("transfer_maskrcnn.test")
@@ -28,6 +28,15 @@ def config(**keys: Any) -> CfgNode:
     for key, value in keys.items():
         setattr(cfg.SOLVER, key, value)
     return cfg
+
+
+def fit(cfg: CfgNode, images: int) -> CfgNode:
+    """``cfg`` with its schedule in iterations; the rest stays."""
+    schedule = fit_schedule(cfg, images, logger)
+    spec = RunSpec(("x",) * 80, (), cfg.SEED, cfg.INPUT.MASK_FORMAT, schedule)
+    own = spec.resolve(cfg)
+    own.defrost()
+    return own
 
 
 def counts(cfg: CfgNode) -> dict[str, Any]:
@@ -63,7 +72,7 @@ EPOCHS = [
 def test_epochs(epochs: float, images: int, expected: dict[str, Any]) -> None:
     cfg = config(EPOCHS=epochs)
     cfg.SOLVER.FREEZE_SCHEDULE = cfg.SOLVER.FREEZE_SCHEDULE if expected["phases"] else []
-    fit_schedule(cfg, images, logger)
+    cfg = fit(cfg, images)
     assert counts(cfg) == expected
 
 
@@ -78,20 +87,20 @@ def test_the_default_length_is_no_measure_of_anything() -> None:
     cfg = load_config("", ["SOLVER.EPOCHS", "12.0", "TEST.EVAL_PERIOD", "50"])
     cfg.SOLVER.IMS_PER_BATCH = 4
     before = counts(cfg)
-    fit_schedule(cfg, 61, logger)
+    cfg = fit(cfg, 61)
     assert counts(cfg) == {**before, "max": 183, "steps": (137,)}
 
 
 def test_steps_behind_the_end_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
     cfg = config(MAX_ITER=600, FREEZE_SCHEDULE=[])
-    fit_schedule(cfg, 100, logger)
+    cfg = fit(cfg, 100)
     assert cfg.SOLVER.STEPS == ()
     assert "SOLVER.STEPS [600, 900] come after SOLVER.MAX_ITER 600: left out" in caplog.text
 
 
 def test_rounding_makes_no_iteration() -> None:
     cfg = config(EPOCHS=1.1, IMS_PER_BATCH=1, FREEZE_SCHEDULE=[])
-    fit_schedule(cfg, 100, logger)
+    cfg = fit(cfg, 100)
     assert 1.1 * 100 > 110, "in floating point"
     assert cfg.SOLVER.MAX_ITER == 110
 
@@ -103,7 +112,7 @@ def test_phases_keep_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = config(
         REFERENCE_WORLD_SIZE=5, IMS_PER_BATCH=5, MAX_ITER=9, FREEZE_SCHEDULE=phases, STEPS=()
     )
-    fit_schedule(cfg, 5, logger)
+    cfg = fit(cfg, 5)
     assert counts(cfg)["max"] == 5
     assert counts(cfg)["phases"] == [2, 1, 2]
 
@@ -111,7 +120,7 @@ def test_phases_keep_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_off_stays_off() -> None:
     cfg = config(EPOCHS=20.0, STEPS=(), WARMUP_ITERS=0, FREEZE_SCHEDULE=[])
     cfg.TEST.EVAL_PERIOD, cfg.TEST.EVAL_ITERS = 0, []
-    fit_schedule(cfg, 100, logger)
+    cfg = fit(cfg, 100)
     off: dict[str, Any] = {"steps": (), "warmup": 0, "phases": [], "eval": 0, "points": []}
     assert counts(cfg) == {**HALF, **off}
 
@@ -122,20 +131,20 @@ def test_the_config_of_a_run_gives_the_same_run(
 ) -> None:
     monkeypatch.setattr(schedule.comm, "get_world_size", lambda: processes)
     cfg = config(EPOCHS=20.0, REFERENCE_WORLD_SIZE=4)
-    fit_schedule(cfg, 100, logger)
+    cfg = fit(cfg, 100)
     (tmp_path / "config.yaml").write_text(cfg.dump())
     again = load_config(str(tmp_path / "config.yaml"))
-    fit_schedule(again, 100, logger)
+    again = fit(again, 100)
     for section in ("SOLVER", "TEST"):
         assert dict(flat_config(again[section])) == dict(flat_config(cfg[section]))
 
 
 def test_a_run_can_be_made_longer_by_its_config(tmp_path: Path) -> None:
     cfg = config(EPOCHS=20.0)
-    fit_schedule(cfg, 100, logger)
+    cfg = fit(cfg, 100)
     (tmp_path / "config.yaml").write_text(cfg.dump())
     longer = load_config(str(tmp_path / "config.yaml"), ["SOLVER.MAX_ITER", "600"])
-    fit_schedule(longer, 100, logger)
+    longer = fit(longer, 100)
     assert counts(longer) == {**HALF, "max": 600}
 
 
@@ -147,7 +156,7 @@ def test_processes(reference: int, processes: int, monkeypatch: pytest.MonkeyPat
     cfg = config(REFERENCE_WORLD_SIZE=reference)
     stock = DefaultTrainer.auto_scale_workers(cfg, processes)
     before = counts(cfg)
-    fit_schedule(cfg, 100, logger)
+    cfg = fit(cfg, 100)
     ratio = cfg.SOLVER.MAX_ITER / before["max"]
     assert counts(cfg)["phases"] == [i * ratio for i in before["phases"]]
     assert counts(cfg)["points"] == [i * ratio for i in before["points"]]
@@ -163,7 +172,7 @@ def test_epochs_are_counted_in_the_batches_of_all_processes(
 ) -> None:
     monkeypatch.setattr(schedule.comm, "get_world_size", lambda: 2)
     cfg = config(REFERENCE_WORLD_SIZE=4, EPOCHS=20.0)
-    fit_schedule(cfg, 100, logger)
+    cfg = fit(cfg, 100)
     assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER) == (2, 1000)
 
 

@@ -11,7 +11,8 @@ import torch
 import yaml
 from detectron2.config import CfgNode
 
-from transfer_maskrcnn.engine.setup import fit_config, load_config
+from transfer_maskrcnn.config import FOLLOW_DATASET, load_config
+from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.errors import ConfigError
 
 WriteDataset = Callable[[str, Path], dict[str, Any]]
@@ -54,15 +55,15 @@ def test_classes_and_mask_format_follow_the_dataset(
     catalog: Path, dataset: str, classes: int, mask_format: str
 ) -> None:
     cfg = config(catalog, dataset, dataset)
-    fit_config(cfg)
+    cfg = fit_config(cfg).resolve(cfg)
     assert classes == cfg.MODEL.ROI_HEADS.NUM_CLASSES
     assert mask_format == cfg.INPUT.MASK_FORMAT
 
 
 def test_a_stated_number_of_classes_must_be_the_datasets(catalog: Path) -> None:
     fit_config(config(catalog, "polygons", "polygons", "MODEL.ROI_HEADS.NUM_CLASSES", "2"))
-    with pytest.raises(ConfigError, match=r"NUM_CLASSES is 80, but .* has 2 classes \(blob, bar\)"):
-        fit_config(config(catalog, "polygons", "polygons", "MODEL.ROI_HEADS.NUM_CLASSES", "80"))
+    with pytest.raises(ConfigError, match=r"NUM_CLASSES is 3, but .* has 2 classes \(blob, bar\)"):
+        fit_config(config(catalog, "polygons", "polygons", "MODEL.ROI_HEADS.NUM_CLASSES", "3"))
 
 
 @pytest.mark.parametrize("test", ["masks", "reversed"])
@@ -73,8 +74,8 @@ def test_train_and_test_must_have_the_same_classes(catalog: Path, test: str) -> 
 
 def test_eval_only_needs_no_training_set(catalog: Path) -> None:
     cfg = config(catalog, "", "polygons")
-    fit_config(cfg, eval_only=True)
-    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 2
+    spec = fit_config(cfg, eval_only=True)
+    assert (spec.classes, spec.schedule) == (("blob", "bar"), None)
     with pytest.raises(ConfigError, match=r"DATASETS\.TRAIN names no dataset"):
         fit_config(config(catalog, "", "polygons"))
 
@@ -133,7 +134,7 @@ def test_every_shipped_config_loads_and_opens_with_its_command(repository: Path)
     assert len(files) > 8
     for file in files:
         cfg = load_config(str(file))
-        assert cfg.MODEL.MASK_ON and cfg.MODEL.ROI_HEADS.NUM_CLASSES == -1, file
+        assert cfg.MODEL.MASK_ON and cfg.MODEL.ROI_HEADS.NUM_CLASSES == FOLLOW_DATASET, file
         head = "".join(line for line in file.read_text().splitlines(True) if line.startswith("#"))
         command = head.replace("#", "").replace("\\\n", "").partition("python tools/train_net.py")
         named = command[2].split()[1]

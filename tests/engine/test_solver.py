@@ -15,7 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import SimpleTrainer
 from torch import Tensor, nn
 
-from transfer_maskrcnn.engine.setup import load_config
+from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.engine.solver import L2SP, LatePullSGD, build_optimizer, part_factors
 from transfer_maskrcnn.errors import CheckpointError, ConfigError
 from transfer_maskrcnn.modeling.freezing import FreezeSchedule

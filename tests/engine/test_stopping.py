@@ -15,9 +15,9 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import HookBase, SimpleTrainer
 from torch import Tensor, nn
 
+from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.engine.checkpoint import TransferCheckpointer, load_trained_model
 from transfer_maskrcnn.engine.hooks.stopping import BestCheckpoint, StopTraining
-from transfer_maskrcnn.engine.setup import load_config
 from transfer_maskrcnn.errors import ConfigError
 
 NAN = float("nan")

@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from torch import nn
 
-from transfer_maskrcnn.engine.setup import load_config
-from transfer_maskrcnn.engine.testing import read_extension, record_evaluation
+from transfer_maskrcnn.config import RunSpec, load_config
+from transfer_maskrcnn.engine.testing import _record, read_extension
 
 
 @pytest.mark.parametrize("content", ["{bad", "3", ""])
@@ -18,6 +19,7 @@ def test_a_damaged_file_is_begun_anew(
     path = tmp_path / "evaluation.json"
     path.write_text(content)
     assert read_extension(str(tmp_path)) is None
-    record_evaluation(load_config("", ["OUTPUT_DIR", str(tmp_path)]), {"a_val": {"bbox": {}}}, None)
+    cfg = load_config("", ["OUTPUT_DIR", str(tmp_path)])
+    _record(cfg, RunSpec(("x",)), {"a_val": {"bbox": {}}}, nn.Linear(1, 1))
     assert json.loads(path.read_text()) == {"a_val": {"bbox": {}}}
     assert f"{path} is damaged, and begun anew" in caplog.text

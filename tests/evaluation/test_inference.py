@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,14 @@ import torch
 import torch.distributed as dist
 from detectron2 import model_zoo
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.engine import DefaultTrainer
 from detectron2.evaluation import COCOEvaluator, inference_context, inference_on_dataset
 from detectron2.modeling import GeneralizedRCNN, build_model
 from detectron2.structures import BoxMode
 from torch import nn
 
-from transfer_maskrcnn.engine.setup import load_config
-from transfer_maskrcnn.engine.trainer import TransferTrainer
+from transfer_maskrcnn.config import RunSpec, load_config
+from transfer_maskrcnn.engine import testing
+from transfer_maskrcnn.engine.testing import evaluate_model
 from transfer_maskrcnn.evaluation.coco import InstanceEvaluator
 from transfer_maskrcnn.evaluation.inference import FastInference
 from transfer_maskrcnn.evaluation.mask_rle import EncodedMasks
@@ -241,16 +240,17 @@ def test_precision_is_that_of_inference_alone() -> None:
 def test_the_trainer_evaluates_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[nn.Module] = []
 
-    def stock_test(cls: Any, cfg: Any, model: nn.Module, evaluators: Any = None) -> Any:
+    def inference(model: nn.Module, *rest: Any) -> Any:
         seen.append(model)
-        return OrderedDict()
+        return {}
 
-    monkeypatch.setattr(DefaultTrainer, "test", classmethod(stock_test))
-    cfg, model = load_config("", ["OUTPUT_DIR", ""]), nn.Linear(1, 1)
+    for name in ("build_test_loader", "build_evaluator"):
+        monkeypatch.setattr(testing, name, lambda *args: None)
+    monkeypatch.setattr(testing, "inference_on_dataset", inference)
+    cfg, model = load_config("", ["OUTPUT_DIR", "", "DATASETS.TEST", "('a',)"]), nn.Linear(1, 1)
     fast = FastInference(model)
-    TransferTrainer.test(cfg, model)
-    TransferTrainer.test(cfg, fast)
-    TransferTrainer.test(cfg, model, evaluators=["of another kind"])
+    evaluate_model(cfg, RunSpec(("x",)), model)
+    evaluate_model(cfg, RunSpec(("x",)), fast)
     assert isinstance(seen[0], FastInference)
     assert seen[0].model is model
-    assert seen[1:] == [fast, model]
+    assert seen[1:] == [fast]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.incremental.distillation import OldClasses
 from transfer_maskrcnn.incremental.distillation_step import Distillation
+from transfer_maskrcnn.modeling.build import build_model
 
 OLD = OldClasses.of(["a", "b", "new", "newer"], ["b", "", "a"])
 
@@ -53,7 +54,7 @@ def _build(cfg: CfgNode, classes: int) -> nn.Module:
     cfg.defrost()
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = classes
     torch.manual_seed(0)
-    return TransferTrainer.build_model(cfg)
+    return build_model(cfg)
 
 
 def _teach(teacher: nn.Module, student: nn.Module) -> None:

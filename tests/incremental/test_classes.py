@@ -14,15 +14,21 @@ import yaml
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.engine.loader import training_dicts
-from transfer_maskrcnn.engine.setup import fit_config, load_config
+from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.errors import ConfigError, WeightFileError
-from transfer_maskrcnn.incremental.classes import annotated_classes, class_names, class_places
+from transfer_maskrcnn.incremental.classes import annotated_classes, class_places
 from transfer_maskrcnn.surgery.read import METADATA_KEY
 
 WriteDataset = Callable[[str, Path], dict[str, Any]]
 _numbers = count()  # detectron2's catalogs outlive a test
 Make = Callable[..., CfgNode]
+
+
+def dicts_of(cfg: CfgNode) -> list[dict[str, Any]]:
+    """The images that a run of ``cfg`` trains on."""
+    return training_dicts(cfg, fit_config(cfg))
 
 
 def write_weights(path: Path, classes: list[str] | None, source: str = "") -> str:
@@ -56,20 +62,21 @@ def make(write_dataset: WriteDataset, tmp_path: Path) -> Make:
 
 def test_the_sources_classes_come_first(make: Make) -> None:
     cfg = make()
-    assert fit_config(cfg) == ["bar", "dot", "blob"] == class_names(cfg)
-    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 3
-    assert class_places(cfg, cfg.DATASETS.TRAIN[0]) == [2, 0]
-    again = make("MODEL.TRANSFER.CLASSES", ["stale"])
-    assert fit_config(again) == ["bar", "dot", "blob"]
+    before = cfg.dump()
+    spec = fit_config(cfg)
+    assert (spec.classes, spec.tasks) == (("bar", "dot", "blob"), (2, 1))
+    assert cfg.dump() == before, "a config is what the user wrote"
+    assert spec.resolve(cfg).MODEL.ROI_HEADS.NUM_CLASSES == 3
+    assert class_places(cfg, fit_config(cfg).classes, cfg.DATASETS.TRAIN[0]) == [2, 0]
 
 
 def test_records_are_renumbered_and_the_catalogs_left_alone(make: Make) -> None:
     cfg = make()
-    fit_config(cfg)
+    cfg = fit_config(cfg).resolve(cfg)
     name = cfg.DATASETS.TRAIN[0]
     before, metadata = copy.deepcopy(DatasetCatalog.get(name)), MetadataCatalog.get(name).as_dict()
     names = list(DatasetCatalog.list())
-    found = training_dicts(cfg)
+    found = dicts_of(cfg)
     assert [[a["category_id"] for a in d["annotations"]] for d in found] == [
         [2, 0],
         [2],
@@ -82,16 +89,16 @@ def test_records_are_renumbered_and_the_catalogs_left_alone(make: Make) -> None:
 
 
 def test_without_it_nothing_changes(make: Make) -> None:
-    cfg = make("MODEL.TRANSFER.EXTEND", False, "MODEL.TRANSFER.CLASSES", ["stale"])
-    assert fit_config(cfg) == ["blob", "bar"] == class_names(cfg)
-    assert class_places(cfg, cfg.DATASETS.TRAIN[0]) is None
-    assert training_dicts(cfg) == list(DatasetCatalog.get(cfg.DATASETS.TRAIN[0]))
+    cfg = make("MODEL.TRANSFER.EXTEND", False)
+    assert list(fit_config(cfg).classes) == ["blob", "bar"]
+    assert class_places(cfg, fit_config(cfg).classes, cfg.DATASETS.TRAIN[0]) is None
+    assert dicts_of(cfg) == list(DatasetCatalog.get(cfg.DATASETS.TRAIN[0]))
 
 
 def test_a_test_set_may_have_some_of_the_classes(make: Make) -> None:
     cfg = make(test="old")
-    assert fit_config(cfg) == ["bar", "dot", "blob"]
-    assert class_places(cfg, cfg.DATASETS.TEST[0]) == [0]
+    assert list(fit_config(cfg).classes) == ["bar", "dot", "blob"]
+    assert class_places(cfg, fit_config(cfg).classes, cfg.DATASETS.TEST[0]) == [0]
     words = r"^DATASETS\.TEST 'other.*' has the class 'x', which the extended model lacks"
     with pytest.raises(ConfigError, match=rf"{words}: .*'blob'\. Name another set, or .*`merge`"):
         fit_config(make(test="other"))
@@ -104,13 +111,13 @@ def test_crowds_do_not_make_a_class_annotated(
     make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     cfg = make()
-    fit_config(cfg)
-    assert annotated_classes(cfg, warn=True) == {0, 2}
+    classes = fit_config(cfg).classes
+    assert annotated_classes(cfg, classes, warn=True) == {0, 2}
     annotations = [{"category_id": 0}, {"category_id": 1, "iscrowd": 1}]
     monkeypatch.setattr(DatasetCatalog, "get", lambda name: [{"annotations": annotations}])
-    assert annotated_classes(cfg, warn=False) == {2}
+    assert annotated_classes(cfg, classes, warn=False) == {2}
     assert "has no instance" not in caplog.text
-    assert annotated_classes(cfg, warn=True) == {2}
+    assert annotated_classes(cfg, classes, warn=True) == {2}
     assert "has no instance of 'bar'" in caplog.text
 
 
@@ -127,14 +134,14 @@ def test_names_that_are_taken_for_one(
 ) -> None:
     cfg = make(source=[source, "dot"])
     with caplog.at_level("INFO"):
-        assert fit_config(cfg) == [source, "dot", "blob"]
+        assert list(fit_config(cfg).classes) == [source, "dot", "blob"]
     found = [r for r in caplog.records if "'bar'" in r.getMessage()]
     assert [r.levelname for r in found] == [level] and words in found[0].getMessage()
 
 
 def test_names_that_the_file_does_not_carry(make: Make) -> None:
     names = ("MODEL.TRANSFER.SOURCE_CLASSES", ["bar", "dot"])
-    assert fit_config(make(*names, source=None)) == ["bar", "dot", "blob"]
+    assert list(fit_config(make(*names, source=None)).classes) == ["bar", "dot", "blob"]
     with pytest.raises(ConfigError, match=r"EXTEND needs the class names.*SOURCE_CLASSES"):
         fit_config(make(source=None))
 
@@ -172,7 +179,11 @@ def test_rows_without_a_class_are_left_out_and_counted(
     make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO"):
-        assert fit_config(make(source=["bar", "", "dot", ""])) == ["bar", "dot", "blob"]
+        assert list(fit_config(make(source=["bar", "", "dot", ""])).classes) == [
+            "bar",
+            "dot",
+            "blob",
+        ]
     assert "2 rows of" in caplog.text and "have no class, and are left out" in caplog.text
 
 
@@ -202,9 +213,9 @@ def test_keys_that_contradict_it(make: Make, opts: list[Any], words: str) -> Non
 def test_an_evaluation_has_the_classes_of_its_model(make: Make, tmp_path: Path) -> None:
     trained = ["bar", "dot", "blob"]
     # a trained file that is named
-    assert fit_config(make(source=trained), eval_only=True) == trained
+    assert list(fit_config(make(source=trained), eval_only=True).classes) == trained
     # the source itself, on what it knows
-    assert fit_config(make(test="old"), eval_only=True) == ["bar", "dot"]
+    assert list(fit_config(make(test="old"), eval_only=True).classes) == ["bar", "dot"]
     with pytest.raises(ConfigError, match=r"lacks: .* --eval-only takes them from"):
         fit_config(make(), eval_only=True)
     # the model in OUTPUT_DIR, which started from MODEL.WEIGHTS
@@ -212,11 +223,11 @@ def test_an_evaluation_has_the_classes_of_its_model(make: Make, tmp_path: Path) 
     (tmp_path / "output").mkdir()
     (tmp_path / "output" / "last_checkpoint").write_text("model_1.pth")
     write_weights(tmp_path / "output" / "model_1.pth", trained, cfg.MODEL.WEIGHTS)
-    assert fit_config(cfg, eval_only=True) == trained
+    assert list(fit_config(cfg, eval_only=True).classes) == trained
     # both for --eval-only and --resume, also after the source is gone
     Path(cfg.MODEL.WEIGHTS).unlink()
-    assert fit_config(cfg, eval_only=True) == trained
-    assert fit_config(cfg) == trained
+    assert list(fit_config(cfg, eval_only=True).classes) == trained
+    assert list(fit_config(cfg).classes) == trained
     cfg.OUTPUT_DIR = str(tmp_path / "new")
     with pytest.raises(WeightFileError, match="no such weight file"):
         fit_config(cfg)

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from detectron2.config import CfgNode
 
+from transfer_maskrcnn.config import RunSpec, load_config
 from transfer_maskrcnn.data.register import register_dataset
 from transfer_maskrcnn.data.shapes import SOURCE_CLASSES, TARGET_CLASSES, ShapesSplit, write_split
-from transfer_maskrcnn.engine.setup import fit_config, load_config
+from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.errors import ConfigError, WeightFileError
 from transfer_maskrcnn.incremental.distillation_hook import DistillSource, check_distillation
 from transfer_maskrcnn.surgery.load import load_weights
@@ -51,8 +52,7 @@ def make(repository: Path, tmp_path: Path) -> Callable[..., CfgNode]:
         places = ["MODEL.WEIGHTS", weights, "OUTPUT_DIR", str(tmp_path / output)]
         base = str(repository / "configs/shapes/Base-shapes.yaml")
         cfg = load_config(base, [*TINY, *places, "DATASETS.TRAIN", (name,), *opts])
-        fit_config(cfg)
-        return cfg
+        return fit_config(cfg).resolve(cfg)
 
     return config
 
@@ -152,4 +152,4 @@ def test_refused_before_training(toy: Toy, opts: list[Any], message: str) -> Non
 
 
 def test_off_without_a_weight(toy: Toy) -> None:
-    assert DistillSource.from_cfg(toy()) is None
+    assert DistillSource.from_cfg(toy(), RunSpec(("x",))) is None

@@ -13,14 +13,16 @@ from typing import Any
 import pytest
 from detectron2.config import CfgNode
 
+from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.data.register import register_dataset
 from transfer_maskrcnn.data.shapes import SOURCE_CLASSES, ShapesSplit, write_split
 from transfer_maskrcnn.engine.run import evaluate, print_summary
-from transfer_maskrcnn.engine.setup import fit_config, load_config
-from transfer_maskrcnn.engine.trainer import TransferTrainer
+from transfer_maskrcnn.engine.setup import fit_config
+from transfer_maskrcnn.engine.testing import evaluate_model
 from transfer_maskrcnn.errors import ConfigError, WeightFileError
 from transfer_maskrcnn.incremental import detections
 from transfer_maskrcnn.incremental.source import note_source, source_facts
+from transfer_maskrcnn.modeling.build import build_model
 
 TINY: list[Any] = [
     *("MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", 0, "SEED", 0),
@@ -78,7 +80,8 @@ def written(cfg: CfgNode) -> dict[str, Any]:
 
 def evaluate_only(cfg: CfgNode, named: str | None = None) -> dict[str, Any]:
     """The extension of ``--eval-only``."""
-    evaluate(cfg, fit_config(cfg, eval_only=True), named)
+    spec = fit_config(cfg, eval_only=True)
+    evaluate(spec.resolve(cfg), spec, named)
     extension: dict[str, Any] = written(cfg)["extension"]
     return extension
 
@@ -99,7 +102,7 @@ def test_train_resume_and_evaluate(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     cfg = make("TEST.EVAL_ITERS", [0], "TEST.BEST_METRIC", "segm/AP")
-    fit_config(cfg)
+    cfg = fit_config(cfg).resolve(cfg)
     new, old = cfg.DATASETS.TEST[0], cfg.DATASETS.TEST_SOURCE[0]
     run = train(cfg)
     assert evaluated == ["old"] * 6, "once for both evaluations"
@@ -128,7 +131,7 @@ def test_train_resume_and_evaluate(
         again = make("MODEL.WEIGHTS", path)
         assert evaluate_only(again, path) == found, "the run's model, not its source, is meant"
     longer = make("SOLVER.MAX_ITER", 2, "TEST.BEST_METRIC", f"{old}/segm/AP")
-    fit_config(longer)
+    longer = fit_config(longer).resolve(longer)
     train(longer, resume=True)
     assert evaluated == [] and written(longer)["extension"]["segm"]["before"] is not None
 
@@ -147,13 +150,13 @@ def test_what_the_source_found_is_remembered_as_long_as_it_holds(
     make: Make, evaluated: list[str], tmp_path: Path
 ) -> None:
     cfg = make()
-    fit_config(cfg)
+    cfg = fit_config(cfg).resolve(cfg)
     Path(cfg.OUTPUT_DIR).mkdir()
     old = cfg.DATASETS.TEST_SOURCE[0]
 
     def computed(*opts: Any, dataset: str = old) -> int:
         own = make(*opts)
-        fit_config(own)
+        own = fit_config(own).resolve(own)
         evaluated.clear()
         facts = source_facts(own)
         assert facts
@@ -187,7 +190,7 @@ def test_what_the_source_found_is_remembered_as_long_as_it_holds(
 
 def test_a_source_that_was_replaced_is_not_taken_for_it(make: Make, tmp_path: Path) -> None:
     cfg = make()
-    fit_config(cfg)
+    cfg = fit_config(cfg).resolve(cfg)
     Path(cfg.OUTPUT_DIR).mkdir()
     note_source(cfg)
     with Path(cfg.MODEL.WEIGHTS).open("ab") as file:
@@ -203,7 +206,7 @@ def test_without_a_cache_folder_the_run_remembers(
 ) -> None:
     monkeypatch.setenv("TRANSFER_CACHE", "")
     cfg = make()
-    fit_config(cfg)
+    cfg = fit_config(cfg).resolve(cfg)
     Path(cfg.OUTPUT_DIR).mkdir()
     facts = source_facts(cfg)
     assert facts
@@ -219,8 +222,8 @@ def test_old_classes_in_the_test_sets_do_without_test_source(
     cfg = make()
     both = f"('{cfg.DATASETS.TEST[0]}', '{cfg.DATASETS.TEST_SOURCE[0]}')"
     cfg = make("DATASETS.TEST", both, "DATASETS.TEST_SOURCE", "()")
-    fit_config(cfg)
-    TransferTrainer.test(cfg, TransferTrainer.build_model(cfg).eval())
+    cfg = fit_config(cfg).resolve(cfg)
+    evaluate_model(cfg, fit_config(cfg), build_model(cfg).eval())
     assert evaluated == ["old"] * 6
     found = written(cfg)["extension"]["segm"]
     assert found["before"] > 5 and found["forgetting"]["ap"] == found["before"] - found["old"]
@@ -262,7 +265,7 @@ def test_evaluating_another_model_leaves_what_the_run_knows_of_its_source(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     cfg = make()
-    fit_config(cfg)
+    cfg = fit_config(cfg).resolve(cfg)
     train(cfg)
     noted = (tmp_path / "output/source.json").read_bytes()
     shutil.copy(tmp_path / "output/model_final.pth", tmp_path / "other.pth")

@@ -18,11 +18,12 @@ import torch
 from detectron2.config import CfgNode
 
 from transfer_maskrcnn.commands.pseudo_label import main
+from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.data.cache import Cache
 from transfer_maskrcnn.data.register import register_dataset
 from transfer_maskrcnn.data.shapes import NEW_CLASSES, SOURCE_CLASSES, ShapesSplit, write_split
 from transfer_maskrcnn.engine.loader import training_dicts
-from transfer_maskrcnn.engine.setup import fit_config, load_config
+from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import ConfigError, WeightFileError
 from transfer_maskrcnn.incremental import detections
@@ -38,6 +39,11 @@ TINY: list[Any] = [
     *(f"{KEY}.ENABLED", True, f"{KEY}.SCORE", 0.4, "SOLVER.STEPS", (), "SOLVER.WARMUP_ITERS", 1),
     *("SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 2, "SOLVER.BASE_LR", 1e-4),
 ]
+
+
+def dicts_of(cfg: CfgNode) -> list[dict[str, Any]]:
+    """The images that a run of ``cfg`` trains on."""
+    return training_dicts(cfg, fit_config(cfg))
 
 
 @pytest.fixture(autouse=True)
@@ -66,8 +72,7 @@ def make(repository: Path, tmp_path: Path) -> Callable[..., CfgNode]:
         places += ["DATASETS.TRAIN", (f"new_{tmp_path.name}",)]
         base = str(repository / "configs/shapes/Base-shapes.yaml")
         cfg = load_config(base, [*TINY, *places, *opts])
-        fit_config(cfg)
-        return cfg
+        return fit_config(cfg).resolve(cfg)
 
     return config
 
@@ -99,10 +104,10 @@ def test_training(
 ) -> None:
     cfg = make("DATALOADER.FILTER_EMPTY_ANNOTATIONS", False)
     assert cfg.INPUT.MASK_FORMAT == "bitmask"
-    dicts = training_dicts(cfg)
+    dicts = dicts_of(cfg)
     assert len(labelled) == len(set(labelled)) == IMAGES
     plain = make("DATALOADER.FILTER_EMPTY_ANNOTATIONS", False, f"{KEY}.ENABLED", False)
-    assert without_pseudo(dicts) == without_pseudo(training_dicts(plain))
+    assert without_pseudo(dicts) == without_pseudo(dicts_of(plain))
 
     added = [a for record in dicts for a in record["annotations"] if "score" in a]
     sure = [a for a in added if a["category_id"] != IGNORED_CLASS]
@@ -130,19 +135,19 @@ def test_labels_are_reproducible_and_kept_by_what_they_depend_on(
     labelled: list[str],
     cache: Path,
 ) -> None:
-    first = training_dicts(make())
+    first = dicts_of(make())
     count = len(labelled)
     (folder,) = cache.iterdir()
     kept = _values(folder)
     assert len(kept) == count
-    assert training_dicts(make(f"{KEY}.SCORE", 0.9)) != first
+    assert dicts_of(make(f"{KEY}.SCORE", 0.9)) != first
     assert len(labelled) == count, "thresholds need no new labels"
-    training_dicts(make("INPUT.MIN_SIZE_TEST", 96))
+    dicts_of(make("INPUT.MIN_SIZE_TEST", 96))
     assert len(labelled) == 2 * count, "another input size does"
     gone, damaged, *_ = folder.iterdir()
     gone.unlink()
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    assert training_dicts(make()) == first
+    assert dicts_of(make()) == first
     assert len(labelled) == 2 * count + 2, "what is lost is computed again"
     assert _values(folder) == kept, "to the last digit"
 
@@ -156,7 +161,7 @@ def test_without_cache_they_are_in_the_run(
     make: Callable[..., CfgNode], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
     monkeypatch.setenv("TRANSFER_CACHE", "")
-    training_dicts(make())
+    dicts_of(make())
     assert list((tmp_path / "output/detections").iterdir()) and not cache.exists()
 
 
@@ -172,7 +177,7 @@ def test_thresholds_of_a_calibration_set(make: Callable[..., CfgNode], tmp_path:
 
 
 def _scores(cfg: CfgNode, tmp_path: Path) -> dict[str, Any]:
-    training_dicts(cfg)
+    dicts_of(cfg)
     summary = json.loads((tmp_path / "output/pseudo_labels.json").read_text())
     return {name: c["score"] for name, c in summary["classes"].items()}
 
@@ -253,7 +258,7 @@ def test_listed_classes_that_nobody_annotated(
     make: Callable[..., CfgNode], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As annotation tools export them: all categories, of which only the new ones are drawn."""
-    usual = training_dicts(make())
+    usual = dicts_of(make())
     content = json.loads((tmp_path / "new/annotations.json").read_text())
     names = [c["name"] for c in content["categories"]]
     content["categories"] += [
@@ -263,7 +268,7 @@ def test_listed_classes_that_nobody_annotated(
     name = f"listed_{tmp_path.name}"
     places = tmp_path / "listed.json", tmp_path / "new/images"
     register_dataset(name, format="coco", annotations=places[0], image_root=places[1])
-    listed = training_dicts(make("DATASETS.TRAIN", (name,)))
+    listed = dicts_of(make("DATASETS.TRAIN", (name,)))
     assert [len(r["annotations"]) for r in listed] == [len(r["annotations"]) for r in usual]
     assert "has no instance of 'circle'" in caplog.text
 
@@ -306,20 +311,20 @@ def test_the_source_is_gone_but_all_is_labelled(
     weights = tmp_path / "source.pth"
     shutil.copy(repository / "configs/shapes/shapes_source.pth", weights)
     cfg = make("MODEL.WEIGHTS", str(weights))
-    first = training_dicts(cfg)
+    first = dicts_of(cfg)
     note_source(cfg)
     weights.unlink()
-    assert training_dicts(cfg) == first
+    assert dicts_of(cfg) == first
     (tmp_path / "output/source.json").unlink()
     with pytest.raises(WeightFileError, match="has it label the training images"):
-        training_dicts(cfg)
+        dicts_of(cfg)
 
 
 def test_a_cache_that_cannot_be_written(
     make: Callable[..., CfgNode], cache: Path, tmp_path: Path
 ) -> None:
     cache.parent.write_text("a file, not a folder")
-    training_dicts(make())
+    dicts_of(make())
     assert list((tmp_path / "output/detections").iterdir())
 
 

@@ -14,11 +14,13 @@ from detectron2.engine import HookBase
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
+from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import CheckpointError, ConfigError
 from transfer_maskrcnn.feature_cache.frozen import find_frozen_part
-from transfer_maskrcnn.incremental.row_freezing import _hold, check_row_freezing
+from transfer_maskrcnn.incremental.row_freezing import _hold
 from transfer_maskrcnn.modeling import precision
+from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.modeling.class_rows import rows_per_class
 from transfer_maskrcnn.surgery.load import load_weights
 from transfer_maskrcnn.surgery.write import write_weights
@@ -43,7 +45,7 @@ def extended(toy: Make, tmp_path: Path) -> Make:
         built = toy(*source)
         built.MODEL.ROI_HEADS.NUM_CLASSES = OLD
         torch.manual_seed(1)
-        state = TransferTrainer.build_model(built).state_dict()
+        state = build_model(built).state_dict()
         path = tmp_path / "source.pth"
         write_weights(path, state, {"thing_classes": ["a", "b"]})
         transfer = [
@@ -208,12 +210,12 @@ def test_rows_of_each_predictor(toy: Make) -> None:
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 4
     kinds = {f"{SCORE}.": 1, f"{BOX}.": 4, f"{MASK}.": 1}
     expected = {name + leaf: n for name, n in kinds.items() for leaf in ("weight", "bias")}
-    assert rows_per_class(TransferTrainer.build_model(cfg)) == expected
+    assert rows_per_class(build_model(cfg)) == expected
     cfg.merge_from_list(AGNOSTIC)
     scores = {name: n for name, n in expected.items() if name.startswith(SCORE)}
-    assert rows_per_class(TransferTrainer.build_model(cfg)) == scores
+    assert rows_per_class(build_model(cfg)) == scores
     cfg.MODEL.ROI_HEADS.NAME = "CascadeROIHeads"
-    found = rows_per_class(TransferTrainer.build_model(cfg))
+    found = rows_per_class(build_model(cfg))
     assert len(found) == 6 and all(".cls_score." in name for name in found)
 
 
@@ -223,7 +225,7 @@ def test_rows_of_point_rend(toy: Make) -> None:
     cfg.MODEL.ROI_MASK_HEAD.NAME, cfg.MODEL.ROI_MASK_HEAD.POINT_HEAD_ON = "PointRendMaskHead", True
     cfg.MODEL.ROI_MASK_HEAD.POOLER_TYPE, cfg.MODEL.ROI_MASK_HEAD.OUTPUT_SIDE_RESOLUTION = "", 7
     cfg.MODEL.ROI_MASK_HEAD.FC_DIM, cfg.MODEL.POINT_HEAD.FC_DIM = 8, 8
-    found = rows_per_class(TransferTrainer.build_model(cfg))
+    found = rows_per_class(build_model(cfg))
     masks = {name: n for name, n in found.items() if "mask_head" in name}
     place = "roi_heads.mask_head."
     assert masks == {
@@ -238,7 +240,7 @@ def test_needs_extend(toy: Make) -> None:
         ("SOLVER.FREEZE_SCHEDULE", ["SOLVER.FREEZE_SCHEDULE", [[2, "all_but_new_rows"]]]),
     ):
         with pytest.raises(ConfigError, match=rf"{key} all_but_new_rows.*EXTEND is False; set"):
-            check_row_freezing(toy(*opts))
+            toy(*opts)
 
 
 def test_needs_a_new_class(extended: Make, train: Callable[..., Any], tmp_path: Path) -> None:
@@ -247,7 +249,7 @@ def test_needs_a_new_class(extended: Make, train: Callable[..., Any], tmp_path: 
     again = extended()
     again.MODEL.WEIGHTS = str(Path(cfg.OUTPUT_DIR, "model_final.safetensors"))
     with pytest.raises(ConfigError, match=r"has all classes of DATASETS\.TRAIN.*nothing is left"):
-        check_row_freezing(again)
+        fit_config(again)
 
 
 def test_needs_its_plan(extended: Make, train: Callable[..., Any]) -> None:

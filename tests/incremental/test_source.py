@@ -11,8 +11,8 @@ import torch
 from detectron2.config import CfgNode
 from safetensors.torch import save_file
 
+from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.data.shapes import SOURCE_CLASSES
-from transfer_maskrcnn.engine.setup import load_config
 from transfer_maskrcnn.errors import TransferPlanError, WeightFileError
 from transfer_maskrcnn.incremental.source import build_source_model
 from transfer_maskrcnn.surgery.load import load_weights
@@ -25,7 +25,6 @@ def cfg(repository: Path) -> CfgNode:
     opts += ["MODEL.TRANSFER.EXTEND", True, "MODEL.TRANSFER.FREEZE", "backbone"]
     cfg = load_config(str(repository / "configs/shapes/Base-shapes.yaml"), opts)
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 10  # as fit_config leaves it
-    cfg.MODEL.TRANSFER.CLASSES = [*SOURCE_CLASSES, "star", "heart"]
     cfg.freeze()
     return cfg
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from detectron2.data import DatasetCatalog
 
-from transfer_maskrcnn.engine.setup import load_config
+from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.errors import ConfigError, TransferPlanError
 from transfer_maskrcnn.study import design as module
 from transfer_maskrcnn.study.design import Design, check_variants, make_design, run_key

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from detectron2.config import CfgNode
 
-from transfer_maskrcnn.engine.setup import load_config
+from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.errors import TransferError
 from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.study.design import Run

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.errors import ConfigError, TransferError
 from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.study import runner
@@ -50,7 +51,7 @@ class Trainings:
 def trainings(monkeypatch: pytest.MonkeyPatch, repository: Path) -> Trainings:
     monkeypatch.chdir(repository)
     # the data is not looked at: what is registered under these names may not be there
-    monkeypatch.setattr("transfer_maskrcnn.study.design.fit_config", lambda cfg: None)
+    monkeypatch.setattr("transfer_maskrcnn.study.design.fit_config", lambda cfg: RunSpec(("x",)))
     return Trainings(monkeypatch)
 
 

@@ -8,7 +8,7 @@ import pytest
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
-from transfer_maskrcnn.engine.setup import load_config
+from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.study.variants import Variant, parse_variant
 

@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 
 from transfer_maskrcnn.autoconfig.settings import settings_of
 from transfer_maskrcnn.cli import run_tool, tool_parser
+from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.data.builtin import register_catalog
 from transfer_maskrcnn.data.export import EXPORTERS
 from transfer_maskrcnn.data.formats import FORMATS
@@ -30,7 +31,7 @@ from transfer_maskrcnn.doctor.subject import (
     subject_of_spec,
 )
 from transfer_maskrcnn.doctor.text import print_diagnosis
-from transfer_maskrcnn.engine.setup import load_config, quiet_third_parties
+from transfer_maskrcnn.engine.setup import quiet_third_parties
 from transfer_maskrcnn.errors import ConfigError, DatasetError
 from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.report.doctor_page import write_doctor_page

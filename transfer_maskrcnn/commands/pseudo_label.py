@@ -15,10 +15,11 @@ from detectron2.data import DatasetCatalog
 from tabulate import tabulate
 
 from transfer_maskrcnn.cli import parse_arguments, run_tool, tool_parser
+from transfer_maskrcnn.config import RunSpec, load_config
 from transfer_maskrcnn.data.builtin import catalog_entry, register_catalog
 from transfer_maskrcnn.data.export.base import new_folder
 from transfer_maskrcnn.data.export.images import common_folder
-from transfer_maskrcnn.engine.setup import fit_config, load_config, quiet_third_parties
+from transfer_maskrcnn.engine.setup import fit_config, quiet_third_parties
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.evaluation.explain.table import wrapped
 from transfer_maskrcnn.files import write_json, write_text
@@ -96,8 +97,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{_dataset_name(args.output)!r} is registered already; choose another folder"
         )
     with new_folder(args.output) as folder:
-        fit_config(cfg)
-        summary = _write(cfg, folder, args.output)
+        spec = fit_config(cfg)
+        summary = _write(spec.resolve(cfg), spec, folder, args.output)
     found = {name: c for name, c in summary["classes"].items() if c["objects"]}
     rows = [[name, f"{c['score']:.2f}", c["objects"]] for name, c in found.items()]
     if rows:
@@ -117,13 +118,17 @@ def _dataset_name(output: Path) -> str:
     return output.expanduser().resolve().name
 
 
-def _write(cfg: CfgNode, folder: Path, out: Path) -> dict[str, Any]:
+def _write(cfg: CfgNode, spec: RunSpec, folder: Path, out: Path) -> dict[str, Any]:
     """The files; returns the summary of :func:`pseudo_labels`."""
     train = cfg.DATASETS.TRAIN
-    every = [r for n in train for r in in_model_classes(cfg, n, DatasetCatalog.get(n))]
+    every = [
+        record
+        for name in train
+        for record in in_model_classes(cfg, spec.classes, name, DatasetCatalog.get(name))
+    ]
     records = _trained_on(cfg, every)
-    labels, summary = pseudo_labels(cfg, records)
-    classes, root = cfg.MODEL.TRANSFER.CLASSES, common_folder(r["file_name"] for r in records)
+    labels, summary = pseudo_labels(cfg, spec, records)
+    classes, root = list(spec.classes), common_folder(r["file_name"] for r in records)
     sure = [[*r["annotations"], *added.sure] for r, added in zip(records, labels, strict=True)]
     whole = label_document(records, sure, classes, root)
     write_json(folder / "annotations.json", whole)

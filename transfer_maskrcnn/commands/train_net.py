@@ -16,11 +16,12 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from transfer_maskrcnn.cli import DIVERGED_STATUS, parse_arguments, run_tool
+from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.engine import run
 from transfer_maskrcnn.engine.allocator import keep_freed_memory
 from transfer_maskrcnn.engine.earlier_run import check_weights_stay
-from transfer_maskrcnn.engine.resume import check_same_run, settle_seed
-from transfer_maskrcnn.engine.setup import fit_config, load_config, quiet_third_parties
+from transfer_maskrcnn.engine.resume import check_same_run, resumed_seed
+from transfer_maskrcnn.engine.setup import fit_config, quiet_third_parties
 from transfer_maskrcnn.errors import ConfigError, TrainingDivergedError, TransferError
 from transfer_maskrcnn.report.run_page import write_run_report
 
@@ -70,20 +71,20 @@ def _main(args: argparse.Namespace) -> None:
     try:
         cfg = load_config(args.config_file, args.opts)
         setup_logger(cfg.OUTPUT_DIR, name="transfer_maskrcnn", abbrev_name="transfer")
-        settle_seed(cfg, args.resume)
-        classes = fit_config(cfg, eval_only=args.eval_only)
+        seed = resumed_seed(cfg) if args.resume else None
+        spec = fit_config(cfg, eval_only=args.eval_only, seed=seed)
+        cfg = spec.resolve(cfg)
         if not args.eval_only:  # before config.yaml is written anew
             check = check_same_run if args.resume else check_weights_stay
             check(cfg)
-        cfg.freeze()
         if cfg.MODEL.DEVICE == "cpu":
             keep_freed_memory()
         _set_up(_evaluation_logs(cfg) if args.eval_only else cfg, args)
         if args.eval_only:
             named = cfg.MODEL.WEIGHTS if "MODEL.WEIGHTS" in args.opts else None
-            run.evaluate(cfg, classes, named)
+            run.evaluate(cfg, spec, named)
         else:
-            run.train(cfg, resume=args.resume)
+            run.train(cfg, spec, resume=args.resume)
     except TrainingDivergedError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(DIVERGED_STATUS)

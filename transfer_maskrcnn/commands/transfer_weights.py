@@ -12,8 +12,9 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from transfer_maskrcnn.cli import parse_arguments, run_tool, tool_parser
+from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.data.builtin import register_catalog
-from transfer_maskrcnn.engine.setup import load_config, quiet_third_parties
+from transfer_maskrcnn.engine.setup import quiet_third_parties
 from transfer_maskrcnn.errors import ConfigError, TransferPlanError
 from transfer_maskrcnn.files import write_text
 from transfer_maskrcnn.incremental.classes import extend
@@ -90,7 +91,7 @@ def _transfer(args: argparse.Namespace) -> None:
         cfg.MODEL.WEIGHTS = args.weights
     classes = _target_classes(cfg)
     if cfg.MODEL.TRANSFER.EXTEND:
-        classes = extend(cfg, classes)
+        classes, _ = extend(cfg, classes)
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes)
     cfg.MODEL.DEVICE = "cpu"
     torch.manual_seed(max(cfg.SEED, 0))  # of the tensors that stay initialised

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -17,36 +17,20 @@ from transfer_maskrcnn.incremental.classes import class_places
 Results = dict[str, Any]
 
 
-def with_source_sets(cfg: CfgNode) -> CfgNode:
-    """``cfg`` with ``DATASETS.TEST_SOURCE`` among its DATASETS.TEST, each set once."""
-    every = cfg.clone()
-    every.defrost()
-    every.DATASETS.TEST = (*cfg.DATASETS.TEST, *_source_only(cfg))
-    return every
-
-
-def _source_only(cfg: CfgNode) -> tuple[str, ...]:
-    sets = dict.fromkeys(cfg.DATASETS.TEST_SOURCE)
-    return tuple(name for name in sets if name not in cfg.DATASETS.TEST)
-
-
-def by_set(cfg: CfgNode, results: Mapping[str, Any]) -> dict[str, Results]:
-    """Set -> task -> figures, from what the trainer's ``test`` gives.
-
-    Without DATASETS.TEST_SOURCE that is detectron2's: of a single set without its name.
-    """
-    extra = {name: results[name] for name in _source_only(cfg) if name in results}
-    rest = {key: value for key, value in results.items() if key not in extra}
-    names = cfg.DATASETS.TEST
-    return {**({names[0]: rest} if len(names) == 1 else rest), **extra}
+def sets_to_test(cfg: CfgNode) -> tuple[str, ...]:
+    """``DATASETS.TEST`` and then ``DATASETS.TEST_SOURCE``, each set once."""
+    return tuple(dict.fromkeys((*cfg.DATASETS.TEST, *cfg.DATASETS.TEST_SOURCE)))
 
 
 def without_single_name(cfg: CfgNode, sets: Mapping[str, Results]) -> Results:
-    """What :func:`by_set` undoes: the figures keep their names when TEST_SOURCE joins a set."""
+    """Set -> task -> figures, as detectron2 has it: of a single DATASETS.TEST without its name.
+
+    Sets of TEST_SOURCE alone keep theirs, so that the others' figures stay what they are called.
+    """
     names = cfg.DATASETS.TEST
-    if len(names) != 1:
+    if len(names) != 1 or names[0] not in sets:
         return dict(sets)
-    return {**sets[names[0]], **{n: sets[n] for n in _source_only(cfg) if n in sets}}
+    return {**sets[names[0]], **{n: own for n, own in sets.items() if n != names[0]}}
 
 
 def matched_tasks(cfg: CfgNode) -> tuple[str, ...]:
@@ -66,12 +50,12 @@ def build_test_loader(cfg: CfgNode, dataset: str) -> DataLoader[Any]:
     return loader
 
 
-def build_evaluator(cfg: CfgNode, dataset: str) -> InstanceEvaluator:
-    """Of the model of ``cfg``; it writes into ``OUTPUT_DIR/inference/<dataset>``."""
+def build_evaluator(cfg: CfgNode, classes: Sequence[str], dataset: str) -> InstanceEvaluator:
+    """Of a model of ``cfg`` that has these classes; it writes into ``OUTPUT_DIR/inference/<dataset>``."""
     return InstanceEvaluator(
         dataset,
         os.path.join(cfg.OUTPUT_DIR, "inference", dataset),
-        class_places=class_places(cfg, dataset),
+        class_places=class_places(cfg, classes, dataset),
         tasks=matched_tasks(cfg) + ("keypoints",) * cfg.MODEL.KEYPOINT_ON,
         max_dets_per_image=detection_limit(cfg),
     )

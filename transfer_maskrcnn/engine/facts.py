@@ -9,6 +9,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from torch import nn
 
+from transfer_maskrcnn.engine.evaluated_sets import sets_to_test
 from transfer_maskrcnn.evaluation.explain.facts import SETTINGS_FILE
 from transfer_maskrcnn.evaluation.explain.folder import (
     EXPLANATION_FILE,
@@ -34,7 +35,7 @@ def explain_evaluation(cfg: CfgNode, model: nn.Module) -> None:
 
     Where that fails, a warning says why; an evaluation is worth more than its explanation.
     """
-    for name in cfg.DATASETS.TEST:
+    for name in sets_to_test(cfg):
         folder = Path(cfg.OUTPUT_DIR, "inference", name)
         if not (folder / RESULTS_FILE).is_file():
             continue

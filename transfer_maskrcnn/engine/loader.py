@@ -18,12 +18,13 @@ from detectron2.data.build import _train_loader_from_config, trivial_batch_colla
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.data.balance import choose_sampler
 from transfer_maskrcnn.data.record_file import RecordFile
 from transfer_maskrcnn.data.subset import nested_subset
-from transfer_maskrcnn.engine.rng import derive_seed, run_seed, seeded
+from transfer_maskrcnn.engine.rng import derive_seed, seeded
 from transfer_maskrcnn.errors import ConfigError
-from transfer_maskrcnn.incremental.classes import class_names, in_model_classes
+from transfer_maskrcnn.incremental.classes import in_model_classes
 from transfer_maskrcnn.incremental.decide import without_labels
 from transfer_maskrcnn.incremental.pseudo_labels import with_pseudo_labels
 
@@ -98,7 +99,7 @@ def training_images(cfg: CfgNode) -> int:
     return len(nested_subset(records, cfg.DATASETS.TRAIN_FRACTION, max(cfg.SEED, 0)))
 
 
-def training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
+def training_dicts(cfg: CfgNode, spec: RunSpec) -> list[dict[str, Any]]:
     """The images a run trains on: ``DATASETS.TRAIN``, or ``DATASETS.TRAIN_FRACTION`` of them.
 
     Their ``category_id`` are the model's; ``MODEL.TRANSFER.PSEUDO_LABELS`` adds annotations.
@@ -122,9 +123,9 @@ def training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
             "DATASETS.TRAIN_FRACTION %g: training on %d of %d images",
             *(cfg.DATASETS.TRAIN_FRACTION, len(subset), len(dicts)),
         )
-    records = in_model_classes(cfg, cfg.DATASETS.TRAIN[0], subset)
+    records = in_model_classes(cfg, spec.classes, cfg.DATASETS.TRAIN[0], subset)
     labelled = cfg.MODEL.TRANSFER.PSEUDO_LABELS.ENABLED
-    return with_pseudo_labels(cfg, records) if labelled else records
+    return with_pseudo_labels(cfg, spec, records) if labelled else records
 
 
 def _check_proposals_stay(names: Sequence[str]) -> None:
@@ -137,16 +138,18 @@ def _check_proposals_stay(names: Sequence[str]) -> None:
             )
 
 
-def build_train_loader(cfg: CfgNode, mapper: Callable[[dict[str, Any]], Any]) -> DataLoader[Any]:
-    """The loader of ``cfg``; its ``batch_sampler`` is a :class:`Batches`."""
-    seed = run_seed(cfg)
-    dicts = training_dicts(cfg)
+def build_train_loader(
+    cfg: CfgNode, spec: RunSpec, mapper: Callable[[dict[str, Any]], Any]
+) -> DataLoader[Any]:
+    """The loader of a resolved ``cfg``; its ``batch_sampler`` is a :class:`Batches`."""
+    seed = spec.seed
+    dicts = training_dicts(cfg, spec)
     # The rarest pseudo-label is the likeliest to be wrong: how often an image is drawn is decided
     # by what people annotated.
     own = [without_labels(record) for record in dicts]
     sampler, why = choose_sampler(
         own,
-        class_names(cfg),
+        spec.classes,
         cfg.DATALOADER.SAMPLER_TRAIN,
         cfg.DATALOADER.REPEAT_IMBALANCE,
         seed,

@@ -12,18 +12,21 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
 from transfer_maskrcnn import __version__
-from transfer_maskrcnn.config import flat_config
-from transfer_maskrcnn.engine.setup import load_config
-from transfer_maskrcnn.incremental.classes import class_names
+from transfer_maskrcnn.config import RunSpec, flat_config, load_config
 
 _ELSEWHERE = ("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS")
 
 
-def make_metadata(cfg: CfgNode) -> dict[str, Any]:
-    """The metadata of a run; plain values only. The trainer adds ``transfer``, the plan's summary."""
+def make_metadata(cfg: CfgNode, spec: RunSpec) -> dict[str, Any]:
+    """The metadata of a run; plain values only. The trainer adds ``transfer``, the plan's summary.
+
+    Args:
+        cfg: resolved.
+    """
     return {
         "transfer_maskrcnn": __version__,
-        "thing_classes": class_names(cfg),
+        "thing_classes": list(spec.classes),
+        "tasks": list(spec.tasks),
         "train": list(cfg.DATASETS.TRAIN),
         "dataset_fingerprint": dataset_fingerprint(cfg.DATASETS.TRAIN),
         "config_hash": config_hash(cfg),

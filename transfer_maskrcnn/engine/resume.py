@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.utils import comm
 
-from transfer_maskrcnn.config import flat_config
+from transfer_maskrcnn.config import flat_config, load_config
 from transfer_maskrcnn.engine.metadata import own_config
-from transfer_maskrcnn.engine.setup import load_config
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.incremental.source import check_same_source
 from transfer_maskrcnn.surgery.load import last_checkpoint, load_weights
@@ -58,16 +56,10 @@ def check_same_run(cfg: CfgNode) -> None:
         )
 
 
-def settle_seed(cfg: CfgNode, resume: bool) -> None:
-    """Replace a negative ``cfg.SEED`` by the run's own: its checkpoint's, or one drawn now.
-
-    All processes get the same. With it, a run that had no seed can be resumed and repeated, too.
-    """
-    if cfg.SEED >= 0:
-        return
-    before = _checkpoint_config(cfg) if resume else None
-    drawn = comm.shared_random_seed() % 2**31
-    cfg.SEED = int((before or {}).get("SEED", drawn))
+def resumed_seed(cfg: CfgNode) -> int | None:
+    """The seed of the run in OUTPUT_DIR: one without a stated one can go on with what it drew."""
+    seed = (_checkpoint_config(cfg) or {}).get("SEED")
+    return None if seed is None else int(seed)
 
 
 def _checkpoint_config(cfg: CfgNode) -> dict[str, Any] | None:

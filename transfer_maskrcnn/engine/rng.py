@@ -8,7 +8,6 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
@@ -18,12 +17,9 @@ def derive_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def run_seed(cfg: CfgNode) -> int:
-    """``cfg.SEED``, or, where it is negative, one that all processes draw together.
-
-    (tools/train_net.py settles a negative one beforehand: ``engine.resume.settle_seed``.)
-    """
-    return int(cfg.SEED) if cfg.SEED >= 0 else int(comm.shared_random_seed())
+def draw_seed() -> int:
+    """One that all processes of a run draw together."""
+    return int(comm.shared_random_seed() % 2**31)
 
 
 @contextmanager

@@ -7,7 +7,6 @@ import math
 import os
 import platform
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,17 @@ from detectron2.utils import comm
 from tabulate import tabulate
 
 from transfer_maskrcnn import __version__
+from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.engine.checkpoint import load_trained_model
 from transfer_maskrcnn.engine.earlier_run import check_weights_stay, set_aside
-from transfer_maskrcnn.engine.evaluated_sets import by_set
-from transfer_maskrcnn.engine.testing import read_extension
+from transfer_maskrcnn.engine.testing import evaluate_model, read_extension
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.evaluation.explain.folder import read_sentence
 from transfer_maskrcnn.evaluation.explain.table import wrapped
 from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.incremental.source import before_extension
+from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.modeling.precision import describe_precision
 from transfer_maskrcnn.surgery.hook import began_with
 from transfer_maskrcnn.surgery.load import FINAL_FILE, load_weights, trained_file
@@ -37,7 +37,7 @@ from transfer_maskrcnn.surgery.load import FINAL_FILE, load_weights, trained_fil
 logger = logging.getLogger(__name__)
 
 
-def train(cfg: CfgNode, resume: bool) -> None:
+def train(cfg: CfgNode, spec: RunSpec, resume: bool) -> None:
     """Train to ``SOLVER.MAX_ITER`` and evaluate; a complete run that is resumed is left alone.
 
     Raises:
@@ -50,7 +50,7 @@ def train(cfg: CfgNode, resume: bool) -> None:
     elif not os.path.exists(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
         # of iterations that are lost, and will be written again
         Path(cfg.OUTPUT_DIR, "metrics.json").unlink(missing_ok=True)
-    trainer = TransferTrainer(cfg)
+    trainer = TransferTrainer(cfg, spec)
     trainer.resume_or_load(resume=resume)
     if trainer.start_iter > trainer.max_iter:
         raise ConfigError(
@@ -74,21 +74,20 @@ def train(cfg: CfgNode, resume: bool) -> None:
         print_summary(cfg, trainer.results)
 
 
-def evaluate(cfg: CfgNode, classes: Sequence[str], weights: str | None) -> None:
+def evaluate(cfg: CfgNode, spec: RunSpec, weights: str | None) -> None:
     """Evaluate ``weights``, or, where None, the last checkpoint of OUTPUT_DIR.
 
     That checkpoint is meant, too, where ``weights`` is the file that its run started from: then the
     command is the training's own with --eval-only added.
 
     Args:
-        cfg: fitted to its test sets.
-        classes: their class names.
+        cfg: resolved by ``spec``.
         weights: what the user named, if anything.
 
     Raises:
         ConfigError: there is no checkpoint, or it is not one of this config.
     """
-    model, trust = TransferTrainer.build_model(cfg), cfg.MODEL.TRANSFER.TRUST_PICKLE
+    model, trust = build_model(cfg, spec), cfg.MODEL.TRANSFER.TRUST_PICKLE
     if weights is None or _is_of_the_run(cfg, weights):
         weights = _last_checkpoint(cfg.OUTPUT_DIR)
         if cfg.SOLVER.EMA_DECAY and not weights.endswith(FINAL_FILE):
@@ -96,8 +95,8 @@ def evaluate(cfg: CfgNode, classes: Sequence[str], weights: str | None) -> None:
                 "%s is of an unfinished run: its last weights are evaluated, not their average",
                 weights,
             )
-    load_trained_model(model, weights, classes, trust_pickle=trust)
-    results = TransferTrainer.test(before_extension(cfg, weights), model)
+    load_trained_model(model, weights, spec.classes, trust_pickle=trust)
+    results = evaluate_model(before_extension(cfg, weights), spec, model)
     if comm.is_main_process():
         print_summary(cfg, results)
 
@@ -162,11 +161,14 @@ def versions() -> dict[str, str]:
 
 def print_summary(cfg: CfgNode, results: dict[str, Any]) -> None:
     """One row a test set: box and mask AP, AP50 and AP75; then what an extended model knows of old
-    and new classes; then why, a sentence a test set."""
-    by_dataset = by_set(cfg, results)
+    and new classes; then why, a sentence a test set.
+
+    Args:
+        results: set -> task -> figures.
+    """
     rows = [
         [name, task, *(by_task[task].get(metric) for metric in ("AP", "AP50", "AP75"))]
-        for name, by_task in by_dataset.items()
+        for name, by_task in results.items()
         for task in ("bbox", "segm")
         if task in by_task
     ]
@@ -176,7 +178,7 @@ def print_summary(cfg: CfgNode, results: dict[str, Any]) -> None:
         print("nan: the model detected nothing. It may need more iterations, or MODEL.WEIGHTS.")
     for line in (read_extension(cfg.OUTPUT_DIR) or {}).get("lines", ()):
         print(wrapped(line))
-    for name in by_dataset:
+    for name in results:
         why = read_sentence(Path(cfg.OUTPUT_DIR, "inference", name))
         if why:
             print(wrapped(f"{name}: {why}"))

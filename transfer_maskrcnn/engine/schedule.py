@@ -8,27 +8,29 @@ import math
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
+from transfer_maskrcnn.config import Schedule
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.modeling.freezing import parse_phases
 
 
-def fit_schedule(cfg: CfgNode, train_images: int, logger: logging.Logger) -> None:
-    """Bring the schedule of ``cfg`` into iterations of this run, in place, and log it.
+def fit_schedule(config: CfgNode, train_images: int, logger: logging.Logger) -> Schedule:
+    """The schedule of ``config`` in iterations of this run, which the log tells.
 
     First ``SOLVER.REFERENCE_WORLD_SIZE``, see :func:`describe_scaling`; then ``SOLVER.EPOCHS``,
     which sets ``SOLVER.MAX_ITER`` and moves ``SOLVER.STEPS`` to the same shares of it; what else is
-    counted in iterations (warm-up, phases, evaluations, checkpoints) stays. Either says afterwards
-    that it has been applied (EPOCHS is 0), so that the ``config.yaml`` of a run gives the same
-    schedule again.
+    counted in iterations (warm-up, phases, evaluations, checkpoints) stays. A config that
+    ``RunSpec.resolve`` has given the outcome gives it again.
 
     Args:
-        cfg: not frozen.
+        config: stays as it is.
         train_images: images of one epoch, at least 1.
         logger: gets a line on each of the two, and one on the schedule.
 
     Raises:
         ConfigError: values that cannot be; phases that are longer than the run.
     """
+    cfg = config.clone()
+    cfg.defrost()
     if cfg.SOLVER.MAX_ITER < 1:
         raise ConfigError(f"SOLVER.MAX_ITER is {cfg.SOLVER.MAX_ITER}; expected at least 1")
     processes = comm.get_world_size()
@@ -53,6 +55,7 @@ def fit_schedule(cfg: CfgNode, train_images: int, logger: logging.Logger) -> Non
     _drop_late_steps(cfg, logger)
     parse_phases(cfg.SOLVER.FREEZE_SCHEDULE, cfg.SOLVER.MAX_ITER)
     logger.info(_describe_schedule(cfg, train_images))
+    return Schedule.of(cfg)
 
 
 def describe_scaling(cfg: CfgNode, processes: int) -> str:

@@ -1,27 +1,22 @@
-"""From a config file and overrides to a config that fits its datasets and the machine."""
+"""From a config to the RunSpec that fits its datasets and the machine."""
 
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
-import yaml
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-try:
-    from detectron2.projects.point_rend import add_pointrend_config
-except ImportError:  # not every build of detectron2 brings its projects
-    add_pointrend_config = None
-
-from transfer_maskrcnn.config import FOLLOW_DATASET, add_transfer_config, flat_config
+from transfer_maskrcnn.config import FOLLOW_DATASET, RunSpec
 from transfer_maskrcnn.data.builtin import register_catalog
 from transfer_maskrcnn.engine.loader import training_images
+from transfer_maskrcnn.engine.rng import draw_seed
 from transfer_maskrcnn.engine.schedule import fit_schedule
-from transfer_maskrcnn.errors import ConfigError, nearest
+from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.incremental.classes import fit_classes
 from transfer_maskrcnn.incremental.distillation_hook import check_distillation
 from transfer_maskrcnn.incremental.pseudo_labels import check_pseudo_labels
@@ -29,9 +24,6 @@ from transfer_maskrcnn.incremental.row_freezing import check_row_freezing
 
 logger = logging.getLogger(__name__)
 
-_WHOLE = "(<class 'float'> vs. <class 'int'>)"
-_LIST = "(<class 'tuple'> vs."  # what is expected comes first
-_FREE_KIND = "MODEL.TRANSFER.NEW_CLASS_INIT"
 _WITHOUT_ROI_HEADS = ("RetinaNet", "FCOS", "SemanticSegmentor", "ProposalNetwork")
 
 
@@ -45,60 +37,14 @@ def quiet_third_parties() -> None:
     )
 
 
-def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
-    """Defaults of detectron2 and this project, then ``config_file``, then ``KEY VALUE`` pairs.
-
-    Raises:
-        ConfigError: no such file, not YAML, an unknown key (with the nearest right one) or a value
-            of the wrong type.
-    """
-    cfg = get_cfg()
-    if add_pointrend_config is not None:
-        add_pointrend_config(cfg)
-    add_transfer_config(cfg)
-    if config_file and not os.path.isfile(config_file):
-        raise ConfigError(f"--config-file {config_file}: there is no such file")
-    place = config_file
-    try:
-        if config_file:
-            cfg.merge_from_file(config_file)
-        place = "command line"
-        if _FREE_KIND in opts:  # yacs would not put a list in place of the file's text
-            cfg.MODEL.TRANSFER.NEW_CLASS_INIT = None
-        if "SOLVER.MAX_ITER" in opts[::2]:  # what is typed wins over the file's EPOCHS
-            cfg.SOLVER.EPOCHS = 0.0
-        cfg.merge_from_list(list(opts))
-    except (KeyError, AssertionError) as error:  # yacs: from a file, and from the command line
-        raise ConfigError(_unknown_key(cfg, str(error.args[0]))) from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{place} is not valid YAML: {error}") from None
-    except (ValueError, FileNotFoundError) as error:
-        hint = ". A list is written \"('my_train',)\"" if _LIST in str(error) else ""
-        hint = ". Write the number with a point, as 12.0" if _WHOLE in str(error) else hint
-        raise ConfigError(f"{place}: {error}{hint}") from None
-    if cfg.MODEL.TRANSFER.NEW_CLASS_INIT == "default":
-        cfg.MODEL.TRANSFER.NEW_CLASS_INIT = None  # said in one way only, so that runs compare equal
-    return cfg
-
-
-def _unknown_key(cfg: CfgNode, message: str) -> str:
-    if "Non-existent" not in message:
-        return message  # e.g. a key without a value
-    key = message.rpartition(": ")[2]
-    known = [*cfg, *(key for key, _ in flat_config(cfg))]
-    prefix = key.rpartition(".")[0]
-    siblings = [k for k in known if k.rpartition(".")[0] == prefix]
-    return f"unknown config key {key!r}{nearest(key, siblings) or nearest(key, known)}"
-
-
-def fit_config(cfg: CfgNode, *, eval_only: bool = False) -> list[str]:
-    """Make ``cfg`` follow its datasets (classes, mask format, schedule) and check it, in place.
+def fit_config(cfg: CfgNode, *, eval_only: bool = False, seed: int | None = None) -> RunSpec:
+    """What ``cfg`` leaves to its datasets and to this run; ``cfg`` itself stays as it is.
 
     Registers ``DATASETS.CATALOG``, and reads every dataset the run needs, so that what is wrong
     with the last test set is known before the first iteration.
 
-    Returns the model's class names in order: those that its datasets share, or, with
-    ``MODEL.TRANSFER.EXTEND``, the source's and then the new ones.
+    Args:
+        seed: of a config without one; None: one is drawn, in all processes the same.
 
     Raises:
         ConfigError, DatasetError: what does not fit, and how to mend it.
@@ -115,42 +61,55 @@ def fit_config(cfg: CfgNode, *, eval_only: bool = False) -> list[str]:
     if not names or not (eval_only or cfg.DATASETS.TRAIN):
         key = "DATASETS.TEST" if eval_only else "DATASETS.TRAIN"
         raise ConfigError(f"{key} names no dataset; for example {key} \"('balloon_train',)\"")
-    classes = fit_classes(cfg, eval_only=eval_only)
+    classes, tasks = fit_classes(cfg, eval_only=eval_only)
+    _check_number(cfg, classes, names[0])
+    if cfg.SEED >= 0:
+        seed = cfg.SEED
+    spec = RunSpec(
+        classes=tuple(classes),
+        tasks=tuple(tasks),
+        seed=draw_seed() if seed is None else seed,
+        mask_format=_mask_format(cfg, names, eval_only),
+    )
+    return spec if eval_only else _fit_training(cfg, spec)
+
+
+def _check_number(cfg: CfgNode, classes: Sequence[str], dataset: str) -> None:
     stated = cfg.MODEL.ROI_HEADS.NUM_CLASSES
     if stated not in (FOLLOW_DATASET, len(classes)):
         shown = ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
-        whose = "the extended model" if cfg.MODEL.TRANSFER.EXTEND else f"dataset {names[0]!r}"
+        whose = "the extended model" if cfg.MODEL.TRANSFER.EXTEND else f"dataset {dataset!r}"
         raise ConfigError(
             f"MODEL.ROI_HEADS.NUM_CLASSES is {stated}, but {whose} has "
             f"{len(classes)} classes ({shown}); leave the key out, it follows the dataset"
         )
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes)
-    if "POINT_HEAD_ON" in cfg.MODEL.ROI_MASK_HEAD and cfg.MODEL.ROI_MASK_HEAD.POINT_HEAD_ON:
-        cfg.INPUT.MASK_FORMAT = "bitmask"  # PointRend reads masks at points, not polygons
+
+
+def _mask_format(cfg: CfgNode, names: Sequence[str], eval_only: bool) -> str:
+    """The mapper makes bitmasks of polygons where asked to, and not the other way round."""
     formats = {getattr(MetadataCatalog.get(n), "mask_format", "polygon") for n in names}
-    if cfg.MODEL.TRANSFER.PSEUDO_LABELS.ENABLED and not eval_only:
-        check_pseudo_labels(cfg)
-        formats.add("bitmask")  # as the teacher's masks are
-    formats.add(cfg.INPUT.MASK_FORMAT)  # the mapper makes bitmasks of polygons where asked to
-    cfg.INPUT.MASK_FORMAT = "bitmask" if "bitmask" in formats else "polygon"
-    if "POINT_HEAD" in cfg.MODEL:
-        cfg.MODEL.POINT_HEAD.NUM_CLASSES = len(classes)
-    if not eval_only:
-        _fit_training(cfg)
-    return classes
+    formats.add(cfg.INPUT.MASK_FORMAT)
+    points = cfg.MODEL.ROI_MASK_HEAD.get("POINT_HEAD_ON")  # PointRend reads masks at points
+    labelled = cfg.MODEL.TRANSFER.PSEUDO_LABELS.ENABLED and not eval_only  # as the teacher's are
+    return "bitmask" if "bitmask" in formats or points or labelled else "polygon"
 
 
-def _fit_training(cfg: CfgNode) -> None:
-    check_distillation(cfg)
-    images = training_images(cfg)
+def _fit_training(cfg: CfgNode, spec: RunSpec) -> RunSpec:
+    own = spec.resolve(cfg)
+    if own.MODEL.TRANSFER.PSEUDO_LABELS.ENABLED:
+        check_pseudo_labels(own, spec)
+    check_distillation(own)
+    images = training_images(own)
     if not images:
         raise ConfigError(
             f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)}: every instance is a crowd, and "
             "crowds are not trained on"
         )
-    fit_schedule(cfg, images, logger)
-    check_row_freezing(cfg)
-    _check_points(cfg)
+    spec = replace(spec, schedule=fit_schedule(own, images, logger))
+    own = spec.resolve(cfg)
+    check_row_freezing(own, spec)
+    _check_points(own)
+    return spec
 
 
 def _check_points(cfg: CfgNode) -> None:

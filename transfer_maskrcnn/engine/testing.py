@@ -10,18 +10,23 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
+from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from torch import nn
 
+from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.engine.evaluated_sets import (
     Results,
+    build_evaluator,
+    build_test_loader,
     detection_limit,
     matched_tasks,
-    with_source_sets,
+    sets_to_test,
 )
 from transfer_maskrcnn.engine.facts import explain_evaluation
 from transfer_maskrcnn.errors import TransferError
 from transfer_maskrcnn.evaluation.explain.facts import EVALUATION_FILE
+from transfer_maskrcnn.evaluation.inference import FastInference
 from transfer_maskrcnn.evaluation.matches import Matches, match_detections
 from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.incremental.classes import class_places
@@ -33,40 +38,50 @@ from transfer_maskrcnn.incremental.forgetting import (
     extension_lines,
 )
 from transfer_maskrcnn.incremental.source import SourceFacts, source_facts
+from transfer_maskrcnn.modeling.precision import autocast_dtype
 
 logger = logging.getLogger(__name__)
 
 
-def record_evaluation(
-    cfg: CfgNode, results: Mapping[str, Results], model: nn.Module | None
-) -> None:
-    """Write what was evaluated into OUTPUT_DIR; all processes of a run call it together.
+def evaluate_model(cfg: CfgNode, spec: RunSpec, model: nn.Module) -> dict[str, Results]:
+    """Evaluate on every ``DATASETS.TEST`` and ``TEST_SOURCE``; all processes of a run call it.
 
     ``evaluation.json`` gets the results, those of other datasets stay there; of an extended model
     also its figures of old and new classes, under "extension". Why AP is what it is stands in
     ``inference/<dataset>/explanation.json``.
 
     Args:
-        cfg: fitted.
-        results: set -> task -> figures; of the main process.
-        model: that was evaluated by our own evaluators; None: by others, whose files nobody knows.
+        cfg: resolved.
+
+    Returns:
+        set -> task ("bbox", "segm") -> figures, AP from 0 to 100; of the main process.
     """
-    if not cfg.OUTPUT_DIR:
-        return
+    fast = model if isinstance(model, FastInference) else FastInference(model, autocast_dtype(cfg))
+    results: dict[str, Results] = {}
+    for name in sets_to_test(cfg):
+        loader = build_test_loader(cfg, name)
+        found = inference_on_dataset(fast, loader, build_evaluator(cfg, spec.classes, name))
+        if comm.is_main_process():
+            logger.info("%s:", name)
+            print_csv_format(found)
+        results[name] = found
+    if cfg.OUTPUT_DIR:
+        _record(cfg, spec, results, fast.model)
+    return results
+
+
+def _record(cfg: CfgNode, spec: RunSpec, results: Mapping[str, Results], model: nn.Module) -> None:
     path = Path(cfg.OUTPUT_DIR, EVALUATION_FILE)
     content: dict[str, Any] = {}
     if comm.is_main_process():
         content = {**_read(path), **results}
         content.pop(EXTENSION_KEY, None)  # of an earlier evaluation
         write_json(path, content)
-    if model is None:
-        return
-    if comm.is_main_process():
-        explain_evaluation(with_source_sets(cfg), model)
-    if not cfg.MODEL.TRANSFER.CLASSES:
+        explain_evaluation(cfg, model)
+    if not cfg.MODEL.TRANSFER.EXTEND:
         return
     try:
-        extension = _extension(cfg)
+        extension = _extension(cfg, list(spec.classes))
     except TransferError as error:  # an evaluation is worth more than what is made of it
         logger.warning("old and new classes are not told apart: %s", error)
         return
@@ -91,9 +106,9 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _extension(cfg: CfgNode) -> dict[str, Any]:
+def _extension(cfg: CfgNode, model: list[str]) -> dict[str, Any]:
     """The content of "extension", in the main process; the others help to compute it."""
-    tests, model = list(cfg.DATASETS.TEST), list(cfg.MODEL.TRANSFER.CLASSES)
+    tests = list(cfg.DATASETS.TEST)
     old_sets = list(dict.fromkeys(cfg.DATASETS.TEST_SOURCE)) or tests
     facts = source_facts(cfg)
     if facts is None:
@@ -102,12 +117,14 @@ def _extension(cfg: CfgNode) -> dict[str, Any]:
     before = {
         name: _source_matches(cfg, facts, name)
         for name in old_sets
-        if not set(old).isdisjoint(_model_classes(cfg, name))
+        if not set(old).isdisjoint(_model_classes(cfg, model, name))
     }
     figures = {}
     if comm.is_main_process():
         for task in reversed(matched_tasks(cfg)):
-            matched = {n: _matched(cfg, n, task, before.get(n, {})) for n in {*old_sets, *tests}}
+            matched = {
+                n: _matched(cfg, model, n, task, before.get(n, {})) for n in {*old_sets, *tests}
+            }
             parts = [matched[name] for name in old_sets], [matched[name] for name in tests]
             figures[task] = extension_figures(*parts, old, new)
     counts = {"old_classes": len(old), "new_classes": len(new)}
@@ -136,16 +153,18 @@ def _old_and_new(model: Sequence[str], facts: SourceFacts) -> tuple[list[str], l
     return [n for n in model if n in known], [n for n in model if n not in known]
 
 
-def _model_classes(cfg: CfgNode, dataset: str) -> list[str]:
+def _model_classes(cfg: CfgNode, model: list[str], dataset: str) -> list[str]:
     """The model's name of each of the dataset's classes."""
-    return [cfg.MODEL.TRANSFER.CLASSES[place] for place in class_places(cfg, dataset) or ()]
+    return [model[place] for place in class_places(cfg, model, dataset) or ()]
 
 
-def _matched(cfg: CfgNode, dataset: str, task: str, before: Mapping[str, Matches]) -> MatchedSet:
+def _matched(
+    cfg: CfgNode, model: list[str], dataset: str, task: str, before: Mapping[str, Matches]
+) -> MatchedSet:
     folder = Path(cfg.OUTPUT_DIR, "inference", dataset)
     files = folder / f"{dataset}_ground_truth.json", folder / "coco_instances_results.json"
     matches = match_detections(*files, task, detection_limit(cfg))
-    names = _model_classes(cfg, dataset)
+    names = _model_classes(cfg, model, dataset)
     numbers = MetadataCatalog.get(dataset).get("thing_dataset_id_to_contiguous_id") or {}
     classes = tuple(names[numbers.get(int(i), int(i))] for i in matches.category_ids)
     return MatchedSet(classes, matches, before.get(task))

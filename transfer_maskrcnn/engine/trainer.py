@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections import OrderedDict
 from contextlib import nullcontext
 from typing import Any
 
@@ -13,17 +12,17 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer
 from detectron2.engine.hooks import EvalHook
-from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter
 from torch import nn
 from torch.utils.data import DataLoader
 
+from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
-from transfer_maskrcnn.engine import evaluated_sets
 from transfer_maskrcnn.engine.checkpoint import TransferCheckpointer
 from transfer_maskrcnn.engine.divergence import describe_divergence
+from transfer_maskrcnn.engine.evaluated_sets import without_single_name
 from transfer_maskrcnn.engine.hooks.ema import WeightAverage
 from transfer_maskrcnn.engine.hooks.eval_history import EvalHistory
 from transfer_maskrcnn.engine.hooks.progress import ProgressBar, on_terminal
@@ -33,22 +32,21 @@ from transfer_maskrcnn.engine.hooks.validation import losses_on_test_sets
 from transfer_maskrcnn.engine.loader import build_train_loader
 from transfer_maskrcnn.engine.metadata import make_metadata
 from transfer_maskrcnn.engine.record import Cost, InitialWeights, write_drift
-from transfer_maskrcnn.engine.rng import StepSeed, run_seed
+from transfer_maskrcnn.engine.rng import StepSeed
+from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.engine.solver import L2SP, build_optimizer
-from transfer_maskrcnn.engine.testing import record_evaluation
+from transfer_maskrcnn.engine.testing import evaluate_model
 from transfer_maskrcnn.errors import (
     TrainingDivergedError,
     TransferError,
 )
-from transfer_maskrcnn.evaluation.inference import FastInference
 from transfer_maskrcnn.feature_cache.hook import CacheFeatures
-from transfer_maskrcnn.incremental.classes import class_names
 from transfer_maskrcnn.incremental.distillation_hook import DistillSource
 from transfer_maskrcnn.incremental.row_freezing import HoldRows
 from transfer_maskrcnn.incremental.source import note_source
 from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.modeling.freezing import FreezeSchedule
-from transfer_maskrcnn.modeling.precision import autocast_dtype, step_trainer
+from transfer_maskrcnn.modeling.precision import step_trainer
 from transfer_maskrcnn.surgery.hook import WeightSurgeryHook, moved, with_digest
 from transfer_maskrcnn.surgery.load import FINAL_FILE
 from transfer_maskrcnn.surgery.write import write_weights
@@ -57,7 +55,7 @@ logger = logging.getLogger(__name__)
 
 
 class TransferTrainer(DefaultTrainer):
-    """Detectron2's DefaultTrainer for a config that :func:`fit_config` has fitted to its datasets.
+    """Detectron2's DefaultTrainer for a config and what :func:`fit_config` found for it.
 
     ``MODEL.WEIGHTS`` goes through :class:`WeightSurgeryHook` unless ``MODEL.TRANSFER.ENABLED`` is
     False; checkpoints carry the class names; ``evaluation.json`` holds the last evaluation.
@@ -66,7 +64,16 @@ class TransferTrainer(DefaultTrainer):
     checkpointer: TransferCheckpointer
     results: dict[str, Any]  # of the last evaluation in this process
 
-    def __init__(self, cfg: CfgNode):
+    def __init__(self, cfg: CfgNode, spec: RunSpec | None = None):
+        """
+        Args:
+            cfg: resolved by ``spec``, or any that :func:`fit_config` accepts.
+            spec: None: of ``cfg``.
+        """
+        if spec is None:
+            spec = fit_config(cfg)
+            cfg = spec.resolve(cfg)
+        self.spec = spec
         with warnings.catch_warnings():  # of a CUDA loss scaler, which build_hooks replaces
             warnings.filterwarnings("ignore", message=".*GradScaler")
             super().__init__(cfg)
@@ -76,14 +83,14 @@ class TransferTrainer(DefaultTrainer):
         self.checkpointer = TransferCheckpointer(
             self.model,
             self.cfg.OUTPUT_DIR,
-            make_metadata(self.cfg),
+            make_metadata(self.cfg, self.spec),
             trust_pickle=self.cfg.MODEL.TRANSFER.TRUST_PICKLE,
             **self.checkpointer.checkpointables,
         )
         cfg = self.cfg
         self._trainer: SimpleTrainer = step_trainer(cfg, self._trainer)
         self.results, self._stopped = {}, False
-        self._surgery = WeightSurgeryHook.from_cfg(cfg)
+        self._surgery = WeightSurgeryHook.from_cfg(cfg, self.spec.classes)
         average = WeightAverage.from_cfg(cfg)
         self._evaluated_weights = average.applied if average else nullcontext
         best = BestCheckpoint.from_cfg(cfg, self.checkpointer, self._evaluated_weights)
@@ -99,11 +106,11 @@ class TransferTrainer(DefaultTrainer):
         return [
             self._surgery,
             InitialWeights(self.checkpointer),
-            StepSeed(run_seed(cfg)),
+            StepSeed(self.spec.seed),
             FreezeSchedule.from_cfg(cfg),
             HoldRows.from_cfg(cfg),
             CacheFeatures.from_cfg(cfg),
-            DistillSource.from_cfg(cfg),
+            DistillSource.from_cfg(cfg, self.spec),
             L2SP.from_cfg(cfg),
             average,
             *stock,
@@ -127,7 +134,7 @@ class TransferTrainer(DefaultTrainer):
         """
         source = None
         if resume:
-            source = self.checkpointer.resume(class_names(self.cfg), self.optimizer)
+            source = self.checkpointer.resume(self.spec.classes, self.optimizer)
         if source is not None:
             self.start_iter = self.iter + 1
             self.data_loader.batch_sampler.start = self.start_iter
@@ -197,12 +204,13 @@ class TransferTrainer(DefaultTrainer):
 
         Where there are several test sets, a result's name begins with its set's."""
         with self._evaluated_weights():
-            self.results = self._last_eval_results = self.test(self.cfg, self.model)
-            figures: dict[str, float] = flatten_results_dict(self._last_eval_results)
+            self.results = evaluate_model(self.cfg, self.spec, self.model)
+            named = without_single_name(self.cfg, self.results)
+            figures: dict[str, float] = flatten_results_dict(named)
             if comm.is_main_process():
                 put_sample_pictures(self.storage, self.cfg.OUTPUT_DIR, self.cfg.DATASETS.TEST)
             if self.cfg.TEST.VAL_LOSS:
-                figures |= losses_on_test_sets(self.cfg, self.model)
+                figures |= losses_on_test_sets(self.cfg, self.spec.classes, self.model)
         return figures
 
     def run_step(self) -> None:
@@ -216,43 +224,15 @@ class TransferTrainer(DefaultTrainer):
         except FloatingPointError as error:
             raise TrainingDivergedError(describe_divergence(self, str(error))) from None
 
-    @classmethod
-    def build_model(cls, cfg: CfgNode) -> nn.Module:
-        return build_model(cfg)
+    def build_model(self, cfg: CfgNode) -> nn.Module:
+        return build_model(cfg, self.spec)
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         return build_optimizer(cfg, model)
 
-    @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> DataLoader:
-        return build_train_loader(cfg, CheckedDatasetMapper(cfg, is_train=True))
-
-    @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
-        return evaluated_sets.build_test_loader(cfg, dataset_name)
-
-    @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        return evaluated_sets.build_evaluator(cfg, dataset_name)
-
-    @classmethod
-    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> OrderedDict[str, Any]:
-        """Evaluate on every ``DATASETS.TEST`` and ``TEST_SOURCE``; see :func:`record_evaluation`.
-
-        Returns detectron2's results: AP from 0 to 100 by task ("bbox", "segm"), by dataset first
-        where DATASETS.TEST names several; by dataset always for those of TEST_SOURCE alone.
-        """
-        if evaluators is not None:  # of another kind, which may want masks as one tensor
-            sets = evaluated_sets.by_set(cfg, super().test(cfg, model, evaluators))
-            record_evaluation(cfg, sets, None)
-            return OrderedDict(evaluated_sets.without_single_name(cfg, sets))
-        every = evaluated_sets.with_source_sets(cfg)
-        if not isinstance(model, FastInference):
-            model = FastInference(model, autocast_dtype(cfg))
-        sets = evaluated_sets.by_set(every, super().test(every, model))
-        record_evaluation(cfg, sets, model.model)
-        return OrderedDict(evaluated_sets.without_single_name(cfg, sets))
+    def build_train_loader(self, cfg: CfgNode) -> DataLoader:
+        return build_train_loader(cfg, self.spec, CheckedDatasetMapper(cfg, is_train=True))
 
 
 def _not_our_error(record: logging.LogRecord) -> bool:

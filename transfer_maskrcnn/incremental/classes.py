@@ -24,27 +24,21 @@ from transfer_maskrcnn.surgery.load import load_weights, trained_file
 logger = logging.getLogger(__name__)
 
 
-def class_names(cfg: CfgNode) -> list[str]:
-    """The class names of the model of a fitted ``cfg``, in order."""
-    name = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)[0]
-    return list(cfg.MODEL.TRANSFER.CLASSES or MetadataCatalog.get(name).thing_classes)
-
-
-def class_places(cfg: CfgNode, dataset: str) -> list[int] | None:
+def class_places(cfg: CfgNode, classes: Sequence[str], dataset: str) -> list[int] | None:
     """The model's class number of each of the dataset's, in the order of its ``category_id``.
 
     None where the model was not extended: then they are the same.
 
     Args:
-        cfg: fitted.
+        classes: the model's.
         dataset: one that is loaded.
 
     Raises:
         ConfigError: an extended model lacks one of its classes.
     """
-    model = cfg.MODEL.TRANSFER.CLASSES
-    if not model:
+    if not cfg.MODEL.TRANSFER.EXTEND:
         return None
+    model = list(classes)
     own = list(MetadataCatalog.get(dataset).thing_classes)
     known = known_classes(own, model)
     unknown = [name for name in own if name not in known]
@@ -69,25 +63,25 @@ def _key_of(cfg: CfgNode, dataset: str) -> str:
 
 
 def in_model_classes(
-    cfg: CfgNode, dataset: str, dicts: Iterable[dict[str, Any]]
+    cfg: CfgNode, classes: Sequence[str], dataset: str, dicts: Iterable[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """``dicts`` of ``dataset`` with the model's ``category_id``; those given stay as they are."""
-    places = class_places(cfg, dataset)
+    places = class_places(cfg, classes, dataset)
     return [record if places is None else _renumbered(record, places) for record in dicts]
 
 
-def annotated_classes(cfg: CfgNode, *, warn: bool) -> set[int]:
+def annotated_classes(cfg: CfgNode, classes: Sequence[str], *, warn: bool) -> set[int]:
     """The extended model's classes that ``DATASETS.TRAIN`` annotates: those with an instance.
 
     A crowd is none. An annotation tool may list classes that nobody looked for, too.
 
     Args:
-        cfg: fitted.
+        classes: the model's.
         warn: name these in a warning.
     """
     found: set[int] = set()
     for name in cfg.DATASETS.TRAIN:
-        places = class_places(cfg, name) or ()
+        places = class_places(cfg, classes, name) or ()
         present = {
             a["category_id"]
             for r in DatasetCatalog.get(name)
@@ -95,9 +89,9 @@ def annotated_classes(cfg: CfgNode, *, warn: bool) -> set[int]:
             if not a.get("iscrowd", 0)
         }
         found |= {places[category] for category in present}
-    declared = set(class_places(cfg, cfg.DATASETS.TRAIN[0]) or ())
+    declared = set(class_places(cfg, classes, cfg.DATASETS.TRAIN[0]) or ())
     if warn and declared - found:
-        listed = [cfg.MODEL.TRANSFER.CLASSES[place] for place in sorted(declared - found)]
+        listed = [classes[place] for place in sorted(declared - found)]
         logger.warning(
             "DATASETS.TRAIN has no instance of %s; where there are some, they are taken to lack "
             "their annotation",
@@ -113,8 +107,8 @@ def _renumbered(record: dict[str, Any], places: Sequence[int]) -> dict[str, Any]
     return {**record, "annotations": annotations}
 
 
-def fit_classes(cfg: CfgNode, *, eval_only: bool = False) -> list[str]:
-    """The model's class names for the datasets of ``cfg``; sets ``MODEL.TRANSFER.CLASSES``.
+def fit_classes(cfg: CfgNode, *, eval_only: bool = False) -> tuple[list[str], list[int]]:
+    """The model's class names for the datasets of ``cfg``, and its tasks; see ``RunSpec``.
 
     Args:
         cfg: its datasets are registered.
@@ -139,29 +133,26 @@ def fit_classes(cfg: CfgNode, *, eval_only: bool = False) -> list[str]:
     for name in names:
         check_dataset(name)
     if not cfg.MODEL.TRANSFER.EXTEND:
-        cfg.MODEL.TRANSFER.update(CLASSES=[], GENERATIONS=[])
-        return _common_classes(names)
+        return _common_classes(names), []
     if eval_only:  # the file says how its classes are scored
         _check_keys(cfg)
-        classes = _trained_classes(cfg) or _source_classes(cfg)
-        cfg.MODEL.TRANSFER.update(CLASSES=list(classes), GENERATIONS=[])
+        classes, tasks = list(_trained_classes(cfg) or _source_classes(cfg)), []
     else:
-        extend(cfg, _common_classes(cfg.DATASETS.TRAIN))
+        classes, tasks = extend(cfg, _common_classes(cfg.DATASETS.TRAIN))
     for name in names:
-        class_places(cfg, name)
-    _check_source_sets(cfg)
-    return list(cfg.MODEL.TRANSFER.CLASSES)
+        class_places(cfg, classes, name)
+    _check_source_sets(cfg, classes, tasks)
+    return classes, tasks
 
 
-def _check_source_sets(cfg: CfgNode) -> None:
+def _check_source_sets(cfg: CfgNode, classes: Sequence[str], tasks: Sequence[int]) -> None:
     """
     Raises:
         ConfigError: one of ``DATASETS.TEST_SOURCE`` has classes alone that are new to the source.
     """
-    generations = cfg.MODEL.TRANSFER.GENERATIONS
-    old = sum(generations[:-1]) if len(generations) > 1 else sum(generations)
+    old = sum(tasks[:-1]) if len(tasks) > 1 else sum(tasks)
     for name in cfg.DATASETS.TEST_SOURCE if old else ():
-        if min(class_places(cfg, name) or [0]) >= old:
+        if min(class_places(cfg, classes, name) or [0]) >= old:
             raise ConfigError(
                 f"DATASETS.TEST_SOURCE {name!r} has none of the source's classes, only new ones "
                 f"({shown(MetadataCatalog.get(name).thing_classes)}); name a set of the source's "
@@ -169,8 +160,8 @@ def _check_source_sets(cfg: CfgNode) -> None:
             )
 
 
-def extend(cfg: CfgNode, dataset_classes: Sequence[str]) -> list[str]:
-    """The classes of MODEL.WEIGHTS and the new ones of a dataset; sets ``MODEL.TRANSFER.CLASSES``.
+def extend(cfg: CfgNode, dataset_classes: Sequence[str]) -> tuple[list[str], list[int]]:
+    """The classes of MODEL.WEIGHTS and the new ones of a dataset, and the tasks they came with.
 
     Raises:
         ConfigError: keys that contradict ``MODEL.TRANSFER.EXTEND``, class names of the source that
@@ -204,9 +195,7 @@ def extend(cfg: CfgNode, dataset_classes: Sequence[str]) -> list[str]:
             *(unnamed, cfg.MODEL.WEIGHTS),
         )
     added = [len(names) - len(kept)] if len(names) > len(kept) else []
-    generations = [*_source_generations(cfg, len(kept)), *added]
-    cfg.MODEL.TRANSFER.update(CLASSES=list(names), GENERATIONS=generations)
-    return list(names)
+    return list(names), [*_source_generations(cfg, len(kept)), *added]
 
 
 def _source_generations(cfg: CfgNode, classes: int) -> list[int]:

@@ -9,9 +9,9 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 
-from transfer_maskrcnn.config import flat_config
+from transfer_maskrcnn.config import RunSpec, flat_config
 from transfer_maskrcnn.errors import ConfigError, WeightFileError
-from transfer_maskrcnn.incremental.classes import annotated_classes, class_names
+from transfer_maskrcnn.incremental.classes import annotated_classes
 from transfer_maskrcnn.incremental.distillation import OldClasses
 from transfer_maskrcnn.incremental.distillation_step import Distillation
 from transfer_maskrcnn.incremental.source import build_source_model, source_config
@@ -35,17 +35,17 @@ logger = logging.getLogger(__name__)
 class DistillSource(HookBase):
     """Adds a :class:`Distillation` of the source model to the model, for as long as it trains."""
 
-    def __init__(self, cfg: CfgNode):
+    def __init__(self, cfg: CfgNode, spec: RunSpec):
         """
         Args:
             cfg: fitted, with ``MODEL.TRANSFER.DISTILLATION`` above 0.
         """
-        self._cfg = cfg
+        self._cfg, self._spec = cfg, spec
 
     @classmethod
-    def from_cfg(cls, cfg: CfgNode) -> DistillSource | None:
+    def from_cfg(cls, cfg: CfgNode, spec: RunSpec) -> DistillSource | None:
         """None where it is off."""
-        return cls(cfg) if cfg.MODEL.TRANSFER.DISTILLATION else None
+        return cls(cfg, spec) if cfg.MODEL.TRANSFER.DISTILLATION else None
 
     def before_train(self) -> None:
         """
@@ -54,11 +54,12 @@ class DistillSource(HookBase):
         """
         cfg = self._cfg
         teacher, names = build_source_model(cfg)
-        old = OldClasses.of(class_names(cfg), names)
+        old = OldClasses.of(self._spec.classes, names)
         model = unwrapped(self.trainer.model)
         weight = float(cfg.MODEL.TRANSFER.DISTILLATION)
         # pseudo-labels, which come first, give the same warning
-        annotated = annotated_classes(cfg, warn=not cfg.MODEL.TRANSFER.PSEUDO_LABELS.ENABLED)
+        warn = not cfg.MODEL.TRANSFER.PSEUDO_LABELS.ENABLED
+        annotated = annotated_classes(cfg, self._spec.classes, warn=warn)
         hidden = sorted(set(old.student.tolist()) - annotated)
         self._distillation = Distillation(model, teacher, old, weight, hidden)
         self._distillation.attach()

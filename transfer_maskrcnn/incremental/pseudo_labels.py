@@ -12,6 +12,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
+from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.data.export import coco_document
 from transfer_maskrcnn.data.formats.base import LoadedDataset, LoadReport
 from transfer_maskrcnn.errors import ConfigError, WeightFileError
@@ -43,7 +44,7 @@ LOWEST_SCORE = 0.05
 _MOST_CLASSES = 8  # in a sentence
 
 
-def check_pseudo_labels(cfg: CfgNode) -> None:
+def check_pseudo_labels(cfg: CfgNode, spec: RunSpec) -> None:
     """Compare ``MODEL.TRANSFER.PSEUDO_LABELS`` with the rest of a ``cfg`` whose classes are known.
 
     Raises:
@@ -66,10 +67,10 @@ def check_pseudo_labels(cfg: CfgNode) -> None:
             "at most 1"
         )
     if keys.CALIBRATION_SET:
-        _check_calibration_set(cfg, keys.CALIBRATION_SET)
+        _check_calibration_set(cfg, spec, keys.CALIBRATION_SET)
 
 
-def _check_calibration_set(cfg: CfgNode, name: str) -> None:
+def _check_calibration_set(cfg: CfgNode, spec: RunSpec, name: str) -> None:
     used = {n: k for k in ("TRAIN", "TEST", "TEST_SOURCE") for n in cfg.DATASETS[k]}
     if name in used:
         raise ConfigError(
@@ -77,7 +78,7 @@ def _check_calibration_set(cfg: CfgNode, name: str) -> None:
             "be of images that thresholds were chosen on; name another set"
         )
     check_dataset(name)
-    class_places(cfg, name)  # it has no class that the model lacks
+    class_places(cfg, spec.classes, name)  # it has no class that the model lacks
     facts = source_facts(cfg)
     if facts is not None and not source_categories(name, facts.classes):
         raise ConfigError(
@@ -88,7 +89,7 @@ def _check_calibration_set(cfg: CfgNode, name: str) -> None:
 
 
 def pseudo_labels(
-    cfg: CfgNode, records: Sequence[dict[str, Any]]
+    cfg: CfgNode, spec: RunSpec, records: Sequence[dict[str, Any]]
 ) -> tuple[list[PseudoLabels], dict[str, Any]]:
     """What the source model adds to ``records``, and a summary of it.
 
@@ -107,8 +108,8 @@ def pseudo_labels(
             f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} cannot be read, and {KEY}.ENABLED has it label the "
             "training images; put it back, or set ENABLED False"
         )
-    names, model = facts.classes, cfg.MODEL.TRANSFER.CLASSES
-    annotated = annotated_classes(cfg, warn=True)
+    names, model = facts.classes, spec.classes
+    annotated = annotated_classes(cfg, model, warn=True)
     places = {i: model.index(n) for i, n in enumerate(names) if n and n in model}
     left = [names[i] for i, place in places.items() if place in annotated]
     if left:
@@ -120,7 +121,7 @@ def pseudo_labels(
     scores = Scores(_sure_scores(own, facts), cfg.MODEL.TRANSFER.PSEUDO_LABELS.IGNORE_SCORE)
     found = source_detections(own, facts, records)
     labels = [decide(r, d, places, scores) for r, d in zip(records, found, strict=True)]
-    return labels, _summary(cfg, labels, {names[i]: scores.sure[i] for i in places})
+    return labels, _summary(cfg, spec, labels, {names[i]: scores.sure[i] for i in places})
 
 
 def _sure_scores(cfg: CfgNode, facts: SourceFacts) -> list[float]:
@@ -139,10 +140,10 @@ def _sure_scores(cfg: CfgNode, facts: SourceFacts) -> list[float]:
 
 
 def _summary(
-    cfg: CfgNode, labels: Sequence[PseudoLabels], sure: Mapping[str, float]
+    cfg: CfgNode, spec: RunSpec, labels: Sequence[PseudoLabels], sure: Mapping[str, float]
 ) -> dict[str, Any]:
     keys = cfg.MODEL.TRANSFER.PSEUDO_LABELS
-    names = cfg.MODEL.TRANSFER.CLASSES
+    names = spec.classes
     counts = Counter(names[a["category_id"]] for image in labels for a in image.sure)
     return {
         "teacher": cfg.MODEL.WEIGHTS,
@@ -159,12 +160,14 @@ def _summary(
     }
 
 
-def with_pseudo_labels(cfg: CfgNode, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def with_pseudo_labels(
+    cfg: CfgNode, spec: RunSpec, records: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
     """``records`` with what the source model adds; those given stay as they are.
 
     The summary is logged, and written into OUTPUT_DIR as ``pseudo_labels.json``.
     """
-    labels, summary = pseudo_labels(cfg, records)
+    labels, summary = pseudo_labels(cfg, spec, records)
     sentence = describe(summary)
     logger.info(sentence)
     if comm.is_main_process():

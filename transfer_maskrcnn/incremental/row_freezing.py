@@ -19,6 +19,7 @@ from detectron2.engine import HookBase
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.errors import CheckpointError, ConfigError, WeightFileError
 from transfer_maskrcnn.modeling.class_rows import ALL_BUT_NEW_ROWS, rows_per_class
 from transfer_maskrcnn.modeling.cosine import CosineClassifier
@@ -31,7 +32,7 @@ from transfer_maskrcnn.surgery.target import unwrapped
 logger = logging.getLogger(__name__)
 
 
-def check_row_freezing(cfg: CfgNode) -> None:
+def check_row_freezing(cfg: CfgNode, spec: RunSpec) -> None:
     """Nothing to say where neither ``MODEL.TRANSFER.FREEZE`` nor ``SOLVER.FREEZE_SCHEDULE`` asks for it.
 
     Args:
@@ -40,7 +41,7 @@ def check_row_freezing(cfg: CfgNode) -> None:
     Raises:
         ConfigError: it is asked for without ``MODEL.TRANSFER.EXTEND``, or no class is new.
     """
-    phases = [spec for _, spec in parse_phases(cfg.SOLVER.FREEZE_SCHEDULE, cfg.SOLVER.MAX_ITER)]
+    phases = [part for _, part in parse_phases(cfg.SOLVER.FREEZE_SCHEDULE, cfg.SOLVER.MAX_ITER)]
     if ALL_BUT_NEW_ROWS not in (cfg.MODEL.TRANSFER.FREEZE, *phases):
         return
     key = FREEZE_KEY if cfg.MODEL.TRANSFER.FREEZE == ALL_BUT_NEW_ROWS else FREEZE_SCHEDULE_KEY
@@ -54,7 +55,7 @@ def check_row_freezing(cfg: CfgNode) -> None:
         known = load_named_source(cfg).classes or ()
     except WeightFileError:  # gone: a resumed run has its plan
         return
-    if set(cfg.MODEL.TRANSFER.CLASSES) <= set(known):
+    if set(spec.classes) <= set(known):
         raise ConfigError(
             f"{key} {ALL_BUT_NEW_ROWS}: {cfg.MODEL.WEIGHTS} has all classes of DATASETS.TRAIN "
             f"({shown(known)}), so nothing is left to train; use 'all_but_predictors'"

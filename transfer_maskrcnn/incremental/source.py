@@ -16,7 +16,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import nn
 
-from transfer_maskrcnn.config import flat_config
+from transfer_maskrcnn.config import RunSpec, flat_config
 from transfer_maskrcnn.engine.rng import seeded
 from transfer_maskrcnn.errors import ConfigError, TransferPlanError, WeightFileError
 from transfer_maskrcnn.files import write_json
@@ -167,11 +167,12 @@ def build_source_model(cfg: CfgNode) -> tuple[nn.Module, list[str]]:
         TransferPlanError: it is not a whole model of this config.
     """
     source = load_named_source(cfg)
-    own = source_config(cfg, source)
+    own, names = source_config(cfg, source), tuple(source.classes or ())
+    spec = RunSpec(names, tuple(generations_of(source.metadata)))
     with seeded(0):  # what it draws is overwritten; the run's own draws stay what they are
-        model = build_model(own)
+        model = build_model(own, spec)
     _load(model, source, strict=cfg.MODEL.TRANSFER.STRICT)
-    return model.requires_grad_(False).eval(), list(source.classes or ())
+    return model.requires_grad_(False).eval(), list(names)
 
 
 def source_config(cfg: CfgNode, source: SourceWeights) -> CfgNode:
@@ -183,8 +184,7 @@ def source_config(cfg: CfgNode, source: SourceWeights) -> CfgNode:
         own.MODEL.POINT_HEAD.NUM_CLASSES = len(source.classes or ())
     trained_with = (source.metadata or {}).get("config") or {}
     own.MODEL.ROI_BOX_HEAD.COSINE_SCALE = float(trained_with.get(COSINE_KEY, 0.0))
-    own.MODEL.TRANSFER.update(EXTEND=False, CLASSES=[], FREEZE="", DISTILLATION=0.0)
-    own.MODEL.TRANSFER.GENERATIONS = generations_of(source.metadata)
+    own.MODEL.TRANSFER.update(EXTEND=False, FREEZE="", DISTILLATION=0.0)
     own.MODEL.TRANSFER.PSEUDO_LABELS.ENABLED = False
     return own
 

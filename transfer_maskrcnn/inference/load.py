@@ -13,9 +13,9 @@ from transfer_maskrcnn.config import FOLLOW_DATASET
 from transfer_maskrcnn.data.builtin import register_catalog
 from transfer_maskrcnn.engine.checkpoint import load_trained_model
 from transfer_maskrcnn.engine.setup import check_device
-from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.inference.predictor import Predictor, class_thresholds
+from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.modeling.precision import autocast_dtype
 from transfer_maskrcnn.surgery.hook import source_class_names
 from transfer_maskrcnn.surgery.load import FINAL_FILE, load_weights, trained_file
@@ -65,7 +65,7 @@ def load_predictor(
     are ``MODEL.TRANSFER.SOURCE_CLASSES``, or those that the config's datasets are declared with.
 
     Args:
-        cfg: as loaded; its number of classes and its score threshold are set here.
+        cfg: as loaded, or of a run; stays as it is.
         weights: of a trained model; a path, or an address that detectron2 knows.
         score: detections of at most this score are left out, 0 to 1.
         class_scores: class name -> its own threshold.
@@ -75,6 +75,8 @@ def load_predictor(
             model for this config, an unknown class in ``class_scores``.
         WeightFileError: the file cannot be read.
     """
+    cfg = cfg.clone()
+    cfg.defrost()
     check_device(cfg.MODEL.DEVICE)
     classes = _class_names(cfg, weights)
     thresholds = class_thresholds(classes, score, class_scores or {})
@@ -83,7 +85,7 @@ def load_predictor(
         cfg.MODEL.POINT_HEAD.NUM_CLASSES = len(classes)
     # What will be left out needs no mask, and what is wanted must not be left out by the model.
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = min(thresholds)
-    model = TransferTrainer.build_model(cfg)
+    model = build_model(cfg)
     load_trained_model(model, weights, classes, trust_pickle=cfg.MODEL.TRANSFER.TRUST_PICKLE)
     return Predictor(
         model,
@@ -122,10 +124,10 @@ def _class_names(cfg: CfgNode, weights: str) -> list[str]:
 def _declared_classes(cfg: CfgNode) -> list[str]:
     """The class names that stand in a catalog; annotations are not read for them.
 
-    Of an extended model, a run's config.yaml has them, and a catalog only some.
+    A catalog has only some of an extended model's.
     """
     if cfg.MODEL.TRANSFER.EXTEND:
-        return list(cfg.MODEL.TRANSFER.CLASSES)
+        return []
     if os.path.isfile(cfg.DATASETS.CATALOG):  # a model may outlive its dataset
         register_catalog(cfg.DATASETS.CATALOG)
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):

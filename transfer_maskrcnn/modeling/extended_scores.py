@@ -21,12 +21,10 @@ from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-_KEY = "MODEL.TRANSFER.GENERATIONS"
-
 
 def generations_of(metadata: Mapping[str, Any] | None) -> list[int]:
     """How many classes came with each extension, as a checkpoint says; [] for one of none."""
-    return list(((metadata or {}).get("config") or {}).get(_KEY) or [])
+    return list((metadata or {}).get("tasks") or [])
 
 
 def score_by_generation(model: nn.Module, generations: Sequence[int]) -> None:

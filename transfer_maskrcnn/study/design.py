@@ -12,12 +12,13 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from transfer_maskrcnn.config import RunSpec, load_config
 from transfer_maskrcnn.data.builtin import register_catalog
 from transfer_maskrcnn.engine.loader import training_images
 from transfer_maskrcnn.engine.metadata import config_hash, dataset_fingerprint
-from transfer_maskrcnn.engine.setup import fit_config, load_config
+from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.errors import ConfigError
-from transfer_maskrcnn.incremental.classes import check_dataset, class_names
+from transfer_maskrcnn.incremental.classes import check_dataset
 from transfer_maskrcnn.study.variants import Variant, parse_variant
 from transfer_maskrcnn.surgery.classes import shown
 from transfer_maskrcnn.surgery.hook import plan_of_config
@@ -77,9 +78,13 @@ class Design:
 
     def config(self, run: Run, output_dir: Path) -> CfgNode:
         """The config of ``run``, fitted to its datasets."""
+        return self.fitted(run, output_dir)[0]
+
+    def fitted(self, run: Run, output_dir: Path) -> tuple[CfgNode, RunSpec]:
+        """The config of ``run``, and what it leaves to its datasets."""
         cfg = load_config(self.config_file, self.arguments(run, output_dir)[2:])
-        fit_config(cfg)
-        return cfg
+        spec = fit_config(cfg)
+        return spec.resolve(cfg), spec
 
     @cached_property
     def _measured(self) -> list[str]:
@@ -153,9 +158,11 @@ def check_variants(design: Design, output_dir: Path) -> dict[str, float]:
     _check_classes(design)
     shares = {}
     for variant in design.variants:
-        cfg = design.config(Run(variant, design.fractions[-1], design.seeds[0]), output_dir)
+        run = Run(variant, design.fractions[-1], design.seeds[0])
+        cfg, spec = design.fitted(run, output_dir)
+        cfg.defrost()
         cfg.MODEL.DEVICE = "cpu"
-        _, _, plan = plan_of_config(cfg, class_names(cfg))
+        _, _, plan = plan_of_config(cfg, spec.classes)
         plan.check(cfg.MODEL.TRANSFER.STRICT)
         shares[variant.name] = round(plan.loaded_fraction(), 4)
     return shares

@@ -244,12 +244,15 @@ class WeightSurgeryHook(HookBase):
         }
 
     @classmethod
-    def from_cfg(cls, cfg: CfgNode) -> "WeightSurgeryHook":
-        """Reads ``MODEL.WEIGHTS``, ``MODEL.TRANSFER``, ``OUTPUT_DIR``, and the class names: the
-        extended ones where there are any, else those of the first training dataset."""
+    def from_cfg(cls, cfg: CfgNode, classes: Sequence[str] | None = None) -> "WeightSurgeryHook":
+        """Reads ``MODEL.WEIGHTS``, ``MODEL.TRANSFER``, ``OUTPUT_DIR``.
+
+        Args:
+            classes: the model's; None: those of the first training dataset.
+        """
         transfer = cfg.MODEL.TRANSFER
         train = cfg.DATASETS.TRAIN
-        target_classes = list(transfer.CLASSES) or (
+        target_classes = list(classes or ()) or (
             MetadataCatalog.get(train[0]).get("thing_classes") if train else None
         )
         hook = cls(

@@ -10,7 +10,7 @@ import pytest
 
 from transfer_maskrcnn.autoconfig import Measures, settings_of
 from transfer_maskrcnn.autoconfig.detection import anchor_lines, count_lines
-from transfer_maskrcnn.engine.setup import load_config
+from transfer_maskrcnn.config import load_config
 
 # most objects an image, what is stated (base: 100 detections; 500 proposals, 300 after NMS)
 COUNTS = [

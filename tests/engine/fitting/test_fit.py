@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from transfer_maskrcnn.autoconfig import Data, Measures, fit_lines
-from transfer_maskrcnn.engine.setup import load_config
+from transfer_maskrcnn.config import load_config
 
 Values = Callable[..., dict[str, Any]]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from transfer_maskrcnn.autoconfig import settings_of
-from transfer_maskrcnn.engine.setup import load_config
+from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.errors import ConfigError
 
 C4 = [

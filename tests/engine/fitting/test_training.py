@@ -9,7 +9,7 @@ import pytest
 
 from transfer_maskrcnn.autoconfig.measures import Measures
 from transfer_maskrcnn.autoconfig.training import batch_lines, image_lines, schedule_lines
-from transfer_maskrcnn.engine.setup import load_config
+from transfer_maskrcnn.config import load_config
 
 # images, batch, iterations asked for, length, step, warm-up (base: 100), a part of the reason
 SCHEDULES = [

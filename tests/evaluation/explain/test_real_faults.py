@@ -12,12 +12,14 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
+from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.data.register import register_dataset
 from transfer_maskrcnn.data.shapes import prepare_shapes
 from transfer_maskrcnn.engine.checkpoint import load_trained_model
-from transfer_maskrcnn.engine.setup import fit_config, load_config
-from transfer_maskrcnn.engine.trainer import TransferTrainer
+from transfer_maskrcnn.engine.setup import fit_config
+from transfer_maskrcnn.engine.testing import evaluate_model
 from transfer_maskrcnn.evaluation.explain.folder import RESULTS_FILE, explain_folder
+from transfer_maskrcnn.modeling.build import build_model
 
 pytestmark = pytest.mark.slow
 IMAGES = 12
@@ -50,11 +52,11 @@ def explained(
         cfg = _cfg(repository, tmp_path, options)
         classes = fit_config(cfg, eval_only=True)
         torch.manual_seed(0)
-        model = TransferTrainer.build_model(cfg)
+        model = build_model(cfg)
         load_trained_model(model, cfg.MODEL.WEIGHTS, classes)
         with torch.no_grad():
             plant(model)
-        TransferTrainer.test(cfg, model)
+        evaluate_model(cfg, fit_config(cfg, eval_only=True), model)
         path = tmp_path / "inference" / dataset / "explanation.json"
         content: dict[str, dict[str, Any]] = json.loads(path.read_text())
         return content

@@ -14,7 +14,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from transfer_maskrcnn.engine.checkpoint import TransferCheckpointer
-from transfer_maskrcnn.engine.evaluated_sets import with_source_sets
+from transfer_maskrcnn.engine.evaluated_sets import sets_to_test
 from transfer_maskrcnn.errors import ConfigError, nearest
 
 BEST_NAME = "model_best"
@@ -206,7 +206,7 @@ def _metric_names(cfg: CfgNode) -> list[str]:
     tasks = ["segm"] * cfg.MODEL.MASK_ON + ["bbox"] + ["keypoints"] * cfg.MODEL.KEYPOINT_ON
     alone = cfg.DATASETS.TEST[0] if len(cfg.DATASETS.TEST) == 1 else ""
     names = []
-    for dataset in with_source_sets(cfg).DATASETS.TEST:
+    for dataset in sets_to_test(cfg):
         classes = MetadataCatalog.get(dataset).get("thing_classes") or []
         figures = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
         figures += [f"AP-{name}" for name in classes] if len(classes) > 1 else []

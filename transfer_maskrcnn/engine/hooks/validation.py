@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
@@ -26,20 +26,22 @@ from transfer_maskrcnn.incremental.classes import in_model_classes
 logger = logging.getLogger(__name__)
 
 
-def losses_on_test_sets(cfg: CfgNode, model: nn.Module) -> dict[str, float]:
+def losses_on_test_sets(cfg: CfgNode, classes: Sequence[str], model: nn.Module) -> dict[str, float]:
     """:func:`validation_losses` on all of ``DATASETS.TEST`` together."""
-    loaders = (build_validation_loader(cfg, name) for name in cfg.DATASETS.TEST)
+    loaders = (build_validation_loader(cfg, classes, name) for name in cfg.DATASETS.TEST)
     return validation_losses(model, chain.from_iterable(loaders))
 
 
-def build_validation_loader(cfg: CfgNode, dataset_name: str) -> DataLoader[Any]:
+def build_validation_loader(
+    cfg: CfgNode, classes: Sequence[str], dataset_name: str
+) -> DataLoader[Any]:
     """The images of a test set at test size, with annotations; empty ones as in training."""
     mapper = CheckedDatasetMapper(
         cfg, is_train=True, augmentations=build_augmentation(cfg, is_train=False)
     )
     filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
     dicts = get_detection_dataset_dicts(dataset_name, filter_empty=filter_empty)
-    dicts = in_model_classes(cfg, dataset_name, dicts)
+    dicts = in_model_classes(cfg, classes, dataset_name, dicts)
     workers = cfg.DATALOADER.NUM_WORKERS
     loader: DataLoader[Any] = build_detection_test_loader(dicts, mapper=mapper, num_workers=workers)
     return loader
