@@ -14,7 +14,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
-from transfer_maskrcnn.config import load_config
+from transfer_maskrcnn.config import RunSpec, load_config
 from transfer_maskrcnn.engine.run import evaluate
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.inference.load import find_weights, load_predictor

@@ -110,6 +110,7 @@ def test_a_runs_key(toy: list[str], tmp_path: Path) -> None:
     first, *others = [run_key(study.config(run, tmp_path)) for run in study.runs()]
     assert all(key["config"] != first["config"] for key in others)
     elsewhere = study.config(study.runs()[0], tmp_path / "other")
+    elsewhere.defrost()
     elsewhere.DATALOADER.NUM_WORKERS = 7
     assert run_key(elsewhere) == first, "where and with how many workers changes no result"
     copy = tmp_path / "copy.pth"
