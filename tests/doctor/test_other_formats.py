@@ -73,10 +73,12 @@ def _via(planted: Planted) -> DatasetSpec:
     return replace(spec, format="via")
 
 
-def _texts(diagnosis: Diagnosis, kind: str) -> str:
+def _place(diagnosis: Diagnosis, kind: str) -> tuple[str, str, int | None, str]:
+    """Names of the file and of the image of its first place, with item and line between them."""
     found = [f for f in diagnosis.findings if f.kind == kind]
     assert found, [f.kind for f in diagnosis.findings]
-    return "\n".join(str(place) for place in found[0].places)
+    place = found[0].places[0]
+    return Path(place.file).name, place.item, place.line, Path(place.image).name
 
 
 def _first(folder: str, pattern: str) -> Path:
@@ -93,23 +95,22 @@ def test_a_clean_set_is_clean_in_every_format(
 
 def test_places_of_via(train: Planted, diagnose: Callable[..., Diagnosis]) -> None:
     train.annotations[4]["segmentation"] = [blob(46, 30, 1.2)]
-    text = _texts(diagnose(_via(train)), "tiny")
     # the fifth region of the file; line 1 holds what comes before the first
-    assert "toy_train.json: regions[1], line 6 of 002.png" in text
+    expected = ("toy_train.json", "regions[1]", 6, "002.png")
+    assert _place(diagnose(_via(train)), "tiny") == expected
 
 
 def test_places_of_labelme(
     train: Planted, write: Write, diagnose: Callable[..., Diagnosis]
 ) -> None:
     train.annotations[4]["segmentation"] = [blob(46, 30, 1.2)]
-    text = _texts(diagnose(write(train, "labelme")), "tiny")
-    assert "002.json: shapes[1], line" in text and "of 002.png" in text
+    file, item, line, image = _place(diagnose(write(train, "labelme")), "tiny")
+    assert (file, item, image) == ("002.json", "shapes[1]", "002.png") and line
 
 
 def test_places_of_yolo(train: Planted, write: Write, diagnose: Callable[..., Diagnosis]) -> None:
     train.annotations[4]["segmentation"] = [blob(46, 30, 1.2)]
-    text = _texts(diagnose(write(train, "yolo")), "tiny")
-    assert "002.txt: line 2 of 002.png" in text
+    assert _place(diagnose(write(train, "yolo")), "tiny") == ("002.txt", "", 2, "002.png")
 
 
 def test_yolo_labels_without_an_image_and_an_orientation_that_no_size_confirms(
@@ -125,8 +126,8 @@ def test_yolo_labels_without_an_image_and_an_orientation_that_no_size_confirms(
     Image.open(image).save(image.with_suffix(".jpg"), exif=exif)
     image.unlink()
     diagnosis = diagnose(spec)
-    assert "stray.txt" in _texts(diagnosis, "labels_without_image")
-    assert "004.jpg: orientation 6" in _texts(diagnosis, "exif_unclear")
+    assert _place(diagnosis, "labels_without_image")[0] == "stray.txt"
+    assert _place(diagnosis, "exif_unclear")[0] == "004.jpg"
 
 
 def test_labelme_images_without_json_labels_without_name_and_points(
@@ -139,8 +140,9 @@ def test_labelme_images_without_json_labels_without_name_and_points(
     content["shapes"][0] |= {"shape_type": "point", "points": [[5, 5]]}
     file.write_text(json.dumps(content, indent=1))
     diagnosis = diagnose(spec)
-    assert "003.png" in _texts(diagnosis, "image_without_json")
-    assert "004.json: shapes[0], line" in _texts(diagnosis, "other_shape")
+    assert _place(diagnosis, "image_without_json")[0] == "003.png"
+    file, item, line, _ = _place(diagnosis, "other_shape")
+    assert (file, item) == ("004.json", "shapes[0]") and line
 
 
 def test_masks_that_are_missing_or_damaged(
@@ -159,8 +161,8 @@ def test_masks_that_are_missing_or_damaged(
     (masks / "4.png").write_bytes(b"nothing")
     spec = DatasetSpec(*("toy", "png_masks", str(masks), str(images), ("nut",), None, None, None))
     diagnosis = diagnose(spec)
-    assert "3.png" in _texts(diagnosis, "image_without_mask_file")
-    assert "4.png" in _texts(diagnosis, "bad_mask_file")
+    assert _place(diagnosis, "image_without_mask_file")[0] == "3.png"
+    assert _place(diagnosis, "bad_mask_file")[0] == "4.png"
 
 
 def test_via_regions_without_a_label(train: Planted, diagnose: Callable[..., Diagnosis]) -> None:
@@ -170,7 +172,7 @@ def test_via_regions_without_a_label(train: Planted, diagnose: Callable[..., Dia
         text[5].replace('"class": "nut"', '"class": ""').replace('"class": "bolt"', '"class": ""')
     )
     train.json.write_text("\n".join(text))
-    assert "regions[1], line 6 of 002.png" in _texts(diagnose(spec), "no_label")
+    assert _place(diagnose(spec), "no_label")[1:] == ("regions[1]", 6, "002.png")
 
 
 # What the tests of other files, or the one above, plant.
@@ -178,8 +180,7 @@ ELSEWHERE = {
     *("labels_without_image", "image_without_json", "image_without_mask_file", "bad_mask_file"),
     *("no_label", "other_shape"),
     "lost_with_image",  # beside every image that is left out
-    "mapper_failed",  # tests/doctor/test_image_facts.py
-    "other_reason",  # for reasons that loaders may get one day
+    "mapper_failed",  # tests/doctor/test_images.py
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import cv2
@@ -238,14 +239,14 @@ def _pairs(polygon: list[float]) -> list[list[float]]:
 STAR = [30.0, 10.0, 60.0, 50.0, 20.0, 25.0, 64.0, 25.0, 25.0, 50.0]
 SPOT = blob(46, 30)
 NEAR = [value + 0.3 for value in SPOT]
-ON_IMAGE_2 = ("annotations[4], id 5, line", "002.png")
-NEW = ("annotations[24], id 1000, line",)
+ON_IMAGE_2 = ("'item': 'annotations[4]', 'id': 5", "002.png")
+NEW = ("'item': 'annotations[24]', 'id': 1000",)
 
 # name: what is done, the kind that has to be found, what its places have to name
 FAULTS: dict[str, tuple[Plant, str, tuple[str, ...]]] = {
     # files
     "missing image": (_image(lambda t: t.image(3).unlink()), "image_missing", ("003.png",)),
-    "file name in other case": (_wrong_case, "image_missing", ("003.png", "there is 003.PNG")),
+    "file name in other case": (_wrong_case, "image_missing", ("003.png", "'similar': '003.PNG'")),
     "zero bytes": (_write(b""), "image_empty", ("003.png",)),
     "a web page": (_write(b"<html>404"), "image_no_image", ("003.png", "<html>404")),
     "truncated": (_cut, "image_truncated", ("003.png",)),
@@ -267,12 +268,16 @@ FAULTS: dict[str, tuple[Plant, str, tuple[str, ...]]] = {
         ("003.png", "annotated as 97x72", "96x72"),
     ),
     "EXIF quarter turn": (_with_orientation(6, ".jpg"), "image_rotated", ("003.jpg",)),
-    "EXIF upside down": (_with_orientation(3, ".jpg"), "exif_unclear", ("003.jpg", "3")),
+    "EXIF upside down": (
+        _with_orientation(3, ".jpg"),
+        "exif_unclear",
+        ("003.jpg", "'orientation': 3"),
+    ),
     "TIFF with EXIF": (_with_orientation(3, ".tif"), "image_turned_tiff", ("003.tif",)),
-    "copy in val": (_copy_image, "same_image_across", ("002.png", "the same file as", "003.png")),
-    "resized copy in val": (_recompressed, "same_image_across", ("002.jpg", "looks the same")),
+    "copy in val": (_copy_image, "same_image_across", ("002.png", "'same_file': ", "003.png")),
+    "resized copy in val": (_recompressed, "same_image_across", ("002.jpg", "'looks_like': ")),
     "copy in train": (_twice_in_train, "same_image_in_set", ("005.png", "003.png")),
-    "large image": (_large, "image_large", ("003.png", "768 x 576")),
+    "large image": (_large, "image_large", ("003.png", "'width': 768, 'height': 576")),
     # what the loader leaves out or mends
     "fewer than 3 points": (
         _shape(segmentation=[[1.0, 1.0, 5.0, 5.0]]),
@@ -286,13 +291,13 @@ FAULTS: dict[str, tuple[Plant, str, tuple[str, ...]]] = {
     "malformed RLE": (_rle([5, 5]), "bad_rle", ON_IMAGE_2),
     "RLE of another size": (_rle([5, 10, 9985], (100, 100)), "rle_size", ON_IMAGE_2),
     "RLE transposed": (_rle([5, 10, 6897], (WIDTH, HEIGHT)), "rle_size", ON_IMAGE_2),
-    "of no image": (_shape(image_id=77), "unknown_image", ("annotations[4], id 5", "image_id 77")),
+    "of no image": (_shape(image_id=77), "unknown_image", ("'id': 5", "image_id 77")),
     "beyond the border": (_polygons(blob(95, 30)), "clipped", ON_IMAGE_2),
     "repeated points": (_polygons(_twice(SPOT)), "repeated_points", ON_IMAGE_2),
     "a useless part": (_polygons(SPOT, [1.0, 1.0, 2.0, 2.0]), "part_dropped", ON_IMAGE_2),
     "box without area": (_shape(bbox=[10, 10, 0, 5]), "box_recomputed", ON_IMAGE_2),
     "box beyond the border": (_shape(bbox=[40, 20, 400, 400]), "box_clipped", ON_IMAGE_2),
-    "one id twice": (_one_id, "duplicate_id", ("annotations[4]", "id 2")),
+    "one id twice": (_one_id, "duplicate_id", ("'annotations[4]', 'id': 2",)),
     "a category twice": (_double_category, "duplicate_category", ("'nut'",)),
     # what stops the loader
     "one image id twice": (_same_image_id, "unloadable", ("toy_train.json", "1 (2 times)")),
@@ -304,7 +309,7 @@ FAULTS: dict[str, tuple[Plant, str, tuple[str, ...]]] = {
     "area field, near": (_shape(area=area_of(SPOT) * 1.3), "area_wrong", ON_IMAGE_2),
     "tiny": (_polygons(blob(46, 30, 1.2)), "tiny", ON_IMAGE_2),
     "crosses itself": (_polygons(STAR), "self_crossing", ON_IMAGE_2),
-    "twice": (_add(lambda a: a[4]), "duplicate", (*NEW, "IoU 1.000")),
+    "twice": (_add(lambda a: a[4]), "duplicate", (*NEW, "'iou': 1.0")),
     "nearly twice": (
         _add(
             lambda a: annotation(
@@ -312,7 +317,7 @@ FAULTS: dict[str, tuple[Plant, str, tuple[str, ...]]] = {
             )
         ),
         "near_duplicate",
-        (*NEW, "IoU 0.9"),
+        (*NEW, "'iou': 0.9"),
     ),
     "two classes": (
         _add(lambda a: a[4] | {"category_id": 3 - a[4]["category_id"]}),
@@ -327,7 +332,7 @@ FAULTS: dict[str, tuple[Plant, str, tuple[str, ...]]] = {
     "a semantic mask": (
         _polygons(*(blob(x, y, 7) for x in (20, 40, 60) for y in (20, 50))),
         "many_pieces",
-        (*ON_IMAGE_2, "6 pieces"),
+        (*ON_IMAGE_2, "'pieces': 6"),
     ),
     "a crowd": (_shape(iscrowd=1), "only_crowd", ON_IMAGE_2),
     "normalised": (
@@ -335,8 +340,8 @@ FAULTS: dict[str, tuple[Plant, str, tuple[str, ...]]] = {
         "normalised",
         ON_IMAGE_2,
     ),
-    "shifted by a crop": (_shifted, "misplaced", ("annotations[0], id 1",)),
-    "x and y exchanged": (_exchanged, "misplaced", ("annotations[8], id 9",)),
+    "shifted by a crop": (_shifted, "misplaced", ("'annotations[0]', 'id': 1",)),
+    "x and y exchanged": (_exchanged, "misplaced", ("'annotations[8]', 'id': 9",)),
     "a flat list of numbers": (_shape(segmentation=SPOT), "nested", ON_IMAGE_2),
     "pairs of numbers": (_shape(segmentation=[_pairs(SPOT)]), "nested", ON_IMAGE_2),
     "no annotation": (
@@ -347,7 +352,7 @@ FAULTS: dict[str, tuple[Plant, str, tuple[str, ...]]] = {
     "crowds alone": (_all_crowds, "nothing_to_learn", ("toy_train.json",)),
     # classes
     "a background": (_rename(1, "background"), "background_class", ("'background'",)),
-    "another case in val": (_case_in_val, "similar_names", ("'bolt' and 'Bolt'",)),
+    "another case in val": (_case_in_val, "similar_names", ("('bolt', 'Bolt')",)),
     "numbered labels": (_number_labels, "instance_numbers", ("'nut1'", "'nut4'")),
     "labels that differ by a letter": (_similar_labels, "similar_names", ("'nut'", "'Nuts'")),
     "a slip of the pen": (
@@ -359,13 +364,17 @@ FAULTS: dict[str, tuple[Plant, str, tuple[str, ...]]] = {
     "a class only in train": (_class_in_one(lambda t, v: t), "class_not_in_val", ("'washer'",)),
     "a class only in val": (_class_in_one(lambda t, v: v), "class_not_in_train", ("'washer'",)),
     "classes in another order": (_other_classes, "classes_differ", ("toy_train.json",)),
-    "imbalance": (_imbalance, "imbalance", ("'nut'", "'bolt'", "1 instance")),
+    "imbalance": (_imbalance, "imbalance", ("'nut'", "'bolt'", "'instances': 1")),
     "rare class": (_imbalance, "few_examples", ("'bolt'",)),
     # what does not fit the config
     "an image without objects": (_no_objects, "empty_images", ("003.png",)),
     "too small for the anchors": (_sized(2.6), "anchors_small", ("annotations[3]", "002.png")),
-    "too long for the anchors": (_long, "anchors_large", ("annotations[3]", "85 x 5")),
-    "more than the limit": (_many, "over_limit", ("002.png", "113 objects")),
+    "too long for the anchors": (
+        _long,
+        "anchors_large",
+        ("annotations[3]", "'width': 85.0, 'height': 5.0"),
+    ),
+    "more than the limit": (_many, "over_limit", ("002.png", "'objects': 113")),
 }
 
 
@@ -378,9 +387,10 @@ def test_a_planted_fault_is_found_with_its_place(
     diagnosis = diagnose(train, val)
     found = [f for f in diagnosis.findings if f.kind == kind]
     assert found, [f.kind for f in diagnosis.findings]
-    text = "\n".join(str(place) for f in found for place in f.places)
+    text = "\n".join(str(asdict(place)) for f in found for place in f.places)
     assert all(part in text for part in named), text
-    assert found[0].severity == advice()[kind].severity
+    assert all(place.line for f in found for place in f.places if "[" in place.item)
+    assert all(f.as_json()["severity"] == advice()[kind].severity for f in found)  # words, too
 
 
 def test_nothing_is_found_where_there_is_no_fault(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from detectron2.data.transforms import ResizeShortestEdge
 
-from transfer_maskrcnn.doctor.settings import resize_scales
+from transfer_maskrcnn.doctor.anchors import resize_scales
 
 SHAPES = [(480, 640), (640, 480), (256, 256), (100, 1000), (33, 47), (4000, 3000)]
 # short side, limit of the long side

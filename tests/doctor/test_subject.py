@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pycocotools.mask as mask_util
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 
 from transfer_maskrcnn.data.register import parse
 from transfer_maskrcnn.doctor.examine import examine
+from transfer_maskrcnn.doctor.fix import repair
 from transfer_maskrcnn.doctor.subject import (
     belong_together,
     looks_like_validation,
@@ -17,7 +20,7 @@ from transfer_maskrcnn.doctor.subject import (
 )
 from transfer_maskrcnn.errors import DatasetError
 
-from .conftest import SETTINGS, MapperOf, Planted
+from .conftest import HEIGHT, SETTINGS, WIDTH, MapperOf, Planted
 
 
 @pytest.mark.parametrize(
@@ -76,9 +79,9 @@ def test_dicts_that_another_package_registered(
     if has_classes:
         assert "box_off" in kinds
         place = kinds["box_off"].places[0]
-        assert "002.png" in str(place) and "annotation 1" in str(place)
+        assert place.file.endswith("002.png") and place.item == "annotation 1"
     else:
-        assert "no thing_classes" in str(kinds["unloadable"].places[0])
+        assert "no thing_classes" in kinds["unloadable"].places[0].seen["message"]
 
 
 def test_two_parts_of_one_file_share_its_losses(train: Planted, mapper_of: MapperOf) -> None:
@@ -98,4 +101,35 @@ def test_two_parts_of_one_file_share_its_losses(train: Planted, mapper_of: Mappe
 def test_how_to_get_a_dataset_that_is_missing(train: Planted, mapper_of: MapperOf) -> None:
     train.options = {"prepare": "python make_it.py", "annotations": "nowhere.json"}
     diagnosis = examine([subject_of_spec(train.spec(), False)], SETTINGS, mapper_of)
-    assert "To get this dataset: python make_it.py" in str(diagnosis.findings[0].places[0])
+    assert (
+        "To get this dataset: python make_it.py" in diagnosis.findings[0].places[0].seen["message"]
+    )
+
+
+@pytest.mark.parametrize("with_crowd", [False, True])
+@pytest.mark.parametrize("masks", ["polygon", "rle"])
+def test_stock_sets_are_mapped_in_the_format_of_their_masks(
+    masks: str,
+    with_crowd: bool,
+    train: Planted,
+    mapper_of: MapperOf,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+) -> None:
+    """Also with crowds, which are RLE wherever COCO has them; boxes of COCO's form are right."""
+    crowd = {**train.annotations[0], "id": 99, "iscrowd": 1, "bbox": [0, 0, 5, HEIGHT]}
+    crowd["segmentation"] = {"size": [HEIGHT, WIDTH], "counts": [0, 300, HEIGHT * WIDTH - 300]}
+    for one in train.annotations if masks == "rle" else ():
+        rle = mask_util.merge(mask_util.frPyObjects(one["segmentation"], HEIGHT, WIDTH))
+        one["segmentation"] = {**rle, "counts": rle["counts"].decode()}
+    train.annotations.extend([crowd] * with_crowd)
+    spec = train.spec()
+    name = f"stock_{tmp_path.name}"
+    register_coco_instances(name, {}, spec.annotations, str(spec.image_root))
+    request.addfinalizer(lambda: DatasetCatalog.remove(name))
+    request.addfinalizer(lambda: MetadataCatalog.remove(name))
+    diagnosis = examine([subject_of(name, False)], SETTINGS, mapper_of)
+    assert [f.kind for f in diagnosis.findings] == ["only_crowd"] * with_crowd
+    (loaded,) = diagnosis.loaded
+    assert loaded.dataset.mask_format == ("bitmask" if masks == "rle" else "polygon")
+    assert [change.kind for change in repair(loaded.dataset, tmp_path / "out")] == []

@@ -28,9 +28,9 @@ def doctor_content(tmp_path: Path) -> dict[str, Any]:
     whole = {"file": picture["file"], "where": "", "note": "", "image": "", "drawn": []}
     findings = [
         {"severity": "error", "count": 25, "what": "<img src=x> instances twice", "places": places,
-         "pictures": [("first", picture), ("second", gone)], **words},
+         "pictures": [(0, picture), (1, gone)], **words},
         {"severity": "warning", "count": 1, "what": "grey image", "places": [whole],
-         "pictures": [("<script>", picture)], **words},
+         "pictures": [(0, picture)], **words},
         {"severity": "note", "count": 1, "what": "rare class", "places": [], "pictures": [],
          **words},
     ]  # fmt: skip
@@ -48,4 +48,4 @@ def doctor_content(tmp_path: Path) -> dict[str, Any]:
         "aspects": [1.0, 1.0],
         "pictures": [picture, gone],
     }
-    return {"datasets": [dataset], "findings": findings}
+    return {"datasets": [dataset], "findings": findings, "verdict": "1 error: <script>."}

@@ -9,8 +9,7 @@ from detectron2.config import CfgNode
 
 from transfer_maskrcnn.autoconfig.lines import Line, percent
 from transfer_maskrcnn.autoconfig.measures import Measures
-from transfer_maskrcnn.doctor.anchors import Suggestion, suggest_ratios, suggest_sizes
-from transfer_maskrcnn.doctor.settings import Settings
+from transfer_maskrcnn.doctor.anchors import Settings, Suggestion, suggest_ratios, suggest_sizes
 from transfer_maskrcnn.text import plural
 
 # Of the most objects an image: room for wrong detections, and for images with still more.

@@ -13,7 +13,7 @@ from transfer_maskrcnn.autoconfig.lines import Line
 from transfer_maskrcnn.autoconfig.measures import Measures
 from transfer_maskrcnn.autoconfig.settings import settings_of
 from transfer_maskrcnn.autoconfig.training import batch_lines, image_lines, schedule_lines
-from transfer_maskrcnn.doctor.settings import Settings
+from transfer_maskrcnn.doctor.anchors import Settings
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from transfer_maskrcnn.autoconfig.lines import Line, percent
 from transfer_maskrcnn.autoconfig.measures import Measures
-from transfer_maskrcnn.doctor.settings import Settings
+from transfer_maskrcnn.doctor.anchors import Settings
 
 # Two cells of the finest feature map, of stride 4: what is smaller is hardly seen.
 TINY = 8

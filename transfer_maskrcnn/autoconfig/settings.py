@@ -8,7 +8,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone
 
-from transfer_maskrcnn.doctor.settings import Settings
+from transfer_maskrcnn.doctor.anchors import Settings
 from transfer_maskrcnn.errors import ConfigError
 
 

@@ -19,18 +19,16 @@ from transfer_maskrcnn.data.export import EXPORTERS
 from transfer_maskrcnn.data.formats import FORMATS
 from transfer_maskrcnn.data.mapper import training_mapper
 from transfer_maskrcnn.data.register import make_spec
-from transfer_maskrcnn.doctor.examine import Diagnosis, examine
-from transfer_maskrcnn.doctor.findings import worst_first
+from transfer_maskrcnn.doctor.examine import Diagnosis, examine, page_data
+from transfer_maskrcnn.doctor.findings import print_diagnosis, worst_first
 from transfer_maskrcnn.doctor.fix import repair
-from transfer_maskrcnn.doctor.loading import load
-from transfer_maskrcnn.doctor.page_data import page_data
 from transfer_maskrcnn.doctor.subject import (
     Subject,
+    load,
     looks_like_validation,
     subject_of,
     subject_of_spec,
 )
-from transfer_maskrcnn.doctor.text import print_diagnosis
 from transfer_maskrcnn.engine.setup import quiet_third_parties
 from transfer_maskrcnn.errors import ConfigError, DatasetError
 from transfer_maskrcnn.files import write_json
@@ -81,7 +79,7 @@ def _main(args: argparse.Namespace) -> int:
         json.dump(diagnosis.as_json(), sys.stdout, indent=1)
         print()
     else:
-        print_diagnosis(diagnosis)
+        print_diagnosis(diagnosis.as_json())
     if args.json and args.json != "-":
         write_json(args.json, diagnosis.as_json())
     if args.html:
@@ -187,7 +185,7 @@ def _convert(subjects: Sequence[Subject], wanted: Sequence[str]) -> None:
     for subject in subjects:
         loaded, findings = load(subject)
         if loaded is None:
-            raise DatasetError(f"{subject.name}: {findings[0].places[0].note}")
+            raise DatasetError(f"{subject.name}: {findings[0].places[0].seen['message']}")
         folder = output / subject.name if len(subjects) > 1 else output
         report = EXPORTERS[name](loaded.dataset, folder)
         print(
@@ -197,5 +195,5 @@ def _convert(subjects: Sequence[Subject], wanted: Sequence[str]) -> None:
         )
         for note in report.notes:
             print(f"  {note}")
-        for found in worst_first(findings):
-            print(f"  {found.severity}: {found.count} {found.what}. {found.effect}")
+        for found in (f.as_json() for f in worst_first(findings)):
+            print(f"  {found['severity']}: {found['count']} {found['what']}. {found['effect']}")

@@ -1,74 +1,149 @@
-"""What the doctor says: findings, each with its places; their words are in ``advice.yaml``."""
+"""What the doctor says: findings are codes, places and figures; ``advice.yaml`` has their words."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+import os
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import resources
 from typing import Any, Literal
 
 import yaml
+from termcolor import colored
+
+from transfer_maskrcnn.text import WIDTH, few, listed, plural, quoted, shorten, wrapped
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")  # the worst first
+_COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
+_SHOWN = 3  # places of a finding, on a terminal
+_NAMED = 2  # findings in the verdict
+_LONG_PATH, _LONG_PLACE = 60, 60
+
+Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Place:
     """One item that a finding is about.
 
-    ``file`` is where to look, ``where`` the part of it ("annotations[3], id 17, line 120") and
-    ``note`` what was seen there. ``image`` can be drawn, with the ``drawn`` instances of its
-    record, by number.
+    Attributes:
+        file: where to look: an image, or an annotation file; "" where it is in no file.
+        item: the part of the file, as the loader names it: "annotations[3]".
+        id: of the annotation, as the file states it.
+        line: of the file, from 1.
+        image: the image file that it is in; may be ``file`` itself.
+        drawn: the annotations of the image's record that it is about, by number.
+        classes: the names that it is about.
+        seen: figures; the words of a kind have their names in braces.
     """
 
-    file: str
-    where: str = ""
-    note: str = ""
+    file: str = ""
+    item: str = ""
+    id: Any = None
+    line: int | None = None
     image: str = ""
     drawn: tuple[int, ...] = ()
+    classes: tuple[str, ...] = ()
+    seen: Mapping[str, Any] = field(default_factory=dict)
 
-    def __str__(self) -> str:
-        return ": ".join(filter(None, (self.file, self.where, self.note)))
-
-
-@dataclass(frozen=True)
-class Advice:
-    """The words for one kind of finding: ``one`` follows the number 1, ``what`` other numbers."""
-
-    severity: Severity
-    one: str
-    what: str
-    effect: str
-    fix: str
+    def where(self) -> str:
+        """What of the file: "annotations[3], id 17, line 120 of 004.png"."""
+        number = "" if self.id is None else f"id {self.id}"
+        line = "" if self.line is None else f"line {self.line}"
+        where = ", ".join(filter(None, (self.item, number, line)))
+        if self.image not in ("", self.file):
+            where += f" of {shorten(os.path.basename(self.image), 40)}"
+        if self.classes:
+            word = "class" if len(self.classes) == 1 else "classes"
+            where = f"{word} {' and '.join(map(repr, self.classes))}"
+        return shorten(where, _LONG_PLACE)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that was found in one dataset (or between two of them): what, how often, where.
+    """Something that was found in one dataset, or between two of them: what, how often, where.
 
     ``count`` may exceed the number of ``places``: of thousands of one kind, the first are kept.
+    ``values`` are figures of the whole, as ``Place.seen`` are of a place.
     """
 
     kind: str
     dataset: str
-    severity: Severity
-    count: int
-    what: str
-    effect: str
-    fix: str
     places: tuple[Place, ...]
+    count: int
+    values: Mapping[str, Any]
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+    @property
+    def severity(self) -> Severity:
+        return advice()[self.kind].severity
+
+    def as_json(self) -> Json:
+        """All of it, and its words: they are written here, once, for whoever shows them."""
+        words = advice()[self.kind]
+        values = {**self.values, "count": self.count, "dataset": self.dataset}
+        places = [
+            {**asdict(place), "where": place.where(), "note": _filled(words.note, place.seen)}
+            for place in self.places
+        ]
+        return {
+            "kind": self.kind,
+            "dataset": self.dataset,
+            "severity": words.severity,
+            "count": self.count,
+            "what": _filled(words.one if self.count == 1 else words.what, values),
+            "effect": _filled(words.effect, values),
+            "fix": _filled(words.fix, values),
+            "values": dict(self.values),
+            "places": places,
+        }
+
+
+@dataclass(frozen=True)
+class Words:
+    """The words for one kind of finding: ``one`` follows the number 1, ``what`` other numbers.
+
+    Of a text in several cases, the first value tells which one it is.
+    """
+
+    severity: Severity
+    one: str
+    what: str
+    effect: str | dict[str, str]
+    fix: str | dict[str, str]
+    note: str | dict[str, str] = "{note}"
 
 
 @cache
-def advice() -> Mapping[str, Advice]:
+def advice() -> Mapping[str, Words]:
     """Kind of finding -> its words."""
     text = resources.files(__package__).joinpath("advice.yaml").read_text(encoding="utf-8")
-    return {kind: Advice(**words) for kind, words in yaml.safe_load(text).items()}
+    return {kind: Words(**words) for kind, words in yaml.safe_load(text).items()}
+
+
+class _Number(int):
+    """``{pixels:pixel}`` shows a number with its noun: "1 pixel", "2,000 pixels"."""
+
+    def __format__(self, spec: str) -> str:
+        return plural(self, spec) if spec.isalpha() else super().__format__(spec)
+
+
+def _filled(words: str | dict[str, str], values: Mapping[str, Any]) -> str:
+    if not values:
+        return ""
+    text = words if isinstance(words, str) else words[next(iter(values))]
+    return text.format_map({name: _shown(value) for name, value in values.items()})
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, int):
+        return _Number(value)
+    if isinstance(value, list) and value and isinstance(value[0], str):
+        return quoted(value, 6)
+    return value
 
 
 def finding(
@@ -80,21 +155,71 @@ def finding(
         count: where it is more than the number of ``places``.
         **values: what the words of that kind have in braces.
     """
-    words, found = advice()[kind], tuple(places)
-    number = len(found) if count is None else count
-    values |= {"count": number, "dataset": dataset}
-    return Finding(
-        kind,
-        dataset,
-        words.severity,
-        number,
-        (words.one if number == 1 else words.what).format_map(values),
-        words.effect.format_map(values),
-        words.fix.format_map(values),
-        found,
-    )
+    found = tuple(places)
+    return Finding(kind, dataset, found, len(found) if count is None else count, values)
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:
     """Errors before warnings before notes; among those, what concerns more items first."""
     return sorted(findings, key=lambda f: (SEVERITIES.index(f.severity), -f.count, f.kind))
+
+
+def verdict(findings: Sequence[Json]) -> str:
+    """How many findings of each severity, and the worst of them, in a sentence."""
+    if not findings:
+        return "Nothing found: these datasets can be trained on as they are."
+    counts = Counter(found["severity"] for found in findings)
+    parts = [plural(counts[severity], severity) for severity in SEVERITIES if counts[severity]]
+    serious = [found for found in findings if found["severity"] != "note"]
+    if not serious:
+        return f"No errors and no warnings; {parts[0]}."
+    named = [f"{f['count']:,} {f['what']}" for f in serious[:_NAMED]]
+    return f"{listed(parts)}: {'; '.join(named + ['and more'] * (len(serious) > _NAMED))}."
+
+
+def print_diagnosis(content: Json) -> None:
+    """On a terminal: datasets, findings, the worst first, and the verdict.
+
+    Args:
+        content: what ``Diagnosis.as_json`` returns.
+    """
+    for dataset in content["datasets"]:
+        numbers = [f"{name} {count}" for name, count in dataset["classes"].items()]
+        images, instances = plural(dataset["images"], "image"), dataset["instances"]
+        about = f"{images}, {plural(instances, 'instance')}; {few(numbers, 8)}"
+        print(wrapped(f"{dataset['name']}: {about}", "  "))
+    for found in content["findings"]:
+        print()
+        _print(found)
+    print("\n" + wrapped(content["verdict"], ""))
+
+
+def _print(found: Json) -> None:
+    severity = found["severity"].upper()
+    head = wrapped(f"{severity}  {found['dataset']}: {found['count']:,} {found['what']}", "  ")
+    print(colored(severity, _COLOURS[found["severity"]], attrs=["bold"]) + head[len(severity) :])
+    for text in (found["effect"], f"Fix: {found['fix']}"):
+        print(textwrap.fill(text, WIDTH, initial_indent="  ", subsequent_indent="  "))
+    places = found["places"][:_SHOWN]
+    common = {place["file"] for place in places if place["where"] or not place["file"]}
+    shared = len(common) == 1 and all(place["where"] for place in places)
+    if shared and common != {""}:
+        _print_place(f"in {_short(*common)}", "  ")
+    for place in places:
+        file = "" if shared else _short(place["file"])
+        _print_place(": ".join(filter(None, (file, place["where"], place["note"]))), "  - ")
+    if len(found["places"]) > _SHOWN:
+        print(f"  - ... and {found['count'] - _SHOWN:,} more (--json FILE lists them)")
+
+
+def _print_place(text: str, indent: str) -> None:
+    wrapper = textwrap.TextWrapper(WIDTH, indent, " " * len(indent))
+    wrapper.break_long_words = wrapper.break_on_hyphens = False
+    print(wrapper.fill(text))
+
+
+def _short(file: str) -> str:
+    """A path relative to where the user is if that is shorter, long names without their middle."""
+    shorter = min(file, os.path.relpath(file) if os.path.isabs(file) else file, key=len)
+    parts = shorter.split(os.sep)
+    return shorter if len(shorter) <= _LONG_PATH else os.sep.join(map(shorten, parts))

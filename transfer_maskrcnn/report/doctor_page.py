@@ -26,7 +26,6 @@ from transfer_maskrcnn.report.texts import count, few, listed, plural, short
 
 _SEVERITIES = ("error", "warning", "note")  # the worst first
 _MOST_PLACES = 20
-_MOST_NAMED = 2  # findings in the verdict
 _LONGEST_WORD = 26  # in the caption of a thumbnail; the list of places has it whole
 _LONG_WORD = re.compile(rf"[^\s/]{{{_LONGEST_WORD + 1},}}")
 _OTHER_COLOUR = "#444444"
@@ -67,7 +66,7 @@ def write_doctor_page(content: Json, output: Path) -> Path:
     """Write a page about a diagnosis: one HTML file without scripts.
 
     Args:
-        content: what ``doctor.page_data.page_data`` returns, or the same after a way through JSON.
+        content: what ``doctor.examine.page_data`` returns, or the same after a way through JSON.
         output: the file to write. What its images no longer show is left out.
 
     Returns:
@@ -79,7 +78,7 @@ def write_doctor_page(content: Json, output: Path) -> Path:
         "doctor.html",
         {
             "names": listed(dataset["name"] for dataset in content["datasets"]),
-            "verdict": verdict(content["findings"]),
+            "verdict": content["verdict"],
             "groups": [
                 (severity, group)
                 for severity in _SEVERITIES
@@ -91,25 +90,14 @@ def write_doctor_page(content: Json, output: Path) -> Path:
     )
 
 
-def verdict(findings: Sequence[Json]) -> str:
-    """How many findings of each severity, and the worst of them, in a sentence."""
-    if not findings:
-        return "Nothing found: these datasets can be trained on as they are."
-    counts = Counter(found["severity"] for found in findings)
-    parts = [plural(counts[severity], severity) for severity in _SEVERITIES if counts[severity]]
-    serious = [found for found in findings if found["severity"] != "note"]
-    if not serious:
-        return f"No errors and no warnings; {parts[0]}."
-    named = "; ".join(f"{count(f['count'])} {f['what']}" for f in serious[:_MOST_NAMED])
-    more = "; and more" if len(serious) > _MOST_NAMED else ""
-    return f"{listed(parts)}: {named}{more}."
-
-
 def _finding(found: Json) -> FindingView:
     places = found["places"][:_MOST_PLACES]
     folder = _common_folder([place["file"] for place in places])
     is_close = any(place["drawn"] for place in found["places"])
-    drawn = [_picture_of(picture, text, folder, is_close) for text, picture in found["pictures"]]
+    drawn = [
+        _picture_of(picture, _words(found["places"][k], folder), is_close)
+        for k, picture in found["pictures"]
+    ]
     pictures = tuple(picture for picture in drawn if picture is not None)
     return FindingView(
         found["severity"],
@@ -124,8 +112,8 @@ def _finding(found: Json) -> FindingView:
     )
 
 
-def _picture_of(picture: Json, text: str, folder: str, is_close: bool) -> Picture | None:
-    caption = _LONG_WORD.sub(lambda word: short(word[0], _LONGEST_WORD), _without(text, folder))
+def _picture_of(picture: Json, text: str, is_close: bool) -> Picture | None:
+    caption = _LONG_WORD.sub(lambda word: short(word[0], _LONGEST_WORD), text)
     if is_close:
         return close_tile(picture, caption)
     return whole_tile(picture, _colours([picture])[0], caption)
@@ -141,10 +129,6 @@ def _common_folder(files: Sequence[str]) -> str:
 
 def _words(place: Json, folder: str) -> str:
     text = ": ".join(filter(None, (place["file"], place["where"], place["note"])))
-    return _without(text, folder)
-
-
-def _without(text: str, folder: str) -> str:
     return (text.removeprefix(folder).lstrip("/: ") or text) if folder else text
 
 

@@ -26,7 +26,7 @@ def close_tile(picture: Mapping[str, Any], caption: str) -> Picture | None:
     """What is around the shapes of a picture; the first one's line is the widest.
 
     Args:
-        picture: of ``doctor.page_data``: ``file``, ``height``, ``width`` and ``shapes``.
+        picture: of ``doctor.examine.page_data``: ``file``, ``height``, ``width`` and ``shapes``.
         caption: what is said beneath it.
 
     Returns:

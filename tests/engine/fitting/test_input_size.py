@@ -9,7 +9,7 @@ import pytest
 
 from transfer_maskrcnn.autoconfig.input_size import fit_input
 from transfer_maskrcnn.autoconfig.measures import Measures
-from transfer_maskrcnn.doctor.settings import Settings
+from transfer_maskrcnn.doctor.anchors import Settings
 
 BASE = Settings(
     min_size_train=(256, 288, 320),
