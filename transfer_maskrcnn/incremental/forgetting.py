@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from transfer_maskrcnn.evaluation.bootstrap import (
-    Interval,
     bootstrap_class_ap,
     interval,
     mean_of_classes,
@@ -47,35 +45,6 @@ class MatchedSet:
             require_same_ground_truth([self.matches, self.before])
 
 
-@dataclass(frozen=True, eq=False)
-class _Scored:
-    """The rows of a set that count: a class that several sets annotate counts in the first."""
-
-    one: MatchedSet
-    rows: list[int]
-
-    def after(self, weights: np.ndarray | None = None) -> np.ndarray:
-        """(rows, B) of (B, N) weights; of the images as they are without."""
-        return self._ap(self.one.matches, weights)
-
-    def before(self, weights: np.ndarray | None = None) -> np.ndarray | None:
-        """The same of the source model; None where that is not known."""
-        return None if self.one.before is None else self._ap(self.one.before, weights)
-
-    def _ap(self, matches: Matches, weights: np.ndarray | None) -> np.ndarray:
-        if weights is None:
-            weights = np.ones((1, self.images), dtype=np.int64)
-        return bootstrap_class_ap(matches, weights, self.rows)
-
-    @property
-    def images(self) -> int:
-        return len(self.one.matches.image_ids)
-
-    @property
-    def images_that_tell(self) -> int:
-        return int(self.one.matches.objects[self.rows].any(axis=0).sum())
-
-
 def extension_figures(
     old_sets: Sequence[MatchedSet],
     new_sets: Sequence[MatchedSet],
@@ -101,48 +70,63 @@ def extension_figures(
         ``old`` and ``new`` classes have objects; ``classes``, each old one's ``before`` and
         ``after``. None for what these sets, or a missing ``before``, cannot tell.
     """
-    old, new = list(_scored(old_sets, old_classes)), list(_scored(new_sets, new_classes))
-    after, added = _joined(one.after() for one in old), _joined(one.after() for one in new)
-    before = _joined(one.before() for one in old)
-    kept, gained, known = _mean(after), _mean(added), _mean(before)
+    old, new = _scored(old_sets, old_classes), _scored(new_sets, new_classes)
+    before, after, added = _ap(old, "before"), _ap(old, "matches"), _ap(new, "matches")
+    known, kept, gained = _mean(before), _mean(after), _mean(added)
     told = (kept is not None or not old_classes) and (gained is not None or not new_classes)
-    images = sum(one.images_that_tell for one in old)
-    forgetting = None
-    if known is not None and kept is not None:
-        low, high = _lost(old) if images >= LEAST_IMAGES else (None, None)
-        forgetting = {"ap": known - kept, "low": low, "high": high}
+    every = [ap for ap in (after, added) if ap is not None]
+    names = [one.classes[k] for one, rows in old for k in rows]
     return {
         "old": kept,
         "new": gained,
-        "all": _mean(_joined(ap for ap in (after, added) if ap is not None)) if told else None,
+        "all": _mean(np.vstack(every)) if told and every else None,
         "harmonic_mean": _harmonic_mean(kept, gained),
         "before": known,
-        "forgetting": forgetting,
-        "images": images,
-        "scored": {"old": _rows(old), "new": _rows(new)},
-        "classes": _by_class(old, before, after),
+        "forgetting": None if known is None or kept is None else _forgetting(old, known - kept),
+        "images": _images(old),
+        "scored": {"old": len(names), "new": sum(len(rows) for _, rows in new)},
+        "classes": {
+            name: {
+                when: None if ap is None else float(ap[k, 0])
+                for when, ap in (("before", before), ("after", after))
+            }
+            for k, name in enumerate(names)
+        },
     }
 
 
-def _scored(sets: Sequence[MatchedSet], classes: Collection[str]) -> Iterator[_Scored]:
-    left = set(classes)
+# Rows of sets that count: a class that several sets annotate counts in the first.
+_Scored = Sequence[tuple[MatchedSet, list[int]]]
+
+
+def _scored(sets: Sequence[MatchedSet], classes: Collection[str]) -> _Scored:
+    left, found = set(classes), []
     for one in sets:
         objects = one.matches.objects.sum(axis=1)
         rows = [k for k, name in enumerate(one.classes) if objects[k] and name in left]
         left -= {one.classes[k] for k in rows}
         if rows:
-            yield _Scored(one, rows)
+            found.append((one, rows))
+    return found
 
 
-def _rows(parts: Sequence[_Scored]) -> int:
-    return sum(len(one.rows) for one in parts)
+def _ap(
+    scored: _Scored, which: str, weights: Sequence[np.ndarray] | None = None
+) -> np.ndarray | None:
+    """(classes, B) of all sets; None where there is none, or one is not known.
 
-
-def _joined(parts: Iterable[np.ndarray | None]) -> np.ndarray | None:
-    """(classes, B) of all sets; None where there is none, or one is not known."""
-    arrays = list(parts)
-    known = [part for part in arrays if part is not None]
-    return np.vstack(known) if known and len(known) == len(arrays) else None
+    Args:
+        which: "matches", or "before" for those of the source model.
+        weights: of each set, (B, N); None: the images as they are.
+    """
+    found = []
+    for place, (one, rows) in enumerate(scored):
+        matches = getattr(one, which)
+        if matches is None:
+            return None
+        ones = np.ones((1, len(matches.image_ids)), dtype=np.int64)
+        found.append(bootstrap_class_ap(matches, weights[place] if weights else ones, rows))
+    return np.vstack(found) if found else None
 
 
 def _mean(ap: np.ndarray | None) -> float | None:
@@ -150,30 +134,26 @@ def _mean(ap: np.ndarray | None) -> float | None:
 
 
 def _harmonic_mean(a: float | None, b: float | None) -> float | None:
-    if a is None or b is None:
-        return None
-    return 2 * a * b / (a + b) if a + b else 0.0
+    return None if a is None or b is None else 2 * a * b / (a + b or 1.0)
 
 
-def _lost(old: Sequence[_Scored]) -> Interval:
-    """95 % interval of the loss of AP; the images of each set are drawn on their own."""
-    weights = [resample(one.images, REPLICATES, _SEED + place) for place, one in enumerate(old)]
-    before = _joined(one.before(w) for one, w in zip(old, weights, strict=True))
-    after = _joined(one.after(w) for one, w in zip(old, weights, strict=True))
-    if before is None or after is None:
-        return Interval(math.nan, math.nan)
-    return interval(mean_of_classes(before) - mean_of_classes(after))
+def _images(scored: _Scored) -> int:
+    """Images that tell: with objects of these classes."""
+    return sum(int(one.matches.objects[rows].any(axis=0).sum()) for one, rows in scored)
 
 
-def _by_class(
-    old: Sequence[_Scored], before: np.ndarray | None, after: np.ndarray | None
-) -> dict[str, dict[str, float | None]]:
-    names = [scored.one.classes[k] for scored in old for k in scored.rows]
-
-    def of(ap: np.ndarray | None, place: int) -> float | None:
-        return None if ap is None else float(ap[place, 0])
-
-    return {n: {"before": of(before, k), "after": of(after, k)} for k, n in enumerate(names)}
+def _forgetting(old: _Scored, ap: float) -> dict[str, float | None]:
+    """With its 95 % interval; the images of each set are drawn on their own."""
+    if _images(old) < LEAST_IMAGES:
+        return {"ap": ap, "low": None, "high": None}
+    weights = [
+        resample(len(one.matches.image_ids), REPLICATES, _SEED + place)
+        for place, (one, _) in enumerate(old)
+    ]
+    before, after = _ap(old, "before", weights), _ap(old, "matches", weights)
+    assert before is not None and after is not None
+    low, high = interval(mean_of_classes(before) - mean_of_classes(after))
+    return {"ap": ap, "low": low, "high": high}
 
 
 def extension_lines(extension: Mapping[str, Any]) -> list[str]:
