@@ -20,9 +20,10 @@ from detectron2.config import CfgNode
 from transfer_maskrcnn.commands.pseudo_label import main
 from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.data.cache import Cache
+from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
 from transfer_maskrcnn.data.register import register_dataset
 from transfer_maskrcnn.data.shapes import NEW_CLASSES, SOURCE_CLASSES, ShapesSplit, write_split
-from transfer_maskrcnn.engine.loader import training_dicts
+from transfer_maskrcnn.engine.loader import build_train_loader, training_dicts
 from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import ConfigError, WeightFileError
@@ -33,6 +34,7 @@ from transfer_maskrcnn.modeling.ignored import IGNORED_CLASS
 
 KEY = "MODEL.TRANSFER.PSEUDO_LABELS"
 IMAGES = 6
+TRAIN, CALIBRATION = "stars_and_hearts", "calibration_of_source"
 TINY: list[Any] = [
     *("MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", 0, "SEED", 0, "DATASETS.TEST", ()),
     *("MODEL.TRANSFER.KEEP", "class_rows", "MODEL.TRANSFER.EXTEND", True),
@@ -46,39 +48,52 @@ def dicts_of(cfg: CfgNode) -> list[dict[str, Any]]:
     return training_dicts(cfg, fit_config(cfg))
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the sets that TRAIN and CALIBRATION name."""
+    folder = tmp_path_factory.mktemp("pseudo_labels")
+    for name, split in (
+        (TRAIN, ShapesSplit("new", NEW_CLASSES, IMAGES, 5, unannotated=SOURCE_CLASSES)),
+        (CALIBRATION, ShapesSplit("calibration", SOURCE_CLASSES, 40, 6)),
+    ):
+        write_split(split, folder / split.folder)
+        register(name, folder / split.folder / "annotations.json")
+    return folder
+
+
+def register(name: str, annotations: Path, images: Path | None = None, **more: Any) -> None:
+    root = (images or annotations.parent) / "images"
+    register_dataset(name, format="coco", annotations=annotations, image_root=root, **more)
+
+
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def shared_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the source finds on an image is computed once for all tests but those of the cache."""
+    monkeypatch.setenv("TRANSFER_CACHE", str(folder / "cache"))
+
+
+@pytest.fixture
+def cache(shared_cache: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TRANSFER_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "detections"
 
 
 @pytest.fixture
-def make(repository: Path, tmp_path: Path) -> Callable[..., CfgNode]:
+def make(folder: Path, repository: Path, tmp_path: Path) -> Callable[..., CfgNode]:
     """make(*opts) -> the fitted config of two iterations on six pictures of stars and hearts."""
-    splits = [ShapesSplit("new", NEW_CLASSES, IMAGES, 5, unannotated=SOURCE_CLASSES)]
-    splits += [ShapesSplit("calibration", SOURCE_CLASSES, 40, 6)]
-    for split in splits:
-        write_split(split, tmp_path / split.folder)
-        register_dataset(
-            f"{split.folder}_{tmp_path.name}",
-            format="coco",
-            annotations=tmp_path / split.folder / "annotations.json",
-            image_root=tmp_path / split.folder / "images",
-        )
 
     def config(*opts: Any) -> CfgNode:
         weights = str(repository / "configs/shapes/shapes_source.pth")
         places = ["MODEL.WEIGHTS", weights, "OUTPUT_DIR", str(tmp_path / "output")]
-        places += ["DATASETS.TRAIN", (f"new_{tmp_path.name}",)]
         base = str(repository / "configs/shapes/Base-shapes.yaml")
-        cfg = load_config(base, [*TINY, *places, *opts])
+        cfg = load_config(base, [*TINY, *places, "DATASETS.TRAIN", (TRAIN,), *opts])
         return fit_config(cfg).resolve(cfg)
 
     return config
 
 
 @pytest.fixture
-def labelled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def labelled(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The digests of images that a teacher has labelled."""
     digests: list[str] = []
     compute = detections._compute
@@ -166,9 +181,8 @@ def test_without_cache_they_are_in_the_run(
 
 
 def test_thresholds_of_a_calibration_set(make: Callable[..., CfgNode], tmp_path: Path) -> None:
-    calibration = f"calibration_{tmp_path.name}"
     strict, loose = (
-        _scores(make(f"{KEY}.CALIBRATION_SET", calibration, f"{KEY}.TARGET_PRECISION", p), tmp_path)
+        _scores(make(f"{KEY}.CALIBRATION_SET", CALIBRATION, f"{KEY}.TARGET_PRECISION", p), tmp_path)
         for p in (0.95, 0.3)
     )
     assert strict.keys() == loose.keys() == set(SOURCE_CLASSES)
@@ -185,13 +199,12 @@ def _scores(cfg: CfgNode, tmp_path: Path) -> dict[str, Any]:
 def test_classes_that_no_score_is_precise_enough_for_are_named(
     make: Callable[..., CfgNode], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    calibration = f"calibration_{tmp_path.name}"
     with caplog.at_level("INFO"):
         scores = _scores(
-            make(f"{KEY}.CALIBRATION_SET", calibration, f"{KEY}.TARGET_PRECISION", 0.95), tmp_path
+            make(f"{KEY}.CALIBRATION_SET", CALIBRATION, f"{KEY}.TARGET_PRECISION", 0.95), tmp_path
         )
     never = ", ".join(name for name, score in scores.items() if score is None)
-    words = f"No score of CALIBRATION_SET {calibration} is precise enough (0.95) for {never}: "
+    words = f"No score of CALIBRATION_SET {CALIBRATION} is precise enough (0.95) for {never}: "
     assert never and words in caplog.text
 
 
@@ -223,11 +236,10 @@ def test_classes_of_which_the_calibration_set_says_too_little_are_named() -> Non
 
 
 def test_a_calibration_set_without_old_classes(
-    make: Callable[..., CfgNode], tmp_path: Path
+    make: Callable[..., CfgNode], folder: Path, tmp_path: Path
 ) -> None:
-    places = tmp_path / "new" / "annotations.json", tmp_path / "new" / "images"
     name = f"another_{tmp_path.name}"
-    register_dataset(name, format="coco", annotations=places[0], image_root=places[1])
+    register(name, folder / "new/annotations.json")
     with pytest.raises(ConfigError, match=rf"CALIBRATION_SET '{name}' has none of the classes of"):
         make(f"{KEY}.CALIBRATION_SET", name)
 
@@ -245,8 +257,7 @@ def test_a_calibration_set_may_have_new_classes(
     found = []
     for file in ("annotations", "old"):
         name = f"{file}_{tmp_path.name}"
-        places = tmp_path / "all" / f"{file}.json", tmp_path / "all/images"
-        register_dataset(name, format="coco", annotations=places[0], image_root=places[1])
+        register(name, tmp_path / "all" / f"{file}.json")
         found += [
             _scores(make(f"{KEY}.CALIBRATION_SET", name, f"{KEY}.TARGET_PRECISION", 0.3), tmp_path)
         ]
@@ -255,35 +266,28 @@ def test_a_calibration_set_may_have_new_classes(
 
 
 def test_listed_classes_that_nobody_annotated(
-    make: Callable[..., CfgNode], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    make: Callable[..., CfgNode], folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As annotation tools export them: all categories, of which only the new ones are drawn."""
     usual = dicts_of(make())
-    content = json.loads((tmp_path / "new/annotations.json").read_text())
+    content = json.loads((folder / "new/annotations.json").read_text())
     names = [c["name"] for c in content["categories"]]
     content["categories"] += [
         {"id": len(names) + i, "name": name} for i, name in enumerate(SOURCE_CLASSES, start=1)
     ]
     (tmp_path / "listed.json").write_text(json.dumps(content))
     name = f"listed_{tmp_path.name}"
-    places = tmp_path / "listed.json", tmp_path / "new/images"
-    register_dataset(name, format="coco", annotations=places[0], image_root=places[1])
+    register(name, tmp_path / "listed.json", folder / "new")
     listed = dicts_of(make("DATASETS.TRAIN", (name,)))
     assert [len(r["annotations"]) for r in listed] == [len(r["annotations"]) for r in usual]
     assert "has no instance of 'circle'" in caplog.text
 
 
 def test_a_calibration_set_with_a_class_that_the_model_lacks(
-    make: Callable[..., CfgNode], tmp_path: Path
+    make: Callable[..., CfgNode], folder: Path, tmp_path: Path
 ) -> None:
-    name, places = f"misspelt_{tmp_path.name}", tmp_path / "calibration"
-    register_dataset(
-        name,
-        format="coco",
-        annotations=places / "annotations.json",
-        image_root=places / "images",
-        merge={"sqare": ["square"]},
-    )
+    name = f"misspelt_{tmp_path.name}"
+    register(name, folder / "calibration/annotations.json", merge={"sqare": ["square"]})
     words = (
         rf"^{KEY}\.CALIBRATION_SET '{name}' has the class 'sqare'.*; did you mean 'square'\? Name "
     )
@@ -297,12 +301,13 @@ def test_pseudo_labels_do_not_decide_how_often_images_are_drawn(
     """The rarest would be the likeliest to be wrong."""
     opts = ["DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"]
     opts += ["DATALOADER.REPEAT_THRESHOLD", 1.0]
-    plain, labelled = (
-        TransferTrainer.build_train_loader(make(*opts, f"{KEY}.ENABLED", enabled))
-        for enabled in (False, True)
-    )
+    plain, labelled = (_loader(make(*opts, f"{KEY}.ENABLED", enabled)) for enabled in (False, True))
     drawn = [list(islice(iter(loader.batch_sampler), 20)) for loader in (plain, labelled)]
     assert drawn[0] == drawn[1]
+
+
+def _loader(cfg: CfgNode) -> Any:
+    return build_train_loader(cfg, fit_config(cfg), CheckedDatasetMapper(cfg, is_train=True))
 
 
 def test_the_source_is_gone_but_all_is_labelled(
@@ -311,13 +316,14 @@ def test_the_source_is_gone_but_all_is_labelled(
     weights = tmp_path / "source.pth"
     shutil.copy(repository / "configs/shapes/shapes_source.pth", weights)
     cfg = make("MODEL.WEIGHTS", str(weights))
-    first = dicts_of(cfg)
+    spec = fit_config(cfg)
+    first = training_dicts(cfg, spec)
     note_source(cfg)
     weights.unlink()
-    assert dicts_of(cfg) == first
+    assert training_dicts(cfg, spec) == first
     (tmp_path / "output/source.json").unlink()
     with pytest.raises(WeightFileError, match="has it label the training images"):
-        dicts_of(cfg)
+        training_dicts(cfg, spec)
 
 
 def test_a_cache_that_cannot_be_written(
@@ -345,10 +351,9 @@ def test_mistakes(make: Callable[..., CfgNode], opts: list[Any], message: str) -
         make(*opts)
 
 
-def test_a_calibration_set_that_is_tested_on(make: Callable[..., CfgNode], tmp_path: Path) -> None:
-    name = f"calibration_{tmp_path.name}"
+def test_a_calibration_set_that_is_tested_on(make: Callable[..., CfgNode]) -> None:
     with pytest.raises(ConfigError, match=r"is in DATASETS.TEST, too"):
-        make(f"{KEY}.CALIBRATION_SET", name, "DATASETS.TEST", (name,))
+        make(f"{KEY}.CALIBRATION_SET", CALIBRATION, "DATASETS.TEST", (CALIBRATION,))
 
 
 def test_the_tool_goes_on_after_a_kill(
