@@ -20,7 +20,7 @@ from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.data.register import register_dataset
 from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.engine.trainer import TransferTrainer
-from transfer_maskrcnn.feature_cache.frozen import FeatureCache
+from transfer_maskrcnn.feature_cache.cache import FeatureCache
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 Size = tuple[int, int]  # height, width in pixels
@@ -135,11 +135,11 @@ def run_training(cfg: CfgNode, *hooks: HookBase, resume: bool = False) -> Run:
 def count_computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by one with each entry of a feature cache that is computed."""
     calls: list[int] = []
-    compute = FeatureCache._compute_entry
+    compute = FeatureCache.compute
 
     def counting(cache: FeatureCache, image: torch.Tensor) -> Any:
         calls.append(1)
         return compute(cache, image)
 
-    monkeypatch.setattr(FeatureCache, "_compute_entry", counting)
+    monkeypatch.setattr(FeatureCache, "compute", counting)
     return calls

@@ -110,8 +110,8 @@ def test_the_teacher_is_no_part_of_the_student(make: Callable[..., Pair]) -> Non
     pair.losses()
     assert (list(pair.student.state_dict()), len(list(pair.student.parameters()))) == plain
     pair.distillation.detach()
-    assert "forward" not in vars(pair.student)
-    assert not pair.student.backbone._forward_hooks
+    assert pair.student.more_losses is None
+    assert not pair.student.proposal_generator.rpn_head._forward_hooks
 
 
 def _build_keys(pair: Pair) -> tuple[list[str], int]:
@@ -142,8 +142,7 @@ def test_a_frozen_part_in_common_is_not_run_again(make: Callable[..., Pair], pre
     with calls_of(pair.teacher.backbone.bottom_up.stem) as stem:
         assert max(loss.item() for loss in pair.distilled().values()) < 1e-6
         assert not stem
-    assert "forward" not in vars(pair.teacher.backbone)
-    assert "forward" not in vars(pair.teacher.backbone.bottom_up)
+    assert list(pair.teacher.state_dict()) == list(pair.student.state_dict())
 
 
 def test_a_frozen_part_that_was_trained_before_is_not_in_common(make: Callable[..., Pair]) -> None:
@@ -283,5 +282,5 @@ def test_hidden_classes_may_be_background(toy: Toy) -> None:
         measured = pair.losses()
     assert measured == {k: v for k, v in plain.items() if k not in PARTS}, "nothing is learnt there"
     hidden.detach()
-    assert not {"forward"} & vars(pair.student).keys()
-    assert "losses" not in vars(pair.student.roi_heads.box_predictor)
+    assert pair.student.more_losses is None
+    assert pair.student.roi_heads.box_predictor.before_loss is None

@@ -17,11 +17,10 @@ from torch import Tensor, nn
 from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import CheckpointError, ConfigError
-from transfer_maskrcnn.feature_cache.frozen import find_frozen_part
 from transfer_maskrcnn.incremental.row_freezing import _hold
 from transfer_maskrcnn.modeling import precision
 from transfer_maskrcnn.modeling.build import build_model
-from transfer_maskrcnn.modeling.class_rows import rows_per_class
+from transfer_maskrcnn.modeling.freezing import rows_per_class
 from transfer_maskrcnn.surgery.load import load_weights
 from transfer_maskrcnn.surgery.write import write_weights
 
@@ -186,7 +185,7 @@ def test_what_is_frozen_is_cached(
 ) -> None:
     cfg = extended("SOLVER.MAX_ITER", 6, "INPUT.RANDOM_FLIP", "none")
     run = train(cfg)
-    part = find_frozen_part(run.trainer.model)
+    part = run.trainer.model.frozen_part()
     assert part is not None and part.name == "backbone" and part.rpn is not None
     assert len(computed) == 4, "each image once"
 

@@ -13,8 +13,7 @@ from torch import nn
 
 from transfer_maskrcnn.errors import CheckpointError, ConfigError, TrainingDivergedError
 from transfer_maskrcnn.files import atomic_path
-from transfer_maskrcnn.modeling.cosine import check_same_classifier
-from transfer_maskrcnn.modeling.extended_scores import generations_of, score_by_generation
+from transfer_maskrcnn.modeling.heads import check_same_classifier, score_by_task, tasks_of
 from transfer_maskrcnn.surgery.load import (
     UNTRAINED_KEY,
     SourceWeights,
@@ -226,7 +225,7 @@ def load_trained_model(
     check_trained(model, source, classes)
     state = model.state_dict()
     model.load_state_dict({k: source.tensors[k] for k in state if k in source.tensors}, False)
-    score_by_generation(model, generations_of(source.metadata))
+    score_by_task(model, tasks_of(source.metadata))
     logger.info("loaded %s (%d tensors)", path, len(state))
 
 

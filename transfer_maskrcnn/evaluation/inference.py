@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from transfer_maskrcnn.evaluation.mask_rle import EncodedMasks, encode_masks
 from transfer_maskrcnn.evaluation.proposals import in_image, recorded_proposals
+from transfer_maskrcnn.modeling.rcnn import TransferRCNN
 from transfer_maskrcnn.surgery.target import unwrapped
 
 
@@ -68,7 +69,7 @@ class FastInference(nn.Module):
 def _gives_plain_masks(model: Any) -> bool:
     """Whether its inference is detectron2's own, and has nothing but boxes and masks."""
     return (
-        type(model) is GeneralizedRCNN
+        type(model) in (GeneralizedRCNN, TransferRCNN)
         and not model.training
         and not getattr(model.roi_heads, "keypoint_on", False)
     )

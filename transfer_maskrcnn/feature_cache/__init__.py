@@ -1,0 +1,1 @@
+"""What frozen layers make of an image, computed once: cache.py holds it, hook.py says when."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
+import os
 import shutil
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from itertools import accumulate
 from pathlib import Path
@@ -16,34 +17,22 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
+from detectron2.data import transforms as T
 from detectron2.engine import HookBase
-from detectron2.modeling import GeneralizedRCNN
 from detectron2.utils import comm
 from torch import nn
-from tqdm import tqdm
 
+from transfer_maskrcnn.cli import progress
 from transfer_maskrcnn.config import flat_config
-from transfer_maskrcnn.engine.hooks.progress import on_terminal
+from transfer_maskrcnn.data.cache import Cache, entry_bytes
+from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
 from transfer_maskrcnn.engine.loader import SeededImages
 from transfer_maskrcnn.engine.rng import seeded
 from transfer_maskrcnn.errors import ConfigError, nearest
-from transfer_maskrcnn.feature_cache.frozen import FeatureCache, FrozenPart, find_frozen_part
-from transfer_maskrcnn.feature_cache.store import (
-    DiskStore,
-    MemoryStore,
-    TieredStore,
-    available_memory,
-    entry_bytes,
-)
-from transfer_maskrcnn.feature_cache.views import (
-    Canvases,
-    ManyViewsError,
-    canvases,
-    enlargement,
-    fixed_mappers,
-)
+from transfer_maskrcnn.feature_cache.cache import Canvases, FeatureCache, MemoryStore, Size
 from transfer_maskrcnn.modeling.freezing import FREEZE_KEY, parse_phases
 from transfer_maskrcnn.modeling.precision import autocast_dtype
+from transfer_maskrcnn.modeling.rcnn import FrozenPart, TransferRCNN
 from transfer_maskrcnn.surgery.target import unwrapped
 
 KEY = "MODEL.TRANSFER.CACHE_FEATURES"
@@ -75,6 +64,15 @@ class NothingFrozenError(NotCachedError):
     """The ordinary case, of which nothing need be said."""
 
 
+def check(cfg: CfgNode) -> None:
+    """Raise ConfigError for an unknown mode."""
+    mode = cfg.MODEL.TRANSFER.CACHE_FEATURES
+    if mode not in MODES:
+        raise ConfigError(
+            f"{KEY} is {mode!r}; expected one of {', '.join(MODES)}{nearest(str(mode), MODES)}"
+        )
+
+
 class CacheFeatures(HookBase):
     """Fills a :class:`FeatureCache` before training, and anew where a phase of it begins.
 
@@ -89,19 +87,15 @@ class CacheFeatures(HookBase):
         self._cfg = cfg
         self._mode = cfg.MODEL.TRANSFER.CACHE_FEATURES
         self._folder = Path(cfg.OUTPUT_DIR, FOLDER)
-        self._cache: FeatureCache | None = None
+        self._model: Any = None
         phases = parse_phases(cfg.SOLVER.FREEZE_SCHEDULE, cfg.SOLVER.MAX_ITER)
         self._phase_ends = list(accumulate(iterations for iterations, _ in phases))
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode) -> CacheFeatures | None:
-        """None where it is off. Raises ConfigError for an unknown mode."""
-        mode = cfg.MODEL.TRANSFER.CACHE_FEATURES
-        if mode not in MODES:
-            raise ConfigError(
-                f"{KEY} is {mode!r}; expected one of {', '.join(MODES)}{nearest(str(mode), MODES)}"
-            )
-        return None if mode == "off" else cls(cfg)
+        """None where it is off. Raises as :func:`check`."""
+        check(cfg)
+        return None if cfg.MODEL.TRANSFER.CACHE_FEATURES == "off" else cls(cfg)
 
     def before_train(self) -> None:
         """
@@ -110,6 +104,7 @@ class CacheFeatures(HookBase):
                 some of ``SOLVER.FREEZE_SCHEDULE`` freeze anything, the others go without.)
             DatasetError: an image cannot be read.
         """
+        self._model = unwrapped(self.trainer.model)
         try:
             self._enter(self.trainer.start_iter)
         except NotCachedError as reason:
@@ -123,7 +118,7 @@ class CacheFeatures(HookBase):
     def before_step(self) -> None:
         iteration = self.trainer.iter
         if iteration in self._phase_ends and iteration > self.trainer.start_iter:
-            used = self._cache is not None
+            used = getattr(self._model, "recall", None) is not None
             self._leave()
             try:
                 self._enter(iteration)
@@ -138,23 +133,21 @@ class CacheFeatures(HookBase):
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _leave(self) -> None:
-        if self._cache is not None:
-            self._cache.detach()
-            self._cache = None
+        if isinstance(self._model, TransferRCNN):
+            self._model.recall = None
 
     def _enter(self, iteration: int) -> None:
         left = next((e for e in self._phase_ends if e > iteration), self.trainer.max_iter)
         if left <= iteration:
             return  # a complete run that is resumed for its evaluation
-        model: Any = unwrapped(self.trainer.model)
+        model, dataset = self._model, self.trainer.data_loader.dataset
         part = _frozen_part(model)
-        dataset = self.trainer.data_loader.dataset
         if not isinstance(dataset, SeededImages):
             raise NotCachedError("the data loader is not that of build_train_loader")
         # Of the whole phase, not of what is left: a resumed run decides as the first one did.
         begin = max((e for e in self._phase_ends if e <= iteration), default=0)
         passes = (left - begin) * self._cfg.SOLVER.IMS_PER_BATCH / len(dataset)
-        views = _views(dataset.mapper, part, passes)
+        views = fixed_mappers(dataset.mapper)
         if comm.get_world_size() > 1:
             raise NotCachedError("training runs in several processes", "use --num-gpus 1")
         if self._mode == "auto" and passes <= len(views):
@@ -162,93 +155,168 @@ class CacheFeatures(HookBase):
                 f"each image is seen {passes:.1f} times, in {len(views)} view(s): nothing to save"
             )
         grouped = self._cfg.DATALOADER.ASPECT_RATIO_GROUPING
-        divisibility = model.backbone.size_divisibility
-        canvas = canvases(dataset.dicts, views[0], divisibility, grouped)
-        larger = enlargement(dataset.dicts, views[0], canvas)
+        sizes = [_resized(record, views[0]) for record in dataset.dicts]
+        canvas = canvases(dataset.dicts, sizes, model.backbone.size_divisibility, grouped)
+        larger = enlargement(sizes, canvas)
         if self._mode == "auto" and larger > _MOST_PADDING:
             raise NotCachedError(
                 "images differ so much in size that, padded to one, they are "
                 f"{larger:.1f} times as large"
             )
-        self._cache = FeatureCache(model, part, self._store(part, canvas), canvas)
-        self._cache.attach()
-        self._fill(self._cache, part, dataset.dicts, views)
+        model.recall = self._fill(model, part, canvas, dataset.dicts, views).recall
 
-    def _store(self, part: FrozenPart, canvas: Canvases) -> TieredStore:
-        budget = int(available_memory() * _SHARE_OF_MEMORY)
+    def _fill(
+        self,
+        model: TransferRCNN,
+        part: FrozenPart,
+        canvas: Canvases,
+        records: Sequence[dict[str, Any]],
+        views: Sequence[DatasetMapper],
+    ) -> FeatureCache:
+        """A cache that holds all views of the images, or as many as there is room for."""
+        total, named, own = len(records) * len(views), _named(part), self._own_folder(part, canvas)
+        budget, done, size = int(free_memory() * _SHARE_OF_MEMORY), 0, 0
         memory = MemoryStore(budget, pinned=self._cfg.MODEL.DEVICE.startswith("cuda"))
+        cache = FeatureCache(model, part, Cache(own) if self._mode == "disk" else memory, canvas)
+        dtype, device = autocast_dtype(self._cfg), torch.device(self._cfg.MODEL.DEVICE).type
+        images = (view(record)["image"] for record in records for view in views)
+        with seeded(0), torch.autocast(device, dtype) if dtype else nullcontext():
+            for image in progress(images, f"caching {named}", total):
+                entry = entry_bytes(cache.add(image))
+                if self._mode == "auto" and not done and total * entry > budget:
+                    cache.store = Cache(own)
+                    cache.add(image)
+                if cache.store.full:
+                    break
+                done, size = done + 1, size + entry
+        logger.info(
+            "%s %s: %s computed once for %d views of %d images (%.2f GB)%s",
+            *(KEY, self._mode, named, done, len(records), size / 1e9),
+            f"; no room for {total - done} more" if done < total else "",
+        )
+        return cache
+
+    def _own_folder(self, part: FrozenPart, canvas: Canvases) -> Path:
+        """Where entries of this part lie; those of others, and what a kill left, are removed."""
         own = self._folder / fingerprint(self._cfg, part, canvas)
         for other in self._folder.glob("*"):
             if other != own:
                 shutil.rmtree(other, ignore_errors=True)
-        tiers: dict[str, list[MemoryStore | DiskStore]] = {
-            "memory": [memory],
-            "disk": [DiskStore(own)],
-            "auto": [memory, DiskStore(own)],
-        }
-        return TieredStore(*tiers[self._mode])
+        for unfinished in own.glob(".*.part"):
+            unfinished.unlink(missing_ok=True)
+        return own
 
-    def _fill(
-        self,
-        cache: FeatureCache,
-        part: FrozenPart,
-        records: Sequence[dict[str, Any]],
-        views: Sequence[DatasetMapper],
-    ) -> None:
-        dtype = autocast_dtype(self._cfg)
-        device = torch.device(self._cfg.MODEL.DEVICE).type
-        total = len(records) * len(views)
-        autocast = torch.autocast(device, dtype) if dtype else nullcontext()
-        sizes: list[int] = []
-        with seeded(0), autocast, _bar(total, f"caching {_named(part)}") as bar:
-            images = (view(record)["image"] for record in records for view in views)
-            for image in images:
-                entry = cache.add(image)
-                if cache.full:
-                    break
-                sizes.append(entry_bytes(entry))
-                bar.update()
-        logger.info(
-            "%s %s: %s computed once for %d views of %d images (%.2f GB)%s",
-            *(KEY, self._mode, _named(part), len(sizes), len(records), sum(sizes) / 1e9),
-            f"; no room for {total - len(sizes)} more" if len(sizes) < total else "",
-        )
+
+def free_memory() -> int:
+    """Bytes of main memory that nobody uses; 0 where the system does not say."""
+    if "SC_AVPHYS_PAGES" not in os.sysconf_names:
+        return 0
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _frozen_part(model: nn.Module) -> FrozenPart:
-    part = find_frozen_part(model)
-    if part is None and type(model).forward is not GeneralizedRCNN.forward:
+    if not isinstance(model, TransferRCNN):
         name = type(model).__name__
         raise NothingFrozenError(f"{name} does not run as GeneralizedRCNN does")
+    part = model.frozen_part()
     if part is None:
         raise NothingFrozenError("the backbone trains", f"freeze it with {FREEZE_KEY} backbone")
     return part
-
-
-def _views(mapper: Any, part: FrozenPart, passes: float) -> list[DatasetMapper]:
-    try:
-        return fixed_mappers(mapper)
-    except ManyViewsError as reason:
-        raise NotCachedError(
-            f"{reason}, so that no two passes over an image are the same (with one size and flips "
-            f"alone, {_named(part)} would see it at most twice instead of {passes:.0f} times)",
-            reason.fix,
-        ) from None
 
 
 def _named(part: FrozenPart) -> str:
     return f"{part.name} and RPN" if part.rpn is not None else part.name
 
 
-def _bar(total: int, what: str) -> tqdm:
-    return tqdm(
-        total=total,
-        desc=what,
-        unit="view",
-        file=sys.stdout,
-        dynamic_ncols=True,
-        disable=not (on_terminal() and comm.is_main_process()),
+def fixed_mappers(mapper: Any) -> list[DatasetMapper]:
+    """One mapper for each form that ``mapper`` can give an image: as it is, and flipped.
+
+    They give the ``image`` alone, pixel for pixel as training sees it, and draw no random numbers.
+
+    Raises:
+        NotCachedError: there are more forms than that.
+    """
+    if type(mapper) not in (DatasetMapper, CheckedDatasetMapper):
+        name = getattr(mapper, "__name__", type(mapper).__name__)
+        raise NotCachedError(
+            f"{name} may change images in ways of its own",
+            f"map them with {CheckedDatasetMapper.__name__}",
+        )
+    views: list[list[T.Augmentation]] = [[]]
+    for augmentation in mapper.augmentations.augs:
+        forms = _forms(augmentation)
+        views = [[*view, *form] for form in forms for view in views]
+    return [
+        type(mapper)(is_train=False, augmentations=view, image_format=mapper.image_format)
+        for view in views
+    ]
+
+
+def _forms(augmentation: Any) -> list[list[T.Augmentation]]:
+    """What an augmentation may do: each a list of augmentations without chance."""
+    if isinstance(augmentation, T.RandomFlip):
+        axes = {"horizontal": augmentation.horizontal, "vertical": augmentation.vertical}
+        return [[], [T.RandomFlip(prob=1.0, **axes)]]
+    reason, fix = "", ""
+    if isinstance(augmentation, T.ResizeShortestEdge):
+        lengths = sorted(set(augmentation.short_edge_length))
+        if len(lengths) == 1:
+            return [[augmentation]]
+        reason = f"INPUT.MIN_SIZE_TRAIN ({', '.join(map(str, lengths))}) resizes to a random size"
+        fix = f"leave one size, for example INPUT.MIN_SIZE_TRAIN ({lengths[-1]},)"
+    elif isinstance(augmentation, T.RandomCrop):
+        reason = "INPUT.CROP.ENABLED cuts random parts out of images"
+        fix = "set INPUT.CROP.ENABLED False"
+    name = type(augmentation).__name__
+    raise NotCachedError(
+        f"{reason or f'{name} may change images at random'}, so that no two passes over an image "
+        "are the same",
+        fix or f"leave out {name}",
     )
+
+
+def canvases(
+    records: Sequence[dict[str, Any]], sizes: Sequence[Size], divisibility: int, grouped: bool
+) -> Canvases:
+    """The smallest canvases that hold every image.
+
+    Args:
+        records: dataset dicts, with ``height`` and ``width``.
+        sizes: of their images after resizing.
+        divisibility: what heights and widths must be multiples of.
+        grouped: batches hold only wide or only upright images (by their size on disk).
+    """
+    wide_on_disk = [record["width"] > record["height"] for record in records]
+    groups = {
+        kind: [size for size, is_wide in zip(sizes, wide_on_disk, strict=True) if is_wide is kind]
+        for kind in (False, True)
+    }
+    # rounding can make a wide image square; then its batch would have two canvases
+    clear = [size[1] > size[0] for size in sizes] == wide_on_disk
+    if not (grouped and clear and all(groups.values())):
+        groups = {False: list(sizes), True: list(sizes)}
+    return Canvases(_cover(groups[False], divisibility), _cover(groups[True], divisibility))
+
+
+def enlargement(sizes: Sequence[Size], canvas: Canvases) -> float:
+    """How many times larger than images of these sizes their canvases are, on average."""
+    return sum(math.prod(canvas.of(size)) / math.prod(size) for size in sizes) / len(sizes)
+
+
+def _resized(record: dict[str, Any], mapper: DatasetMapper) -> Size:
+    size = record["height"], record["width"]
+    for augmentation in mapper.augmentations.augs:
+        if isinstance(augmentation, T.ResizeShortestEdge) and augmentation.short_edge_length[0]:
+            size = T.ResizeShortestEdge.get_output_shape(
+                *size, augmentation.short_edge_length[0], augmentation.max_size
+            )  # 0 leaves images as they are
+    return size
+
+
+def _cover(sizes: Iterable[Size], divisibility: int) -> Size:
+    step = max(divisibility, 1)
+    height, width = (-(-max(side) // step) * step for side in zip(*sizes, strict=True))
+    return height, width
 
 
 def fingerprint(cfg: CfgNode, part: FrozenPart, canvas: Canvases) -> str:
@@ -259,7 +327,7 @@ def fingerprint(cfg: CfgNode, part: FrozenPart, canvas: Canvases) -> str:
     canvas_sizes = (canvas.upright, canvas.wide)
     content = (config, part.name, canvas_sizes, autocast_dtype(cfg), torch.__version__)
     digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode())
-    for module in part.modules():
+    for module in [part.module, *([part.rpn] if part.rpn is not None else [])]:
         for name, tensor in sorted(module.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

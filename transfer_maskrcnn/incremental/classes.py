@@ -15,7 +15,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from transfer_maskrcnn.errors import ConfigError, WeightFileError, nearest
 from transfer_maskrcnn.incremental.forgetting import EXTENSION_KEY
-from transfer_maskrcnn.modeling.extended_scores import generations_of
+from transfer_maskrcnn.modeling.heads import tasks_of
 from transfer_maskrcnn.surgery.classes import find_class, fold, shown
 from transfer_maskrcnn.surgery.extension import extended_classes, known_classes
 from transfer_maskrcnn.surgery.hook import began_with, load_named_source
@@ -201,9 +201,9 @@ def extend(cfg: CfgNode, dataset_classes: Sequence[str]) -> tuple[list[str], lis
 def _source_generations(cfg: CfgNode, classes: int) -> list[int]:
     """Of so many classes that are kept: the source may have been extended itself."""
     try:
-        found = generations_of(load_named_source(cfg).metadata)
+        found = tasks_of(load_named_source(cfg).metadata)
     except WeightFileError:  # gone: the run goes on with its own model
-        found = generations_of(_run_metadata(cfg))
+        found = tasks_of(_run_metadata(cfg))
     return found if sum(found) == classes else [classes]
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from detectron2.structures import Boxes, ImageList
+from detectron2.structures import Boxes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from transfer_maskrcnn.feature_cache.frozen import FrozenPart, find_frozen_part
 from transfer_maskrcnn.incremental.distillation import (
     OldClasses,
     background_may_be,
@@ -23,33 +21,13 @@ from transfer_maskrcnn.incremental.distillation import (
 )
 from transfer_maskrcnn.incremental.distillation_teacher import (
     Answers,
-    Features,
     ask,
     box_outputs,
-    calls_of,
     mask_logits,
     objectness_logits,
     of_class,
-    replaced,
 )
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """What a step of the student leaves behind.
-
-    Attributes:
-        images: the padded batch, as its backbone got it.
-        objectness: (N, A) logits of all anchors; None where its RPN learns nothing.
-        new_objects: annotated boxes of each image.
-        shared: the output of the part that student and teacher have in common.
-    """
-
-    images: ImageList
-    features: Features
-    objectness: Tensor | None
-    new_objects: list[Boxes]
-    shared: Any
+from transfer_maskrcnn.modeling.rcnn import Features, FrozenPart, Step
 
 
 class Distillation:
@@ -89,73 +67,56 @@ class Distillation:
         self._hidden = torch.tensor(hidden, dtype=torch.int64, device=self._old.student.device)
         self._compared = ""  # the frozen part that was last compared
         self._same = False
+        self._objectness: Tensor | None = None  # the student's, of the step under way
 
     def attach(self) -> None:
         """Have the losses join the student's."""
-        self._attached = ExitStack()
-        self._forward = self._student.forward
-        self._attached.enter_context(replaced(self._student, "forward", self._with_distillation))
+        self._student.more_losses = self._more_losses
+        head = self._student.proposal_generator.rpn_head
+        self._handle = head.register_forward_hook(self._keep_objectness)
         if len(self._hidden):
-            predictor = self._student.roi_heads.box_predictor
-            self._box_losses = predictor.losses
-            self._attached.enter_context(replaced(predictor, "losses", self._losses_of_boxes))
+            self._student.roi_heads.box_predictor.before_loss = partial(
+                background_may_be, self._hidden
+            )
 
     def detach(self) -> None:
         """Leave the student as it was."""
-        self._attached.close()
+        self._student.more_losses = None
+        self._student.roi_heads.box_predictor.before_loss = None
+        self._handle.remove()
 
-    def _is_learning(self) -> bool:
-        """Neither in evaluation, nor where losses are only measured."""
-        return bool(self._student.training and torch.is_grad_enabled())
+    def _keep_objectness(self, head: nn.Module, _: Any, output: Any) -> None:
+        """Of a step in which the RPN learns."""
+        learns = head.training and output[0][0].requires_grad
+        self._objectness = objectness_logits(output) if learns else None
 
-    def _losses_of_boxes(self, predictions: Any, proposals: Sequence[Any]) -> dict[str, Tensor]:
-        """``FastRCNNOutputLayers.losses``, but for what the label "background" means."""
-        logits, deltas = predictions
-        if self._is_learning() and len(logits):
-            labels = torch.cat([p.gt_classes for p in proposals])
-            logits = background_may_be(self._hidden, logits, labels)
-        losses: dict[str, Tensor] = self._box_losses((logits, deltas), proposals)
-        return losses
-
-    def _with_distillation(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        if not self._is_learning():
-            return self._forward(batched_inputs)
-        part = self._shared_part()
-        with ExitStack() as stack:
-            backbone = stack.enter_context(calls_of(self._student.backbone))
-            rpn = stack.enter_context(calls_of(self._student.proposal_generator.rpn_head))
-            shared = stack.enter_context(calls_of(part.module)) if part else []
-            losses = self._forward(batched_inputs)
-        (images,), features = backbone[0]
-        objectness = objectness_logits(rpn[0][1]) if rpn else None
-        batch = _Batch(
-            ImageList(images, [tuple(x["image"].shape[-2:]) for x in batched_inputs]),
-            features,
-            objectness if objectness is not None and objectness.requires_grad else None,
-            [self._new_objects(x["instances"]).to(images.device) for x in batched_inputs],
-            shared[0][1] if part else None,
-        )
+    def _more_losses(self, step: Step) -> dict[str, Tensor]:
+        objectness, self._objectness = self._objectness, None
+        new_objects = [
+            self._new_objects(x["instances"]).to(step.images.tensor.device) for x in step.batch
+        ]
         answers = ask(
-            *(self._teacher, self._old, batch.images),
-            *(self._teacher_features(batch, part), batch.new_objects),
+            self._teacher, self._old, step.images, self._teacher_features(step), new_objects
         )
-        distilled = self._losses(batch, answers)
-        return {**losses, **{name: self._weight * loss for name, loss in distilled.items()}}
+        distilled = self._losses(step.features, objectness, answers)
+        return {name: self._weight * loss for name, loss in distilled.items()}
 
-    def _losses(self, batch: _Batch, answers: Answers) -> dict[str, Tensor]:
+    def _losses(
+        self, features: Features, objectness: Tensor | None, answers: Answers
+    ) -> dict[str, Tensor]:
         heads = self._student.roi_heads
-        logits, deltas = box_outputs(heads, batch.features, answers.proposals)
+        logits, deltas = box_outputs(heads, features, answers.proposals)
         classes = self._old.student[answers.classes]
         losses = {
             "loss_distill_cls": class_loss(logits, answers.class_logits, self._old),
             "loss_distill_box": box_loss(of_class(deltas[answers.sure], classes), answers.deltas),
         }
         if answers.masks is not None:
-            masks = mask_logits(heads, batch.features, answers.mask_boxes)
+            masks = mask_logits(heads, features, answers.mask_boxes)
             masks = of_class(masks, classes[answers.sure_of_masks])
             losses["loss_distill_mask"] = mask_loss(masks, answers.masks)
-        if batch.objectness is not None:
-            losses["loss_distill_rpn"] = objectness_loss(batch.objectness, answers.objectness)
+        if objectness is not None:
+            losses["loss_distill_rpn"] = objectness_loss(objectness, answers.objectness)
         return losses
 
     def _new_objects(self, instances: Any) -> Boxes:
@@ -163,32 +124,28 @@ class Distillation:
         old = torch.isin(classes, self._old.student.to(classes.device))
         return instances.gt_boxes[(classes >= 0) & ~old]  # below 0: a doubtful old object
 
-    def _teacher_features(self, batch: _Batch, part: FrozenPart | None) -> Features:
-        backbone, images = self._teacher.backbone, batch.images.tensor
+    def _teacher_features(self, step: Step) -> Features:
+        images = step.images.tensor
         with torch.no_grad():
-            if part is not None:
-                with replaced(
-                    self._teacher.get_submodule(part.name), "forward", lambda _: batch.shared
-                ):
-                    features: Features = backbone(images)
+            if self._is_shared(step.part):
+                features: Features = self._teacher.features_from(images, step.part, step.frozen)
             else:
                 strides = {k: v.stride for k, v in self._student.backbone.output_shape().items()}
-                features = backbone(_padded_as(images, batch.features, strides))
+                features = self._teacher.backbone(_padded_as(images, step.features, strides))
         return features
 
-    def _shared_part(self) -> FrozenPart | None:
-        """The frozen part of the student that is still as it is in the teacher.
+    def _is_shared(self, part: FrozenPart | None) -> bool:
+        """Whether the frozen part of the student is still as it is in the teacher.
 
         It is compared where a phase of training begins to freeze it, not in every step.
         """
-        part = find_frozen_part(self._student)
         name = part.name if part else ""
         if name != self._compared:
             self._compared = name
             self._same = part is not None and _same_weights(
                 part.module, self._teacher.get_submodule(name)
             )
-        return part if self._same else None
+        return self._same
 
 
 def _same_weights(one: nn.Module, other: nn.Module) -> bool:

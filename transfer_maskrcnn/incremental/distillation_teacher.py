@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +13,11 @@ from detectron2.structures import Boxes, ImageList, Instances, pairwise_iou
 from torch import Tensor, nn
 
 from transfer_maskrcnn.incremental.distillation import SURE, OldClasses
+from transfer_maskrcnn.modeling.rcnn import Features
 
 PROPOSALS = 64  # an image, the best after NMS
 MASKS = 8  # an image, on those proposals where the teacher is surest
 NEW_OBJECT_IOU = 0.5  # from which on a proposal is on an annotated object of a new class
-
-Features = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -169,16 +168,3 @@ def calls_of(module: nn.Module) -> Iterator[list[tuple[Any, Any]]]:
         yield calls
     finally:
         handle.remove()
-
-
-@contextmanager
-def replaced(owner: Any, method: str, by: Callable[..., Any]) -> Iterator[None]:
-    """Within the block, ``by`` in the place of a method of this one object."""
-    before = vars(owner).get(method)
-    setattr(owner, method, by)
-    try:
-        yield
-    finally:
-        delattr(owner, method)
-        if before is not None:
-            setattr(owner, method, before)

@@ -21,9 +21,14 @@ from torch.utils.hooks import RemovableHandle
 
 from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.errors import CheckpointError, ConfigError, WeightFileError
-from transfer_maskrcnn.modeling.class_rows import ALL_BUT_NEW_ROWS, rows_per_class
-from transfer_maskrcnn.modeling.cosine import CosineClassifier
-from transfer_maskrcnn.modeling.freezing import FREEZE_KEY, FREEZE_SCHEDULE_KEY, parse_phases
+from transfer_maskrcnn.modeling.freezing import (
+    ALL_BUT_NEW_ROWS,
+    FREEZE_KEY,
+    FREEZE_SCHEDULE_KEY,
+    parse_phases,
+    rows_per_class,
+)
+from transfer_maskrcnn.modeling.heads import CosineClassifier
 from transfer_maskrcnn.surgery.classes import shown
 from transfer_maskrcnn.surgery.hook import PLAN_FILE, load_named_source
 from transfer_maskrcnn.surgery.plan import TransferPlan

@@ -21,7 +21,7 @@ from transfer_maskrcnn.engine.rng import seeded
 from transfer_maskrcnn.errors import ConfigError, TransferPlanError, WeightFileError
 from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.modeling.build import build_model
-from transfer_maskrcnn.modeling.extended_scores import generations_of
+from transfer_maskrcnn.modeling.heads import tasks_of
 from transfer_maskrcnn.modeling.precision import describe_precision
 from transfer_maskrcnn.surgery.apply import apply_plan
 from transfer_maskrcnn.surgery.hook import began_with, load_named_source
@@ -68,7 +68,7 @@ def read_facts(cfg: CfgNode) -> SourceFacts:
         WeightFileError: it cannot be read.
     """
     source, weights = load_named_source(cfg), cfg.MODEL.WEIGHTS
-    classes, generations = list(source.classes or ()), generations_of(source.metadata)
+    classes, generations = list(source.classes or ()), tasks_of(source.metadata)
     return SourceFacts(weights, weights_digest(weights), classes, generations)
 
 
@@ -168,7 +168,7 @@ def build_source_model(cfg: CfgNode) -> tuple[nn.Module, list[str]]:
     """
     source = load_named_source(cfg)
     own, names = source_config(cfg, source), tuple(source.classes or ())
-    spec = RunSpec(names, tuple(generations_of(source.metadata)))
+    spec = RunSpec(names, tuple(tasks_of(source.metadata)))
     with seeded(0):  # what it draws is overwritten; the run's own draws stay what they are
         model = build_model(own, spec)
     _load(model, source, strict=cfg.MODEL.TRANSFER.STRICT)

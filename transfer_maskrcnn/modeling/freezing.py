@@ -16,13 +16,12 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
 from transfer_maskrcnn.errors import ConfigError, nearest
-from transfer_maskrcnn.modeling.class_rows import ALL_BUT_NEW_ROWS, rows_per_class
-from transfer_maskrcnn.modeling.frozen_rpn import spare_frozen_rpns
-from transfer_maskrcnn.surgery.parts import PRESETS, parse_keep, part_of, under
+from transfer_maskrcnn.surgery.parts import PRESETS, class_axes, parse_keep, part_of, under
 from transfer_maskrcnn.surgery.target import unwrapped
 
 FREEZE_KEY = "MODEL.TRANSFER.FREEZE"
 FREEZE_SCHEDULE_KEY = "SOLVER.FREEZE_SCHEDULE"
+ALL_BUT_NEW_ROWS = "all_but_new_rows"
 _SPECIAL = dict.fromkeys(
     (FREEZE_KEY, FREEZE_SCHEDULE_KEY), (ALL_BUT_NEW_ROWS,)
 )  # beside the presets
@@ -81,6 +80,26 @@ def frozen_names(model: nn.Module, spec: str, key: str) -> set[str]:
     return names_of(spec, names, key)
 
 
+def rows_per_class(model: nn.Module) -> dict[str, int]:
+    """Parameter -> how many rows each class has in it, for predictors that have any.
+
+    Row ``per_class * k`` is class ``k``'s first, along the first axis; in ``cls_score`` the
+    background's follows the last class. Class-agnostic predictors are not in it.
+
+    Args:
+        model: a detector with ``roi_heads``, not wrapped.
+    """
+    roi_heads: Any = getattr(model, "roi_heads", None)
+    found: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        if part_of(name) == "predictors" and name.startswith("roi_heads."):
+            shape, counts = tuple(parameter.shape), (roi_heads.num_classes, roi_heads.num_classes)
+            axes = class_axes(name, shape, shape, counts, None) or ()
+            for row in (axis for axis in axes if axis.axis == 0):
+                found[name] = row.per_class
+    return found
+
+
 def freeze(model: nn.Module, spec: str) -> None:
     """Freeze the parts that ``spec`` names, for good; what is frozen already stays frozen.
 
@@ -102,7 +121,6 @@ def freeze(model: nn.Module, spec: str) -> None:
         parameters[name].requires_grad_(False)
     for name in chosen & norms.keys():
         _hold_statistics(norms[name])
-    spare_frozen_rpns(model)
     if chosen:
         rest = {name: p for name, p in parameters.items() if p.requires_grad}
         logger.info("%s %s: training %s", FREEZE_KEY, spec, _by_part(rest))
@@ -242,7 +260,6 @@ class FreezeSchedule(HookBase):
         model = unwrapped(self.trainer.model)
         changed = self._set_trainable(self._frozen[phase])
         self._hold_norms(self._frozen[phase], model.training)
-        spare_frozen_rpns(model)
         if changed and isinstance(self.trainer.model, DistributedDataParallel):
             self.trainer.model = _wrapped_again(self.trainer.model)
         parameters = dict(model.named_parameters())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from functools import partial, reduce
+from typing import Any
 
 import torch
 from detectron2.layers import ROIAlign
@@ -13,9 +13,9 @@ from detectron2.modeling.poolers import (
     convert_boxes_to_pooler_format,
 )
 from detectron2.structures import Boxes
-from torch import Tensor, nn
+from torch import Tensor
 
-from transfer_maskrcnn.modeling.roi_align import Pooling, available, pool_maps, supports
+from transfer_maskrcnn.modeling.roi_align import Pooling, pool_maps, supports
 
 
 class FastROIPooler(ROIPooler):
@@ -25,6 +25,21 @@ class FastROIPooler(ROIPooler):
     way back is faster. With bf16 among them: the output is channels_last in the widest of their
     types, and boxes stay float32 (ROIPooler rounds them to bf16, that is to 4 pixels from 512 on).
     """
+
+    @classmethod
+    def of(cls, stock: ROIPooler) -> ROIPooler:
+        """What pools as ``stock`` does: a FastROIPooler, or, of another type, ``stock`` itself."""
+        levels: list[Any] = list(stock.level_poolers)
+        if not isinstance(levels[0], ROIAlign):
+            return stock
+        return cls(
+            stock.output_size,
+            [level.spatial_scale for level in levels],
+            levels[0].sampling_ratio,
+            "ROIAlignV2" if levels[0].aligned else "ROIAlign",
+            stock.canonical_box_size,
+            stock.canonical_level,
+        )
 
     def forward(self, x: list[Tensor], box_lists: list[Boxes]) -> Tensor:
         """
@@ -67,26 +82,6 @@ class FastROIPooler(ROIPooler):
 
     def __prepare_scriptable__(self) -> ROIPooler:
         """What torch.jit.script compiles instead."""
-        plain = copy.copy(self)
-        plain.__class__ = ROIPooler
+        plain = ROIPooler.__new__(ROIPooler)
+        plain.__dict__ = self.__dict__
         return plain
-
-
-def use_fast_pooling(model: nn.Module) -> int:
-    """Turn every ROIPooler of type ROIAlign or ROIAlignV2 into a FastROIPooler, in place.
-
-    Returns:
-        how many it turned; 0 where the C extension is not available. Names of modules and of
-        tensors in the state dict stay as they are.
-    """
-    if not available():
-        return 0
-    poolers = [module for module in model.modules() if _is_plain_roi_align(module)]
-    for pooler in poolers:
-        pooler.__class__ = FastROIPooler
-    return len(poolers)
-
-
-def _is_plain_roi_align(module: nn.Module) -> bool:
-    levels = module.get_submodule("level_poolers").children() if type(module) is ROIPooler else ()
-    return any(isinstance(level, ROIAlign) for level in levels)

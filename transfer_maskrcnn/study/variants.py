@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from detectron2.config import CfgNode
 
 from transfer_maskrcnn.errors import ConfigError, nearest
-from transfer_maskrcnn.modeling.class_rows import ALL_BUT_NEW_ROWS
+from transfer_maskrcnn.modeling.freezing import ALL_BUT_NEW_ROWS
 from transfer_maskrcnn.surgery.parts import PRESETS
 
 FAIR = "from_scratch"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ from detectron2.structures import Boxes
 from torch import Tensor, nn
 
 from transfer_maskrcnn.modeling import roi_align
+from transfer_maskrcnn.modeling.build import build_model, replace_modules
 from transfer_maskrcnn.modeling.roi_align import available
-from transfer_maskrcnn.modeling.roi_pooler import FastROIPooler, use_fast_pooling
+from transfer_maskrcnn.modeling.roi_pooler import FastROIPooler
 
 needs_extension = pytest.mark.skipif(not available(), reason="the C extension was not built")
 SCALES = [1 / 4, 1 / 8, 1 / 16, 1 / 32]
@@ -28,9 +30,7 @@ BOXES = [
 
 def build(fast: bool, type: str = "ROIAlignV2", size: int = 7, ratio: int = 0) -> ROIPooler:
     pooler = ROIPooler(size, SCALES, ratio, type)
-    if fast:
-        pooler.__class__ = FastROIPooler
-    return pooler
+    return FastROIPooler.of(pooler) if fast else pooler
 
 
 def pyramid(dtype: torch.dtype = torch.float32, channels: int = 20) -> list[Tensor]:
@@ -146,7 +146,7 @@ def test_maps_in_either_layout() -> None:
 
 def test_one_level() -> None:
     poolers = [ROIPooler((7, 5), [1 / 8], 0, "ROIAlignV2") for _ in range(2)]
-    poolers[1].__class__ = FastROIPooler
+    poolers[1] = FastROIPooler.of(poolers[1])
     expected, found = (both_ways(pooler, pyramid()[1:2], boxes()) for pooler in poolers)
     assert torch.equal(found[0], expected[0])
     torch.testing.assert_close(found[1], expected[1], rtol=1e-4, atol=1e-5)
@@ -200,24 +200,31 @@ class Model(nn.Module):
         self.weight = nn.Parameter(torch.ones(1))
 
 
-@needs_extension
-def test_use_fast_pooling() -> None:
+def test_poolers_are_replaced_where_they_stand() -> None:
     model = Model()
     names, modules = list(model.state_dict()), [name for name, _ in model.named_modules()]
-    assert use_fast_pooling(model) == 2
+    replace_modules(model, ROIPooler, FastROIPooler.of)
     assert type(model.box_pooler) is type(model.heads["mask"]) is FastROIPooler
     assert type(model.other) is ROIPooler
     assert list(model.state_dict()) == names
     assert [name for name, _ in model.named_modules()] == modules
-    assert use_fast_pooling(model) == 0
     assert type(copy.deepcopy(model).box_pooler) is FastROIPooler
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_where_the_c_code_pools(device: str, toy: Any) -> None:
+    cfg = toy("MODEL.DEVICE", "cpu")
+    cfg.MODEL.DEVICE = device
+    poolers = [m for m in build_model(cfg).modules() if isinstance(m, ROIPooler)]
+    fast = device == "cpu" and available()
+    assert [isinstance(pooler, FastROIPooler) for pooler in poolers] == [fast, fast]
 
 
 def test_without_the_extension(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transfer_maskrcnn.modeling._roi_align", None)
     roi_align._extension.cache_clear()
     try:
-        assert use_fast_pooling(Model()) == 0
+        assert not available()
         assert torch.equal(build(True)(pyramid(), boxes()), build(False)(pyramid(), boxes()))
     finally:
         roi_align._extension.cache_clear()

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from types import MethodType
 from typing import Any
 
 import pytest
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import PanopticFPN
-from detectron2.modeling.proposal_generator import RPN
 from detectron2.utils.events import EventStorage
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from transfer_maskrcnn.data.cache import Entry
 from transfer_maskrcnn.engine.hooks.validation import validation_losses
 from transfer_maskrcnn.engine.trainer import TransferTrainer
-from transfer_maskrcnn.feature_cache.frozen import FeatureCache, FrozenPart, find_frozen_part
-from transfer_maskrcnn.feature_cache.store import Entry, MemoryStore, TieredStore
-from transfer_maskrcnn.feature_cache.views import Canvases
-from transfer_maskrcnn.modeling import frozen_rpn
+from transfer_maskrcnn.feature_cache.cache import Canvases, FeatureCache, MemoryStore, image_key
 from transfer_maskrcnn.modeling.build import build_model
+from transfer_maskrcnn.modeling.rcnn import FrozenPart
+from transfer_maskrcnn.modeling.rpn import TransferRPN
 
 Toy = Callable[..., CfgNode]
 FREEZE = "MODEL.TRANSFER.FREEZE"
@@ -34,13 +33,11 @@ class Detector:
     def __init__(self, cfg: CfgNode):
         torch.manual_seed(0)
         self.model: Any = build_model(cfg).train()
-        found = find_frozen_part(self.model)
+        found = self.model.frozen_part()
         assert found is not None
         self.part: FrozenPart = found
         self.store = MemoryStore(2**30)
-        self.cache = FeatureCache(
-            self.model, found, TieredStore(self.store), Canvases((64, 64), (64, 64))
-        )
+        self.cache = FeatureCache(self.model, found, self.store, Canvases((64, 64), (64, 64)))
         self.batches: Iterator[Any] = iter(TransferTrainer.build_train_loader(cfg))
 
     def losses(self, batch: Any) -> dict[str, float]:
@@ -69,25 +66,19 @@ FOUND = [
 
 @pytest.mark.parametrize(("spec", "expected"), FOUND)
 def test_what_is_found(spec: str, expected: tuple[str, bool] | None, toy: Toy) -> None:
-    part = find_frozen_part(build_model(toy(FREEZE, spec)))
+    model: Any = build_model(toy(FREEZE, spec))
+    part = model.frozen_part()
     assert (part and (part.name, part.rpn is not None)) == expected
 
 
-class OtherRPN(RPN):
-    """As RRPN, whose boxes are rotated."""
+class OtherRPN(TransferRPN):
+    """A user's, which may propose in ways of its own."""
 
 
-def test_what_is_not_known_is_computed(toy: Toy) -> None:
+def test_proposals_of_an_rpn_that_is_not_known_are_computed(toy: Toy) -> None:
     model: Any = build_model(toy(FREEZE, "backbone_fpn_rpn"))
-    rpn = model.proposal_generator
-    own = rpn.forward
-    del rpn.forward  # frozen by hand: it still gives losses
-    assert find_frozen_part(model).rpn is None  # type: ignore[union-attr]
-    rpn.forward = own
-    rpn.__class__ = OtherRPN
-    assert find_frozen_part(model).rpn is None  # type: ignore[union-attr]
-    model.__class__ = PanopticFPN  # it compares features with targets of the batch's size
-    assert find_frozen_part(model) is None
+    model.proposal_generator.__class__ = OtherRPN
+    assert model.frozen_part().rpn is None
 
 
 def traces(model: nn.Module) -> dict[str, Any]:
@@ -98,35 +89,17 @@ def traces(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def test_a_detached_cache_leaves_nothing(detector: Detector) -> None:
+def test_a_cache_leaves_nothing(detector: Detector) -> None:
     before, state = traces(detector.model), copy.deepcopy(detector.model.state_dict())
-    detector.cache.attach()
+    detector.model.recall = detector.cache.recall
     names = [name for name, _ in detector.model.named_parameters()]
     detector.losses(next(detector.batches))
     assert detector.model.state_dict().keys() == state.keys()
-    detector.cache.detach()
+    detector.model.recall = None
     assert traces(detector.model) == before
     assert not detector.model._forward_hooks_always_called
     assert [name for name, _ in detector.model.named_parameters()] == names
     assert all(torch.equal(v, state[k]) for k, v in detector.model.state_dict().items())
-
-
-# what a new phase makes of the RPN's forward, which detaching must not undo
-@pytest.mark.parametrize("still_frozen", [True, False])
-def test_a_phase_may_change_the_rpn_before_the_cache_is_detached(
-    still_frozen: bool, toy: Toy
-) -> None:
-    frozen = Detector(toy(FREEZE, "backbone_fpn_rpn"))
-    rpn = frozen.model.proposal_generator
-    frozen.cache.attach()
-    rpn.requires_grad_(not still_frozen)
-    frozen_rpn.spare_frozen_rpns(frozen.model)
-    frozen.cache.detach()
-    if still_frozen:
-        assert rpn.forward == MethodType(frozen_rpn.only_propose, rpn)
-    else:
-        assert "forward" not in vars(rpn)
-        assert "loss_rpn_cls" in frozen.losses(next(frozen.batches))
 
 
 class Poisoned(MemoryStore):
@@ -158,10 +131,10 @@ def test_training_alone_goes_through_the_cache(detector: Detector) -> None:
     expected, trained = others(), detector.losses(batch)
     store = Poisoned(2**30)
     canvas = Canvases((64, 64), (64, 64))
-    cache = FeatureCache(model, detector.part, TieredStore(store), canvas)
-    cache.attach()
+    cache = FeatureCache(model, detector.part, store, canvas)
+    model.recall = cache.recall
     entry = cache.add(batch[0]["image"])
-    store.poison = {name: torch.zeros_like(tensor) for name, tensor in entry.items()}
+    store.poison = Entry({name: torch.zeros_like(t) for name, t in entry.items()}, None)
     assert detector.losses(batch) != trained, "the poison works"
     assert all(torch.equal(a, b) for a, b in zip(others(), expected, strict=True))
 
@@ -175,7 +148,7 @@ def test_features_lie_in_memory_as_they_are_computed(layout: torch.memory_format
     frozen.model.proposal_generator.register_forward_pre_hook(lambda _, x: seen.append(x[1]))
     batch = next(frozen.batches)
     frozen.losses(batch)
-    frozen.cache.attach()
+    frozen.model.recall = frozen.cache.recall
     frozen.losses(batch)
     for name in ("p2", "p3", "p4"):
         assert seen[0][name].is_contiguous(memory_format=layout)
@@ -184,7 +157,7 @@ def test_features_lie_in_memory_as_they_are_computed(layout: torch.memory_format
 
 
 def test_training_changes_no_entry(detector: Detector) -> None:
-    detector.cache.attach()
+    detector.model.recall = detector.cache.recall
     model, batches = detector.model, [next(detector.batches) for _ in range(10)]
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.01)
     entries = [detector.cache.add(x["image"]) for batch in batches for x in batch]
@@ -201,7 +174,7 @@ def test_training_changes_no_entry(detector: Detector) -> None:
 def test_proposals_are_copies(toy: Toy) -> None:
     """StandardROIHeads writes into none of them; another head may."""
     frozen = Detector(toy(FREEZE, "backbone_fpn_rpn"))
-    frozen.cache.attach()
+    frozen.model.recall = frozen.cache.recall
     batch = next(frozen.batches)
     frozen.model.roi_heads.register_forward_pre_hook(
         lambda _, inputs: [p.proposal_boxes.scale(2, 2) for p in inputs[2]] and None
@@ -214,7 +187,6 @@ def test_proposals_are_copies(toy: Toy) -> None:
 
 
 def test_an_entry_belongs_to_the_pixels(detector: Detector) -> None:
-    detector.cache.attach()
     image = next(detector.batches)[0]["image"]
     first = detector.cache.add(image)
     assert detector.cache.add(image.clone()) is first
@@ -225,7 +197,21 @@ def test_an_entry_belongs_to_the_pixels(detector: Detector) -> None:
     assert detector.cache.add(wide.reshape(3, 64, 32)) is not detector.cache.add(wide)
 
 
+@given(st.integers(1, 9), st.integers(1, 9), st.data())
+def test_every_pixel_counts(height: int, width: int, data: st.DataObject) -> None:
+    """In whatever row, column and channel: two views that differ in one have two entries."""
+    image = torch.zeros(3, height, width, dtype=torch.uint8)
+    places = [(2, height - 1, width - 1), (0, 0, 0)]
+    places.append(tuple(data.draw(st.integers(0, side - 1)) for side in image.shape))
+    for place in places:
+        other = image.clone()
+        other[place] = 1
+        assert image_key(other) != image_key(image), place
+    strided = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    assert image_key(strided) == image_key(image), "the same pixels, however they lie in memory"
+
+
 def test_an_image_beyond_its_canvas_is_an_error(detector: Detector) -> None:
-    detector.cache.attach()
+    detector.model.recall = detector.cache.recall
     with pytest.raises(ValueError, match=r"\(64, 65\) .* is larger than \(64, 64\)"):
         detector.cache.add(torch.zeros(3, 64, 65, dtype=torch.uint8))

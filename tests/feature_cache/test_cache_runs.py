@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
-from transfer_maskrcnn.feature_cache.views import canvases, fixed_mappers
+from transfer_maskrcnn.feature_cache.hook import _resized, canvases, fixed_mappers
 from transfer_maskrcnn.modeling import precision
 from transfer_maskrcnn.modeling.precision import cpu_has_bf16
 
@@ -63,7 +63,8 @@ def test_images_of_different_sizes_are_as_if_padded_alike(
     cached = train(toy(*opts, CACHE, "memory", sizes=sizes))
     cfg = toy(*opts, CACHE, "off", sizes=sizes)
     view = fixed_mappers(CheckedDatasetMapper(cfg, is_train=True))[0]
-    canvas = canvases(DatasetCatalog.get(cfg.DATASETS.TRAIN[0]), view, 32, grouped)
+    records = DatasetCatalog.get(cfg.DATASETS.TRAIN[0])
+    canvas = canvases(records, [_resized(r, view) for r in records], 32, grouped)
     ordinary = GeneralizedRCNN.preprocess_image
 
     def padded(model: nn.Module, inputs: Any) -> ImageList:

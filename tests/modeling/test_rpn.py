@@ -9,6 +9,7 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling.matcher import Matcher
+from detectron2.modeling.proposal_generator import RPN
 from detectron2.structures import BitMasks, Boxes, Instances, pairwise_iou
 from detectron2.utils.events import EventStorage
 from hypothesis import given, settings
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.modeling.freezing import freeze
-from transfer_maskrcnn.modeling.ignored import leave_out_doubtful, match_anchors
+from transfer_maskrcnn.modeling.rpn import CertainMatcher
 
 CERTAIN, DOUBTFUL = [6.0, 6.0, 26.0, 26.0], [34.0, 30.0, 58.0, 56.0]  # XYXY in a 64 x 64 image
 
@@ -57,6 +58,12 @@ def test_without_doubtful_objects_it_is_the_stock_matcher() -> None:
     assert all(torch.equal(a, b) for a, b in zip(ours, matcher(quality), strict=True))
 
 
+def match_anchors(matcher: Matcher, quality: Tensor, doubtful: Tensor) -> tuple[Tensor, Tensor]:
+    ours = CertainMatcher(matcher)
+    ours.doubtful = doubtful
+    return ours(quality)
+
+
 def batch(classes: list[int], boxes: list[list[float]]) -> list[dict[str, Any]]:
     """One 64 x 64 image; its objects are rectangles."""
     masks = torch.zeros(len(boxes), 64, 64, dtype=torch.bool)
@@ -77,9 +84,7 @@ def model(toy: Callable[..., CfgNode]) -> nn.Module:
         "MODEL.RPN.BATCH_SIZE_PER_IMAGE", 100_000, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 999
     )
     torch.manual_seed(0)
-    built = build_model(cfg)
-    leave_out_doubtful(built)
-    return built.train()
+    return build_model(cfg).train()
 
 
 class Seen:
@@ -177,7 +182,8 @@ def test_masks_of_doubtful_objects_do_not_count(model: nn.Module) -> None:
 def test_without_doubtful_objects_losses_are_stock(model: Any) -> None:
     inputs = batch([0, 0], [CERTAIN, DOUBTFUL])
     ours = losses(model, inputs)
-    del model.proposal_generator.label_and_sample_anchors
+    rpn = model.proposal_generator
+    rpn.__class__, rpn.anchor_matcher = RPN, rpn.anchor_matcher.matcher
     stock = losses(model, inputs)
     assert all(torch.equal(ours[name], stock[name]) for name in stock)
 
@@ -189,18 +195,17 @@ def test_images_of_nothing_certain(model: nn.Module, classes: list[int]) -> None
     sum(found.values()).backward()  # type: ignore[union-attr]
 
 
-def test_frozen_rpn_stays_patched(model: Any) -> None:
-    """A phase with a frozen RPN replaces the same method for a while."""
+def test_a_frozen_rpn_and_doubtful_objects(model: Any) -> None:
     freeze(model, "backbone_fpn_rpn")
     found = losses(model, batch([0, -1], [CERTAIN, DOUBTFUL]))
     assert not any("rpn" in name for name in found)
-    assert "label_and_sample_anchors" in model.proposal_generator.__dict__
 
 
 def test_cascades_are_refused(toy: Callable[..., CfgNode]) -> None:
     cfg = toy()
     cfg.merge_from_list(["MODEL.ROI_HEADS.NAME", "CascadeROIHeads"])
     cfg.merge_from_list(["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True])
-    model = build_model(cfg)
+    build_model(cfg)
+    cfg.MODEL.TRANSFER.PSEUDO_LABELS.ENABLED = True
     with pytest.raises(ConfigError, match="PSEUDO_LABELS with CascadeROIHeads"):
-        leave_out_doubtful(model)
+        build_model(cfg)

@@ -19,7 +19,7 @@ from transfer_maskrcnn.data.shapes import NEW_CLASSES, SOURCE_CLASSES, ShapesSpl
 from transfer_maskrcnn.engine.checkpoint import load_trained_model
 from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.modeling.build import build_model
-from transfer_maskrcnn.modeling.extended_scores import class_probabilities, generations_of
+from transfer_maskrcnn.modeling.heads import class_probabilities, tasks_of
 from transfer_maskrcnn.surgery.load import load_weights
 
 
@@ -50,8 +50,8 @@ METADATA = [
 
 
 @pytest.mark.parametrize(("metadata", "expected"), METADATA)
-def test_generations_of(metadata: Any, expected: list[int]) -> None:
-    assert generations_of(metadata) == expected
+def test_tasks_of(metadata: Any, expected: list[int]) -> None:
+    assert tasks_of(metadata) == expected
 
 
 TINY: list[Any] = [
@@ -118,7 +118,7 @@ def test_what_only_new_rows_learn_changes_no_old_detection(
     train(again)
     assert results(again) == before
     final = Path(again.OUTPUT_DIR, "model_final.safetensors")
-    assert generations_of(load_weights(final).metadata) == [8, 1, 1]
+    assert tasks_of(load_weights(final).metadata) == [8, 1, 1]
 
 
 def test_a_file_says_how_its_classes_are_scored(

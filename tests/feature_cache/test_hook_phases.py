@@ -6,17 +6,13 @@ import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import FunctionType, MethodType
 from typing import Any
 
 import pytest
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
-from torch import nn
 
 from transfer_maskrcnn.feature_cache import hook as cache_hook
-from transfer_maskrcnn.feature_cache.frozen import FeatureCache
-from transfer_maskrcnn.modeling.frozen_rpn import only_propose
 
 Toy = Callable[..., CfgNode]
 Train = Callable[..., Any]
@@ -36,40 +32,25 @@ OPTS = (
     # Batch norms that train on a handful of images turn 1e-7 into 1e-1 within ten iterations.
     *("MODEL.RESNETS.NORM", "FrozenBN"),
 )
-# In each iteration: what stands in the place of the backbone, of its backbone, and of the RPN.
-CACHED, PROPOSES = FeatureCache, only_propose
-BOTH, NONE = (CACHED, None, CACHED), (None, None, None)
-BACKBONE, FPN = (None, CACHED, None), (CACHED, None, None)
+# In each iteration: what of the model the cache gives.
+BOTH, FPN, BACKBONE, NONE = "backbone and RPN", "backbone", "backbone.bottom_up", None
 EXPECTED = [BOTH] * 2 + [NONE] * 2 + [BACKBONE] * 2 + [BOTH] * 2 + [FPN] * 2 + [NONE] * 3
-
-
-def stand_in(module: nn.Module) -> type | FunctionType | None:
-    """Whose ``forward`` a module has: a cache's, freezing's, or, where None, its own."""
-    forward = vars(module).get("forward")
-    if not isinstance(forward, MethodType):
-        return None
-    return CACHED if isinstance(forward.__self__, CACHED) else forward.__func__
-
-
-def stand_ins(model: Any) -> tuple[Any, ...]:
-    modules = (model.backbone, model.backbone.bottom_up, model.proposal_generator)
-    return tuple(stand_in(module) for module in modules)
 
 
 class Watch(HookBase):
     def __init__(self) -> None:
-        self.seen: list[tuple[Any, ...]] = []
+        self.seen: list[str | None] = []
 
     def before_step(self) -> None:
-        self.seen.append(stand_ins(self.trainer.model))
+        model: Any = self.trainer.model
+        self.seen.append(None if model.recall is None else cache_hook._named(model.frozen_part()))
 
 
 @pytest.mark.parametrize("mode", ["off", "memory", "disk", "auto"])
 def test_each_phase_is_cached_as_far_as_it_freezes(mode: str, toy: Toy, train: Train) -> None:
     watch = Watch()
     train(toy(*OPTS, CACHE, mode), watch)
-    without = {BOTH: (None, None, PROPOSES), BACKBONE: NONE, FPN: NONE, NONE: NONE}
-    assert watch.seen == (EXPECTED if mode != "off" else [without[x] for x in EXPECTED])
+    assert watch.seen == (EXPECTED if mode != "off" else [NONE] * ITERATIONS)
 
 
 RESUMED = [
@@ -99,7 +80,7 @@ def test_a_resumed_run_is_the_same(
         plain_rest = type(plain)(plain.trainer, plain.losses[done:])
         assert resumed.difference(plain_rest) < 1e-5
         assert watch.seen == expected
-        assert stand_ins(resumed.trainer.model) == NONE
+        assert resumed.trainer.model.recall is None
 
 
 def test_a_complete_run_is_not_cached(toy: Toy, train: Train, computed: list[int]) -> None:
@@ -114,7 +95,7 @@ def test_what_is_said_of_phases(toy: Toy, train: Train, caplog: pytest.LogCaptur
     caplog.set_level(logging.INFO, logger=cache_hook.__name__)
     phases = ("SOLVER.FREEZE_SCHEDULE", "[[6,'backbone_fpn'],[1,'']]", "SOLVER.MAX_ITER", 9)
     train(toy(*phases, CACHE, "auto"))
-    lines = [r.getMessage() for r in caplog.records if r.module == "cache_hook"]
+    lines = [r.getMessage() for r in caplog.records if r.name == cache_hook.__name__]
     assert len(lines) == 2, "and of the last phase nothing"
     assert "backbone computed once for 8 views" in lines[0]
     assert lines[1] == f"{CACHE}: not used from iteration 6 on: the backbone trains"

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
 from transfer_maskrcnn.engine.rng import seeded
-from transfer_maskrcnn.feature_cache.views import (
-    Canvases,
-    ManyViewsError,
+from transfer_maskrcnn.feature_cache.cache import Canvases
+from transfer_maskrcnn.feature_cache.hook import (
+    NotCachedError,
+    _resized,
     canvases,
     enlargement,
     fixed_mappers,
@@ -103,7 +104,7 @@ def test_what_is_drawn_anew_each_time(augmentation: T.Augmentation) -> None:
     several = CheckedDatasetMapper(
         is_train=True, augmentations=[T.RandomFlip(), augmentation], image_format="BGR"
     )
-    with pytest.raises(ManyViewsError) as caught:
+    with pytest.raises(NotCachedError) as caught:
         fixed_mappers(several)
     assert caught.value.fix
 
@@ -126,7 +127,7 @@ def test_every_image_fits_and_batches_are_of_one_canvas(
     resize = T.ResizeShortestEdge((short,), longest, "choice")
     view = DatasetMapper(is_train=False, augmentations=[resize], image_format="BGR")
     records = [{"height": height, "width": width} for height, width in sizes]
-    found = canvases(records, view, divisibility, grouped)
+    found = canvases(records, [_resized(r, view) for r in records], divisibility, grouped)
     groups: dict[bool, set[tuple[int, int]]] = {}
     for height, width in sizes:
         size = (height, width)
@@ -157,14 +158,13 @@ def test_canvases_are_no_larger_than_they_must(
     resize = T.ResizeShortestEdge((40,), 1000, "choice")
     view = DatasetMapper(is_train=False, augmentations=[resize], image_format="BGR")
     records = [{"height": height, "width": width} for height, width in sizes]
-    assert canvases(records, view, 32, grouped) == Canvases(*expected)
+    found = canvases(records, [_resized(r, view) for r in records], 32, grouped)
+    assert found == Canvases(*expected)
 
 
 def test_how_much_larger_padding_makes_images() -> None:
-    view = DatasetMapper(is_train=False, augmentations=[], image_format="BGR")
-    records = [{"height": 10, "width": 20}, {"height": 20, "width": 20}]
     canvas = Canvases((40, 40), (20, 20))
-    assert enlargement(records, view, canvas) == (20 * 20 / 200 + 40 * 40 / 400) / 2
+    assert enlargement([(10, 20), (20, 20)], canvas) == (20 * 20 / 200 + 40 * 40 / 400) / 2
 
 
 # an image, the side that is too long

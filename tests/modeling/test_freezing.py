@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.modeling.freezing import FreezeSchedule, freeze, names_of
+from transfer_maskrcnn.modeling.rpn import CertainMatcher, TransferRPN
 from transfer_maskrcnn.surgery.parts import part_of
 
 ALL = {"backbone", "FPN", "RPN", "box head", "predictors"}
@@ -37,7 +38,7 @@ def detector() -> Callable[..., nn.Module]:
             *("MODEL.FPN.OUT_CHANNELS", 8, "MODEL.ROI_BOX_HEAD.FC_DIM", 16),
             *("MODEL.RPN.POST_NMS_TOPK_TRAIN", PROPOSALS, "MODEL.RPN.POST_NMS_TOPK_TEST", 5),
         ]
-        cfg.merge_from_list([*tiny, *opts])
+        cfg.merge_from_list([*tiny, "MODEL.PROPOSAL_GENERATOR.NAME", TransferRPN.__name__, *opts])
         torch.manual_seed(0)
         return build_model(cfg).train()
 
@@ -153,7 +154,7 @@ def test_a_frozen_rpn_only_proposes(
         raise AssertionError("anchors are labelled")
 
     with monkeypatch.context() as patched:
-        patched.setattr(type(model.proposal_generator), "label_and_sample_anchors", never)
+        patched.setattr(CertainMatcher, "__call__", never)
         after = losses_of(model)
     assert before.keys() - after.keys() == {"loss_rpn_cls", "loss_rpn_loc"}
     assert torch.equal(proposed[0][0].proposal_boxes.tensor, proposed[1][0].proposal_boxes.tensor)
@@ -182,7 +183,9 @@ def test_a_copy_of_a_frozen_detector_is_its_own(detector: Callable[..., nn.Modul
     model = detector()
     freeze(model, "backbone_fpn_rpn")
     copied: Any = copy.deepcopy(model)
-    assert copied.proposal_generator.forward.__self__ is copied.proposal_generator
+    copied.proposal_generator.requires_grad_(True)
+    assert "loss_rpn_cls" in losses_of(copied)
+    assert "loss_rpn_cls" not in losses_of(model)
 
 
 def test_a_frozen_backbone_builds_no_graph(detector: Callable[..., nn.Module]) -> None:

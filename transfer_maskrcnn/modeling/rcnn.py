@@ -1,0 +1,145 @@
+"""GeneralizedRCNN whose training step may begin behind its frozen part, and have more losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+from detectron2.structures import ImageList, Instances
+from detectron2.utils.events import get_event_storage
+from torch import Tensor, nn
+
+from transfer_maskrcnn.modeling.freezing import is_frozen
+from transfer_maskrcnn.modeling.rpn import TransferRPN
+
+Batch = list[dict[str, Any]]  # as the mapper gives it
+Features = dict[str, Tensor]  # feature maps by name
+
+
+@dataclass(frozen=True)
+class FrozenPart:
+    """The longest stretch of a detector, from the image on, that training leaves as it is.
+
+    Attributes:
+        name: of ``module`` within the detector.
+        module: from padded images to feature maps: the backbone, or its backbone below FPN.
+        rpn: the RPN, if its proposals are frozen, too.
+    """
+
+    name: str
+    module: nn.Module
+    rpn: TransferRPN | None
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """What the frozen part makes of a batch, from a cache.
+
+    Attributes:
+        output: of ``FrozenPart.module``, all images on canvases of one size.
+        proposals: of the RPN, image by image; None where it is not frozen.
+    """
+
+    output: Features
+    proposals: list[Instances] | None
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a training step has computed by the time that it has its losses.
+
+    Attributes:
+        batch: its input.
+        images: the padded batch.
+        part: what of the model is frozen.
+        frozen: the output of ``part.module``.
+        features: of the whole backbone.
+    """
+
+    batch: Batch
+    images: ImageList
+    part: FrozenPart | None
+    frozen: Features | None
+    features: Features
+
+
+@META_ARCH_REGISTRY.register()
+class TransferRCNN(GeneralizedRCNN):
+    """detectron2's GeneralizedRCNN, whose names of tensors and whose numbers it has.
+
+    Evaluation, and losses measured without gradients, know nothing of these:
+
+    Attributes:
+        recall: gives what the frozen part makes of a batch; it is then not computed.
+        more_losses: gives losses that join the model's own.
+    """
+
+    recall: Callable[[Batch], Recalled] | None = None
+    more_losses: Callable[[Step], dict[str, Tensor]] | None = None
+
+    def frozen_part(self) -> FrozenPart | None:
+        """What of this model is frozen now; None where its backbone trains."""
+        backbone: Any = self.backbone
+        rpn: Any = self.proposal_generator
+        if is_frozen(backbone):
+            proposes = type(rpn) is TransferRPN and is_frozen(rpn)
+            return FrozenPart("backbone", backbone, rpn if proposes else None)
+        backbone = getattr(backbone, "bottom_up", None)
+        if isinstance(backbone, nn.Module) and is_frozen(backbone):
+            return FrozenPart("backbone.bottom_up", backbone, None)
+        return None
+
+    def features_from(self, images: Tensor, part: FrozenPart, output: Features) -> Features:
+        """The backbone's features of a padded batch, of which its frozen part gave ``output``.
+
+        Args:
+            part: of this model, or of one of the same architecture.
+        """
+        backbone: Any = self.backbone
+        if part.name == "backbone":
+            return output
+        own, backbone.bottom_up = backbone.bottom_up, _Given(output)
+        try:
+            features: Features = backbone(images)
+        finally:
+            backbone.bottom_up = own
+        return features
+
+    def forward(self, batched_inputs: Batch) -> Any:
+        learns = self.training and torch.is_grad_enabled()
+        if not learns or (self.recall is None and self.more_losses is None):
+            return super().forward(batched_inputs)
+        images = self.preprocess_image(batched_inputs)
+        objects = [x["instances"].to(self.device) for x in batched_inputs]
+        part, recalled = self.frozen_part(), self.recall and self.recall(batched_inputs)
+        frozen = recalled.output if recalled else part and part.module(images.tensor)
+        features = (
+            self.features_from(images.tensor, part, frozen)
+            if part
+            else self.backbone(images.tensor)
+        )
+        if recalled and recalled.proposals is not None:
+            proposals, losses = recalled.proposals, {}
+        else:
+            proposals, losses = self.proposal_generator(images, features, objects)
+        _, own = self.roi_heads(images, features, proposals, objects)
+        if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
+            self.visualize_training(batched_inputs, proposals)
+        losses = {**own, **losses}  # their sum is GeneralizedRCNN's to the bit
+        if self.more_losses is not None:
+            losses |= self.more_losses(Step(batched_inputs, images, part, frozen, features))
+        return losses
+
+
+class _Given(nn.Module):
+    """Stands for a module whose output is known."""
+
+    def __init__(self, output: Features):
+        super().__init__()
+        self.output = output
+
+    def forward(self, _: Tensor) -> Features:
+        return self.output
