@@ -12,7 +12,7 @@ from detectron2.data.datasets import load_coco_json
 from detectron2.evaluation import COCOEvaluator
 
 from benchmarks.pairs import Side
-from transfer_maskrcnn.data.register import register_dataset
+from transfer_maskrcnn.data.registry import register_dataset
 from transfer_maskrcnn.evaluation.coco import InstanceEvaluator
 
 NAME = "benchmark_val"

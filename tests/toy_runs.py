@@ -17,7 +17,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 
 from transfer_maskrcnn.config import load_config
-from transfer_maskrcnn.data.register import register_dataset
+from transfer_maskrcnn.data.registry import register_dataset
 from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.feature_cache.cache import FeatureCache

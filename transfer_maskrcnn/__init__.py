@@ -23,13 +23,13 @@ _PUBLIC = {
     "WeightSurgeryHook": "surgery.hook",
     "add_transfer_config": "config",
     "load_config": "config",
-    "register_catalog": "data.builtin",
-    "register_dataset": "data.register",
+    "register_catalog": "data.registry",
+    "register_dataset": "data.registry",
 }
 __all__ = ["__version__", *_PUBLIC]
 
 _CATALOGS = "detectron2.data"
-_REGISTRY = f"{__name__}.data.register"  # registers the built-in names when it is imported
+_REGISTRY = f"{__name__}.data.registry"  # registers the built-in names when it is imported
 
 
 def _without_detectron2(error: object) -> ImportError:

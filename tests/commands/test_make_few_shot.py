@@ -14,7 +14,7 @@ import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from transfer_maskrcnn.commands.make_few_shot import make_few_shot
-from transfer_maskrcnn.data.builtin import register_catalog
+from transfer_maskrcnn.data.registry import register_catalog
 from transfer_maskrcnn.errors import ConfigError, TransferError
 
 _numbers = count()  # detectron2's catalogs outlive a test

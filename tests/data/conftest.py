@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transfer_maskrcnn.data import dataset_cache
-from transfer_maskrcnn.data.dataset_cache import DatasetSource
+from transfer_maskrcnn.data import datasets
+from transfer_maskrcnn.data.datasets import DatasetSpec
 from transfer_maskrcnn.data.formats import FORMATS
 
 SIDE = 16
@@ -49,42 +49,43 @@ def via() -> dict[str, Any]:
 
 
 CONTENTS = {
-    "polygons": ("coco", coco([[SQUARE], [SQUARE, SQUARE], None]), {"classes": None}),
+    "polygons": ("coco", coco([[SQUARE], [SQUARE, SQUARE], None]), {}),
     "crowd": ("coco", coco([[SQUARE], RLE]), {"classes": ("cat", "dog")}),
-    "bitmasks": ("coco", coco([{**RLE}, [SQUARE]]), {"classes": None}),
-    "via": ("via", via(), {"classes": None, "attribute": "kind"}),
+    "bitmasks": ("coco", coco([{**RLE}, [SQUARE]]), {}),
+    "via": ("via", via(), {"options": {"attribute": "kind"}}),
 }
-WriteSource = Callable[[str], DatasetSource]
+WriteSpec = Callable[[str], DatasetSpec]
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The cache's folder. Every dataset is large enough, and no image too young."""
     monkeypatch.setenv("TRANSFER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(dataset_cache, "_MIN_ITEMS", 1)
-    monkeypatch.setattr(dataset_cache, "_YOUNG_NS", 0)
+    monkeypatch.setattr(datasets, "_MIN_ITEMS", 1)
+    monkeypatch.setattr(datasets, "_YOUNG_NS", 0)
     return tmp_path / "cache" / "datasets"
 
 
 @pytest.fixture
-def write_source(tmp_path: Path, cache: Path) -> WriteSource:
-    """A function content -> the source of that dataset, which is not cached yet."""
+def write_spec(tmp_path: Path, cache: Path) -> WriteSpec:
+    """A function content -> the spec of that dataset, which is not cached yet."""
 
-    def write(content: str) -> DatasetSource:
+    def write(content: str) -> DatasetSpec:
         images = tmp_path / "images"
         images.mkdir()
         for i in (0, 2, 3, 4, 5):
             Image.fromarray(np.full((SIDE, SIDE, 3), i, np.uint8)).save(images / f"{i}.png")
         format, data, arguments = CONTENTS[content]
         (tmp_path / "a.json").write_text(json.dumps(data))
-        return DatasetSource(format, str(tmp_path / "a.json"), str(images), dict(arguments))
+        annotations = str(tmp_path / "a.json")
+        return DatasetSpec("toy", format, annotations, str(images), **arguments)
 
     return write
 
 
 @pytest.fixture
-def source(write_source: WriteSource) -> DatasetSource:
-    return write_source("polygons")
+def spec(write_spec: WriteSpec) -> DatasetSpec:
+    return write_spec("polygons")
 
 
 @pytest.fixture

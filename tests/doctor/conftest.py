@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from detectron2.config import get_cfg
 
+from transfer_maskrcnn.data.datasets import DatasetSpec
 from transfer_maskrcnn.data.mapper import CheckedDatasetMapper, training_mapper
-from transfer_maskrcnn.data.register import DatasetSpec
 from transfer_maskrcnn.doctor.anchors import Settings
 from transfer_maskrcnn.doctor.examine import Diagnosis, examine
 from transfer_maskrcnn.doctor.subject import looks_like_validation, subject_of_spec

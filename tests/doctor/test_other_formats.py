@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from transfer_maskrcnn.data.datasets import DatasetSpec, parse
 from transfer_maskrcnn.data.export import EXPORTERS
-from transfer_maskrcnn.data.register import DatasetSpec, parse
 from transfer_maskrcnn.doctor.examine import Diagnosis
 from transfer_maskrcnn.doctor.findings import advice
 

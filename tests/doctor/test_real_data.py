@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from transfer_maskrcnn.data.register import make_spec
+from transfer_maskrcnn.data.registry import make_spec
 from transfer_maskrcnn.doctor.anchors import Settings
 from transfer_maskrcnn.doctor.examine import Diagnosis
 

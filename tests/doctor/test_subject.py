@@ -9,7 +9,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
-from transfer_maskrcnn.data.register import parse
+from transfer_maskrcnn.data.datasets import parse
 from transfer_maskrcnn.doctor.examine import examine
 from transfer_maskrcnn.doctor.fix import repair
 from transfer_maskrcnn.doctor.subject import (

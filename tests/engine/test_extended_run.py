@@ -12,7 +12,7 @@ import torch
 from detectron2.config import CfgNode
 
 from transfer_maskrcnn.config import load_config
-from transfer_maskrcnn.data.register import register_dataset
+from transfer_maskrcnn.data.registry import register_dataset
 from transfer_maskrcnn.data.shapes import SOURCE_CLASSES, TARGET_CLASSES, ShapesSplit, write_split
 from transfer_maskrcnn.engine.hooks.validation import build_validation_loader
 from transfer_maskrcnn.engine.run import evaluate

@@ -11,7 +11,7 @@ from detectron2.data.samplers import TrainingSampler
 from torch.utils.data import DataLoader
 
 from transfer_maskrcnn.config import RunSpec, load_config
-from transfer_maskrcnn.data.record_file import RecordFile
+from transfer_maskrcnn.data.datasets import Records
 from transfer_maskrcnn.engine import loader
 from transfer_maskrcnn.engine.loader import Batches, SeededImages
 from transfer_maskrcnn.errors import ConfigError
@@ -71,7 +71,7 @@ def test_an_image_maps_the_same_in_any_worker_and_after_a_resume(workers: int) -
 
 
 def test_proposals_are_not_lost_in_a_cached_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
-    lazy = RecordFile.__new__(RecordFile)
+    lazy = Records.__new__(Records)
     monkeypatch.setattr(loader, "DatasetCatalog", {"a_train": lazy})
     cfg = load_config("", ["MODEL.LOAD_PROPOSALS", "True", "DATASETS.TRAIN", "('a_train',)"])
     with pytest.raises(ConfigError, match=r"LOAD_PROPOSALS.*'a_train'.*TRANSFER_CACHE"):

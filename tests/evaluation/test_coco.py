@@ -15,7 +15,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
 
-from transfer_maskrcnn.data.register import register_dataset
+from transfer_maskrcnn.data.registry import register_dataset
 from transfer_maskrcnn.errors import DatasetError
 from transfer_maskrcnn.evaluation.coco import InstanceEvaluator
 

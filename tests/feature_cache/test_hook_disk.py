@@ -217,7 +217,7 @@ def test_auto_cleans_up_after_a_finished_run(
 HALF = """
 import sys, time
 from detectron2.config import CfgNode
-from transfer_maskrcnn.data.register import register_dataset
+from transfer_maskrcnn.data.registry import register_dataset
 from transfer_maskrcnn.data import cache as feature_store
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 import torch

@@ -11,7 +11,7 @@ import pytest
 from detectron2.config import CfgNode
 
 from transfer_maskrcnn.config import RunSpec, load_config
-from transfer_maskrcnn.data.register import register_dataset
+from transfer_maskrcnn.data.registry import register_dataset
 from transfer_maskrcnn.data.shapes import SOURCE_CLASSES, TARGET_CLASSES, ShapesSplit, write_split
 from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.errors import ConfigError, WeightFileError

@@ -14,7 +14,7 @@ import pytest
 from detectron2.config import CfgNode
 
 from transfer_maskrcnn.config import load_config
-from transfer_maskrcnn.data.register import register_dataset
+from transfer_maskrcnn.data.registry import register_dataset
 from transfer_maskrcnn.data.shapes import SOURCE_CLASSES, ShapesSplit, write_split
 from transfer_maskrcnn.engine.run import evaluate, print_summary
 from transfer_maskrcnn.engine.setup import fit_config

@@ -21,7 +21,7 @@ from transfer_maskrcnn.commands.pseudo_label import main
 from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.data.cache import Cache
 from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
-from transfer_maskrcnn.data.register import register_dataset
+from transfer_maskrcnn.data.registry import register_dataset
 from transfer_maskrcnn.data.shapes import NEW_CLASSES, SOURCE_CLASSES, ShapesSplit, write_split
 from transfer_maskrcnn.engine.loader import build_train_loader, training_dicts
 from transfer_maskrcnn.engine.setup import fit_config

@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 
 from transfer_maskrcnn.autoconfig.lines import Line, percent
 from transfer_maskrcnn.autoconfig.measures import Measures
-from transfer_maskrcnn.data.balance import imbalance
+from transfer_maskrcnn.data.sampling import imbalance
 from transfer_maskrcnn.text import plural
 
 EPOCHS = 12  # as the 1x schedule of COCO

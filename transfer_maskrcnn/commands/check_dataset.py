@@ -14,11 +14,10 @@ from detectron2.config import CfgNode
 from transfer_maskrcnn.autoconfig.settings import settings_of
 from transfer_maskrcnn.cli import run_tool, tool_parser
 from transfer_maskrcnn.config import load_config
-from transfer_maskrcnn.data.builtin import register_catalog
 from transfer_maskrcnn.data.export import EXPORTERS
 from transfer_maskrcnn.data.formats import FORMATS
 from transfer_maskrcnn.data.mapper import training_mapper
-from transfer_maskrcnn.data.register import make_spec
+from transfer_maskrcnn.data.registry import make_spec, register_catalog
 from transfer_maskrcnn.doctor.examine import Diagnosis, examine, page_data
 from transfer_maskrcnn.doctor.findings import print_diagnosis, worst_first
 from transfer_maskrcnn.doctor.fix import repair

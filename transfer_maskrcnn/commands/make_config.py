@@ -24,7 +24,7 @@ from transfer_maskrcnn.autoconfig import (
 from transfer_maskrcnn.autoconfig.choice import choose_datasets
 from transfer_maskrcnn.cli import progress, run_tool, tool_parser
 from transfer_maskrcnn.config import load_config
-from transfer_maskrcnn.data.builtin import register_catalog
+from transfer_maskrcnn.data.registry import register_catalog
 from transfer_maskrcnn.engine.setup import fit_config, quiet_third_parties
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.files import atomic_path

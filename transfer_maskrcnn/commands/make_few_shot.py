@@ -13,9 +13,9 @@ import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from transfer_maskrcnn.cli import progress, run_tool, tool_parser
-from transfer_maskrcnn.data.builtin import catalog_entry, register_catalog
 from transfer_maskrcnn.data.export.base import new_folder
 from transfer_maskrcnn.data.few_shot import FewShots, NamedDataset
+from transfer_maskrcnn.data.registry import catalog_entry, register_catalog
 from transfer_maskrcnn.engine.setup import quiet_third_parties
 from transfer_maskrcnn.errors import ConfigError, nearest
 from transfer_maskrcnn.evaluation.explain.table import wrapped

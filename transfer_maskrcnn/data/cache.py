@@ -42,7 +42,7 @@ from transfer_maskrcnn.files import atomic_path
 logger = logging.getLogger(__name__)
 
 _SUFFIX = ".safetensors"
-_VALUE, _CHECKSUM = "value", "crc32"
+_HEADER = "crc32 value"  # one key, since safetensors writes several in any order
 _MAX_BYTES = 2_000_000_000  # of all entries in the user's folder
 _SWEEP_BYTES = 64_000_000  # written between two looks at how many there are
 _ABANDONED_SECONDS = 3600  # writing takes seconds, so an older temporary file is a killed writer's
@@ -132,7 +132,7 @@ class Cache:
         path = self.path(key)
         try:
             stored, checksum = _read(path)
-            if key not in self._checked and checksum != _checksum(stored):
+            if key not in self._checked and checksum != _checksum(key, stored):
                 raise ValueError("its checksum differs")
             entry = Entry(stored.tensors, json.loads(stored.value))
         except (FileNotFoundError, NotADirectoryError):
@@ -162,7 +162,7 @@ class Cache:
             return False
         whole = {name: torch.as_tensor(t).contiguous() for name, t in (tensors or {}).items()}
         entry = Entry(whole, json.dumps(value))
-        header = {_VALUE: entry.value, _CHECKSUM: str(_checksum(entry))}
+        header = {_HEADER: f"{_checksum(key, entry)} {entry.value}"}
         size = entry_bytes(whole) + len(entry.value)
         if self._bounded is not None and size > _MAX_BYTES:
             return False
@@ -198,13 +198,14 @@ def _read(path: Path) -> tuple[Entry, int]:
     """The entry, its value still JSON, and the checksum that was written with it."""
     os.stat(path)  # safetensors' own error is not one that says "not found"
     with safe_open(path, framework="pt") as file:
-        header, names = file.metadata(), file.keys()
+        checksum, _, value = file.metadata()[_HEADER].partition(" ")
+        names = file.keys()
         tensors = {name: file.get_tensor(name) for name in names}
-    return Entry(tensors, header[_VALUE]), int(header[_CHECKSUM])
+    return Entry(tensors, value), int(checksum)
 
 
-def _checksum(entry: Entry) -> int:
-    value = zlib.crc32(entry.value.encode("ascii"))
+def _checksum(key: str, entry: Entry) -> int:
+    value = zlib.crc32(f"{key} {entry.value}".encode())
     for name, tensor in sorted(entry.tensors.items()):
         described = f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
         content: Any = tensor.reshape(-1).view(torch.uint8).numpy()

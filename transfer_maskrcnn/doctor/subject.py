@@ -15,11 +15,12 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
+from transfer_maskrcnn.data.datasets import DatasetSpec, parse
 from transfer_maskrcnn.data.formats import base
 from transfer_maskrcnn.data.formats.base import LoadedDataset, LoadReport, Reason
 from transfer_maskrcnn.data.formats.files import clip
 from transfer_maskrcnn.data.formats.yolo import label_path
-from transfer_maskrcnn.data.register import DatasetSpec, parse, spec_of
+from transfer_maskrcnn.data.registry import spec_of
 from transfer_maskrcnn.doctor.findings import Finding, Place, finding
 from transfer_maskrcnn.errors import DatasetError, nearest
 

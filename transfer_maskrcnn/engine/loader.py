@@ -19,9 +19,8 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from transfer_maskrcnn.config import RunSpec
-from transfer_maskrcnn.data.balance import choose_sampler
-from transfer_maskrcnn.data.record_file import RecordFile
-from transfer_maskrcnn.data.subset import nested_subset
+from transfer_maskrcnn.data.datasets import Records
+from transfer_maskrcnn.data.sampling import choose_sampler, nested_subset
 from transfer_maskrcnn.engine.rng import derive_seed, seeded
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.incremental.classes import in_model_classes
@@ -130,7 +129,7 @@ def training_dicts(cfg: CfgNode, spec: RunSpec) -> list[dict[str, Any]]:
 
 def _check_proposals_stay(names: Sequence[str]) -> None:
     for name in names:
-        if isinstance(DatasetCatalog.get(name), RecordFile):
+        if isinstance(DatasetCatalog.get(name), Records):
             raise ConfigError(
                 f"MODEL.LOAD_PROPOSALS writes into the dicts of {name!r}, but the dataset cache "
                 "makes them anew at each access; switch it off with the environment variable "

@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from transfer_maskrcnn.config import FOLLOW_DATASET, RunSpec
-from transfer_maskrcnn.data.builtin import register_catalog
+from transfer_maskrcnn.data.registry import register_catalog
 from transfer_maskrcnn.engine.loader import training_images
 from transfer_maskrcnn.engine.rng import draw_seed
 from transfer_maskrcnn.engine.schedule import fit_schedule

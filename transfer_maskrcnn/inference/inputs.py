@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from detectron2.data.detection_utils import read_image
 
+from transfer_maskrcnn.data.formats.base import WORDS
 from transfer_maskrcnn.data.formats.images import IMAGE_SUFFIXES, list_images, probe_image
 from transfer_maskrcnn.errors import DatasetError
 from transfer_maskrcnn.inference.predictor import Pixels
@@ -131,7 +132,8 @@ def read_bgr(path: Path) -> Pixels:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PIL's remarks on odd but readable images
-        problem = probe_image(str(path)).problem
+        reason = probe_image(str(path)).problem
+        problem = WORDS[reason] if reason else ""
         if not problem:
             try:
                 return np.ascontiguousarray(read_image(str(path), format="BGR"))

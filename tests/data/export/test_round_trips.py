@@ -12,10 +12,10 @@ import pycocotools.mask as mask_util
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from transfer_maskrcnn.data.builtin import register_catalog
 from transfer_maskrcnn.data.export import EXPORTERS
 from transfer_maskrcnn.data.export.masks import as_rle
 from transfer_maskrcnn.data.formats import LoadedDataset
+from transfer_maskrcnn.data.registry import register_catalog
 from transfer_maskrcnn.errors import DatasetError
 
 from .conftest import MASKS, POLYGONS, Images, MakeDataset, pixels, square, with_two_classes

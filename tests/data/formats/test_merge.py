@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from transfer_maskrcnn.data.dataset_cache import DatasetSource
+from transfer_maskrcnn.data.datasets import DatasetSpec, parse
 from transfer_maskrcnn.data.formats.base import LoadedDataset
 from transfer_maskrcnn.data.formats.merge import check_merge
 from transfer_maskrcnn.errors import DatasetError
@@ -19,13 +20,12 @@ WriteDataset = Callable[[str, Path], dict[str, Any]]
 
 
 def load(entry: dict[str, Any], folder: Path, merge: Any, classes: Any) -> LoadedDataset:
-    entry = dict(entry)
+    entry = {key: value for key, value in entry.items() if key != "classes"}
     format, annotations = entry.pop("format"), str(folder / entry.pop("annotations"))
     root = entry.pop("image_root", None)
-    arguments = {**entry, "classes": classes and tuple(classes)}
     root = root and str(folder / root)
-    source = DatasetSource(format, annotations, root, arguments, check_merge(merge, classes))
-    return source.parse()
+    spec = DatasetSpec("toy", format, annotations, root, classes and tuple(classes))
+    return parse(replace(spec, options=entry, merge=check_merge(merge, classes)))
 
 
 def found(loaded: LoadedDataset) -> list[list[str]]:

@@ -13,7 +13,7 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from transfer_maskrcnn.config import load_config
-from transfer_maskrcnn.data.register import register_dataset
+from transfer_maskrcnn.data.registry import register_dataset
 from transfer_maskrcnn.data.shapes import prepare_shapes
 from transfer_maskrcnn.engine.checkpoint import load_trained_model
 from transfer_maskrcnn.engine.setup import fit_config

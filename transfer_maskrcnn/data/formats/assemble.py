@@ -69,10 +69,13 @@ def assemble(
     mask_format = _unify(dicts, report)
     places = [[a.pop(_PLACE) for a in d["annotations"]] for d in dicts]
     instances = tuple(len(d["annotations"]) for d in dicts)
+    labels = tuple(
+        tuple(a["category_id"] for a in d["annotations"] if not a["iscrowd"]) for d in dicts
+    )
     report.images_kept, report.instances_kept = len(dicts), sum(instances)
     ids = category_ids or tuple(range(1, len(classes) + 1))
     return LoadedDataset(
-        dicts, classes, ids, mask_format, report, tuple(positions), instances, files, places
+        dicts, classes, ids, mask_format, report, tuple(positions), instances, files, labels, places
     )
 
 

@@ -189,8 +189,9 @@ class LoadedDataset:
 
     ``files`` are all images that the annotations list, those left out included: by image id for
     COCO, else in the file's order. ``positions[i]`` is the place in it, from 0, of ``dicts[i]``,
-    and ``instances[i]`` the number of its annotations. ``places[i][j]`` says where annotation ``j``
-    of ``dicts[i]`` stands in its file; a dataset that comes from the cache has none.
+    ``instances[i]`` the number of its annotations, and ``labels[i]`` the ``category_id`` of each of
+    them that is no crowd. ``places[i][j]`` says where annotation ``j`` of ``dicts[i]`` stands in
+    its file; a dataset that comes from the cache has none.
     """
 
     dicts: Sequence[dict[str, Any]]
@@ -201,6 +202,7 @@ class LoadedDataset:
     positions: tuple[int, ...]
     instances: tuple[int, ...]
     files: tuple[str, ...]
+    labels: tuple[tuple[int, ...], ...] = ()
     places: Sequence[Sequence[Place]] = field(default=(), compare=False)
 
 

@@ -100,6 +100,7 @@ def merge_classes(
             )
     chosen = tuple(dict.fromkeys(names)) if classes is None else tuple(classes)
     place = {name: k for k, name in enumerate(chosen)}
+    of_images = tuple(tuple(place[names[k]] for k in image) for image in loaded.labels)
     for record in loaded.dicts:
         for annotation in record["annotations"]:
             annotation["category_id"] = place[names[annotation["category_id"]]]
@@ -107,4 +108,4 @@ def merge_classes(
         min(i for i, other in zip(loaded.category_ids, names, strict=True) if other == name)
         for name in chosen
     ]
-    return replace(loaded, classes=chosen, category_ids=tuple(ids))
+    return replace(loaded, classes=chosen, category_ids=tuple(ids), labels=of_images)

@@ -13,8 +13,7 @@ import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 import transfer_maskrcnn
-from transfer_maskrcnn.data import register
-from transfer_maskrcnn.data.builtin import register_catalog
+from transfer_maskrcnn.data.registry import register_catalog
 from transfer_maskrcnn.errors import DatasetError
 
 WriteDataset = Callable[[str, Path], dict[str, Any]]
@@ -27,7 +26,6 @@ def forget_new_names() -> Iterator[None]:
     for name in set(DatasetCatalog.list()) - before:
         DatasetCatalog.remove(name)
         MetadataCatalog.pop(name)
-        register._registered.pop(name, None)
 
 
 @pytest.fixture

@@ -1,0 +1,337 @@
+"""Datasets: what each is made of, and its dicts, parsed or from the cache.
+
+A dataset comes from the cache only where parsing would give the same: its key is a digest of all
+that the result depends on but the images, and the entry holds one of the state of every image file.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import logging
+import operator
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from stat import S_ISREG
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+import PIL
+from detectron2.structures import BoxMode
+from numpy.typing import NDArray
+
+from transfer_maskrcnn import __version__
+from transfer_maskrcnn.data import formats
+from transfer_maskrcnn.data.cache import Entry, digest_of, user_cache
+from transfer_maskrcnn.data.formats.base import LoadedDataset, LoadReport, Place, Reason
+from transfer_maskrcnn.data.formats.merge import labels_of, merge_classes
+from transfer_maskrcnn.errors import DatasetError
+from transfer_maskrcnn.files import file_digest
+
+logger = logging.getLogger(__name__)
+
+Record = dict[str, Any]
+
+_FORMATS = ("coco", "via")  # one file of annotations; the others have thousands
+_MIN_ITEMS = 1_000  # images and instances; fewer are parsed in about a tenth of a second
+_SLOW_SECONDS = 1.0  # whoever waited longer than this is told that it was the last time
+_YOUNG_NS = 2_000_000_000
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """All that makes a dataset; two registrations under a name are the same if these are equal."""
+
+    name: str
+    format: str
+    annotations: str
+    image_root: str | None = None
+    classes: tuple[str, ...] | None = None
+    hold_out_every: int | None = None
+    part: str | None = None
+    prepare: str | None = None  # the command that gets it, for the error where it is missing
+    options: dict[str, Any] = field(default_factory=dict)
+    merge: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def parse(spec: DatasetSpec) -> LoadedDataset:
+    """The dataset from its files, not from the cache: with ``places``.
+
+    Raises:
+        DatasetError: what the format's loader, or merging, raises.
+    """
+    with _says_how_to_get(spec):
+        return take_part(spec, _parse_whole(spec))
+
+
+def load(spec: DatasetSpec) -> LoadedDataset:
+    """The dataset, from the cache or parsed; a large one that is parsed goes there.
+
+    What comes from the cache equals what parsing gives. ``dicts`` are :class:`Records` wherever the
+    dataset is in the cache now, even if it was parsed; else a list.
+
+    Raises:
+        DatasetError: what the format's loader, or merging, raises.
+    """
+    with _says_how_to_get(spec):
+        return take_part(spec, _load_whole(spec))
+
+
+@contextmanager
+def _says_how_to_get(spec: DatasetSpec) -> Iterator[None]:
+    try:
+        yield
+    except DatasetError as error:
+        if spec.prepare is None or os.path.exists(spec.annotations):
+            raise
+        raise DatasetError(f"{error}. To get this dataset: {spec.prepare}") from None
+
+
+def take_part(spec: DatasetSpec, loaded: LoadedDataset) -> LoadedDataset:
+    """The ``part`` of ``spec``, where it has one. The report stays that of the whole."""
+    if spec.hold_out_every is None:
+        return loaded
+    is_val = spec.part == "val"
+    at = [i for i, k in enumerate(loaded.positions) if (k % spec.hold_out_every == 0) == is_val]
+    if not at:
+        raise DatasetError(
+            f"part {spec.part!r} of {len(loaded.dicts)} images with hold_out_every "
+            f"{spec.hold_out_every} is empty; use a smaller hold_out_every"
+        )
+    dicts = loaded.dicts
+    return replace(
+        loaded,
+        dicts=dicts.take(at) if isinstance(dicts, Records) else [dicts[i] for i in at],
+        positions=tuple(loaded.positions[i] for i in at),
+        instances=tuple(loaded.instances[i] for i in at),
+        labels=tuple(loaded.labels[i] for i in at),
+        places=[loaded.places[i] for i in at] if loaded.places else (),
+    )
+
+
+def _parse_whole(spec: DatasetSpec) -> LoadedDataset:
+    asked = spec.classes
+    if spec.merge and asked is not None:
+        asked = labels_of(asked, spec.merge, by_position=spec.format == "png_masks")
+    # Python's garbage collector looks at all of millions of new objects again and again, and finds
+    # nothing: it takes two fifths of the time.
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        read = formats.FORMATS[spec.format]
+        loaded = read(spec.annotations, spec.image_root, classes=asked, **spec.options)
+        return merge_classes(loaded, spec.merge, spec.classes)
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _load_whole(spec: DatasetSpec) -> LoadedDataset:
+    cache = user_cache("datasets")
+    key = None if cache.folder is None or spec.format not in _FORMATS else cache_key(spec)
+    if key is None:
+        return _parse_whole(spec)
+    cached = _from_entry(cache.get(key))
+    if cached is not None:
+        return cached
+    start = time.time_ns()
+    loaded = _parse_whole(spec)
+    seconds = (time.time_ns() - start) / 1e9
+    if loaded.report.images_read + loaded.report.instances_read < _MIN_ITEMS:
+        return loaded
+    images = _state_of(loaded.files)
+    if _changed_since(start, images, loaded.report) or cache_key(spec) != key:
+        logger.debug("dataset %s: not cached: its files are being changed", spec.name)
+        return loaded
+    texts = [_encode(record) for record in loaded.dicts]
+    tensors = {
+        "texts": np.frombuffer(bytearray(b"".join(texts)), dtype=np.uint8),
+        "starts": np.cumsum([0, *map(len, texts)], dtype=np.int64),
+    }
+    if not cache.put(key, tensors, _to_json(loaded, images)):
+        return loaded
+    level = logging.INFO if seconds > _SLOW_SECONDS else logging.DEBUG
+    logger.log(level, "dataset %s: cached for next time in %s", spec.name, cache.path(key))
+    return _from_entry(cache.get(key)) or loaded
+
+
+def cache_key(spec: DatasetSpec) -> str | None:
+    """A digest of all that the whole dataset depends on but the images. None where the annotations
+    cannot be read; the format's loader has the words for it."""
+    try:
+        annotations = file_digest(spec.annotations)
+    except (OSError, ValueError):  # ValueError: a name that no file can have
+        return None
+    content = [
+        *(__version__, _code_digest(), PIL.__version__, annotations),
+        {mode.name: int(mode) for mode in BoxMode},
+        os.geteuid(),  # what one user may not read is left out
+        # file_name begins with the path as given; what lies there, the absolute path says.
+        *(spec.format, spec.image_root, os.path.abspath(spec.image_root or "")),
+        *(spec.classes, spec.options, list(spec.merge.items())),
+    ]
+    return digest_of(content)
+
+
+@cache
+def _code_digest() -> str:
+    """Of the loaders: their results may change while the version stays, between two releases."""
+    files = [Path(__file__), *sorted(Path(formats.__file__).parent.glob("*.py"))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def _to_json(loaded: LoadedDataset, images: _ImageState) -> dict[str, Any]:
+    content = {**vars(loaded), "report": vars(loaded.report), "images": images.digest}
+    del content["dicts"], content["places"]
+    return content
+
+
+def _from_entry(entry: Entry | None) -> LoadedDataset | None:
+    """None where there is no entry, or an image changed since it was written."""
+    if entry is None or entry.value["images"] != _state_of(entry.value["files"]).digest:
+        return None
+    content, counts = entry.value, dict(entry.value["report"])
+    for name in ("left_out", "images_left_out", "repaired"):
+        counts[name] = Counter({Reason(code): n for code, n in counts[name].items()})
+    counts["places"] = {
+        Reason(code): [Place(*p) for p in places] for code, places in counts["places"].items()
+    }
+    names = [content["files"][position] for position in content["positions"]]
+    texts, starts = (entry.tensors[name].numpy() for name in ("texts", "starts"))
+    return LoadedDataset(
+        dicts=Records(texts, starts, names, np.arange(len(names))),
+        classes=tuple(content["classes"]),
+        category_ids=tuple(content["category_ids"]),
+        mask_format=content["mask_format"],
+        report=LoadReport(**counts),
+        positions=tuple(content["positions"]),
+        instances=tuple(content["instances"]),
+        labels=tuple(map(tuple, content["labels"])),
+        files=tuple(content["files"]),
+    )
+
+
+class Records(Sequence[Record]):
+    """The dicts of a cached dataset, each decoded anew whenever it is asked for.
+
+    It can do what a list can that nobody changes: index, slice, iterate, compare, add. A slice is a
+    view; a sum is a list. Processes that are forked share its memory, a memory map of the file.
+    """
+
+    def __init__(
+        self,
+        texts: NDArray[np.uint8],
+        starts: NDArray[np.int64],
+        names: Sequence[str],
+        chosen: NDArray[np.int64],
+    ):
+        """
+        Args:
+            texts: what ``_encode`` made of each dict, one behind the other.
+            starts: where each begins, and the last one ends.
+            names: the ``file_name`` of each.
+            chosen: the numbers of those that are in this sequence, in its order.
+        """
+        self._all = (texts, starts, names)
+        self._chosen = chosen
+
+    def take(self, indices: Sequence[int]) -> Records:
+        """A view of the dicts at ``indices``, in that order."""
+        return Records(*self._all, self._chosen[np.asarray(indices, dtype=np.int64)])
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> Records: ...
+    def __getitem__(self, index: int | slice) -> Record | Records:
+        if isinstance(index, slice):
+            return Records(*self._all, self._chosen[index])
+        name, text = self.text(index)
+        record: Record = {"file_name": name, **json.loads(text)}
+        for annotation in record["annotations"]:
+            annotation["bbox_mode"] = BoxMode(annotation["bbox_mode"])
+        return record
+
+    def text(self, index: int) -> tuple[str, bytes]:
+        """The file name of a dict, and the rest of it as JSON."""
+        texts, starts, names = self._all
+        number = int(self._chosen[operator.index(index)])
+        return names[number], texts[starts[number] : starts[number + 1]].tobytes()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, (Records, list)):
+            return NotImplemented
+        return len(self) == len(other) and all(map(operator.eq, self, other))
+
+    __hash__ = None  # type: ignore[assignment]  # equal to a list, which has none
+
+    def __add__(self, other: Sequence[Record]) -> list[Record]:
+        return [*self, *other]
+
+    def __radd__(self, other: Sequence[Record]) -> list[Record]:
+        return [*other, *self]
+
+
+def _encode(record: Record) -> bytes:
+    """A dict without its ``file_name`` as JSON."""
+    rest = {key: value for key, value in record.items() if key != "file_name"}
+    return json.dumps(rest, separators=(",", ":"), default=str).encode("ascii")
+
+
+def fingerprint(dicts: Sequence[Record]) -> str:
+    """A hash of the images' names and sizes and all annotations, wherever the files lie."""
+    digest = hashlib.sha256()
+    for i in range(len(dicts)):
+        if isinstance(dicts, Records):
+            name, text = dicts.text(i)
+        else:
+            name, text = dicts[i]["file_name"], _encode(dicts[i])
+        digest.update(os.path.basename(name).encode(errors="surrogatepass") + b"\n" + text + b"\n")
+    return digest.hexdigest()[:16]
+
+
+class _ImageState(NamedTuple):
+    digest: str  # of size, times and mode of every file
+    newest: int  # when one last changed, in ns since 1970
+    missing: int  # files that are not there
+
+
+def _state_of(files: Sequence[str]) -> _ImageState:
+    newest = missing = 0
+    states: list[tuple[int, ...]] = []
+    for name in files:
+        try:
+            status = os.stat(name)
+        except (OSError, ValueError):  # ValueError: a name that no file can have
+            status = None
+        if status is None or not S_ISREG(status.st_mode):
+            missing += 1
+            states.append(())
+        else:
+            # ctime: some tools change an image and set its old mtime again
+            times = (status.st_mtime_ns, status.st_ctime_ns)
+            states.append((status.st_size, *times, status.st_mode))
+            newest = max(newest, *times)
+    return _ImageState(hashlib.sha256(repr(states).encode()).hexdigest(), newest, missing)
+
+
+def _changed_since(start: int, images: _ImageState, report: LoadReport) -> bool:
+    """Whether an image may not be what was parsed from ``start`` (in ns since 1970) on.
+
+    One that changed while it was parsed may be recorded as it is now but known as it was before.
+    One that changes again within a tick of its file system's clock, up to two seconds, keeps its
+    time. Both are young; by ctime at least, which copying a file with its old date does not set.
+    So a dataset with a young image is not cached: the next parse will find the image older.
+    """
+    removed = images.missing != report.images_left_out[Reason.IMAGE_MISSING]
+    return removed or images.newest > start - _YOUNG_NS

@@ -1,0 +1,364 @@
+"""Registers datasets by name with detectron2's catalogs; annotations are read at first use.
+
+Importing this module registers the built-in ones, of ``catalog.yaml``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from transfer_maskrcnn.data.datasets import DatasetSpec, Records, fingerprint, load
+from transfer_maskrcnn.data.formats import FORMATS
+from transfer_maskrcnn.data.formats.base import LoadedDataset, MaskFormat
+from transfer_maskrcnn.data.formats.merge import Merge, check_merge
+from transfer_maskrcnn.errors import DatasetError, nearest
+
+logger = logging.getLogger(__name__)
+
+PARTS = ("train", "val")
+BUILTIN_CATALOG = Path(__file__).with_name("catalog.yaml")
+_TEXTS = ("format", "annotations", "image_root", "part", "prepare")
+_REQUIRED = ("format", "annotations")
+_KEYS = (*_TEXTS, "classes", "merge", "hold_out_every")
+
+
+def register_dataset(
+    name: str,
+    *,
+    format: str,
+    annotations: str | os.PathLike[str],
+    image_root: str | os.PathLike[str] | None = None,
+    classes: list[str] | tuple[str, ...] | None = None,
+    merge: Merge | None = None,
+    hold_out_every: int | None = None,
+    part: str | None = None,
+    prepare: str | None = None,
+    **options: Any,
+) -> None:
+    """Register ``name`` in DatasetCatalog and MetadataCatalog; nothing is read until it is used.
+
+    Args:
+        name: the name for ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
+        format: coco, via, labelme, yolo or png_masks.
+        annotations: the json (coco, via), the folder of json files (labelme), the ``data.yaml``
+            (yolo), or the folder of masks or samples (png_masks).
+        image_root: the folder of images; not needed for yolo, whose ``data.yaml`` names it.
+        classes: class names in the order wanted; None takes what the annotations name.
+        merge: class name -> labels in the annotations that become this class, as
+            ``{"vehicle": ["car", "truck"]}``; ``classes`` then names ``vehicle``. Labels that it
+            does not name stay. With png_masks, a merged class stands for the pixel values of all
+            its labels, in their order.
+        hold_out_every, part: where one file holds everything: each ``hold_out_every``-th image, in
+            the file's order (coco: by image id) and starting with the first, belongs to
+            ``part="val"``, the others to ``part="train"``. Images that cannot be used are counted
+            too, so that the loss of one moves no other to the other part.
+        prepare: the command that gets the dataset; named in the error where it is missing.
+        **options: passed to the format's loader, e.g. ``split`` (yolo), ``label_map`` (labelme).
+
+    Registering the same again is fine.
+
+    Raises:
+        DatasetError: an unknown format or option, or a name that is taken by something else.
+    """
+    rest = {"hold_out_every": hold_out_every, "part": part, "prepare": prepare, **options}
+    spec = make_spec(name, format, annotations, image_root, classes=classes, merge=merge, **rest)
+    if name in DatasetCatalog:
+        _check_same(spec)
+        return
+    DatasetCatalog.register(name, DatasetLoader(spec))
+    metadata = MetadataCatalog.get(name)
+    metadata.set(evaluator_type="coco")
+    if spec.image_root is not None:
+        metadata.set(image_root=spec.image_root)
+    if spec.classes is not None:
+        metadata.set(thing_classes=list(spec.classes))
+    if spec.format == "coco" and spec.hold_out_every is None and not spec.merge:
+        metadata.set(json_file=spec.annotations)
+
+
+def make_spec(
+    name: str,
+    format: str,
+    annotations: str | os.PathLike[str],
+    image_root: str | os.PathLike[str] | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    merge: Merge | None = None,
+    **rest: Any,
+) -> DatasetSpec:
+    """What :func:`register_dataset` would register, checked; arguments are the same.
+
+    Raises:
+        DatasetError: an unknown format or option, or values that do not go together.
+    """
+    spec = DatasetSpec(
+        name=name,
+        format=format,
+        annotations=os.fspath(annotations),
+        image_root=None if image_root is None else os.fspath(image_root),
+        classes=None if classes is None else tuple(classes),
+        hold_out_every=rest.pop("hold_out_every", None),
+        part=rest.pop("part", None),
+        prepare=rest.pop("prepare", None),
+        options=rest,
+    )
+    try:
+        problem = _problem(spec)
+        if problem:
+            raise DatasetError(problem)
+        return replace(spec, merge=check_merge(merge, spec.classes))
+    except DatasetError as error:
+        raise DatasetError(f"dataset {name!r}: {error}") from None
+
+
+def _problem(spec: DatasetSpec) -> str:
+    if spec.format not in FORMATS:
+        return (
+            f"unknown format {spec.format!r}; "
+            f"expected one of {', '.join(FORMATS)}{nearest(spec.format, FORMATS)}"
+        )
+    own = set(inspect.signature(FORMATS[spec.format]).parameters)
+    known = sorted(own | set(_KEYS))
+    for option in spec.options:
+        if option not in own:
+            return (
+                f"format {spec.format} has no option {option!r}; it has "
+                f"{', '.join(known)}{nearest(option, known)}"
+            )
+    if spec.image_root is None and spec.format != "yolo":
+        return f"format {spec.format} needs image_root, the folder of images"
+    every = spec.hold_out_every
+    if (every is None) != (spec.part is None):
+        return (
+            f"hold_out_every and part go together; got hold_out_every={every!r}, part={spec.part!r}"
+        )
+    if every is not None and (not isinstance(every, int) or every < 2):
+        return f"hold_out_every is {every!r}; expected a whole number of at least 2"
+    if spec.part is not None and spec.part not in PARTS:
+        return f"part is {spec.part!r}; expected train or val"
+    return ""
+
+
+def _check_same(spec: DatasetSpec) -> None:
+    before = spec_of(spec.name)
+    if before is None:
+        raise DatasetError(
+            f"dataset name {spec.name!r} is already registered by another package; "
+            "choose another name"
+        )
+    if before != spec:
+        raise DatasetError(
+            f"dataset {spec.name!r} is already registered with other arguments:\n"
+            f"  before: {before}\n  now:    {spec}\nChoose another name."
+        )
+
+
+class DatasetLoader:
+    """What DatasetCatalog calls: reads the annotations once a process, and fills the metadata.
+
+    A small dataset is a list whose dicts all callers share, as everywhere in detectron2: copy
+    before changing one. A large one, which is cached, is :class:`Records`, from the first time on:
+    each access makes a new dict, so what a caller changes is lost unless the caller keeps that
+    dict, as ``list`` does.
+    """
+
+    def __init__(self, spec: DatasetSpec):
+        self.spec = spec
+
+    def __call__(self) -> Sequence[dict[str, Any]]:
+        dicts = self.loaded.dicts
+        return dicts if isinstance(dicts, Records) else list(dicts)
+
+    @cached_property
+    def loaded(self) -> LoadedDataset:
+        """Raises DatasetError: what the format's loader raises."""
+        spec = self.spec
+        try:
+            loaded = load(spec)
+        except DatasetError as error:
+            raise DatasetError(f"dataset {spec.name!r}: {error}") from None
+        MetadataCatalog.get(spec.name).set(
+            thing_classes=list(loaded.classes),
+            thing_dataset_id_to_contiguous_id={c: i for i, c in enumerate(loaded.category_ids)},
+            mask_format=loaded.mask_format,
+        )
+        report = loaded.report
+        level = logging.WARNING if report.images_left_out or report.left_out else logging.INFO
+        logger.log(level, "dataset %s: %s", spec.name, report.summary())
+        if spec.part is not None:
+            logger.info(
+                "dataset %s: part %r is %d of these images with %d instances",
+                *(spec.name, spec.part, len(loaded.dicts), sum(loaded.instances)),
+            )
+        return loaded
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(self.loaded.dicts)
+
+
+def _loader_of(name: str) -> DatasetLoader | None:
+    """None where another package has registered ``name``."""
+    loader = dict(DatasetCatalog).get(name)  # whose own get would load it
+    return loader if isinstance(loader, DatasetLoader) else None
+
+
+def spec_of(name: str) -> DatasetSpec | None:
+    """How ``name`` was registered; None where another package did that."""
+    loader = _loader_of(name)
+    return None if loader is None else loader.spec
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What a start needs to know of a dataset; crowds, which training leaves out, do not count.
+
+    Attributes:
+        images: how many.
+        annotated: images with an instance.
+        instances: of each class, in the order of ``thing_classes``.
+        mask_format: of its masks; "bitmask" where any is run lengths.
+    """
+
+    images: int
+    annotated: int
+    instances: tuple[int, ...]
+    mask_format: MaskFormat
+
+
+def dataset_facts(name: str) -> DatasetFacts:
+    """The facts of a registered dataset: without a look at its dicts, unless another package has
+    registered it.
+
+    Raises:
+        DatasetError: it cannot be read.
+    """
+    loader = _loader_of(name)
+    if loader is not None:
+        labels: Sequence[Sequence[int]] = loader.loaded.labels
+        mask_format = loader.loaded.mask_format
+    else:
+        kept = [
+            [a for a in record.get("annotations", ()) if not a.get("iscrowd", 0)]
+            for record in DatasetCatalog.get(name)
+        ]
+        labels = [[a["category_id"] for a in image] for image in kept]
+        rle = any(isinstance(a.get("segmentation"), dict) for image in kept for a in image)
+        mask_format = "bitmask" if rle else "polygon"
+    counts = Counter(k for image in labels for k in image)
+    classes = MetadataCatalog.get(name).get("thing_classes") or range(max(counts, default=-1) + 1)
+    instances = tuple(counts[k] for k in range(len(classes)))
+    return DatasetFacts(len(labels), sum(map(bool, labels)), instances, mask_format)
+
+
+def dataset_digest(name: str) -> str:
+    """A hash of the images' names and sizes and all annotations, wherever the files lie.
+
+    Computed once a process, from what the cache holds where the dataset is cached.
+    """
+    loader = _loader_of(name)
+    return fingerprint(DatasetCatalog.get(name)) if loader is None else loader.fingerprint
+
+
+def register_catalog(
+    path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None
+) -> list[str]:
+    """Register every dataset that a catalog file declares; returns their names.
+
+    The file maps a name to ``format``, ``annotations``, ``image_root``, ``classes``, ``merge`` and
+    the options of :func:`register_dataset`. Relative paths start at ``root``, by default the file's
+    own folder.
+
+    Raises:
+        DatasetError: the file is missing, not YAML, or declares something unusable.
+    """
+    path = Path(path).expanduser()
+    entries = _read_catalog(path)
+    base = path.parent if root is None else Path(root).expanduser()
+    for name, entry in entries.items():
+        try:
+            _check_entry(name, entry)
+        except DatasetError as error:
+            raise DatasetError(f"{path}: {error}") from None
+        paths = {
+            key: str(base / Path(entry[key]).expanduser())
+            for key in ("annotations", "image_root")
+            if entry.get(key) is not None
+        }
+        register_dataset(name, **entry | paths)
+    return list(entries)
+
+
+def _read_catalog(path: Path) -> dict[str, Any]:
+    try:
+        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DatasetError(
+            f"cannot read the dataset catalog {path}: {error.strerror}; "
+            "check DATASETS.CATALOG (a path relative to where you run, or absolute)"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DatasetError(f"the dataset catalog {path} is not valid YAML: {error}") from None
+    if not isinstance(entries, dict) or not entries:
+        raise DatasetError(
+            f"the dataset catalog {path} declares no dataset; expected lines of the form\n"
+            "my_train:\n  format: coco\n  annotations: my/train.json\n  image_root: my/images"
+        )
+    return entries
+
+
+def _check_entry(name: Any, entry: Any) -> None:
+    if not isinstance(name, str) or not isinstance(entry, dict):
+        raise DatasetError(
+            f"entry {name!r} is not a name with keys below it; "
+            f"expected {', '.join(_REQUIRED)} and image_root"
+        )
+    for key, value in entry.items():
+        if not isinstance(key, str) or key == "name":
+            raise DatasetError(f"dataset {name!r}: {key!r} is no key of a dataset")
+        if key in _TEXTS and not isinstance(value, str):
+            raise DatasetError(f"dataset {name!r}: {key} is {value!r}; expected a text")
+    for key in _REQUIRED:
+        if key not in entry:
+            close = nearest(key, [k for k in entry if k not in _KEYS], found_in="the file")
+            raise DatasetError(f"dataset {name!r} lacks {key!r}{close}")
+    classes = entry.get("classes", ["any"])
+    if not (isinstance(classes, list) and classes and all(isinstance(c, str) for c in classes)):
+        raise DatasetError(
+            f"dataset {name!r}: classes is {classes!r}; expected a list of names, "
+            'with quotes where YAML would read a number or a truth value ("1", "no")'
+        )
+
+
+def catalog_entry(name: str) -> Mapping[str, Any] | None:
+    """What a catalog file in any folder says of a registered dataset; None where it cannot.
+
+    That is where another package has registered it, and so will register it the next time.
+    """
+    spec = spec_of(name)
+    if spec is None:
+        return None
+    entry = {
+        "format": spec.format,
+        "annotations": os.path.abspath(spec.annotations),
+        "image_root": None if spec.image_root is None else os.path.abspath(spec.image_root),
+        "classes": None if spec.classes is None else list(spec.classes),
+        "merge": {name: list(labels) for name, labels in spec.merge.items()},
+        **{key: getattr(spec, key) for key in ("hold_out_every", "part", "prepare")},
+        **spec.options,
+    }
+    return {key: value for key, value in entry.items() if value not in (None, {})}
+
+
+register_catalog(BUILTIN_CATALOG, root=os.getenv("DETECTRON2_DATASETS", "datasets"))
