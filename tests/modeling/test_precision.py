@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import detectron2.engine
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.engine import HookBase, SimpleTrainer
+from detectron2.engine import HookBase, SimpleTrainer, TrainerBase
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from safetensors.torch import load_file
@@ -277,3 +279,40 @@ def test_a_pooler_without_bf16_is_refused(pooler: str, monkeypatch: pytest.Monke
     cfg = load_config("", [*opts, "MODEL.ROI_BOX_HEAD.POOLER_TYPE", pooler])
     with pytest.raises(ConfigError, match=f"POOLER_TYPE {pooler}.*AMP.ENABLED False"):
         prepare_layout(cfg, nn.Linear(1, 1))
+
+
+class OldTrainer(TrainerBase):
+    """The face of SimpleTrainer in detectron2 0.6: no ``after_backward``, no further arguments."""
+
+    after_backward: Any = None  # calling it would fail
+
+    def __init__(self, model: nn.Module, data_loader: Any, optimizer: torch.optim.Optimizer):
+        super().__init__()
+        self.model = model.train()
+        self.data_loader, self.optimizer = data_loader, optimizer
+        self._data_loader_iter = iter(data_loader)
+        self.written: list[float] = []
+
+    def _write_metrics(
+        self, loss_dict: dict[str, Tensor], data_time: float, prefix: str = ""
+    ) -> None:
+        self.written.append(sum(loss_dict.values()).item())  # type: ignore[union-attr]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "optimizer": self.optimizer.state_dict()}
+
+
+def test_it_trains_with_the_trainer_of_detectron2_0_6(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detectron2.engine, "SimpleTrainer", OldTrainer)
+    found = importlib.util.spec_from_file_location("precision_on_0_6", precision.__file__)
+    assert found is not None and found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    model = Line()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    trainer = module.AutocastTrainer(model, [torch.tensor([3.0])], optimizer, torch.bfloat16)
+    assert isinstance(trainer, OldTrainer)
+    trainer.run_step()
+    assert trainer.written == [6.0]
+    assert model.weight.item() == 0.5
+    assert {"optimizer", "grad_scaler"} <= trainer.state_dict().keys()

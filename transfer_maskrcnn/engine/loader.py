@@ -14,10 +14,11 @@ from detectron2.data import (
     DatasetFromList,
     get_detection_dataset_dicts,
 )
-from detectron2.data.build import _train_loader_from_config, trivial_batch_collator
+from detectron2.data.build import trivial_batch_collator
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from transfer_maskrcnn.compat import train_loader_parts
 from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.data.datasets import Records
 from transfer_maskrcnn.data.sampling import choose_sampler, nested_subset
@@ -156,7 +157,7 @@ def build_train_loader(
     if why:
         logger.info(why)
     with seeded(seed):  # detectron2's samplers draw their seed from numpy
-        parts = _train_loader_from_config(cfg, mapper=mapper, dataset=own, sampler=sampler)
+        parts = train_loader_parts(cfg, mapper=mapper, dataset=own, sampler=sampler)
     shapes = [(d["width"], d["height"]) for d in dicts] if parts["aspect_ratio_grouping"] else None
     batch_size = parts["total_batch_size"] // comm.get_world_size()
     batches = Batches(parts["sampler"], batch_size, shapes)

@@ -13,13 +13,10 @@ import torch
 from detectron2 import solver
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
-from detectron2.solver.build import (
-    _create_gradient_clipper,
-    _generate_optimizer_class_with_gradient_clipping,
-    reduce_param_groups,
-)
+from detectron2.solver.build import reduce_param_groups
 from torch import Tensor, nn
 
+from transfer_maskrcnn.compat import gradient_clipper, with_gradient_clipping
 from transfer_maskrcnn.engine.record import INITIAL_FILE
 from transfer_maskrcnn.errors import CheckpointError, ConfigError
 from transfer_maskrcnn.modeling.freezing import names_of
@@ -87,15 +84,13 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 def _clipping(optimizer_class: type[torch.optim.Optimizer], cfg: CfgNode) -> Any:
     """Detectron2's subclass, but for parameters without a gradient, which its clipping by value
     cannot take: those that a phase has frozen."""
-    clip = _create_gradient_clipper(cfg.SOLVER.CLIP_GRADIENTS)
+    clip = gradient_clipper(cfg.SOLVER.CLIP_GRADIENTS)
 
     def clip_if_trained(parameter: nn.Parameter) -> None:
         if parameter.grad is not None:
             clip(parameter)
 
-    return _generate_optimizer_class_with_gradient_clipping(
-        optimizer_class, per_param_clipper=clip_if_trained
-    )
+    return with_gradient_clipping(optimizer_class, per_param_clipper=clip_if_trained)
 
 
 def _multiply_rates(

@@ -18,6 +18,7 @@ from detectron2.utils.events import CommonMetricPrinter, EventWriter
 from torch import nn
 from torch.utils.data import DataLoader
 
+from transfer_maskrcnn.compat import restart_loader
 from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
 from transfer_maskrcnn.engine.checkpoint import TransferCheckpointer
@@ -138,6 +139,7 @@ class TransferTrainer(DefaultTrainer):
         if source is not None:
             self.start_iter = self.iter + 1
             self.data_loader.batch_sampler.start = self.start_iter
+            restart_loader(self._trainer)
             self.checkpointer.metadata["transfer"] = moved(source.metadata, self.cfg.MODEL.WEIGHTS)
         elif not self.cfg.MODEL.TRANSFER.ENABLED:
             self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])

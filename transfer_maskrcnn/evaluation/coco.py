@@ -11,13 +11,11 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.coco import convert_to_coco_dict
 from detectron2.evaluation import COCOEvaluator
-from detectron2.evaluation.coco_evaluation import (
-    _evaluate_predictions_on_coco,
-    instances_to_coco_json,
-)
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from detectron2.utils import comm
 
+from transfer_maskrcnn.compat import evaluate_keypoints
 from transfer_maskrcnn.errors import DatasetError
 from transfer_maskrcnn.evaluation.coco_eval import evaluate_detections
 from transfer_maskrcnn.evaluation.mask_rle import EncodedMasks
@@ -155,7 +153,7 @@ class InstanceEvaluator(COCOEvaluator):
         limits = self._max_dets_per_image
         if task == "bbox" or task == "segm":
             return evaluate_detections(self._coco_api, results, task, limits, img_ids)
-        return _evaluate_predictions_on_coco(
+        return evaluate_keypoints(
             self._coco_api,
             results,
             task,

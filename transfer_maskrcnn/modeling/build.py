@@ -18,6 +18,7 @@ from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from torch import nn
 
+from transfer_maskrcnn.compat import check_detectron2
 from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.modeling.freezing import freeze
@@ -43,7 +44,9 @@ def build_model(cfg: CfgNode, spec: RunSpec | None = None) -> nn.Module:
 
     Raises:
         ConfigError: a key of this project's does not fit the model.
+        TransferError: detectron2 is older than the project can work with.
     """
+    check_detectron2()
     model = modeling.build_model(_with_own_names(cfg))
     _set_predictors(cfg, model, spec.tasks if spec else ())
     freeze(model, cfg.MODEL.TRANSFER.FREEZE)

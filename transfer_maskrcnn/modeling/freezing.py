@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
+from transfer_maskrcnn.compat import BatchNorm, Dropout
 from transfer_maskrcnn.errors import ConfigError, nearest
 from transfer_maskrcnn.surgery.parts import PRESETS, class_axes, parse_keep, part_of, under
 from transfer_maskrcnn.surgery.target import unwrapped
@@ -167,9 +168,9 @@ def is_frozen(module: nn.Module) -> bool:
 def _may_vary(layer: nn.Module) -> bool:
     """Whether a layer without trainable weights draws at random, or follows the images."""
     name = type(layer).__name__.lower()
-    if isinstance(layer, nn.modules.dropout._DropoutNd) or "drop" in name or "stochastic" in name:
+    if isinstance(layer, Dropout) or "drop" in name or "stochastic" in name:
         return bool(getattr(layer, "p", getattr(layer, "drop_prob", None)) != 0)
-    if isinstance(layer, nn.modules.batchnorm._BatchNorm) and not layer.track_running_stats:
+    if isinstance(layer, BatchNorm) and not layer.track_running_stats:
         return True  # it has no statistics but the batch's, in evaluation, too
     held = _stay_in_eval in layer._forward_pre_hooks.values()
     return getattr(layer, "track_running_stats", False) and not held

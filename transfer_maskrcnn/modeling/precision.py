@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import platform
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import AMPTrainer, SimpleTrainer
+from detectron2.engine import SimpleTrainer
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -94,8 +95,8 @@ def step_trainer(cfg: CfgNode, stock: SimpleTrainer) -> SimpleTrainer:
     return stock
 
 
-class AutocastTrainer(AMPTrainer):
-    """detectron2's AMPTrainer on any device, in bf16 or fp16."""
+class AutocastTrainer(SimpleTrainer):
+    """What detectron2's AMPTrainer does, on any device, in bf16 or fp16."""
 
     def __init__(
         self,
@@ -108,25 +109,27 @@ class AutocastTrainer(AMPTrainer):
         Args:
             dtype: of autocast. Only fp16 needs its gradients scaled: bf16 has fp32's range.
         """
+        super().__init__(model, data_loader, optimizer)
         scaler_type = getattr(torch.amp, "GradScaler", torch.cuda.amp.GradScaler)  # torch < 2.3
-        scaler = scaler_type(enabled=dtype == torch.float16)
-        super().__init__(model, data_loader, optimizer, grad_scaler=scaler, precision=dtype)
-        self._device_type = next(model.parameters()).device.type
+        self.grad_scaler = scaler_type(enabled=dtype == torch.float16)
+        self._autocast = partial(torch.autocast, next(model.parameters()).device.type, dtype)
 
     def run_step(self) -> None:
         started = time.perf_counter()
         data = next(self._data_loader_iter)
         data_time = time.perf_counter() - started
-        with torch.autocast(self._device_type, self.precision):
+        with self._autocast():
             losses = self.model(data)
         self.optimizer.zero_grad()
         self.grad_scaler.scale(sum(losses.values())).backward()
-        self.after_backward()
         self._write_metrics(losses, data_time)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
 
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        SimpleTrainer.load_state_dict(self, state)
+        super().load_state_dict(state)
         if state.get("grad_scaler"):  # a run on a device of another precision leaves none
             self.grad_scaler.load_state_dict(state["grad_scaler"])

@@ -16,9 +16,9 @@ from detectron2.data.detection_utils import build_augmentation
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
+from transfer_maskrcnn.compat import BatchNorm, Dropout
 from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
 from transfer_maskrcnn.engine.rng import seeded
 from transfer_maskrcnn.incremental.classes import in_model_classes
@@ -53,7 +53,7 @@ def giving_losses(model: nn.Module) -> Iterator[None]:
     before = {module: module.training for module in model.modules()}
     model.train()
     for module in model.modules():
-        if isinstance(module, (_BatchNorm, nn.modules.dropout._DropoutNd)):
+        if isinstance(module, (BatchNorm, Dropout)):
             module.eval()
     try:
         yield
