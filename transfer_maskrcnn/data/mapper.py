@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
+import logging
 from typing import Any
 
-import cv2
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper
-from detectron2.data.detection_utils import SizeMismatchError
+from detectron2.data import DatasetMapper, detection_utils
 
 from transfer_maskrcnn.errors import DatasetError
 
-# Pillow's decoders raise more than OSError on damaged files.
-PILLOWS_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+logger = logging.getLogger(__name__)
 
 
 class CheckedDatasetMapper(DatasetMapper):
@@ -22,15 +18,27 @@ class CheckedDatasetMapper(DatasetMapper):
 
     Raises:
         DatasetError: the image went missing, broke or changed size since the dataset was loaded.
+            Whatever else goes wrong is no fault of the image, and raised as it is.
     """
 
     def __call__(self, dataset_dict: dict[str, Any]) -> Any:
         try:
             return super().__call__(dataset_dict)
-        except (*PILLOWS_ERRORS, SizeMismatchError, cv2.error) as error:
+        except Exception:
+            self._check_image(dataset_dict)
+            logger.error("mapping the annotations of %s failed", dataset_dict.get("file_name"))
+            raise
+
+    def _check_image(self, dataset_dict: dict[str, Any]) -> None:
+        """Raises DatasetError where the image cannot be read as the annotations say."""
+        name = dataset_dict.get("file_name")
+        try:
+            image = detection_utils.read_image(name, format=self.image_format)
+            detection_utils.check_image_size(dict(dataset_dict), image)
+        except Exception as error:  # Pillow's decoders raise nearly every type on damaged files
             raise DatasetError(
-                f"cannot use image {dataset_dict.get('file_name')}: "
-                f"{' '.join(str(error).split())}. Mend or remove it, then start again with --resume"
+                f"cannot use image {name}: {' '.join(str(error).split())}. Mend or remove it, then "
+                "start again with --resume"
             ) from None
 
 

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transfer_maskrcnn.compat import train_loader_parts
 from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.data.datasets import Records
+from transfer_maskrcnn.data.registry import dataset_facts
 from transfer_maskrcnn.data.sampling import choose_sampler, nested_subset
 from transfer_maskrcnn.engine.rng import derive_seed, seeded
 from transfer_maskrcnn.errors import ConfigError
@@ -93,6 +94,10 @@ class SeededImages(Dataset[Any]):
 
 def training_images(cfg: CfgNode) -> int:
     """How many images :func:`training_dicts` gives, without detectron2's tables in the log."""
+    if cfg.DATASETS.TRAIN_FRACTION == 1:
+        facts = [dataset_facts(name) for name in cfg.DATASETS.TRAIN]
+        filtered = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+        return sum(f.annotated if filtered else f.images for f in facts)
     records = [record for name in cfg.DATASETS.TRAIN for record in DatasetCatalog.get(name)]
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         records = [r for r in records if any(not a.get("iscrowd", 0) for a in r["annotations"])]

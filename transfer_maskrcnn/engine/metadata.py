@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
 
 from transfer_maskrcnn import __version__
 from transfer_maskrcnn.config import RunSpec, flat_config, load_config
+from transfer_maskrcnn.data.registry import dataset_digest
 
 _ELSEWHERE = ("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS")
 
@@ -36,12 +35,8 @@ def make_metadata(cfg: CfgNode, spec: RunSpec) -> dict[str, Any]:
 
 def dataset_fingerprint(names: Sequence[str]) -> str:
     """A hash of the images' names and sizes and all annotations, wherever the files lie."""
-    digest = hashlib.sha256()
-    for name in names:
-        for record in DatasetCatalog.get(name):
-            content = dict(record, file_name=os.path.basename(record["file_name"]))
-            digest.update(json.dumps(content, sort_keys=True, default=str).encode())
-    return digest.hexdigest()[:16]
+    digests = " ".join(map(dataset_digest, names))
+    return hashlib.sha256(digests.encode()).hexdigest()[:16]
 
 
 def config_hash(cfg: CfgNode) -> str:

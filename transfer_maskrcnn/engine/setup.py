@@ -9,10 +9,9 @@ from dataclasses import replace
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 
 from transfer_maskrcnn.config import FOLLOW_DATASET, RunSpec
-from transfer_maskrcnn.data.registry import register_catalog
+from transfer_maskrcnn.data.registry import dataset_facts, register_catalog
 from transfer_maskrcnn.engine.loader import training_images
 from transfer_maskrcnn.engine.rng import draw_seed
 from transfer_maskrcnn.engine.schedule import fit_schedule
@@ -87,7 +86,7 @@ def _check_number(cfg: CfgNode, classes: Sequence[str], dataset: str) -> None:
 
 def _mask_format(cfg: CfgNode, names: Sequence[str], eval_only: bool) -> str:
     """The mapper makes bitmasks of polygons where asked to, and not the other way round."""
-    formats = {getattr(MetadataCatalog.get(n), "mask_format", "polygon") for n in names}
+    formats: set[str] = {dataset_facts(name).mask_format for name in names}
     formats.add(cfg.INPUT.MASK_FORMAT)
     points = cfg.MODEL.ROI_MASK_HEAD.get("POINT_HEAD_ON")  # PointRend reads masks at points
     labelled = cfg.MODEL.TRANSFER.PSEUDO_LABELS.ENABLED and not eval_only  # as the teacher's are
