@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,20 +13,22 @@ import pytest
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from transfer_maskrcnn.commands.check_dataset import check_dataset
+from transfer_maskrcnn.commands.check_dataset import EXPORTED, check_dataset
+from transfer_maskrcnn.commands.check_dataset import FORMATS as FORMATS_LISTED
+from transfer_maskrcnn.data.export import EXPORTERS
+from transfer_maskrcnn.data.formats import FORMATS
 
 Run = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """The exit status and what was printed."""
 
     def tool(*arguments: str | Path) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["check_dataset.py", *map(str, arguments)])
         status = 0
         try:
-            check_dataset()
+            check_dataset([*map(str, arguments)])
         except SystemExit as stopped:
             status = stopped.code if isinstance(stopped.code, int) else 1
             if isinstance(stopped.code, str):
@@ -172,3 +173,8 @@ def test_a_page(run: Run, catalog: Path, tmp_path: Path) -> None:
 def test_mistakes(run: Run, arguments: list[str], message: str) -> None:
     status, shown = run(*arguments)
     assert status == 1 and message in shown
+
+
+def test_what_the_command_line_lists_is_there() -> None:
+    """It names the formats itself: loading them would take longer than ``--help`` may."""
+    assert tuple(FORMATS) == FORMATS_LISTED and tuple(EXPORTERS) == EXPORTED

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from detectron2.config import CfgNode
 
-from transfer_maskrcnn.autoconfig import settings_of
+from transfer_maskrcnn.autoconfig.lines import settings_of
 from transfer_maskrcnn.commands.make_config import make_config
 from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.errors import TransferError
@@ -110,14 +110,19 @@ def test_what_is_said(make: Make, base: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_trains_as_it_is_from_another_folder(
-    catalog: Callable[..., Path], base: Path, repository: Path, tmp_path: Path
+    catalog: Callable[..., Path],
+    base: Path,
+    repository: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Also an image without an object, a relative catalog, and names with spaces."""
     data, elsewhere = catalog([PAIR, PAIR, PAIR, []]), tmp_path / "else where"
     elsewhere.mkdir()
     here = data.parent
     paths = ["--catalog", data.name, "--base", os.path.relpath(base, here), "-o", "my fit.yaml"]
-    run_tool(repository, "make_config.py", [*paths, "--iterations", "2"], here)
+    monkeypatch.chdir(here)
+    make_config([*paths, "--iterations", "2"])
     run_tool(repository, "train_net.py", ["--config-file", str(here / "my fit.yaml")], elsewhere)
     results = json.loads((elsewhere / "output/my fit/evaluation.json").read_text())
     assert set(next(iter(results.values()))) == {"bbox", "segm"}

@@ -1,18 +1,58 @@
 """Fits a config to a dataset: measures it, decides, and gives each decision its reason."""
 
-from transfer_maskrcnn.autoconfig.fit import Data, fit_lines
-from transfer_maskrcnn.autoconfig.lines import Line, comment, scalar, yaml_text
-from transfer_maskrcnn.autoconfig.measures import Measures, measure
-from transfer_maskrcnn.autoconfig.settings import settings_of
+from __future__ import annotations
 
-__all__ = [
-    "Data",
-    "Line",
-    "Measures",
-    "comment",
-    "fit_lines",
-    "measure",
-    "scalar",
-    "settings_of",
-    "yaml_text",
-]
+from dataclasses import dataclass
+
+import numpy as np
+from detectron2.config import CfgNode
+
+from transfer_maskrcnn.autoconfig import decisions
+from transfer_maskrcnn.autoconfig.datasets import Measures
+from transfer_maskrcnn.autoconfig.lines import Line, settings_of
+from transfer_maskrcnn.doctor.anchors import Settings
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a config is fitted to.
+
+    Attributes:
+        classes: names.
+        train: of the training images.
+        val: of the validation images; None where there are none.
+    """
+
+    classes: list[str]
+    train: Measures
+    val: Measures | None = None
+
+
+def fit_lines(data: Data, base: CfgNode, iterations: int | None = None) -> list[Line]:
+    """The lines that fit the config ``base`` to a dataset, each with its reason.
+
+    Args:
+        data: with at least one object in ``train``.
+        base: decides the architecture, and how many pixels and images a step can hold.
+        iterations: the length of the training; None chooses it by the number of images.
+    """
+    before = settings_of(base)
+    settings, lines = decisions.fit_input(data.train, before)
+    most = max(int(m.objects_an_image.max()) for m in (data.train, data.val) if m is not None)
+    lines += decisions.anchor_lines(data.train, settings) + decisions.count_lines(most, base)
+    of_images = decisions.image_lines(data.train, data.classes, base)
+    filtered = {line.key: line.value for line in of_images}.get(
+        "DATALOADER.FILTER_EMPTY_ANNOTATIONS", before.filter_empty
+    )
+    images = data.train.images - (data.train.empty_images if filtered else 0)
+    batch = decisions.batch_lines(images, _pixel_ratio(data.train, before, settings), base)
+    length = decisions.schedule_lines(images, batch[0].value, base.SOLVER.WARMUP_ITERS, iterations)
+    if base.SOLVER.EPOCHS:
+        length.append(Line("SOLVER.EPOCHS", 0.0, "MAX_ITER says how long, not the base's EPOCHS."))
+    return [*lines, *of_images, *batch, *length]
+
+
+def _pixel_ratio(measures: Measures, before: Settings, after: Settings) -> float:
+    """How many times more pixels the median image has at the size before."""
+    areas = [np.median(s.test_scales(measures.images_hw) ** 2) for s in (before, after)]
+    return float(areas[0] / areas[1])

@@ -8,32 +8,21 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from detectron2.config import CfgNode
-
-from transfer_maskrcnn.autoconfig.settings import settings_of
 from transfer_maskrcnn.cli import run_tool, tool_parser
-from transfer_maskrcnn.config import load_config
-from transfer_maskrcnn.data.export import EXPORTERS
-from transfer_maskrcnn.data.formats import FORMATS
-from transfer_maskrcnn.data.mapper import training_mapper
-from transfer_maskrcnn.data.registry import make_spec, register_catalog
-from transfer_maskrcnn.doctor.examine import Diagnosis, examine, page_data
-from transfer_maskrcnn.doctor.findings import print_diagnosis, worst_first
-from transfer_maskrcnn.doctor.fix import repair
-from transfer_maskrcnn.doctor.subject import (
-    Subject,
-    load,
-    looks_like_validation,
-    subject_of,
-    subject_of_spec,
-)
-from transfer_maskrcnn.engine.setup import quiet_third_parties
 from transfer_maskrcnn.errors import ConfigError, DatasetError
 from transfer_maskrcnn.files import write_json
-from transfer_maskrcnn.report.doctor_page import write_doctor_page
 from transfer_maskrcnn.text import plural
 
+if TYPE_CHECKING:  # what is heavy is imported once the command line is understood
+    from detectron2.config import CfgNode
+
+    from transfer_maskrcnn.doctor.examine import Diagnosis
+    from transfer_maskrcnn.doctor.subject import Subject
+
+FORMATS = ("coco", "via", "labelme", "yolo", "png_masks")
+EXPORTED = ("coco", "yolo", "labelme", "png_masks")
 EXAMPLES = """
 Examples:
   python tools/check_dataset.py balloon_train balloon_val
@@ -57,30 +46,37 @@ STANDARD = (  # the model zoo's FPN, where no config says otherwise
 )
 
 
-def check_dataset() -> None:
-    """Parse the command line and examine what it names."""
-    parser = _parser()
-    args = parser.parse_args()
-    quiet_third_parties()
+def check_dataset(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line, of this process if ``argv`` is None, and examine what it names."""
+    args = _parser().parse_args(argv)
     run_tool(partial(_main, args), "nothing half-written was left")
 
 
 def _main(args: argparse.Namespace) -> int:
     _check_outputs(args)
+    from transfer_maskrcnn.autoconfig.lines import settings_of
+    from transfer_maskrcnn.config import load_config
+    from transfer_maskrcnn.data.mapper import training_mapper
+    from transfer_maskrcnn.doctor.examine import examine, page_data
+    from transfer_maskrcnn.doctor.findings import print_diagnosis
+    from transfer_maskrcnn.engine.setup import quiet_third_parties
+    from transfer_maskrcnn.report.doctor_page import write_doctor_page
+
+    quiet_third_parties()
     cfg = load_config(args.config_file, () if args.config_file else STANDARD)
     subjects = _subjects(args, cfg)
     if args.convert:
-        _convert(subjects, args.convert)
+        _convert(subjects, args.convert[0], Path(args.convert[1]))
         return 0
     settings = settings_of(cfg)
     diagnosis = examine(subjects, settings, partial(training_mapper, cfg))
+    content = diagnosis.as_json()
     if args.json == "-":
-        json.dump(diagnosis.as_json(), sys.stdout, indent=1)
-        print()
+        print(json.dumps(content, indent=1))
     else:
-        print_diagnosis(diagnosis.as_json())
+        print_diagnosis(content)
     if args.json and args.json != "-":
-        write_json(args.json, diagnosis.as_json())
+        write_json(args.json, content)
     if args.html:
         write_doctor_page(page_data(diagnosis, settings), args.html)
         print(f"Page: {args.html}", file=sys.stderr if args.json == "-" else sys.stdout)
@@ -97,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--catalog", metavar="FILE", help="YAML that declares datasets of your own")
     parser.add_argument("--config-file", default="", metavar="FILE", help="as for train_net.py")
     files = parser.add_argument_group("a dataset that is not declared anywhere")
-    files.add_argument("--format", choices=list(FORMATS))
+    files.add_argument("--format", choices=FORMATS)
     files.add_argument("--annotations", metavar="PATH", help="json file, data.yaml or folder")
     files.add_argument("--image-root", metavar="DIR", help="folder of the images")
     files.add_argument("--classes", metavar="A,B", help="class names, in the order wanted")
@@ -111,12 +107,15 @@ def _parser() -> argparse.ArgumentParser:
         *("--convert",),
         nargs=2,
         metavar=("FORMAT", "DIR"),
-        help=f"write a copy in another format ({', '.join(EXPORTERS)}), without checking",
+        help=f"write a copy in another format ({', '.join(EXPORTED)}), without checking",
     )
     return parser
 
 
 def _subjects(args: argparse.Namespace, cfg: CfgNode) -> list[Subject]:
+    from transfer_maskrcnn.data.registry import register_catalog
+    from transfer_maskrcnn.doctor.subject import looks_like_validation, subject_of
+
     names = list(args.names)
     if args.catalog:
         declared = register_catalog(args.catalog)
@@ -137,6 +136,9 @@ def _subjects(args: argparse.Namespace, cfg: CfgNode) -> list[Subject]:
 
 
 def _described(args: argparse.Namespace) -> Subject:
+    from transfer_maskrcnn.data.registry import make_spec
+    from transfer_maskrcnn.doctor.subject import looks_like_validation, subject_of_spec
+
     if not (args.format and args.annotations):
         raise ConfigError("--format and --annotations go together; --help has an example")
     path = Path(args.annotations).resolve()
@@ -167,6 +169,8 @@ def _check_outputs(args: argparse.Namespace) -> None:
 
 
 def _fix(diagnosis: Diagnosis, output: Path) -> None:
+    from transfer_maskrcnn.doctor.fix import repair
+
     several = len(diagnosis.loaded) > 1
     for loaded in diagnosis.loaded:
         folder = output / loaded.name if several else output
@@ -177,10 +181,13 @@ def _fix(diagnosis: Diagnosis, output: Path) -> None:
         )
 
 
-def _convert(subjects: Sequence[Subject], wanted: Sequence[str]) -> None:
-    name, output = wanted[0], Path(wanted[1])
-    if name not in EXPORTERS:
-        raise ConfigError(f"--convert {name}: expected one of {', '.join(EXPORTERS)}")
+def _convert(subjects: Sequence[Subject], name: str, output: Path) -> None:
+    if name not in EXPORTED:
+        raise ConfigError(f"--convert {name}: expected one of {', '.join(EXPORTED)}")
+    from transfer_maskrcnn.data.export import EXPORTERS
+    from transfer_maskrcnn.doctor.findings import worst_first
+    from transfer_maskrcnn.doctor.subject import load
+
     for subject in subjects:
         loaded, findings = load(subject)
         if loaded is None:

@@ -7,28 +7,19 @@ import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
-
-from transfer_maskrcnn.autoconfig import (
-    Data,
-    Line,
-    Measures,
-    comment,
-    fit_lines,
-    measure,
-    scalar,
-    yaml_text,
-)
-from transfer_maskrcnn.autoconfig.choice import choose_datasets
 from transfer_maskrcnn.cli import progress, run_tool, tool_parser
-from transfer_maskrcnn.config import load_config
-from transfer_maskrcnn.data.registry import register_catalog
-from transfer_maskrcnn.engine.setup import fit_config, quiet_third_parties
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.files import atomic_path
 from transfer_maskrcnn.text import plural
+
+if TYPE_CHECKING:  # what is heavy is imported once the command line is understood
+    from detectron2.config import CfgNode
+
+    from transfer_maskrcnn.autoconfig import Data
+    from transfer_maskrcnn.autoconfig.datasets import Measures
+    from transfer_maskrcnn.autoconfig.lines import Line
 
 DEFAULT_BASE = "configs/Base-R50-FPN-coco.yaml"
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -85,12 +76,21 @@ def make_config(argv: Sequence[str] | None = None) -> None:
         TransferError: names, files or datasets that cannot be used; an existing output.
     """
     args = _parser().parse_args(argv)
-    quiet_third_parties()
     output: Path = args.output
     if output.exists():
         raise ConfigError(f"-o {output}: exists already; choose another name, or remove it")
     if not output.parent.is_dir():
         raise ConfigError(f"-o {output}: there is no folder {output.parent}")
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    from transfer_maskrcnn.autoconfig import Data, fit_lines
+    from transfer_maskrcnn.autoconfig.datasets import choose_datasets
+    from transfer_maskrcnn.autoconfig.lines import Line, yaml_text
+    from transfer_maskrcnn.config import load_config
+    from transfer_maskrcnn.data.registry import register_catalog
+    from transfer_maskrcnn.engine.setup import quiet_third_parties
+
+    quiet_third_parties()
     base_file = _base_file(args.base)
     base = load_config(str(base_file))
     catalog = _whole(args.catalog) if args.catalog else ""
@@ -105,7 +105,8 @@ def make_config(argv: Sequence[str] | None = None) -> None:
     data = Data(classes, _measured(train), _measured(val) if val else None)
     fitted = fit_lines(data, base, args.iterations)
     text = _header(output, base_file, data, (train, val))
-    text += yaml_text([*places, *fitted, _output_line(output)])
+    reason = "Below the folder that training starts in."
+    text += yaml_text([*places, *fitted, Line("OUTPUT_DIR", f"output/{output.stem}", reason)])
     with atomic_path(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
         _check(load_config(str(temporary)), [])
@@ -128,6 +129,8 @@ def _whole(path: str) -> str:
 
 
 def _place_lines(catalog: str, train: str, val: str | None) -> list[Line]:
+    from transfer_maskrcnn.autoconfig.lines import Line
+
     lines = []
     if catalog:
         lines.append(Line("DATASETS.CATALOG", catalog, "Whole, so that it works from any folder."))
@@ -135,10 +138,6 @@ def _place_lines(catalog: str, train: str, val: str | None) -> list[Line]:
     reason = "AP is measured here at the end." if val else "No validation set: no AP is measured."
     lines.append(Line("DATASETS.TEST", [val] if val else [], reason))
     return lines
-
-
-def _output_line(output: Path) -> Line:
-    return Line("OUTPUT_DIR", f"output/{output.stem}", "Below the folder that training starts in.")
 
 
 def _weights(given: str) -> str:
@@ -152,6 +151,8 @@ def _weights(given: str) -> str:
 
 def _check(base: CfgNode, lines: Sequence[Line]) -> None:
     """What train_net.py checks; a config for a GPU may be made where there is none."""
+    from transfer_maskrcnn.engine.setup import fit_config
+
     cfg = base.clone()
     for line in lines:
         cfg.merge_from_list([line.key, line.value])
@@ -160,12 +161,18 @@ def _check(base: CfgNode, lines: Sequence[Line]) -> None:
 
 
 def _measured(name: str) -> Measures:
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    from transfer_maskrcnn.autoconfig.datasets import measure
+
     records = DatasetCatalog.get(name)
     classes = len(MetadataCatalog.get(name).thing_classes)
     return measure(progress(records, f"measuring {name}", len(records)), classes)
 
 
 def _header(output: Path, base: Path, data: Data, names: tuple[str, str | None]) -> str:
+    from transfer_maskrcnn.autoconfig.lines import comment, scalar
+
     measured = [
         f"{name} ({plural(m.images, 'image')}, {plural(m.objects, 'object')})"
         for name, m in zip(names, (data.train, data.val), strict=True)

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from transfer_maskrcnn.autoconfig import Data, Measures, fit_lines
+from transfer_maskrcnn.autoconfig import Data, fit_lines
+from transfer_maskrcnn.autoconfig.datasets import Measures
 from transfer_maskrcnn.config import load_config
 
 Values = Callable[..., dict[str, Any]]

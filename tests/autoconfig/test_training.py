@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from transfer_maskrcnn.autoconfig.measures import Measures
-from transfer_maskrcnn.autoconfig.training import batch_lines, image_lines, schedule_lines
+from transfer_maskrcnn.autoconfig.datasets import Measures
+from transfer_maskrcnn.autoconfig.decisions import batch_lines, image_lines, schedule_lines
 from transfer_maskrcnn.config import load_config
 
 # images, batch, iterations asked for, length, step, warm-up (base: 100), a part of the reason
@@ -72,9 +72,9 @@ EMPTY, BALANCE = "DATALOADER.FILTER_EMPTY_ANNOTATIONS", "DATALOADER.REPEAT_IMBAL
 # images, of them empty, instances of classes, limit, what is stated beside the flip, reasons' parts
 IMAGES: list[tuple[int, int, list[int], float, dict[str, Any], str]] = [
     (4, 0, [8], 10.0, {}, ""),
-    (4, 1, [8], 10.0, {EMPTY: False}, "1 of 4 images (25 %) hold no object. They are used"),
-    (4, 2, [8], 10.0, {EMPTY: False}, "(50 %)"),
-    (4, 3, [8], 10.0, {EMPTY: True}, "3 of 4 images (75 %) hold no object. They are left out"),
+    (4, 1, [8], 10.0, {EMPTY: False}, "1 of 4 images (25.0 %) hold no object. They are used"),
+    (4, 2, [8], 10.0, {EMPTY: False}, "(50.0 %)"),
+    (4, 3, [8], 10.0, {EMPTY: True}, "3 of 4 images (75.0 %) hold no object. They are left out"),
     (4, 0, [30, 4], 10.0, {BALANCE: 10.0}, "'a' has 30 instances, 'b' 4: 7.5 times fewer. Up to"),
     (4, 0, [4, 60], 10.0, {BALANCE: 10.0}, "'b' has 60 instances, 'a' 4: 15.0 times fewer. Beyond"),
     (4, 0, [4, 60], 0.0, {BALANCE: 0.0}, "drawn alike all the same"),

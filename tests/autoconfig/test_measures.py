@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from detectron2.structures import BoxMode
 
-from transfer_maskrcnn.autoconfig.measures import measure
+from transfer_maskrcnn.autoconfig.datasets import measure
 
 
 def annotation(box: list[float], mode: BoxMode, category: int = 0, crowd: int = 0) -> dict:

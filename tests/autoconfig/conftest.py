@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from transfer_maskrcnn.autoconfig.measures import Measures
+from transfer_maskrcnn.autoconfig.datasets import Measures
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import yaml
 
-from transfer_maskrcnn.autoconfig.lines import Line, percent, yaml_text
+from transfer_maskrcnn.autoconfig.lines import Line, yaml_text
 
 LINES = [
     Line("A.B.C", [[0.5, 1], [2]], "nested: with a colon, a # and " + "many words " * 20),
@@ -30,7 +30,3 @@ def test_a_line_stands_below_its_reason() -> None:
     assert rows[rows.index("  D: 5.0e-05") - 1] == "  # a small number"
     assert max(map(len, rows)) <= 100
     assert sum("many words" in row for row in rows) > 1
-
-
-def test_percent() -> None:
-    assert percent(0.123) == "12 %"

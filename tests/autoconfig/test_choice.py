@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from transfer_maskrcnn.autoconfig.choice import choose_datasets
+from transfer_maskrcnn.autoconfig.datasets import choose_datasets
 from transfer_maskrcnn.errors import ConfigError
 
 BUILTIN = ["balloon_train", "balloon_val"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from transfer_maskrcnn.autoconfig import settings_of
+from transfer_maskrcnn.autoconfig.lines import settings_of
 from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.errors import ConfigError
 

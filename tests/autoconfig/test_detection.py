@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from transfer_maskrcnn.autoconfig import Measures, settings_of
-from transfer_maskrcnn.autoconfig.detection import anchor_lines, count_lines
+from transfer_maskrcnn.autoconfig.datasets import Measures
+from transfer_maskrcnn.autoconfig.decisions import anchor_lines, count_lines
+from transfer_maskrcnn.autoconfig.lines import settings_of
 from transfer_maskrcnn.config import load_config
 
 # most objects an image, what is stated (base: 100 detections; 500 proposals, 300 after NMS)
@@ -59,7 +60,7 @@ ANCHORS: list[tuple[list[float], float, dict[str, Any], str]] = [
         [60, 90],
         7,
         {SIZES: [[16], [32], [64], [128], [256]], RATIOS: [[0.25, 1, 4]]},
-        "these 50 %. As many a cell",
+        "these 50.0 %. As many a cell",
     ),
 ]
 

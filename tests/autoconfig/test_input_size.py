@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from transfer_maskrcnn.autoconfig.input_size import fit_input
-from transfer_maskrcnn.autoconfig.measures import Measures
+from transfer_maskrcnn.autoconfig.datasets import Measures
+from transfer_maskrcnn.autoconfig.decisions import fit_input
 from transfer_maskrcnn.doctor.anchors import Settings
 
 BASE = Settings(
@@ -38,11 +38,11 @@ SIZES = [
     # small objects: twice their own size
     ((128, 128), [10, 12], (256, 384), "Enlarged 2.0 times"),
     # a tenth of the objects may be tiny: the next step mends the others
-    ((352, 352), [8] * 2 + [40] * 8, (352, 480), "where 20 % of the objects are below 8 pixels"),
+    ((352, 352), [8] * 2 + [40] * 8, (352, 480), "where 20.0 % of the objects are below 8 pixels"),
     # exactly a tenth: as the base
     ((352, 352), [8] + [40] * 9, (320, 480), "At this size 90 %"),
     # the base affords no more: 320 x 480 pixels are 391 squared
-    ((1000, 1000), [10] * 9 + [90], (384, 480), "90 % of the objects are below 8 pixels, and"),
+    ((1000, 1000), [10] * 9 + [90], (384, 480), "90.0 % of the objects are below 8 pixels, and"),
     # the base's largest image already
     ((640, 960), [10] * 10, (320, 480), "a base with a larger input, or images cut into tiles"),
 ]
