@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,8 +14,8 @@ from torch import Tensor, nn
 from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
 from transfer_maskrcnn.engine.loader import build_train_loader
 from transfer_maskrcnn.engine.setup import fit_config
-from transfer_maskrcnn.incremental.distillation import OldClasses
-from transfer_maskrcnn.incremental.distillation_step import Distillation
+from transfer_maskrcnn.incremental.distillation import Distillation
+from transfer_maskrcnn.incremental.distillation_losses import OldClasses
 from transfer_maskrcnn.modeling.build import build_model
 
 OLD = OldClasses.of(["a", "b", "new", "newer"], ["b", "", "a"])
@@ -87,3 +89,14 @@ def _teach(teacher: nn.Module, student: nn.Module) -> None:
             if "cls_score" in name:
                 mine[-1] = theirs[-1]
     own[f"{predictor}.cls_score.bias"][2:4] = -1e4
+
+
+@contextmanager
+def calls_of(module: nn.Module) -> Iterator[list[tuple[Any, Any]]]:
+    """The arguments and the output of each call of ``module`` within the block."""
+    calls: list[tuple[Any, Any]] = []
+    handle = module.register_forward_hook(lambda _, inputs, output: calls.append((inputs, output)))
+    try:
+        yield calls
+    finally:
+        handle.remove()

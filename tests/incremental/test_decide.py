@@ -1,4 +1,4 @@
-"""Which detections become ground truth, which are doubtful, and which yield; and from which score."""
+"""Which detections become ground truth, are doubtful, or yield; and from which score."""
 
 from __future__ import annotations
 

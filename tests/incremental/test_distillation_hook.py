@@ -15,7 +15,7 @@ from transfer_maskrcnn.data.registry import register_dataset
 from transfer_maskrcnn.data.shapes import SOURCE_CLASSES, TARGET_CLASSES, ShapesSplit, write_split
 from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.errors import ConfigError, WeightFileError
-from transfer_maskrcnn.incremental.distillation_hook import DistillSource, check_distillation
+from transfer_maskrcnn.incremental.distillation import DistillSource, check_distillation
 from transfer_maskrcnn.surgery.load import load_weights
 
 Toy = Callable[..., CfgNode]

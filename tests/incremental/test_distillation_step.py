@@ -12,11 +12,10 @@ from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
 from torch import distributed, nn
 
-from transfer_maskrcnn.incremental import distillation_step
-from transfer_maskrcnn.incremental.distillation_step import Distillation
-from transfer_maskrcnn.incremental.distillation_teacher import calls_of
+from transfer_maskrcnn.incremental import distillation
+from transfer_maskrcnn.incremental.distillation import Distillation
 
-from .distillation_pair import OLD, Pair
+from .distillation_pair import OLD, Pair, calls_of
 
 Toy = Callable[..., CfgNode]
 PARTS = {"loss_distill_cls", "loss_distill_box", "loss_distill_mask", "loss_distill_rpn"}
@@ -177,7 +176,7 @@ def test_maps_of_a_larger_canvas_are_compared_with_maps_of_that_canvas(
 ) -> None:
     """As a feature cache gives them, here for a backbone that the teacher does not have."""
     pair = make("MODEL.TRANSFER.FREEZE", "backbone")
-    monkeypatch.setattr(distillation_step, "_same_weights", lambda *modules: False)
+    monkeypatch.setattr(distillation, "_same_weights", lambda *modules: False)
     backbone = pair.student.backbone.bottom_up
     compute = backbone.forward
     monkeypatch.setattr(
@@ -207,13 +206,13 @@ def test_proposals_on_annotated_new_objects_are_passed_over(
 ) -> None:
     pair = make()
     asked: list[Any] = []
-    stock = distillation_step.ask
+    stock = distillation.ask
 
     def spying(*given: Any) -> Any:
         asked.append(given[-1])
         return stock(*given)
 
-    monkeypatch.setattr(distillation_step, "ask", spying)
+    monkeypatch.setattr(distillation, "ask", spying)
     instances = pair.batch[0]["instances"]
     instances.gt_classes[:] = number
     pair.losses()
@@ -226,13 +225,13 @@ def test_a_batch_without_any_proposal_to_compare(
 ) -> None:
     pair = make()
     pair.stir()
-    stock = distillation_step.ask
+    stock = distillation.ask
 
     def nothing(*given: Any) -> Any:
         everywhere = stock(*given).proposals
         return stock(*given[:-1], everywhere)
 
-    monkeypatch.setattr(distillation_step, "ask", nothing)
+    monkeypatch.setattr(distillation, "ask", nothing)
     losses = pair.distilled()
     assert losses.pop("loss_distill_rpn").item() > 0
     assert {name: loss.item() for name, loss in losses.items()} == dict.fromkeys(losses, 0)

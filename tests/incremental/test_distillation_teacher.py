@@ -12,9 +12,8 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, ImageList
 from torch import Tensor, nn
 
-from transfer_maskrcnn.incremental import distillation_teacher
-from transfer_maskrcnn.incremental.distillation import OldClasses
-from transfer_maskrcnn.incremental.distillation_teacher import Answers, ask, calls_of, of_class
+from transfer_maskrcnn.incremental import distillation_losses
+from transfer_maskrcnn.incremental.distillation_losses import Answers, OldClasses, ask, of_class
 
 Toy = Callable[..., CfgNode]
 OLD = OldClasses.of(["b", "a", "new"], ["", "a", "b"])
@@ -61,8 +60,8 @@ def test_each_box_has_its_answers(teacher: Teacher) -> None:
 def test_the_surest_boxes_of_each_image_get_masks(
     teacher: Teacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distillation_teacher, "PROPOSALS", 6)
-    monkeypatch.setattr(distillation_teacher, "MASKS", 2)
+    monkeypatch.setattr(distillation_losses, "PROPOSALS", 6)
+    monkeypatch.setattr(distillation_losses, "MASKS", 2)
     answers = teacher.answers()
     assert [len(boxes) for boxes in answers.proposals] == [6, 6]
     probability = answers.class_logits[:, 1:].softmax(dim=1)[:, :2].amax(dim=1)
@@ -101,11 +100,3 @@ def test_class_agnostic_outputs_serve_every_class() -> None:
     outputs = torch.arange(6.0).view(3, 2, 1)
     assert of_class(outputs, torch.tensor([1, 0, 1])).flatten().tolist() == [1, 2, 5]
     assert of_class(outputs[:, :1], torch.tensor([1, 0, 1])).flatten().tolist() == [0, 2, 4]
-
-
-def test_calls_are_noted_within_the_block_alone() -> None:
-    layer = nn.Linear(1, 1)
-    with calls_of(layer) as calls:
-        output = layer(torch.ones(1))
-    layer(torch.ones(1))
-    assert len(calls) == 1 and calls[0][1] is output

@@ -251,12 +251,16 @@ def test_needs_a_new_class(extended: Make, train: Callable[..., Any], tmp_path: 
         fit_config(again)
 
 
-def test_needs_its_plan(extended: Make, train: Callable[..., Any]) -> None:
+def test_a_resumed_run_whose_source_is_gone(extended: Make, train: Callable[..., Any]) -> None:
     cfg = extended()
     train(cfg)
-    Path(cfg.OUTPUT_DIR, "transfer_plan.json").unlink()
+    Path(cfg.MODEL.WEIGHTS).unlink()
     cfg.SOLVER.MAX_ITER = 4
-    with pytest.raises(CheckpointError, match=r"transfer_plan\.json is gone"):
+    assert len(train(cfg, resume=True).losses) == 1
+    assert check_held(cfg) == {SCORE, BOX, MASK}
+    Path(cfg.OUTPUT_DIR, "source.json").unlink()
+    cfg.SOLVER.MAX_ITER = 5
+    with pytest.raises(CheckpointError, match=r"source\.json are gone"):
         train(cfg, resume=True)
 
 

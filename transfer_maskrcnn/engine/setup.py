@@ -17,7 +17,7 @@ from transfer_maskrcnn.engine.rng import draw_seed
 from transfer_maskrcnn.engine.schedule import fit_schedule
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.incremental.classes import fit_classes
-from transfer_maskrcnn.incremental.distillation_hook import check_distillation
+from transfer_maskrcnn.incremental.distillation import check_distillation
 from transfer_maskrcnn.incremental.pseudo_labels import check_pseudo_labels
 from transfer_maskrcnn.incremental.row_freezing import check_row_freezing
 

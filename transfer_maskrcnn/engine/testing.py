@@ -148,8 +148,8 @@ def _old_and_new(model: Sequence[str], facts: SourceFacts) -> tuple[list[str], l
     source's own last extension.
     """
     known = set(facts.classes)
-    if known.issuperset(model) and len(facts.generations) > 1:
-        known = set(facts.classes[: -facts.generations[-1]])
+    if known.issuperset(model) and len(facts.tasks) > 1:
+        known = set(facts.classes[: -facts.tasks[-1]])
     return [n for n in model if n in known], [n for n in model if n not in known]
 
 

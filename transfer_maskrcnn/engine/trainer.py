@@ -42,7 +42,7 @@ from transfer_maskrcnn.errors import (
     TransferError,
 )
 from transfer_maskrcnn.feature_cache.hook import CacheFeatures
-from transfer_maskrcnn.incremental.distillation_hook import DistillSource
+from transfer_maskrcnn.incremental.distillation import DistillSource
 from transfer_maskrcnn.incremental.row_freezing import HoldRows
 from transfer_maskrcnn.incremental.source import note_source
 from transfer_maskrcnn.modeling.build import build_model
@@ -109,7 +109,7 @@ class TransferTrainer(DefaultTrainer):
             InitialWeights(self.checkpointer),
             StepSeed(self.spec.seed),
             FreezeSchedule.from_cfg(cfg),
-            HoldRows.from_cfg(cfg),
+            HoldRows.from_cfg(cfg, self.spec),
             CacheFeatures.from_cfg(cfg),
             DistillSource.from_cfg(cfg, self.spec),
             L2SP.from_cfg(cfg),

@@ -195,10 +195,10 @@ def extend(cfg: CfgNode, dataset_classes: Sequence[str]) -> tuple[list[str], lis
             *(unnamed, cfg.MODEL.WEIGHTS),
         )
     added = [len(names) - len(kept)] if len(names) > len(kept) else []
-    return list(names), [*_source_generations(cfg, len(kept)), *added]
+    return list(names), [*_source_tasks(cfg, len(kept)), *added]
 
 
-def _source_generations(cfg: CfgNode, classes: int) -> list[int]:
+def _source_tasks(cfg: CfgNode, classes: int) -> list[int]:
     """Of so many classes that are kept: the source may have been extended itself."""
     try:
         found = tasks_of(load_named_source(cfg).metadata)

@@ -1,158 +1,276 @@
-"""How far a model has moved from what its source says of the source's own classes.
-
-Each loss is a mean, without a weight, and 0 where student and teacher agree; there is a gradient
-for the student alone. They are computed in float32, whatever comes in.
-"""
+"""``MODEL.TRANSFER.DISTILLATION``: while a model learns new classes, it keeps the source's."""
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+from detectron2.structures import Boxes
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-SURE = 0.1  # the probability from which on the teacher is taken to see something
+from transfer_maskrcnn.config import RunSpec, flat_config
+from transfer_maskrcnn.errors import ConfigError, WeightFileError
+from transfer_maskrcnn.incremental.classes import annotated_classes
+from transfer_maskrcnn.incremental.distillation_losses import (
+    Answers,
+    OldClasses,
+    ask,
+    background_may_be,
+    box_loss,
+    box_outputs,
+    class_loss,
+    mask_logits,
+    mask_loss,
+    objectness_logits,
+    objectness_loss,
+    of_class,
+)
+from transfer_maskrcnn.incremental.source import COSINE_KEY, build_source_model, source_config
+from transfer_maskrcnn.modeling.rcnn import Features, FrozenPart, Step
+from transfer_maskrcnn.surgery.hook import load_named_source
+from transfer_maskrcnn.surgery.target import unwrapped
+
+logger = logging.getLogger(__name__)
+
+KEY = "MODEL.TRANSFER.DISTILLATION"
+_NEEDS: dict[str, tuple[Any, ...]] = {
+    "MODEL.META_ARCHITECTURE": ("GeneralizedRCNN",),
+    "MODEL.PROPOSAL_GENERATOR.NAME": ("RPN",),
+    "MODEL.ROI_HEADS.NAME": ("StandardROIHeads", "Res5ROIHeads"),
+    "MODEL.ROI_MASK_HEAD.NAME": ("MaskRCNNConvUpsampleHead",),
+    "MODEL.KEYPOINT_ON": (False,),
+    "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE": (False,),
+}
 
 
-@dataclass(frozen=True)
-class OldClasses:
-    """The rows of the classes that both models have, in one order.
+class DistillSource(HookBase):
+    """Adds a :class:`Distillation` of the source model to the model, for as long as it trains."""
 
-    Attributes:
-        student, teacher: (K,) int64, class numbers in either model.
-    """
-
-    student: Tensor
-    teacher: Tensor
+    def __init__(self, cfg: CfgNode, spec: RunSpec):
+        """
+        Args:
+            cfg: fitted, with ``MODEL.TRANSFER.DISTILLATION`` above 0.
+        """
+        self._cfg, self._spec = cfg, spec
 
     @classmethod
-    def of(cls, student: Sequence[str], teacher: Sequence[str]) -> OldClasses:
-        """Match by name; rows without a class (""), and all but the first of a name, are left out.
+    def from_cfg(cls, cfg: CfgNode, spec: RunSpec) -> DistillSource | None:
+        """None where it is off."""
+        return cls(cfg, spec) if cfg.MODEL.TRANSFER.DISTILLATION else None
 
-        Args:
-            student, teacher: class names in the order of either model's rows.
+    def before_train(self) -> None:
         """
-        names = [name for name in dict.fromkeys(teacher) if name and name in student]
-        return cls(
-            torch.tensor([student.index(name) for name in names], dtype=torch.int64),
-            torch.tensor([teacher.index(name) for name in names], dtype=torch.int64),
+        Raises:
+            ConfigError, WeightFileError, TransferPlanError: what ``build_source_model`` raises.
+        """
+        cfg = self._cfg
+        teacher, names = build_source_model(cfg)
+        old = OldClasses.of(self._spec.classes, names)
+        model = unwrapped(self.trainer.model)
+        weight = float(cfg.MODEL.TRANSFER.DISTILLATION)
+        # pseudo-labels, which come first, give the same warning
+        warn = not cfg.MODEL.TRANSFER.PSEUDO_LABELS.ENABLED
+        annotated = annotated_classes(cfg, self._spec.classes, warn=warn)
+        hidden = sorted(set(old.student.tolist()) - annotated)
+        self._distillation = Distillation(model, teacher, old, weight, hidden)
+        self._distillation.attach()
+        logger.info(
+            "%s %g: %d classes of %s are kept close to what it says",
+            *(KEY, weight, len(old.student), cfg.MODEL.WEIGHTS),
         )
 
-    def to(self, device: torch.device) -> OldClasses:
-        return OldClasses(self.student.to(device), self.teacher.to(device))
+    def after_train(self) -> None:
+        # a run that before_train stopped has none
+        if "_distillation" in vars(self):
+            self._distillation.detach()
+            del self._distillation
 
-    def log_probabilities(self, teacher: Tensor) -> Tensor:
-        """What the teacher says of them and, last, of background.
 
-        Args:
-            teacher: (R, T + 1) logits, background last.
+def check_distillation(cfg: CfgNode) -> None:
+    """Nothing to say where it is off.
 
-        Returns:
-            (R, K + 1), normalised: a class that the student lacks has no share.
+    Args:
+        cfg: its classes are known.
+
+    Raises:
+        ConfigError: a weight below 0, or a config that it cannot work with; source and model score
+            classes in different ways.
+        WeightFileError: the source, which is the teacher, cannot be read.
+    """
+    weight = cfg.MODEL.TRANSFER.DISTILLATION
+    if not 0 <= weight < math.inf:
+        raise ConfigError(f"{KEY} is {weight}; expected 0.0 (off) or a number above it")
+    if not weight:
+        return
+    if not cfg.MODEL.TRANSFER.EXTEND:
+        raise ConfigError(
+            f"{KEY} {weight} keeps the source's classes, but MODEL.TRANSFER.EXTEND is False; "
+            f"set it True, or {KEY} 0.0"
+        )
+    keys = dict(flat_config(cfg))
+    for key, values in _NEEDS.items():
+        if keys[key] not in values:
+            expected = " or ".join(str(value) for value in values)
+            raise ConfigError(
+                f"{KEY} {weight} cannot work with {key} {keys[key]}; expected {expected}, or "
+                f"set {KEY} 0.0"
+            )
+    _check_teacher(cfg)
+
+
+def _check_teacher(cfg: CfgNode) -> None:
+    try:
+        source = load_named_source(cfg)
+    except WeightFileError as error:
+        raise WeightFileError(
+            f"{KEY} {cfg.MODEL.TRANSFER.DISTILLATION} learns from MODEL.WEIGHTS in every "
+            f"iteration, in a resumed run, too: {error}"
+        ) from None
+    own = float(cfg.MODEL.ROI_BOX_HEAD.COSINE_SCALE)
+    theirs = source_config(cfg, source).MODEL.ROI_BOX_HEAD.COSINE_SCALE
+    if own != theirs:
+        raise ConfigError(
+            f"{KEY} compares class scores, but {COSINE_KEY} is {own} here and {theirs} in "
+            f"MODEL.WEIGHTS; set {COSINE_KEY} {theirs}, or {KEY} 0.0"
+        )
+
+
+class Distillation:
+    """Losses that join a training model's own, from a teacher that sees the same padded images.
+
+    The student's backbone runs once a step, as ever; the teacher once, too, but for a frozen part
+    that the two have in common: what it gave the student (computed, or from a feature cache) serves
+    the teacher as well. The teacher is no part of the student's modules, so that parameters, state
+    dict, checkpoints and exports are what they are without it. Evaluation, and losses measured
+    without gradients, know nothing of it.
+
+    Adds ``loss_distill_cls``, ``loss_distill_box``, ``loss_distill_mask`` (of a model with masks)
+    and ``loss_distill_rpn`` (unless the RPN is frozen).
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        old: OldClasses,
+        weight: float,
+        hidden: Sequence[int] = (),
+    ):
         """
-        logits = teacher.float()
-        return torch.cat([logits[:, self.teacher], logits[:, -1:]], dim=1).log_softmax(dim=1)
+        Args:
+            student: a GeneralizedRCNN, not wrapped, on the device it trains on.
+            teacher: likewise, of the source, in eval mode, without gradients, on that device.
+            old: the classes of both.
+            weight: of each loss.
+            hidden: classes of the student that nobody annotated on the training images: its
+                ``loss_cls`` does not tell them from background, where that is the label.
+        """
+        self._student: Any = student
+        self._teacher: Any = teacher
+        self._old = old.to(next(student.parameters()).device)
+        self._weight = weight
+        self._hidden = torch.tensor(hidden, dtype=torch.int64, device=self._old.student.device)
+        self._compared = ""  # the frozen part that was last compared
+        self._same = False
+        self._objectness: Tensor | None = None  # the student's, of the step under way
+
+    def attach(self) -> None:
+        """Have the losses join the student's."""
+        self._student.more_losses = self._more_losses
+        head = self._student.proposal_generator.rpn_head
+        self._handle = head.register_forward_hook(self._keep_objectness)
+        if len(self._hidden):
+            self._student.roi_heads.box_predictor.before_loss = partial(
+                background_may_be, self._hidden
+            )
+
+    def detach(self) -> None:
+        """Leave the student as it was."""
+        self._student.more_losses = None
+        self._student.roi_heads.box_predictor.before_loss = None
+        self._handle.remove()
+
+    def _keep_objectness(self, head: nn.Module, _: Any, output: Any) -> None:
+        """Of a step in which the RPN learns."""
+        learns = head.training and output[0][0].requires_grad
+        self._objectness = objectness_logits(output) if learns else None
+
+    def _more_losses(self, step: Step) -> dict[str, Tensor]:
+        objectness, self._objectness = self._objectness, None
+        new_objects = [
+            self._new_objects(x["instances"]).to(step.images.tensor.device) for x in step.batch
+        ]
+        answers = ask(
+            self._teacher, self._old, step.images, self._teacher_features(step), new_objects
+        )
+        distilled = self._losses(step.features, objectness, answers)
+        return {name: self._weight * loss for name, loss in distilled.items()}
+
+    def _losses(
+        self, features: Features, objectness: Tensor | None, answers: Answers
+    ) -> dict[str, Tensor]:
+        heads = self._student.roi_heads
+        logits, deltas = box_outputs(heads, features, answers.proposals)
+        classes = self._old.student[answers.classes]
+        losses = {
+            "loss_distill_cls": class_loss(logits, answers.class_logits, self._old),
+            "loss_distill_box": box_loss(of_class(deltas[answers.sure], classes), answers.deltas),
+        }
+        if answers.masks is not None:
+            masks = mask_logits(heads, features, answers.mask_boxes)
+            masks = of_class(masks, classes[answers.sure_of_masks])
+            losses["loss_distill_mask"] = mask_loss(masks, answers.masks)
+        if objectness is not None:
+            losses["loss_distill_rpn"] = objectness_loss(objectness, answers.objectness)
+        return losses
+
+    def _new_objects(self, instances: Any) -> Boxes:
+        classes = instances.gt_classes
+        old = torch.isin(classes, self._old.student.to(classes.device))
+        return instances.gt_boxes[(classes >= 0) & ~old]  # below 0: a doubtful old object
+
+    def _teacher_features(self, step: Step) -> Features:
+        images = step.images.tensor
+        with torch.no_grad():
+            if self._is_shared(step.part):
+                features: Features = self._teacher.features_from(images, step.part, step.frozen)
+            else:
+                strides = {k: v.stride for k, v in self._student.backbone.output_shape().items()}
+                features = self._teacher.backbone(_padded_as(images, step.features, strides))
+        return features
+
+    def _is_shared(self, part: FrozenPart | None) -> bool:
+        """Whether the frozen part of the student is still as it is in the teacher.
+
+        It is compared where a phase of training begins to freeze it, not in every step.
+        """
+        name = part.name if part else ""
+        if name != self._compared:
+            self._compared = name
+            self._same = part is not None and _same_weights(
+                part.module, self._teacher.get_submodule(name)
+            )
+        return self._same
 
 
-def class_loss(student: Tensor, teacher: Tensor, old: OldClasses) -> Tensor:
-    """KL divergence of the student's class probabilities from the teacher's.
-
-    What the teacher calls background may have become a new class: the student's probabilities of
-    background and of all new classes count as one (Modeling the Background,
-    https://arxiv.org/abs/2002.00718; its cross-entropy less the teacher's entropy).
-
-    Args:
-        student: (R, S + 1) logits of R boxes, background last.
-        teacher: (R, T + 1) likewise, of the same boxes.
-
-    Returns:
-        a scalar: the mean over boxes; 0 where there are none.
-    """
-    logits = student.float()
-    is_rest = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
-    is_rest[old.student] = False
-    rest = logits[:, is_rest].logsumexp(dim=1, keepdim=True)
-    says = torch.cat([logits[:, old.student], rest], dim=1).log_softmax(dim=1)
-    wanted = old.log_probabilities(teacher)
-    return _mean(F.kl_div(says, wanted, reduction="none", log_target=True).sum(dim=1))
+def _same_weights(one: nn.Module, other: nn.Module) -> bool:
+    mine, theirs = one.state_dict(), other.state_dict()
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k]) for k in mine)
 
 
-def background_may_be(hidden: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-    """Logits whose cross-entropy takes "background" for "background, or a class of ``hidden``".
-
-    That is what the label means of classes that nobody annotated: where it stands, the
-    probabilities of both count as one (Modeling the Background, https://arxiv.org/abs/2002.00718).
-
-    Args:
-        hidden: (H,) int64, the classes.
-        logits: (R, S + 1), background last.
-        labels: (R,) int64, S for background.
-
-    Returns:
-        (R, S + 1) logits; rows of other labels are as they were.
-    """
-    background = logits.shape[1] - 1
-    either = logits[:, [*hidden.tolist(), background]].logsumexp(dim=1, keepdim=True)
-    merged = torch.cat([logits[:, :-1].index_fill(1, hidden, -torch.inf), either], dim=1)
-    return torch.where((labels == background)[:, None], merged, logits)
-
-
-def box_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Smooth L1 between box deltas, as Fast R-CNN's (https://arxiv.org/abs/1504.08083) to objects.
-
-    Distilling them, class by class, is of https://arxiv.org/abs/1708.06977.
-
-    Args:
-        student, teacher: (C, 4) deltas of the same boxes and classes, scaled by
-            ``MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS``.
-
-    Returns:
-        a scalar: the mean over boxes and coordinates; 0 where there are none.
-    """
-    return _mean(F.smooth_l1_loss(student.float(), teacher.float(), reduction="none"))
-
-
-def mask_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Binary cross-entropy to the teacher's mask probabilities, less their entropy.
-
-    Mask R-CNN's loss (https://arxiv.org/abs/1703.06870) with soft labels.
-
-    Args:
-        student, teacher: (M, H, W) logits of the same boxes and classes.
-
-    Returns:
-        a scalar: the mean over boxes and pixels; 0 where there are none.
-    """
-    wanted = teacher.float()
-    probability = wanted.sigmoid()
-
-    def cross_entropy(logits: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(logits, probability, reduction="none")
-
-    return _mean(cross_entropy(student.float()) - cross_entropy(wanted))
-
-
-def objectness_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """How much less of an object the student's RPN sees where the teacher's sees one.
-
-    An anchor on a new object may score as high as it likes: only what is below the teacher counts,
-    as in Faster ILOD (https://arxiv.org/abs/2003.03901). Of the difference between the logits, not
-    of the squared one between probabilities, so that an object that is lost by far still pulls;
-    smooth L1, so that none pulls without bound.
-
-    Args:
-        student, teacher: objectness logits of the same anchors, in any one shape.
-
-    Returns:
-        a scalar: the mean over anchors that the teacher gives at least ``SURE``; 0 without any.
-    """
-    wanted = teacher.float()
-    sure = wanted.sigmoid() >= SURE
-    missing = (wanted[sure] - student.float()[sure]).clamp(min=0)
-    return _mean(F.smooth_l1_loss(missing, torch.zeros_like(missing), reduction="none"))
-
-
-def _mean(values: Tensor) -> Tensor:
-    return values.sum() / max(1, values.numel())
+def _padded_as(images: Tensor, features: Features, strides: dict[str, int]) -> Tensor:
+    """Zeros to the right and below, where the maps come from a feature cache's larger canvas."""
+    name = min(features, key=lambda k: strides[k])
+    stride, shape = strides[name], features[name].shape[-2:]
+    missing = [
+        wanted * stride - size if wanted > -(-size // stride) else 0
+        for wanted, size in zip(shape, images.shape[-2:], strict=True)
+    ]
+    return F.pad(images, (0, missing[1], 0, missing[0])) if any(missing) else images

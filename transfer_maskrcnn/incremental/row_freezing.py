@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
@@ -21,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.errors import CheckpointError, ConfigError, WeightFileError
+from transfer_maskrcnn.incremental.source import SOURCE_FILE, source_facts
 from transfer_maskrcnn.modeling.freezing import (
     ALL_BUT_NEW_ROWS,
     FREEZE_KEY,
@@ -28,17 +28,15 @@ from transfer_maskrcnn.modeling.freezing import (
     parse_phases,
     rows_per_class,
 )
-from transfer_maskrcnn.modeling.heads import CosineClassifier
 from transfer_maskrcnn.surgery.classes import shown
-from transfer_maskrcnn.surgery.hook import PLAN_FILE, load_named_source
-from transfer_maskrcnn.surgery.plan import TransferPlan
+from transfer_maskrcnn.surgery.hook import load_named_source
 from transfer_maskrcnn.surgery.target import unwrapped
 
 logger = logging.getLogger(__name__)
 
 
 def check_row_freezing(cfg: CfgNode, spec: RunSpec) -> None:
-    """Nothing to say where neither ``MODEL.TRANSFER.FREEZE`` nor ``SOLVER.FREEZE_SCHEDULE`` asks for it.
+    """Nothing to say where neither ``FREEZE`` nor ``FREEZE_SCHEDULE`` asks for it.
 
     Args:
         cfg: its classes and MAX_ITER are known.
@@ -96,40 +94,39 @@ class HoldRows(HookBase):
     that average, save or evaluate.
     """
 
-    def __init__(self, spans: Sequence[tuple[int, bool]], afterwards: bool, output_dir: str):
-        """
-        Args:
-            spans: (iterations, whether rows are held) of the phases that the run begins with.
-            afterwards: whether they are held behind the last of them.
-            output_dir: holds ``transfer_plan.json``, which says what classes are new.
-        """
-        self._ends = list(accumulate(iterations for iterations, _ in spans))
-        self._holds = [*(held for _, held in spans), afterwards]
-        self._plan_file = Path(output_dir, PLAN_FILE)
+    def __init__(self, cfg: CfgNode, spec: RunSpec):
+        phases = parse_phases(cfg.SOLVER.FREEZE_SCHEDULE, cfg.SOLVER.MAX_ITER)
+        always = cfg.MODEL.TRANSFER.FREEZE == ALL_BUT_NEW_ROWS
+        self._cfg, self._spec = cfg, spec
+        self._ends = list(accumulate(iterations for iterations, _ in phases))
+        self._holds = [*(always or part == ALL_BUT_NEW_ROWS for _, part in phases), always]
         self._held: list[_Held] = []
 
     @classmethod
-    def from_cfg(cls, cfg: CfgNode) -> HoldRows | None:
-        """From ``MODEL.TRANSFER.FREEZE`` and ``SOLVER.FREEZE_SCHEDULE``; None where neither asks for it."""
-        phases = parse_phases(cfg.SOLVER.FREEZE_SCHEDULE, cfg.SOLVER.MAX_ITER)
-        always = cfg.MODEL.TRANSFER.FREEZE == ALL_BUT_NEW_ROWS
-        spans = [(n, always or spec == ALL_BUT_NEW_ROWS) for n, spec in phases]
-        held = any(held for _, held in spans)
-        return cls(spans, always, cfg.OUTPUT_DIR) if always or held else None
+    def from_cfg(cls, cfg: CfgNode, spec: RunSpec) -> HoldRows | None:
+        """None where neither ``FREEZE`` nor ``FREEZE_SCHEDULE`` asks for it."""
+        hook = cls(cfg, spec)
+        return hook if any(hook._holds) else None
 
     def before_train(self) -> None:
         """
         Raises:
-            CheckpointError: the run's transfer plan is gone.
+            CheckpointError: nobody knows any more which classes are new.
         """
-        plan = self._plan()
-        self._new = _new_classes(plan)
-        if _turns_cosine(plan, unwrapped(self.trainer.model)):
+        facts = source_facts(self._cfg)
+        if facts is None:
+            raise CheckpointError(
+                f"MODEL.WEIGHTS {self._cfg.MODEL.WEIGHTS} and {self._cfg.OUTPUT_DIR}/{SOURCE_FILE} "
+                f"are gone, and {ALL_BUT_NEW_ROWS} needs to know which classes were new. Put one "
+                "of them back, or start again without --resume"
+            )
+        self._new = [i for i, name in enumerate(self._spec.classes) if name not in facts.classes]
+        if _turns_cosine(self._cfg):
             logger.warning(
                 "MODEL.ROI_BOX_HEAD.COSINE_SCALE: the classifier of %s was linear; old classes are "
                 "now scored by cosine, which changes what the model says of them, and %s does not "
                 "train them. To keep what it said, set COSINE_SCALE 0.0",
-                *(plan.source, ALL_BUT_NEW_ROWS),
+                *(facts.weights, ALL_BUT_NEW_ROWS),
             )
         self._enter(self.trainer.start_iter)
 
@@ -160,28 +157,15 @@ class HoldRows(HookBase):
             held.handle.remove()
         self._held = []
 
-    def _plan(self) -> TransferPlan:
-        if not self._plan_file.is_file():
-            raise CheckpointError(
-                f"{self._plan_file} is gone, and {ALL_BUT_NEW_ROWS} needs to know which classes "
-                "were new. Start again without --resume"
-            )
-        return TransferPlan.from_json(self._plan_file.read_text(encoding="utf-8"))
 
-
-def _new_classes(plan: TransferPlan) -> list[int]:
-    """The numbers of the classes that the source does not have."""
-    known = set(plan.source_classes or ())
-    return [i for i, name in enumerate(plan.target_classes or ()) if name not in known]
-
-
-def _turns_cosine(plan: TransferPlan, model: nn.Module) -> bool:
+def _turns_cosine(cfg: CfgNode) -> bool:
     """Whether rows of a linear classifier, which has a bias, have gone into one without."""
-    was_linear = any(
-        tensor.fate == "dropped" and (tensor.source or "").endswith("cls_score.bias")
-        for tensor in plan.tensors
-    )
-    return was_linear and any(isinstance(m, CosineClassifier) for m in model.modules())
+    if not cfg.MODEL.ROI_BOX_HEAD.COSINE_SCALE:
+        return False
+    try:
+        return any(name.endswith("cls_score.bias") for name in load_named_source(cfg).tensors)
+    except WeightFileError:  # gone: it was said when the run began
+        return False
 
 
 def _hold(model: nn.Module, new: Collection[int]) -> list[_Held]:

@@ -51,13 +51,13 @@ class SourceFacts:
     Attributes:
         digest: of the file.
         classes: in the order of its rows, "" for a row without a class.
-        generations: how many of them came with each extension; [] where it was never extended.
+        tasks: how many of them came with each extension; [] where it was never extended.
     """
 
     weights: str
     digest: str
     classes: list[str]
-    generations: list[int]
+    tasks: list[int]
 
 
 def read_facts(cfg: CfgNode) -> SourceFacts:
@@ -68,8 +68,8 @@ def read_facts(cfg: CfgNode) -> SourceFacts:
         WeightFileError: it cannot be read.
     """
     source, weights = load_named_source(cfg), cfg.MODEL.WEIGHTS
-    classes, generations = list(source.classes or ()), tasks_of(source.metadata)
-    return SourceFacts(weights, weights_digest(weights), classes, generations)
+    classes, tasks = list(source.classes or ()), tasks_of(source.metadata)
+    return SourceFacts(weights, weights_digest(weights), classes, tasks)
 
 
 def source_facts(cfg: CfgNode) -> SourceFacts | None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from transfer_maskrcnn.incremental.distillation import (
+from transfer_maskrcnn.incremental.distillation_losses import (
     OldClasses,
     background_may_be,
     box_loss,
