@@ -11,6 +11,7 @@ import pycocotools.mask as mask_util
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
 from detectron2.data.datasets import register_coco_instances
+from detectron2.data.transforms import Augmentation
 from detectron2.structures import BoxMode
 from PIL import Image
 
@@ -34,6 +35,11 @@ def test_an_image_that_went_missing(workers: int, tmp_path: Path) -> None:
     assert "--resume" in str(caught.value)
 
 
+class Broken(Augmentation):
+    def get_transform(self, image: Any) -> Any:
+        raise ValueError("broken")
+
+
 def record_of(tmp_path: Path, size: int = 8) -> dict[str, Any]:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     rle = mask_util.encode(np.eye(8, dtype=np.uint8, order="F"))
@@ -52,7 +58,7 @@ def record_of(tmp_path: Path, size: int = 8) -> dict[str, Any]:
     [
         # run lengths, as polygons: the fault of whoever chose the format
         ({"instance_mask_format": "polygon"}, "Failed to use mask_format=='polygon'"),
-        ({"instance_mask_format": "bitmask", "augmentations": [lambda image: 1 / 0]}, ""),
+        ({"instance_mask_format": "bitmask", "augmentations": [Broken()]}, "broken"),
     ],
 )
 def test_what_is_no_fault_of_the_image_is_not_blamed_on_it(
@@ -87,7 +93,7 @@ def test_run_lengths_of_a_set_that_detectron2_registered(tmp_path: Path) -> None
     register_coco_instances("stock_rle", {}, str(tmp_path / "a.json"), str(tmp_path))
     try:
         assert dataset_facts("stock_rle") == DatasetFacts(1, 1, (1,), "bitmask")
-        cfg = load_config("", ["DATASETS.TRAIN", "('stock_rle',)", "SOLVER.MAX_ITER", "1"])
+        cfg = load_config("", ["MODEL.MASK_ON", "True", "DATASETS.TRAIN", "('stock_rle',)"])
         spec = fit_config(cfg)
         assert spec.mask_format == "bitmask"
         mapper = CheckedDatasetMapper(spec.resolve(cfg), is_train=True)
