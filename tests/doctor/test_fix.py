@@ -12,7 +12,7 @@ from PIL import Image
 
 from transfer_maskrcnn.data.formats import LoadedDataset, load_coco_json
 from transfer_maskrcnn.data.formats.base import Reason
-from transfer_maskrcnn.data.formats.bitmasks import polygons_to_rle
+from transfer_maskrcnn.data.formats.masks import polygons_to_rle
 from transfer_maskrcnn.doctor.fix import Change, repair
 from transfer_maskrcnn.errors import DatasetError
 

@@ -16,8 +16,7 @@ from tabulate import tabulate
 
 from transfer_maskrcnn.cli import parse_arguments, run_tool, tool_parser
 from transfer_maskrcnn.config import RunSpec, load_config
-from transfer_maskrcnn.data.export.base import new_folder
-from transfer_maskrcnn.data.export.images import common_folder
+from transfer_maskrcnn.data.export.base import common_folder, new_folder
 from transfer_maskrcnn.data.registry import catalog_entry, register_catalog
 from transfer_maskrcnn.engine.setup import fit_config, quiet_third_parties
 from transfer_maskrcnn.errors import ConfigError

@@ -30,8 +30,8 @@ from numpy.typing import NDArray
 from transfer_maskrcnn import __version__
 from transfer_maskrcnn.data import formats
 from transfer_maskrcnn.data.cache import Entry, digest_of, user_cache
+from transfer_maskrcnn.data.formats.assemble import labels_of, merge_classes
 from transfer_maskrcnn.data.formats.base import LoadedDataset, LoadReport, Place, Reason
-from transfer_maskrcnn.data.formats.merge import labels_of, merge_classes
 from transfer_maskrcnn.errors import DatasetError
 from transfer_maskrcnn.files import file_digest
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from transfer_maskrcnn.data.export import coco_document
-from transfer_maskrcnn.data.export.images import common_folder
+from transfer_maskrcnn.data.export.base import common_folder
 from transfer_maskrcnn.data.formats.base import LoadedDataset, LoadReport
 from transfer_maskrcnn.errors import ConfigError, nearest
 from transfer_maskrcnn.surgery.classes import shown

@@ -20,8 +20,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from transfer_maskrcnn.data.datasets import DatasetSpec, Records, fingerprint, load
 from transfer_maskrcnn.data.formats import FORMATS
+from transfer_maskrcnn.data.formats.assemble import Merge, check_merge
 from transfer_maskrcnn.data.formats.base import LoadedDataset, MaskFormat
-from transfer_maskrcnn.data.formats.merge import Merge, check_merge
 from transfer_maskrcnn.errors import DatasetError, nearest
 
 logger = logging.getLogger(__name__)

@@ -18,12 +18,12 @@ from transfer_maskrcnn.data.export.masks import (
     Segmentation,
     as_rle,
     encloses,
+    mask_to_simple_polygons,
     segmentation_area,
     segmentation_box,
 )
-from transfer_maskrcnn.data.export.outline import mask_to_simple_polygons
 from transfer_maskrcnn.data.formats.base import WORDS, LoadedDataset, LoadReport, Reason
-from transfer_maskrcnn.data.formats.bitmasks import clean_rle, rle_area, rle_to_mask
+from transfer_maskrcnn.data.formats.masks import clean_rle, rle_area, rle_to_mask
 from transfer_maskrcnn.files import write_text
 
 from .images import crosses_itself

@@ -22,7 +22,7 @@ from PIL import Image
 
 from transfer_maskrcnn.cli import progress
 from transfer_maskrcnn.data.export.masks import as_rle
-from transfer_maskrcnn.data.formats.polygons import polygons_area
+from transfer_maskrcnn.data.formats.masks import polygons_area
 from transfer_maskrcnn.errors import DatasetError
 
 Record = dict[str, Any]

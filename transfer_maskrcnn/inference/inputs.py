@@ -13,7 +13,7 @@ import numpy as np
 from detectron2.data.detection_utils import read_image
 
 from transfer_maskrcnn.data.formats.base import WORDS
-from transfer_maskrcnn.data.formats.images import IMAGE_SUFFIXES, list_images, probe_image
+from transfer_maskrcnn.data.formats.files import IMAGE_SUFFIXES, list_images, probe_image
 from transfer_maskrcnn.errors import DatasetError
 from transfer_maskrcnn.inference.predictor import Pixels
 

@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from transfer_maskrcnn.data.formats import FORMATS, LoadedDataset, load_coco_json
-from transfer_maskrcnn.data.formats.bitmasks import mask_to_rle
+from transfer_maskrcnn.data.formats.masks import mask_to_rle
 
 HEIGHT, WIDTH = 40, 60
 Instance = tuple[str, Any, int]  # class, segmentation, iscrowd

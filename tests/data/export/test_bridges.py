@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from transfer_maskrcnn.data.export.bridges import drop_collinear, join_rings
+from transfer_maskrcnn.data.export.masks import drop_collinear, join_rings
 
 
 def ring(*points: tuple[float, float]) -> np.ndarray:
@@ -48,7 +48,7 @@ def test_rings_that_touch_repeat_no_point() -> None:
 def test_many_distances_are_computed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     rings = [LEFT + np.array([5 * x, 7 * y]) for x in range(4) for y in range(3)]
     whole = join_rings(rings)
-    monkeypatch.setattr("transfer_maskrcnn.data.export.bridges._MOST_DISTANCES", 5)
+    monkeypatch.setattr("transfer_maskrcnn.data.export.masks._MOST_DISTANCES", 5)
     assert (join_rings(rings) == whole).all()
 
 

@@ -7,7 +7,7 @@ import pytest
 from detectron2.data.detection_utils import read_image
 from PIL import Image
 
-from transfer_maskrcnn.data.export.images import copy_images, distinct_stems
+from transfer_maskrcnn.data.export.base import copy_images, distinct_stems
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
 

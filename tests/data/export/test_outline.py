@@ -7,13 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from transfer_maskrcnn.data.export.outline import (
+from transfer_maskrcnn.data.export.masks import (
     mask_to_polygons,
     mask_to_simple_polygons,
     trace_rings,
 )
-from transfer_maskrcnn.data.formats.bitmasks import polygons_to_rle, rle_to_mask
-from transfer_maskrcnn.data.formats.polygons import polygons_area
+from transfer_maskrcnn.data.formats.masks import polygons_area, polygons_to_rle, rle_to_mask
 
 MASKS = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(lambda s: arrays(bool, s))
 

@@ -10,7 +10,7 @@ import yaml
 
 from transfer_maskrcnn.data.export.masks import as_rle
 from transfer_maskrcnn.data.export.yolo import _fractions, export_yolo, single_ring
-from transfer_maskrcnn.data.formats.bitmasks import polygons_to_rle
+from transfer_maskrcnn.data.formats.masks import polygons_to_rle
 
 from .conftest import HEIGHT, MASKS, RING, WIDTH, Images, MakeDataset, pixels, square
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from transfer_maskrcnn.data.formats.base import Patch, Reason
-from transfer_maskrcnn.data.formats.bitmasks import (
+from transfer_maskrcnn.data.formats.masks import (
     clean_rle,
     labels_to_rles,
     mask_to_rle,

@@ -9,9 +9,9 @@ import pytest
 from detectron2.data.detection_utils import read_image
 from PIL import Image
 
-from transfer_maskrcnn.data.formats import images
+from transfer_maskrcnn.data.formats import files as images
 from transfer_maskrcnn.data.formats.base import Reason
-from transfer_maskrcnn.data.formats.images import (
+from transfer_maskrcnn.data.formats.files import (
     list_images,
     natural_key,
     probe_image,

@@ -13,7 +13,7 @@ from PIL import Image
 
 from transfer_maskrcnn.data.formats import LoadedDataset, load_labelme_json
 from transfer_maskrcnn.data.formats.base import Place, Reason
-from transfer_maskrcnn.data.formats.bitmasks import rle_to_mask
+from transfer_maskrcnn.data.formats.masks import rle_to_mask
 from transfer_maskrcnn.errors import DatasetError
 
 POINTS = [[2, 2], [8, 2], [8, 8], [2, 8]]

@@ -10,7 +10,7 @@ from PIL import Image
 
 from transfer_maskrcnn.data.formats import LoadedDataset, load_png_masks
 from transfer_maskrcnn.data.formats.base import Reason
-from transfer_maskrcnn.data.formats.bitmasks import rle_to_mask
+from transfer_maskrcnn.data.formats.masks import rle_to_mask
 from transfer_maskrcnn.errors import DatasetError
 
 LABELS = np.zeros((20, 30), dtype=np.uint8)

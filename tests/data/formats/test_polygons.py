@@ -8,10 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transfer_maskrcnn.data.formats import outlines
 from transfer_maskrcnn.data.formats.base import Reason
-from transfer_maskrcnn.data.formats.bitmasks import polygons_to_rle, rle_to_mask
-from transfer_maskrcnn.data.formats.polygons import clean_polygons, clip_polygon, screen_polygons
+from transfer_maskrcnn.data.formats.masks import (
+    clean_polygons,
+    clip_polygon,
+    ellipse,
+    polygons_to_rle,
+    rle_to_mask,
+    screen_polygons,
+)
 
 HEIGHT, WIDTH = 20, 30
 SQUARE = [2, 2, 8, 2, 8, 8, 2, 8]
@@ -141,7 +146,7 @@ def test_the_fast_look_passes_ordinary_polygons() -> None:
     [(5, 5, 0.0), (12, 3, 0.0), (12, 3, 0.7), (300, 200, 2.0), (0.3, 0.4, 0.0), (3e4, 9, 0)],
 )
 def test_ellipse(rx: float, ry: float, theta: float) -> None:
-    points = np.array(outlines.ellipse(50, 60, rx, ry, theta)).reshape(-1, 2) - (50, 60)
+    points = np.array(ellipse(50, 60, rx, ry, theta)).reshape(-1, 2) - (50, 60)
     x, y = points.T
     area = abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
     assert area == pytest.approx(math.pi * rx * ry, rel=0.03)
@@ -152,5 +157,5 @@ def test_ellipse(rx: float, ry: float, theta: float) -> None:
 
 @pytest.mark.parametrize("rx, ry", [(0, 1), (-1, 1), (math.nan, 1), (1, math.inf)])
 def test_ellipse_without_a_size(rx: float, ry: float) -> None:
-    polygon = outlines.ellipse(5, 5, rx, ry)
+    polygon = ellipse(5, 5, rx, ry)
     assert clean_polygons([polygon], HEIGHT, WIDTH).problem == Reason.BAD_COORDINATES

@@ -10,7 +10,7 @@ from transfer_maskrcnn.data.formats.base import LoadedDataset
 from .base import ExportReport
 from .coco import coco_document, export_coco
 from .labelme import export_labelme, labelme_document
-from .outline import mask_to_polygons
+from .masks import mask_to_polygons
 from .png_masks import export_png_masks
 from .yolo import export_yolo
 

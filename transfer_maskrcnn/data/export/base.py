@@ -1,18 +1,25 @@
-"""What every exporter shares: its report, a folder that appears whole or not at all, a catalog."""
+"""What every exporter shares: its report, a folder that appears whole or not at all, a catalog, and
+the images, copied byte for byte, under names that no two share.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from PIL import Image, ImageOps
 
+from transfer_maskrcnn.cli import progress
 from transfer_maskrcnn.data.formats.base import LoadedDataset
+from transfer_maskrcnn.data.formats.files import IMAGE_SUFFIXES
 from transfer_maskrcnn.errors import DatasetError
 from transfer_maskrcnn.files import show_as, write_text
 from transfer_maskrcnn.text import plural
@@ -80,3 +87,117 @@ def crowd_notes(dataset: LoadedDataset, format: str) -> list[str]:
         f"{plural(count, 'crowd region')} became ordinary: {format} has no flag for crowds. Remove "
         "them, or use coco, which has one."
     ]
+
+
+_EXIF_ORIENTATION = 0x0112
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
+_THREADS = 8
+
+
+def common_folder(paths: Iterable[str]) -> str:
+    """The absolute path of the deepest folder that all these files lie in, at some depth.
+
+    Raises:
+        DatasetError: they lie on different drives.
+    """
+    try:
+        return os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
+    except ValueError:
+        raise DatasetError(
+            "the images lie on different drives; move the datasets to one, so that file names can "
+            "be relative to one folder"
+        ) from None
+
+
+@dataclass(frozen=True)
+class CopiedImages:
+    """``names[i]`` is the file name of the copy of ``sources[i]``; ``saved_anew`` says of which the
+    pixels were saved again, and why."""
+
+    sources: tuple[str, ...]
+    names: tuple[str, ...]
+    saved_anew: dict[str, str]
+
+    @property
+    def stems(self) -> list[str]:
+        """The names without suffix; no two are the same, whatever their case."""
+        return [Path(name).stem for name in self.names]
+
+    def notes(self) -> list[str]:
+        counts = Counter(self.saved_anew.values())
+        notes = [f"Saved anew as PNG: {plural(n, 'image')} {why}." for why, n in counts.items()]
+        renamed = sum(
+            Path(source).stem != stem for source, stem in zip(self.sources, self.stems, strict=True)
+        )
+        if renamed:
+            notes.append(f"Renamed, since another had the same name: {plural(renamed, 'image')}.")
+        return notes
+
+
+def copy_images(sources: Sequence[str], folder_of: Callable[[str], Path]) -> CopiedImages:
+    """Copy images, each into ``folder_of(stem)``, which is made where it is missing.
+
+    One that EXIF turns, and one whose suffix tools do not know as an image's, is saved as PNG, the
+    pixels upright: annotations are in the frame that a viewer shows.
+    """
+
+    def copy(job: tuple[str, str]) -> tuple[str, str]:
+        source, stem = job
+        folder = folder_of(stem)
+        folder.mkdir(parents=True, exist_ok=True)
+        return _copy(Path(source), folder, stem)
+
+    jobs = list(zip(sources, distinct_stems(sources), strict=True))
+    pool = ThreadPoolExecutor(_THREADS)
+    try:
+        done = list(progress(pool.map(copy, jobs), "copying images", total=len(jobs)))
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C or an error, the rest is not worth it
+    names = tuple(name for name, _ in done)
+    anew = {source: why for source, (_, why) in zip(sources, done, strict=True) if why}
+    return CopiedImages(tuple(sources), names, anew)
+
+
+def distinct_stems(files: Sequence[str]) -> list[str]:
+    """The name without suffix of each file; where one is taken, its folder's name goes before it,
+    then a number behind it. Two that differ in case alone are taken for the same."""
+    taken: set[str] = set()
+    numbers: Counter[str] = Counter()
+    stems = []
+    for file in map(Path, files):
+        stem = file.stem
+        if stem.casefold() in taken:
+            stem = f"{file.absolute().parent.name}_{file.stem}"
+        while stem.casefold() in taken:
+            numbers[file.stem] += 1
+            stem = f"{file.stem}_{numbers[file.stem] + 1}"
+        taken.add(stem.casefold())
+        stems.append(stem)
+    return stems
+
+
+def _copy(source: Path, folder: Path, stem: str) -> tuple[str, str]:
+    """The name of the copy, and why it is no exact one, or ""."""
+    why = ""
+    if source.suffix.lower() not in IMAGE_SUFFIXES:
+        why = f"with the suffix {source.suffix!r}"
+    if _is_turned(source):
+        why = "turned by EXIF orientation"
+    if not why:
+        shutil.copyfile(source, folder / (stem + source.suffix))
+        return stem + source.suffix, ""
+    with Image.open(source) as image:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode not in _PNG_MODES:
+            upright = upright.convert("RGB")
+        upright.save(folder / f"{stem}.png", "PNG")
+    return f"{stem}.png", why
+
+
+def _is_turned(source: Path) -> bool:
+    with Image.open(source) as image:
+        try:
+            orientation = image.getexif().get(_EXIF_ORIENTATION)
+        except Exception:  # detectron2 ignores broken EXIF data in the same way
+            return False
+    return orientation in range(2, 9)

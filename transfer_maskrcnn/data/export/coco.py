@@ -11,8 +11,14 @@ from typing import Any
 from transfer_maskrcnn.data.formats.base import LoadedDataset
 from transfer_maskrcnn.files import write_text
 
-from .base import ExportReport, count_instances, new_folder, write_catalog
-from .images import CopiedImages, copy_images
+from .base import (
+    CopiedImages,
+    ExportReport,
+    copy_images,
+    count_instances,
+    new_folder,
+    write_catalog,
+)
 from .masks import segmentation_area, segmentation_box
 
 

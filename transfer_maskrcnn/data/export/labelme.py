@@ -13,11 +13,10 @@ import numpy as np
 from PIL import Image
 
 from transfer_maskrcnn.data.formats.base import LoadedDataset
-from transfer_maskrcnn.data.formats.bitmasks import rle_to_mask
+from transfer_maskrcnn.data.formats.masks import rle_to_mask
 from transfer_maskrcnn.files import write_text
 
-from .base import ExportReport, count_instances, crowd_notes, new_folder, write_catalog
-from .images import copy_images
+from .base import ExportReport, copy_images, count_instances, crowd_notes, new_folder, write_catalog
 
 _VERSION = "5.4.1"  # of labelme; the first number is what it compares with its own
 

@@ -11,12 +11,20 @@ import pycocotools.mask as mask_util
 from PIL import Image
 
 from transfer_maskrcnn.data.formats.base import LoadedDataset
-from transfer_maskrcnn.data.formats.bitmasks import is_empty, mask_to_rle, rle_area, rle_to_mask
+from transfer_maskrcnn.data.formats.masks import is_empty, mask_to_rle, rle_area, rle_to_mask
 from transfer_maskrcnn.errors import DatasetError
 from transfer_maskrcnn.text import plural
 
-from .base import ExportReport, count_instances, crowd_notes, new_folder, write_catalog
-from .images import CopiedImages, copy_images, distinct_stems
+from .base import (
+    CopiedImages,
+    ExportReport,
+    copy_images,
+    count_instances,
+    crowd_notes,
+    distinct_stems,
+    new_folder,
+    write_catalog,
+)
 from .masks import as_rle, segmentation_box
 
 _MOST_VALUES = 65_535  # of a 16-bit PNG, 0 being the background

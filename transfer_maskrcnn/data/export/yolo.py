@@ -15,15 +15,12 @@ import numpy as np
 import yaml
 
 from transfer_maskrcnn.data.formats.base import LoadedDataset
-from transfer_maskrcnn.data.formats.bitmasks import polygons_to_rle, rle_to_mask
+from transfer_maskrcnn.data.formats.masks import polygons_to_rle, rle_to_mask
 from transfer_maskrcnn.files import write_text
 from transfer_maskrcnn.text import plural
 
-from .base import ExportReport, count_instances, crowd_notes, new_folder, write_catalog
-from .bridges import drop_collinear, join_rings
-from .images import copy_images
-from .masks import Segmentation, as_rle
-from .outline import trace_rings
+from .base import ExportReport, copy_images, count_instances, crowd_notes, new_folder, write_catalog
+from .masks import Segmentation, as_rle, drop_collinear, join_rings, trace_rings
 
 _PARTS = "of several parts became one line, its parts joined by bridges of no width"
 _HOLES = "with holes became one line, the holes cut in by bridges of no width"

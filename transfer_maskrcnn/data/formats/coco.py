@@ -12,8 +12,17 @@ from transfer_maskrcnn.errors import DatasetError
 
 from .assemble import assemble
 from .base import LoadedDataset, LoadReport, Place, RawImage, RawInstance, Reason
-from .classes import check_classes, choose_classes, list_counts
-from .files import existing_file, existing_folder, need, read_json, wrong_kind, wrong_type
+from .files import (
+    check_classes,
+    choose_classes,
+    existing_file,
+    existing_folder,
+    list_counts,
+    need,
+    read_json,
+    wrong_kind,
+    wrong_type,
+)
 
 
 def load_coco_json(

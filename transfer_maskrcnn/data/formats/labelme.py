@@ -14,12 +14,24 @@ from PIL import Image
 
 from transfer_maskrcnn.errors import DatasetError
 
-from . import outlines
 from .assemble import assemble
 from .base import LoadedDataset, LoadReport, Patch, Place, RawImage, RawInstance, Reason
-from .classes import check_classes, choose_classes, count_labels
-from .files import clip, existing_folder, need, number, read_json, wrong_kind, wrong_type
-from .images import images_by_stem, list_images, natural_key
+from .files import (
+    check_classes,
+    choose_classes,
+    clip,
+    count_labels,
+    existing_folder,
+    images_by_stem,
+    list_images,
+    natural_key,
+    need,
+    number,
+    read_json,
+    wrong_kind,
+    wrong_type,
+)
+from .masks import ellipse, rectangle
 
 
 def load_labelme_json(
@@ -150,10 +162,10 @@ def parse_shape(
     if kind in ("rectangle", "circle", "mask") and (len(points) != 2 or math.isnan(sum(flat))):
         return [], [], Reason.BAD_COORDINATES
     if kind == "rectangle":
-        return [outlines.rectangle(flat[0], flat[1], flat[2], flat[3])], [], None
+        return [rectangle(flat[0], flat[1], flat[2], flat[3])], [], None
     if kind == "circle":
         radius = math.hypot(flat[2] - flat[0], flat[3] - flat[1])
-        return [outlines.ellipse(flat[0], flat[1], radius, radius)], [], None
+        return [ellipse(flat[0], flat[1], radius, radius)], [], None
     if kind == "mask":
         patch = parse_mask(shape.get("mask"), flat)
         return [], [patch] if patch else [], None if patch else Reason.BAD_MASK

@@ -15,10 +15,15 @@ from transfer_maskrcnn.errors import DatasetError
 
 from .assemble import assemble
 from .base import LoadedDataset, Place, RawImage, RawInstance, Reason
-from .bitmasks import labels_to_rles, mask_to_rle
-from .classes import check_classes, list_counts
-from .files import existing_folder
-from .images import images_by_stem, list_images, natural_key
+from .files import (
+    check_classes,
+    existing_folder,
+    images_by_stem,
+    list_counts,
+    list_images,
+    natural_key,
+)
+from .masks import labels_to_rles, mask_to_rle
 
 PixelValues = Literal["instance", "class"]
 _VOID = 255  # Pascal VOC's border around objects, in palette images

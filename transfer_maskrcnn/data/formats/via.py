@@ -10,11 +10,21 @@ from typing import Any
 
 from transfer_maskrcnn.errors import DatasetError
 
-from . import outlines
 from .assemble import assemble
 from .base import LoadedDataset, Place, RawImage, RawInstance, Reason
-from .classes import check_classes, choose_classes, count_labels
-from .files import existing_file, existing_folder, need, number, read_json, wrong_kind, wrong_type
+from .files import (
+    check_classes,
+    choose_classes,
+    count_labels,
+    existing_file,
+    existing_folder,
+    need,
+    number,
+    read_json,
+    wrong_kind,
+    wrong_type,
+)
+from .masks import ellipse, rectangle
 
 
 def load_via_json(
@@ -171,11 +181,11 @@ def parse_shape(name: str, shape: dict[str, Any]) -> tuple[list[float], Reason |
         return [number(value) for point in zip(xs, ys, strict=True) for value in point], None
     if name == "rect":
         x, y, width, height = (number(shape.get(key)) for key in ("x", "y", "width", "height"))
-        return outlines.rectangle(x, y, x + width, y + height), None
+        return rectangle(x, y, x + width, y + height), None
     if name == "circle":
         cx, cy, r = (number(shape.get(key)) for key in ("cx", "cy", "r"))
-        return outlines.ellipse(cx, cy, r, r), None
+        return ellipse(cx, cy, r, r), None
     if name == "ellipse":
         cx, cy, rx, ry = (number(shape.get(key)) for key in ("cx", "cy", "rx", "ry"))
-        return outlines.ellipse(cx, cy, rx, ry, number(shape.get("theta", 0.0))), None
+        return ellipse(cx, cy, rx, ry, number(shape.get("theta", 0.0))), None
     return [], Reason.OTHER_SHAPE

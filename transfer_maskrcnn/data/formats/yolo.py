@@ -14,9 +14,17 @@ from transfer_maskrcnn.errors import DatasetError
 
 from .assemble import assemble
 from .base import LoadedDataset, LoadReport, Place, RawImage, RawInstance, Reason
-from .classes import check_classes, choose_classes, count_labels, list_counts
-from .files import clip, existing_file, read_text
-from .images import IMAGE_SUFFIXES, list_images
+from .files import (
+    IMAGE_SUFFIXES,
+    check_classes,
+    choose_classes,
+    clip,
+    count_labels,
+    existing_file,
+    list_counts,
+    list_images,
+    read_text,
+)
 
 
 def load_yolo(

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from transfer_maskrcnn.data.datasets import DatasetSpec, parse
+from transfer_maskrcnn.data.formats.assemble import check_merge
 from transfer_maskrcnn.data.formats.base import LoadedDataset
-from transfer_maskrcnn.data.formats.merge import check_merge
 from transfer_maskrcnn.errors import DatasetError
 
 WriteDataset = Callable[[str, Path], dict[str, Any]]
