@@ -21,9 +21,7 @@ BASE = Settings(
     aspect_ratios=((1.0,),),
     strides=(4,),
     detections_per_image=100,
-    proposals_test=300,
     filter_empty=True,
-    repeat_imbalance=10.0,
 )
 # height and width of the images, sides of the objects, short and long side, a part of the reason
 SIZES = [

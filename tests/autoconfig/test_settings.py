@@ -28,7 +28,6 @@ CONFIGS: list[tuple[str, list[Any], dict[str, Any]]] = [
             "aspect_ratios": ((0.5, 1.0, 2.0),) * 5,
             "min_size_train": (256, 288, 320),
             "max_size_test": 480,
-            "proposals_test": 300,
         },
     ),
     # one row for all levels

@@ -33,9 +33,7 @@ SETTINGS = Settings(
     aspect_ratios=((0.5, 1.0, 2.0),) * 5,
     strides=(4, 8, 16, 32, 64),
     detections_per_image=100,
-    proposals_test=1000,
     filter_empty=True,
-    repeat_imbalance=10.0,
 )
 
 

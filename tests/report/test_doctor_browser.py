@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from transfer_maskrcnn.report.doctor_page import write_doctor_page
-from transfer_maskrcnn.report.doctor_tiles import CLOSE_COLOURS
+from transfer_maskrcnn.report.doctor_page import CLOSE_COLOURS, write_doctor_page
 
 PHONE, DESKTOP = 390, 1280
 Visit = Callable[..., Any]

@@ -12,14 +12,18 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from transfer_maskrcnn.report.doctor_page import write_doctor_page
+from transfer_maskrcnn.report.doctor_page import (
+    CLOSE_COLOURS,
+    close_tile,
+    whole_tile,
+    write_doctor_page,
+)
 from transfer_maskrcnn.report.doctor_plots import (
     aspects_picture,
     classes_picture,
     image_sizes_picture,
     sides_picture,
 )
-from transfer_maskrcnn.report.doctor_tiles import CLOSE_COLOURS, close_tile, whole_tile
 from transfer_maskrcnn.report.plots import Picture
 
 

@@ -88,9 +88,7 @@ def settings_of(cfg: CfgNode) -> Settings:
         aspect_ratios=_levels(anchors.ASPECT_RATIOS, len(strides), "ASPECT_RATIOS"),
         strides=strides,
         detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
-        proposals_test=cfg.MODEL.RPN.POST_NMS_TOPK_TEST,
         filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-        repeat_imbalance=cfg.DATALOADER.REPEAT_IMBALANCE,
     )
 
 

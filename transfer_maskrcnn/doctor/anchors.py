@@ -44,9 +44,7 @@ class Settings:
         aspect_ratios: height / width, one row a level.
         strides: pixels of the network's input between anchors, one a level.
         detections_per_image: TEST.DETECTIONS_PER_IMAGE.
-        proposals_test: RPN.POST_NMS_TOPK_TEST.
         filter_empty: whether images without an object are left out of training.
-        repeat_imbalance: DATALOADER.REPEAT_IMBALANCE.
     """
 
     min_size_train: tuple[int, ...]
@@ -58,9 +56,7 @@ class Settings:
     aspect_ratios: tuple[tuple[float, ...], ...]
     strides: tuple[int, ...]
     detections_per_image: int
-    proposals_test: int
     filter_empty: bool
-    repeat_imbalance: float
 
     def test_scales(self, images_hw: ArrayLike) -> NDArray[np.float64]:
         """How many times larger evaluation makes each image.

@@ -20,7 +20,7 @@ from transfer_maskrcnn.data.formats import base
 from transfer_maskrcnn.data.formats.base import LoadedDataset, LoadReport, Reason
 from transfer_maskrcnn.data.formats.files import clip
 from transfer_maskrcnn.data.formats.yolo import label_path
-from transfer_maskrcnn.data.registry import spec_of
+from transfer_maskrcnn.data.registry import dataset_facts, spec_of
 from transfer_maskrcnn.doctor.findings import Finding, Place, finding
 from transfer_maskrcnn.errors import DatasetError, nearest
 
@@ -264,17 +264,12 @@ def _from_catalog(name: str) -> LoadedDataset:
     classes = MetadataCatalog.get(name).get("thing_classes")
     if not classes:
         raise DatasetError(f"dataset {name!r} has no thing_classes in its metadata; set them")
-    is_bitmask = any(  # crowds aside, which detectron2's mapper drops before it looks at masks
-        isinstance(annotation.get("segmentation"), dict) and not annotation["iscrowd"]
-        for record in records
-        for annotation in record["annotations"]
-    )
     instances = tuple(len(record["annotations"]) for record in records)
     return LoadedDataset(
         dicts=records,
         classes=tuple(classes),
         category_ids=tuple(range(1, len(classes) + 1)),
-        mask_format="bitmask" if is_bitmask else "polygon",
+        mask_format=dataset_facts(name).mask_format,
         report=LoadReport(len(records), len(records), sum(instances), sum(instances)),
         positions=tuple(range(len(records))),
         instances=instances,

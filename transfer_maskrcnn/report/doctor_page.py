@@ -6,7 +6,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,17 @@ from transfer_maskrcnn.report.doctor_plots import (
     image_sizes_picture,
     sides_picture,
 )
-from transfer_maskrcnn.report.doctor_tiles import close_tile, whole_tile
 from transfer_maskrcnn.report.page import write_page
 from transfer_maskrcnn.report.plots import Picture, looks
 from transfer_maskrcnn.report.texts import count, few, listed, plural, short
+from transfer_maskrcnn.report.tiles import (
+    Drawn,
+    Window,
+    draw_tile,
+    open_upright,
+    outline,
+    window_around,
+)
 
 _SEVERITIES = ("error", "warning", "note")  # the worst first
 _MOST_PLACES = 20
@@ -30,36 +36,13 @@ _LONGEST_WORD = 26  # in the caption of a thumbnail; the list of places has it w
 _LONG_WORD = re.compile(rf"[^\s/]{{{_LONGEST_WORD + 1},}}")
 _OTHER_COLOUR = "#444444"
 _COLOURS = [look.colour for look in looks([str(i) for i in range(6)]).values()]
+#: of the shape that a finding is about, and of the one that it is compared with
+CLOSE_COLOURS = ("#E69F00", "#0072B2")
+# In pixels of a tile. Where two shapes lie on each other, both are seen.
+_ONE_WIDTH, _TWO_WIDTHS = (4.7,), (10.8, 4.0)
+_FEW, _WIDTH, _THIN_WIDTH = 40, 2.5, 1.6  # above that many shapes, thin lines hide less
 
 Json = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class FindingView:
-    """A finding in words. ``folder``: what all ``places`` begin with; ``more``: places not shown;
-    ``undrawn``: pictures whose image is not to be had."""
-
-    severity: str
-    title: str
-    effect: str
-    fix: str
-    folder: str
-    places: tuple[str, ...]
-    more: int
-    pictures: tuple[Picture, ...]
-    undrawn: int
-
-
-@dataclass(frozen=True)
-class DatasetView:
-    """A dataset in figures, plots and pictures. ``classes``: where a plot cannot hold them all."""
-
-    name: str
-    facts: tuple[tuple[str, str], ...]
-    plots: tuple[Picture, ...]
-    classes: tuple[tuple[str, int], ...]
-    colours: Mapping[str, str]
-    pictures: tuple[Picture, ...]
 
 
 def write_doctor_page(content: Json, output: Path) -> Path:
@@ -82,7 +65,7 @@ def write_doctor_page(content: Json, output: Path) -> Path:
             "groups": [
                 (severity, group)
                 for severity in _SEVERITIES
-                if (group := [found for found in findings if found.severity == severity])
+                if (group := [found for found in findings if found["severity"] == severity])
             ],
             "datasets": [_dataset(dataset) for dataset in content["datasets"]],
         },
@@ -90,7 +73,7 @@ def write_doctor_page(content: Json, output: Path) -> Path:
     )
 
 
-def _finding(found: Json) -> FindingView:
+def _finding(found: Json) -> dict[str, Any]:
     places = found["places"][:_MOST_PLACES]
     folder = _common_folder([place["file"] for place in places])
     is_close = any(place["drawn"] for place in found["places"])
@@ -98,18 +81,18 @@ def _finding(found: Json) -> FindingView:
         _picture_of(picture, _words(found["places"][k], folder), is_close)
         for k, picture in found["pictures"]
     ]
-    pictures = tuple(picture for picture in drawn if picture is not None)
-    return FindingView(
-        found["severity"],
-        f"{found['dataset']}: {count(found['count'])} {found['what']}",
-        found["effect"],
-        found["fix"],
-        folder,
-        tuple(_words(place, folder) for place in places),
-        len(found["places"]) - len(places),
-        pictures,
-        len(drawn) - len(pictures),
-    )
+    pictures = [picture for picture in drawn if picture is not None]
+    return {
+        "severity": found["severity"],
+        "title": f"{found['dataset']}: {count(found['count'])} {found['what']}",
+        "effect": found["effect"],
+        "fix": found["fix"],
+        "folder": folder,  # what all places begin with
+        "places": [_words(place, folder) for place in places],
+        "more": len(found["places"]) - len(places),
+        "pictures": pictures,
+        "undrawn": len(drawn) - len(pictures),  # whose image is not to be had
+    }
 
 
 def _picture_of(picture: Json, text: str, is_close: bool) -> Picture | None:
@@ -132,7 +115,7 @@ def _words(place: Json, folder: str) -> str:
     return (text.removeprefix(folder).lstrip("/: ") or text) if folder else text
 
 
-def _dataset(dataset: Json) -> DatasetView:
+def _dataset(dataset: Json) -> dict[str, Any]:
     plots = (
         classes_picture(dataset["classes"]),
         image_sizes_picture(dataset["image_sizes"]),
@@ -142,14 +125,14 @@ def _dataset(dataset: Json) -> DatasetView:
     classes = sorted(dataset["classes"].items(), key=lambda item: (-item[1], item[0]))
     colours, key = _colours(dataset["pictures"])
     tiles = [whole_tile(p, colours, _gallery_words(p)) for p in dataset["pictures"]]
-    return DatasetView(
-        dataset["name"],
-        tuple(_facts(dataset)),
-        tuple(plot for plot in plots if plot is not None),
-        tuple(classes) if len(classes) > MOST_BARS else (),
-        key,
-        tuple(tile for tile in tiles if tile is not None),
-    )
+    return {
+        "name": dataset["name"],
+        "facts": _facts(dataset),
+        "plots": [plot for plot in plots if plot is not None],
+        "classes": classes if len(classes) > MOST_BARS else [],  # where a plot cannot hold them
+        "colours": key,
+        "pictures": [tile for tile in tiles if tile is not None],
+    }
 
 
 def _facts(dataset: Json) -> list[tuple[str, str]]:
@@ -183,3 +166,47 @@ def _colours(pictures: Sequence[Json]) -> tuple[dict[str, str], dict[str, str]]:
     others = ranked[len(_COLOURS) :]
     words = {f"{len(others)} other classes": _OTHER_COLOUR} if others else {}
     return colours | dict.fromkeys(others, _OTHER_COLOUR), colours | words
+
+
+def close_tile(picture: Mapping[str, Any], caption: str) -> Picture | None:
+    """What is around the shapes of a picture; the first one's line is the widest.
+
+    Args:
+        picture: of ``doctor.examine.page_data``: ``file``, ``height``, ``width`` and ``shapes``.
+        caption: what is said beneath it.
+
+    Returns:
+        None where the image cannot be read, or has another size by now.
+    """
+    widths = _ONE_WIDTH if len(picture["shapes"]) < 2 else _TWO_WIDTHS
+    drawn = [
+        Drawn(_lines(shape, picture), CLOSE_COLOURS[min(i, 1)], widths[min(i, 1)])
+        for i, shape in enumerate(picture["shapes"])
+    ]
+    lines = [line for one in drawn for line in one.lines]
+    left, top, right, bottom = window = window_around(lines, picture["width"], picture["height"])
+    size, whole = f"{right - left} × {bottom - top}", f"{picture['width']} × {picture['height']}"
+    part = "" if size == whole else f" (cut out: {size} of {whole} pixels)"
+    return _tile(picture, drawn, window, f"{caption}{part}")
+
+
+def whole_tile(
+    picture: Mapping[str, Any], colours: Mapping[str, str], caption: str
+) -> Picture | None:
+    """A whole image with all its shapes, in the colours of their labels; else as close_tile."""
+    width = _WIDTH if len(picture["shapes"]) <= _FEW else _THIN_WIDTH
+    drawn = [Drawn(_lines(s, picture), colours[s["label"]], width) for s in picture["shapes"]]
+    return _tile(picture, drawn, None, caption)
+
+
+def _tile(
+    picture: Mapping[str, Any], drawn: Sequence[Drawn], window: Window | None, caption: str
+) -> Picture | None:
+    image = open_upright(picture["file"], picture["width"], picture["height"])
+    if image is None:
+        return None
+    return Picture(draw_tile(image, drawn, window), "jpeg", caption, caption)
+
+
+def _lines(shape: Mapping[str, Any], picture: Mapping[str, Any]) -> Any:
+    return outline(shape, picture["height"], picture["width"])
