@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -13,8 +11,9 @@ import torch
 import torchvision
 from torch import Tensor
 
-from transfer_maskrcnn.modeling import roi_align as module
-from transfer_maskrcnn.modeling.roi_align import available, roi_align
+from .one_map import roi_align
+
+pytestmark = pytest.mark.skipif(not available(), reason="the C extension was not built")
 
 IMAGES, HEIGHT, WIDTH = 3, 12, 17
 # image, x0, y0, x1, y1 in pixels of an image of 68 x 48 (at scale 1/4)
@@ -200,45 +199,3 @@ def test_features_that_are_a_part_of_a_tensor() -> None:
     expected = both_ways(torchvision.ops.roi_align, part, gradient, *options)
     for found, wanted in zip(both_ways(roi_align, part, gradient, *options), expected, strict=True):
         assert_near(found, wanted)
-
-
-REFUSED = [
-    # shape of the features, rois, what the message says
-    ((2, 3, 4, 5), [(2, 0, 0, 1, 1)], r"rois\[0\] is of image 2, but features hold 2 images; .* 1"),
-    ((2, 3, 4, 5), [(0, 0, 0, 1, 1), (-1, 0, 0, 1, 1)], r"rois\[1\] is of image -1"),
-    ((2, 3, 4, 5), [(math.nan, 0, 0, 1, 1)], r"rois\[0\] is of image nan"),
-    ((2, 3, 4, 5), [(1e30, 0, 0, 1, 1)], r"rois\[0\] is of image 1e\+30"),
-    ((2, 3, 4, 5), [(0, 0, 1, 1)], r"rois \(1, 4\); expected \(N, C, H, W\) and \(K, 5\)"),
-    ((3, 4, 5), [(0, 0, 0, 1, 1)], r"features have shape \(3, 4, 5\)"),
-]
-
-
-@pytest.mark.parametrize(("shape", "rois", "message"), REFUSED)
-def test_refused(shape: tuple[int, ...], rois: list[tuple[float, ...]], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        roi_align(torch.ones(shape), torch.tensor(rois, dtype=torch.float32), (2, 2), 1.0, 0, True)
-
-
-def test_other_types_go_to_torchvision() -> None:
-    features, rois = random(IMAGES, 4, HEIGHT, WIDTH).double(), torch.tensor(ROIS)
-    found = roi_align(features, rois, (2, 2), 0.25, 0, True)
-    expected = torchvision.ops.roi_align(features, rois.double(), (2, 2), 0.25, 0, True)
-    assert torch.equal(found, expected)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_without_the_extension(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "transfer_maskrcnn.modeling._roi_align", None)
-    module._extension.cache_clear()
-    try:
-        assert not available()
-        features = random(IMAGES, 4, HEIGHT, WIDTH).to(dtype)
-        gradient = random(len(ROIS), 4, 2, 2, seed=1).to(dtype)
-        options = (torch.tensor(ROIS), (2, 2), 0.25, 0, True)
-        found = both_ways(roi_align, features, gradient, *options)
-        wide = (features.float(), gradient.float())
-        expected = both_ways(torchvision.ops.roi_align, *wide, *options)
-        assert torch.equal(found[0], expected[0].to(dtype))
-        assert torch.equal(found[1], expected[1].to(dtype))
-    finally:
-        module._extension.cache_clear()

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from transfer_maskrcnn.modeling import roi_align
 from transfer_maskrcnn.modeling.build import build_model, replace_modules
-from transfer_maskrcnn.modeling.roi_align import available
-from transfer_maskrcnn.modeling.roi_pooler import FastROIPooler
+from transfer_maskrcnn.modeling.roi_align import FastROIPooler, available
 
 needs_extension = pytest.mark.skipif(not available(), reason="the C extension was not built")
 SCALES = [1 / 4, 1 / 8, 1 / 16, 1 / 32]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor
 from torch.nn import functional as F
 
-from transfer_maskrcnn.data.cache import Entry, entry_bytes
+from transfer_maskrcnn.data.cache import Cache, Entry, entry_bytes
 from transfer_maskrcnn.modeling.rcnn import Batch, Features, FrozenPart, Recalled, TransferRCNN
 
 Size = tuple[int, int]  # height, width in pixels
@@ -45,16 +45,6 @@ class Canvases:
         if size[0] > canvas[0] or size[1] > canvas[1]:
             raise ValueError(f"an image of {size} (height, width) is larger than {canvas}")
         return canvas
-
-
-class Store(Protocol):
-    """Where entries are kept: a :class:`MemoryStore`, or the ``data.cache.Cache`` of a folder."""
-
-    full: bool  # nothing more is kept
-
-    def get(self, key: str) -> Entry | None: ...
-
-    def put(self, key: str, tensors: dict[str, Tensor]) -> bool: ...
 
 
 class MemoryStore:
@@ -96,7 +86,9 @@ class FeatureCache:
     batch, and its key is a digest of its pixels, so that each view of it has a result of its own.
     """
 
-    def __init__(self, model: TransferRCNN, part: FrozenPart, store: Store, canvases: Canvases):
+    def __init__(
+        self, model: TransferRCNN, part: FrozenPart, store: MemoryStore | Cache, canvases: Canvases
+    ):
         """
         Args:
             model: not wrapped, on the device it trains on.
@@ -110,12 +102,11 @@ class FeatureCache:
 
     def recall(self, batch: Batch) -> Recalled:
         """What the part makes of a batch; ``TransferRCNN.recall``."""
-        entries = [self.add(x["image"]) for x in batch]
-        device = self._model.device
+        entries, device = [self.add(x["image"]) for x in batch], self._model.device
         output = _read_features(entries, device)
         if self._part.rpn is None:
             return Recalled(output, None)
-        sizes: list[Size] = [tuple(x["image"].shape[-2:]) for x in batch]
+        sizes = [(int(x["image"].shape[1]), int(x["image"].shape[2])) for x in batch]
         pairs = zip(entries, sizes, strict=True)
         return Recalled(output, [_read_proposals(entry, size, device) for entry, size in pairs])
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import math
 import os
 import shutil
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -23,8 +21,8 @@ from detectron2.utils import comm
 from torch import nn
 
 from transfer_maskrcnn.cli import progress
-from transfer_maskrcnn.config import flat_config
-from transfer_maskrcnn.data.cache import Cache, entry_bytes
+from transfer_maskrcnn.config import RunSpec, flat_config
+from transfer_maskrcnn.data.cache import Cache, digest_of, entry_bytes
 from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
 from transfer_maskrcnn.engine.loader import SeededImages
 from transfer_maskrcnn.engine.rng import seeded
@@ -64,15 +62,6 @@ class NothingFrozenError(NotCachedError):
     """The ordinary case, of which nothing need be said."""
 
 
-def check(cfg: CfgNode) -> None:
-    """Raise ConfigError for an unknown mode."""
-    mode = cfg.MODEL.TRANSFER.CACHE_FEATURES
-    if mode not in MODES:
-        raise ConfigError(
-            f"{KEY} is {mode!r}; expected one of {', '.join(MODES)}{nearest(str(mode), MODES)}"
-        )
-
-
 class CacheFeatures(HookBase):
     """Fills a :class:`FeatureCache` before training, and anew where a phase of it begins.
 
@@ -91,10 +80,19 @@ class CacheFeatures(HookBase):
         phases = parse_phases(cfg.SOLVER.FREEZE_SCHEDULE, cfg.SOLVER.MAX_ITER)
         self._phase_ends = list(accumulate(iterations for iterations, _ in phases))
 
+    @staticmethod
+    def check(cfg: CfgNode, spec: RunSpec | None = None) -> None:
+        """Raise ConfigError for an unknown mode."""
+        mode = cfg.MODEL.TRANSFER.CACHE_FEATURES
+        if mode not in MODES:
+            raise ConfigError(
+                f"{KEY} is {mode!r}; expected one of {', '.join(MODES)}{nearest(str(mode), MODES)}"
+            )
+
     @classmethod
-    def from_cfg(cls, cfg: CfgNode) -> CacheFeatures | None:
-        """None where it is off. Raises as :func:`check`."""
-        check(cfg)
+    def from_cfg(cls, cfg: CfgNode, spec: RunSpec | None = None) -> CacheFeatures | None:
+        """None where it is off. Raises as :meth:`check`."""
+        cls.check(cfg)
         return None if cfg.MODEL.TRANSFER.CACHE_FEATURES == "off" else cls(cfg)
 
     def before_train(self) -> None:
@@ -180,7 +178,7 @@ class CacheFeatures(HookBase):
         cache = FeatureCache(model, part, Cache(own) if self._mode == "disk" else memory, canvas)
         dtype, device = autocast_dtype(self._cfg), torch.device(self._cfg.MODEL.DEVICE).type
         images = (view(record)["image"] for record in records for view in views)
-        with seeded(0), torch.autocast(device, dtype) if dtype else nullcontext():
+        with seeded(0), torch.autocast(device, dtype, enabled=dtype is not None):
             for image in progress(images, f"caching {named}", total):
                 entry = entry_bytes(cache.add(image))
                 if self._mode == "auto" and not done and total * entry > budget:
@@ -208,10 +206,11 @@ class CacheFeatures(HookBase):
 
 
 def free_memory() -> int:
-    """Bytes of main memory that nobody uses; 0 where the system does not say."""
-    if "SC_AVPHYS_PAGES" not in os.sysconf_names:
-        return 0
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Bytes of main memory that are free or would be made so; half of all where no system says."""
+    meminfo = Path("/proc/meminfo")
+    lines = meminfo.read_text().splitlines() if meminfo.exists() else []
+    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    return found[0] if found else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
 def _frozen_part(model: nn.Module) -> FrozenPart:
@@ -324,11 +323,10 @@ def fingerprint(cfg: CfgNode, part: FrozenPart, canvas: Canvases) -> str:
     config = {
         k: v for k, v in flat_config(cfg) if k.startswith(_SEEN) and not k.startswith(_UNSEEN)
     }
-    canvas_sizes = (canvas.upright, canvas.wide)
-    content = (config, part.name, canvas_sizes, autocast_dtype(cfg), torch.__version__)
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode())
+    weights = hashlib.sha256()
     for module in [part.module, *([part.rpn] if part.rpn is not None else [])]:
         for name, tensor in sorted(module.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:32]
+            weights.update(name.encode())
+            weights.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    seen = [config, part.name, canvas.upright, canvas.wide, autocast_dtype(cfg), torch.__version__]
+    return digest_of([*seen, weights.hexdigest()])

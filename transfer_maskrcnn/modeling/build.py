@@ -25,8 +25,7 @@ from transfer_maskrcnn.modeling.freezing import freeze
 from transfer_maskrcnn.modeling.heads import COSINE_KEY, TransferOutputLayers, score_by_task
 from transfer_maskrcnn.modeling.precision import prepare_layout
 from transfer_maskrcnn.modeling.rcnn import TransferRCNN
-from transfer_maskrcnn.modeling.roi_align import available
-from transfer_maskrcnn.modeling.roi_pooler import FastROIPooler
+from transfer_maskrcnn.modeling.roi_align import FastROIPooler, available
 from transfer_maskrcnn.modeling.rpn import TransferRPN
 
 

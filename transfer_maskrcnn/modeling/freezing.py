@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
@@ -16,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
 from transfer_maskrcnn.compat import BatchNorm, Dropout
+from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.errors import ConfigError, nearest
 from transfer_maskrcnn.surgery.parts import PRESETS, class_axes, parse_keep, part_of, under
 from transfer_maskrcnn.surgery.target import unwrapped
@@ -23,9 +23,6 @@ from transfer_maskrcnn.surgery.target import unwrapped
 FREEZE_KEY = "MODEL.TRANSFER.FREEZE"
 FREEZE_SCHEDULE_KEY = "SOLVER.FREEZE_SCHEDULE"
 ALL_BUT_NEW_ROWS = "all_but_new_rows"
-_SPECIAL = dict.fromkeys(
-    (FREEZE_KEY, FREEZE_SCHEDULE_KEY), (ALL_BUT_NEW_ROWS,)
-)  # beside the presets
 Phase = tuple[int, str]  # iterations, and what is frozen for so long
 
 logger = logging.getLogger(__name__)
@@ -52,7 +49,8 @@ def names_of(spec: str, names: Collection[str], key: str) -> set[str]:
         found = {name for name in names if under(name, prefix)}
         if not found:
             alone = " (a preset stands alone)" if prefix in PRESETS else ""
-            known = {*_modules(names), *PRESETS, *_SPECIAL.get(key, ())}
+            special = {ALL_BUT_NEW_ROWS} if key in (FREEZE_KEY, FREEZE_SCHEDULE_KEY) else set()
+            known = {*_modules(names), *PRESETS, *special}
             raise ConfigError(
                 f"{key} {spec!r}: the model has no module {prefix!r}{alone}; expected {_EXPECTED}"
                 f"{nearest(prefix, known - {prefix})}"
@@ -90,15 +88,14 @@ def rows_per_class(model: nn.Module) -> dict[str, int]:
     Args:
         model: a detector with ``roi_heads``, not wrapped.
     """
-    roi_heads: Any = getattr(model, "roi_heads", None)
-    found: dict[str, int] = {}
-    for name, parameter in model.named_parameters():
-        if part_of(name) == "predictors" and name.startswith("roi_heads."):
-            shape, counts = tuple(parameter.shape), (roi_heads.num_classes, roi_heads.num_classes)
-            axes = class_axes(name, shape, shape, counts, None) or ()
-            for row in (axis for axis in axes if axis.axis == 0):
-                found[name] = row.per_class
-    return found
+    count: Any = getattr(getattr(model, "roi_heads", None), "num_classes", None)
+    return {
+        name: axis.per_class
+        for name, shape in ((name, tuple(p.shape)) for name, p in model.named_parameters())
+        if part_of(name) == "predictors" and name.startswith("roi_heads.")
+        for axis in class_axes(name, shape, shape, (count, count), None) or ()
+        if axis.axis == 0
+    }
 
 
 def freeze(model: nn.Module, spec: str) -> None:
@@ -116,18 +113,17 @@ def freeze(model: nn.Module, spec: str) -> None:
     """
     parameters, norms = dict(model.named_parameters()), _norms(model)
     chosen = frozen_names(model, spec, FREEZE_KEY)
-    trainable = {name for name, p in parameters.items() if p.requires_grad}
-    _check_rest(trainable - chosen, spec, FREEZE_KEY)
+    rest = {name: p for name, p in parameters.items() if p.requires_grad and name not in chosen}
+    _check_rest(rest, spec, FREEZE_KEY)
     for name in chosen & parameters.keys():
         parameters[name].requires_grad_(False)
     for name in chosen & norms.keys():
         _hold_statistics(norms[name])
     if chosen:
-        rest = {name: p for name, p in parameters.items() if p.requires_grad}
         logger.info("%s %s: training %s", FREEZE_KEY, spec, _by_part(rest))
 
 
-def _check_rest(rest: set[str], spec: str, key: str) -> None:
+def _check_rest(rest: Collection[str], spec: str, key: str) -> None:
     if not rest:
         raise ConfigError(
             f"{key} {spec!r}: nothing is left to train; freeze less, for example 'backbone_fpn'"
@@ -136,9 +132,9 @@ def _check_rest(rest: set[str], spec: str, key: str) -> None:
 
 def _by_part(parameters: Mapping[str, nn.Parameter]) -> str:
     """ "1,500 parameters (RPN 500, predictors 1,000)"."""
-    counts: Counter[str] = Counter()
+    counts: dict[str, int] = {}
     for name, parameter in parameters.items():
-        counts[part_of(name)] += parameter.numel()
+        counts[part_of(name)] = counts.get(part_of(name), 0) + parameter.numel()
     parts = ", ".join(f"{part} {count:,}" for part, count in counts.items())
     return f"{sum(counts.values()):,} parameters" + (f" ({parts})" if parts else "")
 
@@ -186,26 +182,21 @@ def parse_phases(value: Any, max_iter: int) -> tuple[Phase, ...]:
     Raises:
         ConfigError: no such pairs, or more than ``max_iter`` iterations altogether.
     """
-    example = 'for example [[200, "all_but_predictors"], [200, "backbone"]]'
-    phases = []
     for pair in value:
-        if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not isinstance(pair[1], str):
+        well = isinstance(pair, (list, tuple)) and len(pair) == 2 and isinstance(pair[1], str)
+        if not well or type(pair[0]) is not int or pair[0] < 1:
             raise ConfigError(
-                f"{FREEZE_SCHEDULE_KEY}: {pair!r} is no pair of iterations and what is frozen; {example}"
+                f"{FREEZE_SCHEDULE_KEY}: {pair!r} is no pair of a positive whole number of "
+                'iterations and what is frozen; for example [[200, "all_but_predictors"], '
+                '[200, "backbone"]]'
             )
-        if type(pair[0]) is not int or pair[0] < 1:
-            raise ConfigError(
-                f"{FREEZE_SCHEDULE_KEY}: {pair[0]!r} in {pair!r} is no positive whole number of iterations; "
-                f"{example}"
-            )
-        phases.append((pair[0], pair[1]))
-    total = sum(iterations for iterations, _ in phases)
-    if total > max_iter:
+    phases = tuple((iterations, spec) for iterations, spec in value)
+    if (total := sum(iterations for iterations, _ in phases)) > max_iter:
         raise ConfigError(
             f"{FREEZE_SCHEDULE_KEY} take {total} iterations, but SOLVER.MAX_ITER is {max_iter}; shorten the "
             "phases, or train for longer"
         )
-    return tuple(phases)
+    return phases
 
 
 class FreezeSchedule(HookBase):
@@ -228,9 +219,14 @@ class FreezeSchedule(HookBase):
         self._trainable: dict[str, nn.Parameter] | None = None
         self._held: list[tuple[nn.Module, RemovableHandle]] = []
 
+    @staticmethod
+    def check(cfg: CfgNode, spec: RunSpec | None = None) -> None:
+        """Raises as :func:`parse_phases`."""
+        parse_phases(cfg.SOLVER.FREEZE_SCHEDULE, cfg.SOLVER.MAX_ITER)
+
     @classmethod
-    def from_cfg(cls, cfg: CfgNode) -> FreezeSchedule | None:
-        """From ``SOLVER.FREEZE_SCHEDULE``; None where there are none. Raises as :func:`parse_phases`."""
+    def from_cfg(cls, cfg: CfgNode, spec: RunSpec | None = None) -> FreezeSchedule | None:
+        """From ``SOLVER.FREEZE_SCHEDULE``; None where there is none. Raises as :func:`parse_phases`."""
         phases = parse_phases(cfg.SOLVER.FREEZE_SCHEDULE, cfg.SOLVER.MAX_ITER)
         return cls(phases) if phases else None
 
@@ -245,22 +241,17 @@ class FreezeSchedule(HookBase):
             self._frozen.append(frozen_names(model, spec, FREEZE_SCHEDULE_KEY))
             _check_rest(self._trainable.keys() - self._frozen[-1], spec, FREEZE_SCHEDULE_KEY)
         self._frozen.append(set())
-        self._enter(self._phase(self.trainer.start_iter), self.trainer.start_iter)
+        self._enter(self.trainer.start_iter)
 
     def before_step(self) -> None:
-        phase = self._phase(self.trainer.iter)
-        if phase != self._active:
-            self._enter(phase, self.trainer.iter)
+        if self.trainer.iter in self._ends and self.trainer.iter > self.trainer.start_iter:
+            self._enter(self.trainer.iter)
 
-    def _phase(self, iteration: int) -> int:
-        """The number of the phase, from 0; after the last, how many there are."""
-        return bisect_right(self._ends, iteration)
-
-    def _enter(self, phase: int, iteration: int) -> None:
-        self._active = phase
+    def _enter(self, iteration: int) -> None:
         model = unwrapped(self.trainer.model)
-        changed = self._set_trainable(self._frozen[phase])
-        self._hold_norms(self._frozen[phase], model.training)
+        frozen = self._frozen[bisect_right(self._ends, iteration)]  # the last: behind all phases
+        changed = self._set_trainable(frozen)
+        self._hold_norms(frozen, model.training)
         if changed and isinstance(self.trainer.model, DistributedDataParallel):
             self.trainer.model = _wrapped_again(self.trainer.model)
         parameters = dict(model.named_parameters())

@@ -1,4 +1,5 @@
-"""RoIAlign on the CPU by C code of our own: many times torchvision's speed backwards, and in bf16.
+"""detectron2's ROIPooler on the CPU by C code of our own: many times torchvision's speed backwards,
+all levels at once, and in bf16.
 
 Results are torchvision's up to the rounding of sums. Where the extension was not built, or for
 tensors it does not know (CUDA, fp16, fp64), torchvision does the work.
@@ -10,13 +11,18 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache, partial, reduce
 from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 import torch
-import torchvision
+from detectron2.layers import ROIAlign
+from detectron2.modeling.poolers import (
+    ROIPooler,
+    assign_boxes_to_levels,
+    convert_boxes_to_pooler_format,
+)
+from detectron2.structures import Boxes
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -26,17 +32,11 @@ _CHANNELS_A_TASK = 128
 
 
 @cache
-def _extension() -> ModuleType | None:
+def _extension() -> Any:
     try:
         return import_module("transfer_maskrcnn.modeling._roi_align")
     except ImportError:
         return None
-
-
-def _compiled() -> ModuleType:
-    module = _extension()
-    assert module is not None, "callers ask supports() first"
-    return module
 
 
 def available() -> bool:
@@ -81,40 +81,73 @@ class Pooling:
         )
 
 
-def roi_align(
-    features: Tensor,
-    rois: Tensor,
-    output_size: tuple[int, int],
-    spatial_scale: float,
-    sampling_ratio: int,
-    aligned: bool,
-) -> Tensor:
-    """What ``torchvision.ops.roi_align`` does, with a gradient for the features alone.
+class FastROIPooler(ROIPooler):
+    """A ROIPooler of type ROIAlign or ROIAlignV2; what it cannot do faster, ROIPooler does.
 
-    Args:
-        features: (N, C, H, W), contiguous or channels_last.
-        rois: (K, 5) in any float type: index of the image, then x0, y0, x1, y1 in image pixels.
-        output_size: bins down, bins across.
-        spatial_scale: map pixels per image pixel.
-        sampling_ratio: samples per bin and axis; 0 or less is one per pixel, rounded up.
-        aligned: pixel centres lie at .5 (detectron2's ROIAlignV2); False is the original RoIAlign.
-
-    Returns:
-        (K, C, *output_size) in the type of the features and, as their gradient, in their layout.
-
-    Raises:
-        ValueError: features or rois of another shape, or the index of an image that is not there.
+    Maps that are all float32: the pooled values are ROIPooler's own to the last bit, and only the
+    way back is faster. With bf16 among them: the output is channels_last in the widest of their
+    types, and boxes stay float32 (ROIPooler rounds them to bf16, that is to 4 pixels from 512 on).
     """
-    _check(features, rois)
-    if not supports([features]):
-        wide = features.float() if features.dtype == torch.bfloat16 else features
-        options = (output_size, spatial_scale, sampling_ratio, aligned)
-        return torchvision.ops.roi_align(wide, rois.to(wide), *options).to(features.dtype)
-    rows = torch.arange(len(rois))
-    own_rois = rois.detach().to(features.device, torch.float32, copy=True).contiguous()
-    pooling = Pooling(own_rois, [rows], [spatial_scale], output_size, sampling_ratio, aligned)
-    pooled = pool_maps(pooling, [features])
-    return pooled if _is_channels_last(features) else pooled.contiguous()
+
+    @classmethod
+    def of(cls, stock: ROIPooler) -> ROIPooler:
+        """What pools as ``stock`` does: a FastROIPooler, or, of another type, ``stock`` itself."""
+        levels: list[Any] = list(stock.level_poolers)
+        if not isinstance(levels[0], ROIAlign):
+            return stock
+        return cls(
+            stock.output_size,
+            [level.spatial_scale for level in levels],
+            levels[0].sampling_ratio,
+            "ROIAlignV2" if levels[0].aligned else "ROIAlign",
+            stock.canonical_box_size,
+            stock.canonical_level,
+        )
+
+    def forward(self, x: list[Tensor], box_lists: list[Boxes]) -> Tensor:
+        """
+        Args:
+            x: one map per level, (N, C, H_level, W_level).
+            box_lists: the boxes of each of the N images, in pixels of the image.
+
+        Returns:
+            (K, C, *output_size): the boxes of all images, one image after the other.
+        """
+        if torch.jit.is_tracing() or not self._fits(x, box_lists):
+            return super().forward(x, box_lists)
+        pooling = self._pooling(box_lists)
+        if all(m.dtype == torch.float32 for m in x):
+            return pool_maps(pooling, x, partial(super().forward, x, box_lists))
+        widest = reduce(torch.promote_types, (m.dtype for m in x))
+        return pool_maps(pooling, [m.to(widest) for m in x])
+
+    def _fits(self, x: list[Tensor], box_lists: list[Boxes]) -> bool:
+        """Whether the C code can do it. (Maps that do not match are an error of ROIPooler's.)"""
+        numbers = len(x) == len(self.level_poolers) and len(box_lists) == len(x[0]) > 0
+        alike = all(m.dim() == 4 and m.shape[:2] == x[0].shape[:2] for m in x)
+        return numbers and alike and supports([*x, *(boxes.tensor for boxes in box_lists)])
+
+    def _pooling(self, box_lists: list[Boxes]) -> Pooling:
+        rois = convert_boxes_to_pooler_format(box_lists).detach().float().contiguous()
+        levels = torch.zeros(len(rois), dtype=torch.int64)
+        if len(self.level_poolers) > 1:
+            size, level = self.canonical_box_size, self.canonical_level
+            levels = assign_boxes_to_levels(box_lists, self.min_level, self.max_level, size, level)
+        first = self.level_poolers[0]
+        return Pooling(
+            rois=rois,
+            rows=[(levels == i).nonzero().flatten() for i in range(len(self.level_poolers))],
+            scales=[pooler.spatial_scale for pooler in self.level_poolers],
+            output_size=tuple(self.output_size),
+            sampling_ratio=first.sampling_ratio,
+            aligned=first.aligned,
+        )
+
+    def __prepare_scriptable__(self) -> ROIPooler:
+        """What torch.jit.script compiles instead."""
+        plain = ROIPooler.__new__(ROIPooler)
+        plain.__dict__ = self.__dict__
+        return plain
 
 
 def pool_maps(
@@ -131,20 +164,6 @@ def pool_maps(
         (K, C, *output_size) in the type of the maps, channels_last, or what ``forward`` returned.
     """
     return _PoolMaps.apply(pooling, forward or partial(_pool, pooling, maps), *maps)
-
-
-def _check(features: Tensor, rois: Tensor) -> None:
-    if features.dim() != 4 or rois.dim() != 2 or rois.shape[1] != 5:
-        raise ValueError(
-            f"features have shape {tuple(features.shape)} and rois {tuple(rois.shape)}; expected "
-            "(N, C, H, W) and (K, 5): index of the image, then x0, y0, x1, y1"
-        )
-    images, index = len(features), rois[:, 0]
-    for i in (~((index > -1) & (index < images))).nonzero().flatten().tolist()[:1]:
-        raise ValueError(
-            f"rois[{i}] is of image {index[i].item():g}, but features hold {images} images; "
-            f"expected an index from 0 to {images - 1} in column 0"
-        )
 
 
 def _is_channels_last(tensor: Tensor) -> bool:
@@ -175,20 +194,17 @@ def _pool(pooling: Pooling, maps: Sequence[Tensor]) -> Tensor:
     channels = maps[0].shape[1]
     pooled = maps[0].new_zeros(len(pooling.rois), *pooling.output_size, channels)
     tasks: list[Callable[[], None]] = []
+    work = _extension().forward
     for level, features in enumerate(maps):
         source = features.contiguous(memory_format=torch.channels_last)
         count = len(pooling.rows[level]) if pooled.numel() else 0
         for first in range(0, count, _ROIS_A_TASK):
             last = min(first + _ROIS_A_TASK, count)
-            tasks.append(partial(_pool_some, pooling, level, source, pooled, first, last))
+            tasks.append(
+                partial(_work, work, pooling, level, source, pooled, source.shape, first, last)
+            )
     _run(tasks)
     return pooled.permute(0, 3, 1, 2)
-
-
-def _pool_some(
-    pooling: Pooling, level: int, source: Tensor, pooled: Tensor, first: int, last: int
-) -> None:
-    _compiled().forward(pooling.job(level, source, pooled, source.shape), first, last)
 
 
 def _spread(
@@ -198,6 +214,7 @@ def _spread(
     source = gradient.contiguous(memory_format=torch.channels_last)
     results: list[Tensor | None] = [None] * len(shapes)
     tasks: list[Callable[[], None]] = []
+    work = _extension().backward
     for level, (images, channels, height, width) in enumerate(shapes):
         if not wanted[level]:
             continue
@@ -207,18 +224,24 @@ def _spread(
         results[level] = result
         for image in range(images if used else 0):
             for first in range(0, channels, _CHANNELS_A_TASK):
-                last = min(first + _CHANNELS_A_TASK, channels)
+                span = (image, first, min(first + _CHANNELS_A_TASK, channels))
                 tasks.append(
-                    partial(_spread_some, pooling, level, source, result, image, first, last)
+                    partial(_work, work, pooling, level, source, result, result.shape, *span)
                 )
     _run(tasks)
     return results
 
 
-def _spread_some(
-    pooling: Pooling, level: int, source: Tensor, result: Tensor, image: int, first: int, last: int
+def _work(
+    function: Callable[..., None],
+    pooling: Pooling,
+    level: int,
+    source: Tensor,
+    result: Tensor,
+    shape: torch.Size,
+    *span: int,
 ) -> None:
-    _compiled().backward(pooling.job(level, source, result, result.shape), image, first, last)
+    function(pooling.job(level, source, result, shape), *span)
 
 
 def _run(tasks: Sequence[Callable[[], None]]) -> None:
