@@ -11,6 +11,8 @@ import torch
 import torchvision
 from torch import Tensor
 
+from transfer_maskrcnn.modeling.roi_align import available
+
 from .one_map import roi_align
 
 pytestmark = pytest.mark.skipif(not available(), reason="the C extension was not built")
