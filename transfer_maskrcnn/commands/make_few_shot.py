@@ -6,22 +6,14 @@ import argparse
 import itertools
 import shlex
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-from detectron2.data import DatasetCatalog, MetadataCatalog
-
 from transfer_maskrcnn.cli import progress, run_tool, tool_parser
-from transfer_maskrcnn.data.export.base import new_folder
-from transfer_maskrcnn.data.few_shot import FewShots, NamedDataset
-from transfer_maskrcnn.data.registry import catalog_entry, register_catalog
-from transfer_maskrcnn.engine.setup import quiet_third_parties
-from transfer_maskrcnn.errors import ConfigError, nearest
-from transfer_maskrcnn.evaluation.explain.table import wrapped
+from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.files import write_json, write_text
-from transfer_maskrcnn.surgery.classes import shown
-from transfer_maskrcnn.text import plural
+from transfer_maskrcnn.text import plural, quoted, wrapped
 
 CATALOG = "catalog.yaml"
 EXAMPLES = """
@@ -46,7 +38,8 @@ Exit status: 0; 1 for an error; 130 after Ctrl-C.
 
 def make_few_shot_tool() -> None:
     """Parse the command line and write the subsets."""
-    run_tool(make_few_shot, "nothing was written")
+    args = _parser().parse_args()
+    run_tool(partial(_write, args), "nothing was written")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -90,7 +83,17 @@ def make_few_shot(argv: Sequence[str] | None = None) -> None:
         TransferError: datasets that cannot be used or are too small; an existing output, or one
             after which subsets would have names that are taken.
     """
-    args = _parser().parse_args(argv)
+    _write(_parser().parse_args(argv))
+
+
+def _write(args: argparse.Namespace) -> None:
+    import yaml
+
+    from transfer_maskrcnn.data.export.base import new_folder
+    from transfer_maskrcnn.data.few_shot import FewShots, NamedDataset
+    from transfer_maskrcnn.data.registry import catalog_entry, register_catalog
+    from transfer_maskrcnn.engine.setup import quiet_third_parties
+
     quiet_third_parties()
     declared = register_catalog(args.catalog) if args.catalog else []
     runs = list(itertools.product(sorted(set(args.shots)), sorted(set(args.seeds))))
@@ -98,7 +101,9 @@ def make_few_shot(argv: Sequence[str] | None = None) -> None:
     names = [f"{prefix}_{shots}shot_seed{seed}" for shots, seed in runs]
     _check_free(names, declared)
     with new_folder(args.output) as folder:  # it is free: seen before anything is read
-        few = FewShots([_dataset(name) for name in dict.fromkeys(args.names)], args.classes)
+        few = FewShots(
+            [NamedDataset.registered(name) for name in dict.fromkeys(args.names)], args.classes
+        )
         entries: dict[str, Any] = {name: catalog_entry(name) for name in declared}
         for name, (shots, seed) in zip(names, progress(runs, "choosing", len(runs)), strict=True):
             file = f"{shots}shot_seed{seed}.json"
@@ -112,7 +117,7 @@ def make_few_shot(argv: Sequence[str] | None = None) -> None:
         text = yaml.safe_dump(entries, sort_keys=False, allow_unicode=True)
         write_text(folder / CATALOG, text)
     classes = f"{len(few.classes)} class{'es' if len(few.classes) > 1 else ''}"
-    print(wrapped(f"{plural(len(runs), 'set')} of {classes} ({shown(few.classes)}) in"))
+    print(wrapped(f"{plural(len(runs), 'set')} of {classes} ({quoted(few.classes)}) in"))
     print(f"  {args.output}")  # whole, however long
     print("next: python tools/train_net.py --config-file ... \\")
     print(f"  DATASETS.CATALOG {shlex.quote(str(args.output / CATALOG))} \\")
@@ -124,6 +129,8 @@ def _check_free(names: Sequence[str], declared: Sequence[str]) -> None:
     Raises:
         ConfigError: one of the subsets' names is taken.
     """
+    from detectron2.data import DatasetCatalog
+
     taken = [name for name in names if name in DatasetCatalog]
     if taken:
         whose = "declared by --catalog" if taken[0] in declared else "registered"
@@ -131,13 +138,3 @@ def _check_free(names: Sequence[str], declared: Sequence[str]) -> None:
             f"--output: a subset would be named {taken[0]!r}, after the folder, and a dataset of "
             f"that name is {whose} already; choose another --output"
         )
-
-
-def _dataset(name: str) -> NamedDataset:
-    if name not in DatasetCatalog:
-        raise ConfigError(
-            f"no dataset is registered as {name!r} (one of your own is declared in the file that "
-            f"--catalog names){nearest(name, DatasetCatalog.list())}"
-        )
-    dicts = DatasetCatalog.get(name)
-    return NamedDataset(name, dicts, list(MetadataCatalog.get(name).thing_classes))

@@ -17,11 +17,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
 from transfer_maskrcnn.data.export import coco_document
 from transfer_maskrcnn.data.export.base import common_folder
 from transfer_maskrcnn.data.formats.base import LoadedDataset, LoadReport
 from transfer_maskrcnn.errors import ConfigError, nearest
-from transfer_maskrcnn.surgery.classes import shown
+from transfer_maskrcnn.text import few, quoted
 
 _MOST_NAMED = 8  # classes in a message
 
@@ -33,6 +35,17 @@ class NamedDataset:
     name: str
     dicts: Sequence[dict[str, Any]]
     classes: Sequence[str]
+
+    @classmethod
+    def registered(cls, name: str) -> NamedDataset:
+        """Raises ConfigError where no dataset has that name."""
+        if name not in DatasetCatalog:
+            raise ConfigError(
+                f"no dataset is registered as {name!r} (one of your own is declared in the file "
+                f"that --catalog names){nearest(name, DatasetCatalog.list())}"
+            )
+        dicts = DatasetCatalog.get(name)
+        return cls(name, dicts, list(MetadataCatalog.get(name).thing_classes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +90,7 @@ class FewShots:
         for name in classes:
             if name not in known:
                 raise ConfigError(
-                    f"--classes {name}: the datasets have {shown(known)}{nearest(name, known)}"
+                    f"--classes {name}: the datasets have {quoted(known)}{nearest(name, known)}"
                 )
         self.classes = tuple(dict.fromkeys(classes)) or known
         self._datasets = datasets
@@ -106,15 +119,13 @@ class FewShots:
 
     def _check_counts(self, shots: int) -> None:
         counts = {name: len(instances) for name, instances in self._of_class.items()}
-        few = {name: count for name, count in counts.items() if count < shots}
-        if few:
-            listed = ", ".join(f"{name!r} has {few[name]}" for name in list(few)[:_MOST_NAMED])
-            if len(few) > _MOST_NAMED:
-                listed += f", ... ({len(few)} classes)"
+        lacking = {name: count for name, count in counts.items() if count < shots}
+        if lacking:
+            listed = few([f"{name!r} has {lacking[name]}" for name in lacking], _MOST_NAMED)
             most = min(counts.values())
             fix = f"the largest --shots is {most}" if most else "name a dataset that has some"
             left_out = "crowds"
-            if any(_has_box_alone(dataset, few) for dataset in self._datasets):
+            if any(_has_box_alone(dataset, lacking) for dataset in self._datasets):
                 left_out += " and boxes without a mask"
             raise ConfigError(
                 f"--shots {shots}: too few instances ({left_out} do not count): {listed}; {fix}, "
