@@ -254,7 +254,8 @@ def _transfer_keys() -> CfgNode:
     keys.DISTILLATION = 0.0
 
     # Whether what frozen layers make of an image is kept and not computed again: "auto" where it
-    # pays (in memory, what does not fit in files under OUTPUT_DIR), "memory", "disk" or "off".
+    # pays (in memory; where all does not fit in half of what is free, in files under OUTPUT_DIR),
+    # "memory", "disk" or "off".
     keys.CACHE_FEATURES = "auto"
     return keys
 

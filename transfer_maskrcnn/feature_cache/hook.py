@@ -324,8 +324,8 @@ def fingerprint(cfg: CfgNode, part: FrozenPart, canvas: Canvases) -> str:
         k: v for k, v in flat_config(cfg) if k.startswith(_SEEN) and not k.startswith(_UNSEEN)
     }
     weights = hashlib.sha256()
-    for module in [part.module, *([part.rpn] if part.rpn is not None else [])]:
-        for name, tensor in sorted(module.state_dict().items()):
+    for module in (part.module, part.rpn):
+        for name, tensor in sorted(module.state_dict().items() if module is not None else ()):
             weights.update(name.encode())
             weights.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     seen = [config, part.name, canvas.upright, canvas.wide, autocast_dtype(cfg), torch.__version__]

@@ -115,12 +115,12 @@ class TransferRCNN(GeneralizedRCNN):
         images = self.preprocess_image(batched_inputs)
         objects = [x["instances"].to(self.device) for x in batched_inputs]
         part, recalled = self.frozen_part(), self.recall and self.recall(batched_inputs)
-        frozen = recalled.output if recalled else part and part.module(images.tensor)
-        features = (
-            self.features_from(images.tensor, part, frozen)
-            if part
-            else self.backbone(images.tensor)
-        )
+        frozen: Features | None = None
+        if part is None:
+            features = self.backbone(images.tensor)
+        else:
+            frozen = recalled.output if recalled else part.module(images.tensor)
+            features = self.features_from(images.tensor, part, frozen)
         if recalled and recalled.proposals is not None:
             proposals, losses = recalled.proposals, {}
         else:
