@@ -19,10 +19,15 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from transfer_maskrcnn.data.formats.masks import polygons_area, polygons_to_rle, rle_area, rle_box
+from transfer_maskrcnn.data.formats.masks import (
+    Segmentation,
+    box_of,
+    polygons_area,
+    polygons_to_rle,
+    rle_area,
+)
 
 Polygons = Sequence[Sequence[float]]
-Segmentation = Polygons | dict[str, Any]
 
 
 def as_rle(segmentation: Segmentation, height: int, width: int) -> dict[str, Any]:
@@ -54,11 +59,7 @@ def encloses(polygons: Polygons, pixels: float) -> bool:
 
 def segmentation_box(segmentation: Segmentation) -> list[float]:
     """x, y, width, height in pixels of the smallest box around the mask."""
-    if isinstance(segmentation, dict):
-        x0, y0, x1, y1 = rle_box(segmentation)
-    else:
-        points = np.concatenate([np.asarray(p, dtype=float).reshape(-1, 2) for p in segmentation])
-        (x0, y0), (x1, y1) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+    x0, y0, x1, y1 = box_of(segmentation)
     return [x0, y0, x1 - x0, y1 - y0]
 
 

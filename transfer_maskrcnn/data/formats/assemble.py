@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from detectron2.structures import BoxMode
 
 from transfer_maskrcnn.errors import DatasetError
@@ -16,6 +15,8 @@ from .base import LoadedDataset, LoadReport, MaskFormat, Place, RawImage, RawIns
 from .files import ImageProbe, clip, number, probe_images
 from .masks import (
     TOLERANCE,
+    Segmentation,
+    box_of,
     clean_polygons,
     clean_rle,
     is_empty,
@@ -24,7 +25,6 @@ from .masks import (
     polygons_area,
     polygons_to_rle,
     rle_area,
-    rle_box,
     rle_to_mask,
     screen_polygons,
     to_points,
@@ -32,8 +32,6 @@ from .masks import (
 
 _PLACE = "place"  # of an annotation in its file, until all are gathered
 _AREA_FACTOR = 2.0  # how far a stated area may be from the mask's, either way
-
-Segmentation = list[list[float]] | dict[str, Any]
 
 
 def assemble(
@@ -179,7 +177,7 @@ def _box(
 ) -> list[float]:
     """x0, y0, x1, y1 in pixels, inside the image: the file's own box where that is sound."""
     if not instance.states_bbox:
-        return _box_of(segmentation)
+        return box_of(segmentation)
     points = to_points(instance.bbox_xywh)
     if points is not None and points.shape == (2, 2) and (points[1] > 0).all():
         (x0, y0), (w, h) = points.tolist()
@@ -190,7 +188,7 @@ def _box(
                 repairs.append(Reason.BOX_CLIPPED)
             return box
     repairs.append(Reason.BOX_RECOMPUTED)
-    return _box_of(segmentation)
+    return box_of(segmentation)
 
 
 def _area(
@@ -209,13 +207,6 @@ def _area(
         return {"area": stated}
     repairs.append(Reason.AREA_MISMATCH)
     return {}
-
-
-def _box_of(segmentation: Segmentation) -> list[float]:
-    if isinstance(segmentation, dict):
-        return rle_box(segmentation)
-    points = np.concatenate([np.asarray(p).reshape(-1, 2) for p in segmentation])
-    return [*points.min(axis=0).tolist(), *points.max(axis=0).tolist()]
 
 
 def _unify(dicts: list[dict[str, Any]], report: LoadReport) -> MaskFormat:

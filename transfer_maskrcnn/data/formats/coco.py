@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from transfer_maskrcnn.errors import DatasetError
+from transfer_maskrcnn.text import few
 
 from .assemble import assemble
 from .base import LoadedDataset, LoadReport, Place, RawImage, RawInstance, Reason
 from .files import (
     check_classes,
     choose_classes,
-    existing_file,
-    existing_folder,
+    existing,
     list_counts,
     need,
     read_json,
@@ -46,8 +46,8 @@ def load_coco_json(
             no image can be used.
     """
     wanted = check_classes(classes)
-    path = existing_file(annotations, "annotation file")
-    root = existing_folder(image_root, "image_root")
+    path = existing(annotations, "annotation file", "file")
+    root = existing(image_root, "image_root", "folder")
     source = str(path)
     data = read_json(path)
     if not isinstance(data, dict) or "images" not in data or "annotations" not in data:
@@ -85,8 +85,7 @@ def parse_images(data: dict[str, Any], image_root: str, source: str) -> dict[int
     repeated = [f"{image_id} ({count} times)" for image_id, count in ids.items() if count > 1]
     if repeated:
         raise DatasetError(
-            f"{source}: image ids that are not unique: {', '.join(repeated[:20])}"
-            f"{f', and {len(repeated) - 20} more' if len(repeated) > 20 else ''}. "
+            f"{source}: image ids that are not unique: {few(repeated, 20)}. "
             "Give each image its own id, and its annotations the same as image_id"
         )
     return images

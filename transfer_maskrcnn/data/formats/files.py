@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import os
@@ -13,11 +12,12 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from PIL import Image
 
-from transfer_maskrcnn.errors import DatasetError
+from transfer_maskrcnn.errors import DatasetError, nearest
+from transfer_maskrcnn.text import few, plural
 
 from .base import RawImage, Reason
 
@@ -31,22 +31,14 @@ _KINDS = {
 }
 
 
-def existing_folder(path: str | Path, what: str) -> Path:
-    """``path`` as a Path; an error that says what to do unless it is a folder."""
-    folder = Path(path)
-    if folder.is_dir():
-        return folder
-    state = "is a file" if folder.exists() else "does not exist"
-    raise DatasetError(f"{what} {folder} {state}; expected a folder. {_ADVICE}")
-
-
-def existing_file(path: str | Path, what: str) -> Path:
-    """``path`` as a Path; an error that says what to do unless it is a file."""
-    file = Path(path)
-    if file.is_file():
-        return file
-    state = "is a folder" if file.is_dir() else "does not exist"
-    raise DatasetError(f"{what} {file} {state}; expected a file. {_ADVICE}")
+def existing(path: str | Path, what: str, kind: Literal["file", "folder"]) -> Path:
+    """``path`` as a Path; an error that says what to do unless it is a file, or folder."""
+    path = Path(path)
+    found = "folder" if path.is_dir() else "file" if path.is_file() else ""
+    if found == kind:
+        return path
+    state = f"is a {found}" if found else "does not exist"
+    raise DatasetError(f"{what} {path} {state}; expected a {kind}. {_ADVICE}")
 
 
 def read_text(path: Path) -> str:
@@ -177,10 +169,7 @@ def list_images(folder: Path, *, recursive: bool = False) -> list[Path]:
 
 def images_by_stem(images: Iterable[Path]) -> dict[str, Path]:
     """Name without suffix -> path; of several with one name, the first."""
-    index: dict[str, Path] = {}
-    for path in images:
-        index.setdefault(path.stem, path)
-    return index
+    return {path.stem: path for path in reversed([*images])}
 
 
 def probe_images(paths: Sequence[str]) -> list[ImageProbe]:
@@ -316,10 +305,6 @@ def choose_classes(
 def list_counts(counts: dict[str, int], known: Iterable[str] = ()) -> str:
     """'cat' (12 instances; did you mean 'cats'?), ...: the first 20, the most frequent first."""
     known = list(known)
-    texts = []
-    for label, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
-        near = difflib.get_close_matches(label, known, n=1)
-        guess = f"; did you mean {near[0]!r}?" if near else ""
-        texts.append(f"{label!r} ({count} instance{'s' if count != 1 else ''}{guess})")
-    more = len(texts) - _MAX_LISTED
-    return ", ".join(texts[:_MAX_LISTED]) + (f", and {more} more" if more > 0 else "")
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    texts = [f"{k!r} ({plural(n, 'instance')}{nearest(k, known)})" for k, n in ordered]
+    return few(texts, _MAX_LISTED)

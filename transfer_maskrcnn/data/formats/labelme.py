@@ -21,7 +21,7 @@ from .files import (
     choose_classes,
     clip,
     count_labels,
-    existing_folder,
+    existing,
     images_by_stem,
     list_images,
     natural_key,
@@ -61,8 +61,8 @@ def load_labelme_json(
     """
     wanted = check_classes(classes)
     mapping = check_label_map(label_map)
-    folder = existing_folder(annotations, "annotations")
-    root = existing_folder(image_root, "image_root")
+    folder = existing(annotations, "annotations", "folder")
+    root = existing(image_root, "image_root", "folder")
     files = sorted(folder.glob("*.json"), key=lambda p: natural_key(p.name))
     if not files:
         raise DatasetError(

@@ -195,6 +195,7 @@ def screen_polygons(polygons: Sequence[Any], height: int, width: int) -> np.ndar
 
 
 Rle = dict[str, Any]
+Segmentation = Sequence[Sequence[float]] | Rle
 
 
 def polygons_to_rle(polygons: Sequence[Sequence[float]], height: int, width: int) -> Rle:
@@ -265,6 +266,14 @@ def clean_rle(rle: Rle, height: int, width: int) -> tuple[Rle, Reason | None]:
     if runs[1::2].sum() == 0:
         return {}, Reason.ZERO_AREA
     return _compress(runs, height, width), None
+
+
+def box_of(segmentation: Segmentation) -> list[float]:
+    """x0, y0, x1, y1 in pixels of the smallest box around a mask."""
+    if isinstance(segmentation, dict):
+        return rle_box(segmentation)
+    points = np.concatenate([np.asarray(p).reshape(-1, 2) for p in segmentation])
+    return [*points.min(axis=0).tolist(), *points.max(axis=0).tolist()]
 
 
 def rle_box(rle: Rle) -> list[float]:

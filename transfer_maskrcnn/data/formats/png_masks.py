@@ -17,7 +17,7 @@ from .assemble import assemble
 from .base import LoadedDataset, Place, RawImage, RawInstance, Reason
 from .files import (
     check_classes,
-    existing_folder,
+    existing,
     images_by_stem,
     list_counts,
     list_images,
@@ -62,8 +62,8 @@ def load_png_masks(
             and where no image can be used.
     """
     names = check_classes(classes) or ("object",)
-    folder = existing_folder(annotations, "annotations")
-    root = existing_folder(image_root, "image_root")
+    folder = existing(annotations, "annotations", "folder")
+    root = existing(image_root, "image_root", "folder")
     if pixel_values not in ("instance", "class"):
         raise DatasetError(f"pixel_values is {pixel_values!r}; expected 'instance' or 'class'")
     samples = [p for p in folder.iterdir() if (p / "images").is_dir()]

@@ -16,8 +16,7 @@ from .files import (
     check_classes,
     choose_classes,
     count_labels,
-    existing_file,
-    existing_folder,
+    existing,
     need,
     number,
     read_json,
@@ -53,8 +52,8 @@ def load_via_json(
             that cannot be told, labels that ``classes`` lacks, and where no image can be used.
     """
     wanted = check_classes(classes)
-    path = existing_file(annotations, "annotation file")
-    root = existing_folder(image_root, "image_root")
+    path = existing(annotations, "annotation file", "file")
+    root = existing(image_root, "image_root", "folder")
     source = str(path)
     records = image_records(read_json(path), source)
     one_class = wanted[0] if wanted is not None and len(wanted) == 1 else ""

@@ -20,7 +20,7 @@ from .files import (
     choose_classes,
     clip,
     count_labels,
-    existing_file,
+    existing,
     list_counts,
     list_images,
     read_text,
@@ -54,7 +54,7 @@ def load_yolo(
             lacks, labels that ``classes`` lacks, and where no image, or no label file, is found.
     """
     wanted = check_classes(classes)
-    path = existing_file(annotations, "data.yaml")
+    path = existing(annotations, "data.yaml", "file")
     source = f"{path} ({split})"
     config = read_yaml(path)
     names = parse_names(config.get("names"), str(path))
