@@ -1,4 +1,4 @@
-"""Each private name of detectron2 and torch that the project needs is there; where not, it says so."""
+"""Each private name of detectron2 and torch that is needed is there; where not, it says so."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def test_epochs(epochs: float, images: int, expected: dict[str, Any]) -> None:
 
 def test_phases_that_are_longer_than_the_epochs() -> None:
     with pytest.raises(
-        ConfigError, match=r"FREEZE_SCHEDULE take 500 iterations, but .*MAX_ITER is 4"
+        ConfigError, match=r"FREEZE_SCHEDULE takes 500 iterations, but .*MAX_ITER is 4"
     ):
         fit_schedule(config(EPOCHS=0.1), 150, logger)
 
@@ -229,10 +229,10 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"REFERENCE_WORLD_SIZE": -2}, "REFERENCE_WORLD_SIZE -2"),
     (
         {"FREEZE_SCHEDULE": [[2000, "backbone"]]},
-        "take 2000 iterations, but SOLVER.MAX_ITER is 1000",
+        "takes 2000 iterations, but SOLVER.MAX_ITER is 1000",
     ),
     # two phases need two iterations
-    ({"EPOCHS": 0.01}, "take 500 iterations, but SOLVER.MAX_ITER is 1"),
+    ({"EPOCHS": 0.01}, "takes 500 iterations, but SOLVER.MAX_ITER is 1"),
 ]
 
 

@@ -99,7 +99,7 @@ def test_augmentation_that_forbids_it(
 
     assert enter("auto") is None
     assert len(said()) == 1
-    assert re.search(f"{CACHE} auto: not used, since {reason}", said()[0])
+    assert re.search(f"{CACHE} auto: not used from iteration 0 on, since {reason}", said()[0])
     for mode in ("memory", "disk"):
         with pytest.raises(ConfigError, match=rf"{CACHE} {mode}: {reason}.*; {fix}.*or set .* off"):
             enter(mode)

@@ -98,4 +98,4 @@ def test_what_is_said_of_phases(toy: Toy, train: Train, caplog: pytest.LogCaptur
     lines = [r.getMessage() for r in caplog.records if r.name == cache_hook.__name__]
     assert len(lines) == 2, "and of the last phase nothing"
     assert "backbone computed once for 8 views" in lines[0]
-    assert lines[1] == f"{CACHE}: not used from iteration 6 on: the backbone trains"
+    assert lines[1] == f"{CACHE} auto: not used from iteration 6 on, since the backbone trains"

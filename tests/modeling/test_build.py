@@ -1,4 +1,4 @@
-"""What is built has detectron2's tensors, draws and losses, whatever the heads, and its own parts."""
+"""A built model has detectron2's tensors, draws and losses, whatever its heads, and our parts."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ BAD_FREEZE_SCHEDULE = [
     ([[0, "backbone"]], r"\[0, 'backbone'\] is no pair of a positive whole number"),
     ([[2.5, "backbone"]], r"\[2\.5, 'backbone'\] is no pair"),
     ([[True, "backbone"]], r"\[True, 'backbone'\] is no pair"),
-    ([[60, "backbone"], [50, ""]], "take 110 iterations, but SOLVER.MAX_ITER is 100"),
+    ([[60, "backbone"], [50, ""]], "takes 110 iterations, but SOLVER.MAX_ITER is 100"),
 ]
 
 

@@ -51,15 +51,13 @@ class NotCachedError(Exception):
 
     Attributes:
         fix: what to change; "" where nothing helps.
+        ordinary: nothing is frozen, of which nothing need be said.
     """
 
-    def __init__(self, reason: str, fix: str = ""):
+    def __init__(self, reason: str, fix: str = "", ordinary: bool = False):
         super().__init__(reason)
         self.fix = fix
-
-
-class NothingFrozenError(NotCachedError):
-    """The ordinary case, of which nothing need be said."""
+        self.ordinary = ordinary
 
 
 class CacheFeatures(HookBase):
@@ -103,26 +101,26 @@ class CacheFeatures(HookBase):
             DatasetError: an image cannot be read.
         """
         self._model = unwrapped(self.trainer.model)
-        try:
-            self._enter(self.trainer.start_iter)
-        except NotCachedError as reason:
-            waits = isinstance(reason, NothingFrozenError) and self._phase_ends
-            if self._mode != "auto" and not waits:
-                fix = f"{reason.fix}, or " if reason.fix else ""
-                raise ConfigError(f"{KEY} {self._mode}: {reason}; {fix}set {KEY} off") from None
-            if not isinstance(reason, NothingFrozenError):
-                logger.info("%s %s: not used, since %s", KEY, self._mode, reason)
+        self._change(self.trainer.start_iter)
 
     def before_step(self) -> None:
-        iteration = self.trainer.iter
-        if iteration in self._phase_ends and iteration > self.trainer.start_iter:
-            used = getattr(self._model, "recall", None) is not None
-            self._leave()
-            try:
-                self._enter(iteration)
-            except NotCachedError as reason:
-                if used or not isinstance(reason, NothingFrozenError):
-                    logger.info("%s: not used from iteration %d on: %s", KEY, iteration, reason)
+        if self.trainer.iter in self._phase_ends and self.trainer.iter > self.trainer.start_iter:
+            self._change(self.trainer.iter)
+
+    def _change(self, iteration: int) -> None:
+        """Cache what is frozen from ``iteration`` on, or say why not."""
+        used = getattr(self._model, "recall", None) is not None
+        self._leave()
+        try:
+            self._enter(iteration)
+        except NotCachedError as reason:
+            asked = self._mode != "auto" and iteration == self.trainer.start_iter
+            if asked and not (reason.ordinary and self._phase_ends):
+                fix = f"{reason.fix}, or " if reason.fix else ""
+                raise ConfigError(f"{KEY} {self._mode}: {reason}; {fix}set {KEY} off") from None
+            if used or not reason.ordinary:
+                words = "%s %s: not used from iteration %d on, since %s"
+                logger.info(words, KEY, self._mode, iteration, reason)
 
     def after_train(self) -> None:
         self._leave()
@@ -216,10 +214,10 @@ def free_memory() -> int:
 def _frozen_part(model: nn.Module) -> FrozenPart:
     if not isinstance(model, TransferRCNN):
         name = type(model).__name__
-        raise NothingFrozenError(f"{name} does not run as GeneralizedRCNN does")
+        raise NotCachedError(f"{name} does not run as GeneralizedRCNN does", ordinary=True)
     part = model.frozen_part()
     if part is None:
-        raise NothingFrozenError("the backbone trains", f"freeze it with {FREEZE_KEY} backbone")
+        raise NotCachedError("the backbone trains", f"freeze it with {FREEZE_KEY} backbone", True)
     return part
 
 

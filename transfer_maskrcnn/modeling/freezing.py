@@ -70,8 +70,8 @@ def frozen_names(model: nn.Module, spec: str, key: str) -> set[str]:
     """The parameters, and the running means of norms, that a value of ``key`` freezes.
 
     With "all_but_new_rows", all but the predictors that have rows of classes; which of those rows
-    are held is the business of :class:`~transfer_maskrcnn.incremental.row_freezing.HoldRows`. Else as
-    :func:`names_of`, which says what is raised.
+    are held is the business of :class:`~transfer_maskrcnn.incremental.row_freezing.HoldRows`. Else
+    as :func:`names_of`, which says what is raised.
     """
     names = [*dict(model.named_parameters()), *_norms(model)]
     if spec == ALL_BUT_NEW_ROWS:
@@ -193,8 +193,8 @@ def parse_phases(value: Any, max_iter: int) -> tuple[Phase, ...]:
     phases = tuple((iterations, spec) for iterations, spec in value)
     if (total := sum(iterations for iterations, _ in phases)) > max_iter:
         raise ConfigError(
-            f"{FREEZE_SCHEDULE_KEY} take {total} iterations, but SOLVER.MAX_ITER is {max_iter}; shorten the "
-            "phases, or train for longer"
+            f"{FREEZE_SCHEDULE_KEY} takes {total} iterations, but SOLVER.MAX_ITER is {max_iter}; "
+            "shorten the phases, or train for longer"
         )
     return phases
 
@@ -226,7 +226,7 @@ class FreezeSchedule(HookBase):
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode, spec: RunSpec | None = None) -> FreezeSchedule | None:
-        """From ``SOLVER.FREEZE_SCHEDULE``; None where there is none. Raises as :func:`parse_phases`."""
+        """From ``SOLVER.FREEZE_SCHEDULE``; None where it is empty. Raises as :meth:`check`."""
         phases = parse_phases(cfg.SOLVER.FREEZE_SCHEDULE, cfg.SOLVER.MAX_ITER)
         return cls(phases) if phases else None
 

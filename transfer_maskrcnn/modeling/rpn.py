@@ -74,7 +74,7 @@ class CertainMatcher:
             quality: (M, N) IoU of M objects and N anchors.
 
         Returns:
-            the object of each anchor, and its label: 1 object, 0 background, -1 left out. Both (N,).
+            the object of each anchor, and its label: 1 object, 0 background, -1 left out; both (N,)
         """
         if not self.doubtful.any():
             matched: tuple[Tensor, Tensor] = self.matcher(quality)
