@@ -18,6 +18,9 @@ import pycocotools.mask as mask_util
 
 from .base import Patch, Reason
 
+Rle = dict[str, Any]
+Segmentation = Sequence[Sequence[float]] | Rle
+
 _MAX_POINTS = 1000
 _SAGITTA = 0.1  # how far, in pixels, an edge of the polygon may run inside the true curve
 
@@ -192,10 +195,6 @@ def screen_polygons(polygons: Sequence[Any], height: int, width: int) -> np.ndar
         area = np.abs(np.add.reduceat(cross, starts))
     clean[clean] = np.logical_and.reduceat(inside & ~same, starts) & (area > 1e-3)
     return clean
-
-
-Rle = dict[str, Any]
-Segmentation = Sequence[Sequence[float]] | Rle
 
 
 def polygons_to_rle(polygons: Sequence[Sequence[float]], height: int, width: int) -> Rle:
