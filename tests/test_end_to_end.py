@@ -89,7 +89,7 @@ def test_train_then_evaluate_then_resume_gives_the_same_and_trains_nothing(
     assert done.returncode == 0, done.stdout + done.stderr
     plan = json.loads((project.output / "transfer_plan.json").read_text())
     assert plan, "the plan is written, also for a start from random weights"
-    assert json.loads((project.output / "environment.json").read_text())["seed"] == 0
+    assert json.loads((project.output / "run.json").read_text())["spec"]["seed"] == 0
     trained = project.evaluation()
     (project.output / "evaluation.json").unlink()
     config = (project.output / "config.yaml").read_text()

@@ -60,7 +60,7 @@ THIRD_PARTY = {
 }
 READS_CONFIG = (
     *("config", "modeling", "autoconfig", "feature_cache", "incremental", "engine", "evaluation"),
-    *("surgery.hook", "inference.load", "data.mapper", "study", "commands"),
+    *("surgery.hook", "inference.load", "data.mapper", "data.loader", "study", "commands"),
 )
 CONFIG_NAMES = {"detectron2.config", "fvcore.common.config", "yacs"}
 

@@ -34,7 +34,7 @@ def run(quick: bool, path: Path | None) -> None:
     from benchmarks import machine
     from benchmarks.rows import QUICK, Plan, rows
     from benchmarks.table import json_of, text_of
-    from transfer_maskrcnn.engine.setup import quiet_third_parties
+    from transfer_maskrcnn.engine.machine import quiet_third_parties
     from transfer_maskrcnn.files import write_json
 
     quiet_third_parties()

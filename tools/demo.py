@@ -24,7 +24,7 @@ def main() -> None:
     args = parser.parse_args()
     from transfer_maskrcnn.commands.compare_inits import print_study
     from transfer_maskrcnn.data.shapes import prepare_shapes
-    from transfer_maskrcnn.engine.setup import quiet_third_parties
+    from transfer_maskrcnn.engine.machine import quiet_third_parties
     from transfer_maskrcnn.study.design import make_design
     from transfer_maskrcnn.study.study import run_study
 

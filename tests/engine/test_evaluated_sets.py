@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from transfer_maskrcnn.config import load_config
-from transfer_maskrcnn.engine.evaluated_sets import sets_to_test, without_single_name
+from transfer_maskrcnn.engine.evaluation import sets_to_test, without_single_name
 
 A, B = {"segm": {"AP": 1.0}}, {"segm": {"AP": 2.0}}
 CASES: list[tuple[Any, Any, Any, Any]] = [

@@ -10,10 +10,10 @@ import pytest
 from detectron2.data.samplers import TrainingSampler
 from torch.utils.data import DataLoader
 
-from transfer_maskrcnn.config import RunSpec, load_config
+from transfer_maskrcnn.config import load_config
+from transfer_maskrcnn.data import loader
 from transfer_maskrcnn.data.datasets import Records
-from transfer_maskrcnn.engine import loader
-from transfer_maskrcnn.engine.loader import Batches, SeededImages
+from transfer_maskrcnn.data.loader import Batches, SeededImages
 from transfer_maskrcnn.errors import ConfigError
 
 WIDE, UPRIGHT = (20, 10), (10, 20)
@@ -75,4 +75,4 @@ def test_proposals_are_not_lost_in_a_cached_dataset(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(loader, "DatasetCatalog", {"a_train": lazy})
     cfg = load_config("", ["MODEL.LOAD_PROPOSALS", "True", "DATASETS.TRAIN", "('a_train',)"])
     with pytest.raises(ConfigError, match=r"LOAD_PROPOSALS.*'a_train'.*TRANSFER_CACHE"):
-        loader.training_dicts(cfg, RunSpec(("x",)))
+        loader.training_records(cfg)

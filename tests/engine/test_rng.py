@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from detectron2.utils.env import seed_all_rng
 
-from transfer_maskrcnn.engine.rng import StepSeed, derive_seed, seeded
+from transfer_maskrcnn.data.loader import derive_seed, seeded
+from transfer_maskrcnn.engine.hooks.record import StepSeed
 
 
 def draw() -> tuple[float, float, float]:

@@ -11,11 +11,9 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
 
 from transfer_maskrcnn.config import RunSpec, flat_config, load_config
-from transfer_maskrcnn.engine import schedule
-from transfer_maskrcnn.engine.schedule import describe_scaling, fit_schedule
+from transfer_maskrcnn.engine import setup as schedule
+from transfer_maskrcnn.engine.setup import describe_scaling, fit_schedule
 from transfer_maskrcnn.errors import ConfigError
-
-logger = logging.getLogger("transfer_maskrcnn.test")
 
 
 def config(**keys: Any) -> CfgNode:
@@ -32,7 +30,7 @@ def config(**keys: Any) -> CfgNode:
 
 def fit(cfg: CfgNode, images: int) -> CfgNode:
     """``cfg`` with its schedule in iterations; the rest stays."""
-    schedule = fit_schedule(cfg, images, logger)
+    schedule = fit_schedule(cfg, images)
     spec = RunSpec(("x",) * 80, (), cfg.SEED, cfg.INPUT.MASK_FORMAT, schedule)
     own = spec.resolve(cfg)
     own.defrost()
@@ -80,7 +78,7 @@ def test_phases_that_are_longer_than_the_epochs() -> None:
     with pytest.raises(
         ConfigError, match=r"FREEZE_SCHEDULE takes 500 iterations, but .*MAX_ITER is 4"
     ):
-        fit_schedule(config(EPOCHS=0.1), 150, logger)
+        fit_schedule(config(EPOCHS=0.1), 150)
 
 
 def test_the_default_length_is_no_measure_of_anything() -> None:
@@ -215,7 +213,7 @@ def test_what_is_said_of_the_schedule(
     keys: dict[str, Any], line: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        fit_schedule(config(**keys), 100, logger)
+        fit_schedule(config(**keys), 100)
     assert f"schedule: {line}" in caplog.messages
     told = "SOLVER.EPOCHS 0.1 of 100 images: SOLVER.MAX_ITER 1000 -> 3" in caplog.text
     assert told == ("EPOCHS" in keys)
@@ -239,4 +237,4 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("keys", "words"), MISTAKES)
 def test_mistakes(keys: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        fit_schedule(config(**keys), 100, logger)
+        fit_schedule(config(**keys), 100)

@@ -9,7 +9,7 @@ import pytest
 from torch import nn
 
 from transfer_maskrcnn.config import RunSpec, load_config
-from transfer_maskrcnn.engine.testing import _record, read_extension
+from transfer_maskrcnn.engine.evaluation import _record, read_extension
 
 
 @pytest.mark.parametrize("content", ["{bad", "3", ""])

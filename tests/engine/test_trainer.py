@@ -11,8 +11,8 @@ import pytest
 from detectron2.config import CfgNode
 
 from transfer_maskrcnn.config import load_config
-from transfer_maskrcnn.engine.earlier_run import check_weights_stay, set_aside
 from transfer_maskrcnn.engine.hooks.progress import ProgressBar
+from transfer_maskrcnn.engine.run import check_weights_stay, set_aside
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import ConfigError, TrainingDivergedError
 

@@ -19,8 +19,8 @@ from detectron2.structures import BoxMode
 from torch import nn
 
 from transfer_maskrcnn.config import RunSpec, load_config
-from transfer_maskrcnn.engine import testing
-from transfer_maskrcnn.engine.testing import evaluate_model
+from transfer_maskrcnn.engine import evaluation as testing
+from transfer_maskrcnn.engine.evaluation import evaluate_model
 from transfer_maskrcnn.evaluation.coco import InstanceEvaluator
 from transfer_maskrcnn.evaluation.inference import FastInference
 from transfer_maskrcnn.evaluation.mask_rle import EncodedMasks

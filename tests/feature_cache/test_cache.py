@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from transfer_maskrcnn.data.cache import Entry
-from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
 from transfer_maskrcnn.engine.hooks.validation import validation_losses
-from transfer_maskrcnn.engine.loader import build_train_loader
 from transfer_maskrcnn.engine.setup import fit_config
+from transfer_maskrcnn.engine.trainer import train_loader
 from transfer_maskrcnn.feature_cache.cache import Canvases, FeatureCache, MemoryStore, image_key
 from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.modeling.rcnn import FrozenPart
@@ -40,8 +39,7 @@ class Detector:
         self.part: FrozenPart = found
         self.store = MemoryStore(2**30)
         self.cache = FeatureCache(self.model, found, self.store, Canvases((64, 64), (64, 64)))
-        mapper = CheckedDatasetMapper(cfg, is_train=True)
-        loader = build_train_loader(cfg, fit_config(cfg), mapper)
+        loader = train_loader(cfg, fit_config(cfg))
         self.batches: Iterator[Any] = iter(loader)
 
     def losses(self, batch: Any) -> dict[str, float]:

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transfer_maskrcnn.config import load_config
+from transfer_maskrcnn.data.loader import seeded
 from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
-from transfer_maskrcnn.engine.rng import seeded
 from transfer_maskrcnn.feature_cache.cache import Canvases
 from transfer_maskrcnn.feature_cache.hook import (
     NotCachedError,

@@ -11,9 +11,8 @@ from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
-from transfer_maskrcnn.engine.loader import build_train_loader
 from transfer_maskrcnn.engine.setup import fit_config
+from transfer_maskrcnn.engine.trainer import train_loader
 from transfer_maskrcnn.incremental.distillation import Distillation
 from transfer_maskrcnn.incremental.distillation_losses import OldClasses
 from transfer_maskrcnn.modeling.build import build_model
@@ -32,9 +31,7 @@ class Pair:
         self.student: Any = _build(cfg, 4).train()
         _teach(self.teacher, self.student)
         self.distillation = Distillation(self.student, self.teacher, OLD, weight)
-        self.batch = next(
-            iter(build_train_loader(cfg, fit_config(cfg), CheckedDatasetMapper(cfg, is_train=True)))
-        )
+        self.batch = next(iter(train_loader(cfg, fit_config(cfg))))
         self.batch[0]["instances"].gt_classes[:] = 3
 
     def losses(self) -> dict[str, Tensor]:

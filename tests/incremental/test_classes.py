@@ -15,8 +15,8 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from transfer_maskrcnn.config import load_config
-from transfer_maskrcnn.engine.loader import training_dicts
 from transfer_maskrcnn.engine.setup import fit_config
+from transfer_maskrcnn.engine.trainer import training_dicts
 from transfer_maskrcnn.errors import ConfigError, WeightFileError
 from transfer_maskrcnn.incremental.classes import annotated_classes, class_places
 from transfer_maskrcnn.surgery.read import METADATA_KEY
@@ -28,7 +28,7 @@ Make = Callable[..., CfgNode]
 
 def dicts_of(cfg: CfgNode) -> list[dict[str, Any]]:
     """The images that a run of ``cfg`` trains on."""
-    return training_dicts(cfg, fit_config(cfg))
+    return training_dicts(cfg, fit_config(cfg))[1]
 
 
 def write_weights(path: Path, classes: list[str] | None, source: str = "") -> str:

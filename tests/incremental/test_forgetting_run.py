@@ -16,9 +16,10 @@ from detectron2.config import CfgNode
 from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.data.registry import register_dataset
 from transfer_maskrcnn.data.shapes import SOURCE_CLASSES, ShapesSplit, write_split
+from transfer_maskrcnn.engine.evaluation import evaluate_model
+from transfer_maskrcnn.engine.manifest import read_manifest
 from transfer_maskrcnn.engine.run import evaluate, print_summary
 from transfer_maskrcnn.engine.setup import fit_config
-from transfer_maskrcnn.engine.testing import evaluate_model
 from transfer_maskrcnn.errors import ConfigError, WeightFileError
 from transfer_maskrcnn.incremental import detections
 from transfer_maskrcnn.incremental.source import note_source, source_facts
@@ -260,7 +261,7 @@ def test_evaluating_another_model_leaves_what_the_run_knows_of_its_source(
     cfg = make()
     cfg = fit_config(cfg).resolve(cfg)
     train(cfg)
-    noted = (tmp_path / "output/source.json").read_bytes()
+    noted = read_manifest(tmp_path / "output")
     shutil.copy(tmp_path / "output/model_final.pth", tmp_path / "other.pth")
     with (tmp_path / "other.pth").open("ab") as file:
         file.write(b"\0")
@@ -268,4 +269,4 @@ def test_evaluating_another_model_leaves_what_the_run_knows_of_its_source(
     with caplog.at_level(logging.WARNING, "transfer_maskrcnn"):
         evaluate_only(make("MODEL.WEIGHTS", other), other)
     assert "other.pth is not of the run in" in caplog.text
-    assert (tmp_path / "output/source.json").read_bytes() == noted
+    assert read_manifest(tmp_path / "output") == noted

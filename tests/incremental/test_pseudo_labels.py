@@ -20,12 +20,10 @@ from detectron2.config import CfgNode
 from transfer_maskrcnn.commands.pseudo_label import main
 from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.data.cache import Cache
-from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
 from transfer_maskrcnn.data.registry import register_dataset
 from transfer_maskrcnn.data.shapes import NEW_CLASSES, SOURCE_CLASSES, ShapesSplit, write_split
-from transfer_maskrcnn.engine.loader import build_train_loader, training_dicts
 from transfer_maskrcnn.engine.setup import fit_config
-from transfer_maskrcnn.engine.trainer import TransferTrainer
+from transfer_maskrcnn.engine.trainer import TransferTrainer, train_loader, training_dicts
 from transfer_maskrcnn.errors import ConfigError, WeightFileError
 from transfer_maskrcnn.incremental import detections
 from transfer_maskrcnn.incremental.pseudo_labels import describe
@@ -45,7 +43,7 @@ TINY: list[Any] = [
 
 def dicts_of(cfg: CfgNode) -> list[dict[str, Any]]:
     """The images that a run of ``cfg`` trains on."""
-    return training_dicts(cfg, fit_config(cfg))
+    return training_dicts(cfg, fit_config(cfg))[1]
 
 
 @pytest.fixture(scope="module")
@@ -307,7 +305,7 @@ def test_pseudo_labels_do_not_decide_how_often_images_are_drawn(
 
 
 def _loader(cfg: CfgNode) -> Any:
-    return build_train_loader(cfg, fit_config(cfg), CheckedDatasetMapper(cfg, is_train=True))
+    return train_loader(cfg, fit_config(cfg))
 
 
 def test_the_source_is_gone_but_all_is_labelled(
@@ -317,11 +315,11 @@ def test_the_source_is_gone_but_all_is_labelled(
     shutil.copy(repository / "configs/shapes/shapes_source.pth", weights)
     cfg = make("MODEL.WEIGHTS", str(weights))
     spec = fit_config(cfg)
-    first = training_dicts(cfg, spec)
+    first = training_dicts(cfg, spec)[1]
     note_source(cfg)
     weights.unlink()
-    assert training_dicts(cfg, spec) == first
-    (tmp_path / "output/source.json").unlink()
+    assert training_dicts(cfg, spec)[1] == first
+    (tmp_path / "output/run.json").unlink()
     with pytest.raises(WeightFileError, match="has it label the training images"):
         training_dicts(cfg, spec)
 

@@ -258,7 +258,7 @@ def test_a_resumed_run_whose_source_is_gone(extended: Make, train: Callable[...,
     cfg.SOLVER.MAX_ITER = 4
     assert len(train(cfg, resume=True).losses) == 1
     assert check_held(cfg) == {SCORE, BOX, MASK}
-    Path(cfg.OUTPUT_DIR, "source.json").unlink()
+    Path(cfg.OUTPUT_DIR, "run.json").unlink()
     cfg.SOLVER.MAX_ITER = 5
     with pytest.raises(CheckpointError, match=r"source\.json are gone"):
         train(cfg, resume=True)

@@ -237,15 +237,15 @@ def write_whole_run(folder: Path) -> None:
     (folder / "metrics.json").write_text("\n".join(lines) + '\n{"iteration": 79, "tot')
     write(folder / "transfer_plan.json", PLAN)
     write(
-        folder / "environment.json",
+        folder / "run.json",
         {
             "command": ["tools/train_net.py", "DATASETS.TRAIN", "('a b',)"],
-            "seed": 3,
+            "spec": {"seed": 3},
+            "cost": {"seconds": 98.2, "peak_memory_mb": 1520.3},
             "versions": {"torch": "2.14.1"},
         },
     )
     write(folder / "drift.json", {"backbone.res2": 0.0132, "roi_heads.mask_head": 0})
-    write(folder / "cost.json", {"seconds": 98.2, "peak_memory_mb": 1520.3})
     write_predictions(folder / "images", folder / "inference" / VAL)
 
 

@@ -63,7 +63,7 @@ def test_a_whole_run(whole_run: Path) -> None:
         (["metrics.json", "eval_history.json"], "Training"),
         (["transfer_plan.json"], "What was transferred"),
         (["drift.json"], "What moved"),
-        (["environment.json"], "How to repeat it"),
+        (["run.json"], "How to repeat it"),
         (["inference"], "What the model sees on shapes_val"),
     ],
 )

@@ -142,7 +142,7 @@ def test_a_runs_key_depends_on_all_data(
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("train",), ("test",)
     cfg.merge_from_list(options)
     keys = []
-    for found in ([], ["one"]):
+    for found in ([], [{"category_id": 0, "bbox": [0, 0, 1, 1]}]):
         content["other"] = [{"file_name": __file__, "annotations": found}]
         module._data_fingerprint.cache_clear()
         keys.append(run_key(cfg)["data"])

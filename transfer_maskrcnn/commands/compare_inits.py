@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from transfer_maskrcnn.cli import parse_arguments, run_tool, tool_parser
-from transfer_maskrcnn.engine.setup import quiet_third_parties
+from transfer_maskrcnn.engine.machine import quiet_third_parties
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.report.page import REPORT_FILE
 from transfer_maskrcnn.report.study_input import STUDY_FILE

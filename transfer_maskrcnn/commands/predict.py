@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from transfer_maskrcnn.cli import parse_arguments, run_tool, tool_parser
 from transfer_maskrcnn.config import load_config
-from transfer_maskrcnn.engine.setup import quiet_third_parties
+from transfer_maskrcnn.engine.machine import quiet_third_parties
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.inference.inputs import find_inputs, is_video
 from transfer_maskrcnn.inference.load import find_weights, load_predictor

@@ -18,7 +18,8 @@ from transfer_maskrcnn.cli import parse_arguments, run_tool, tool_parser
 from transfer_maskrcnn.config import RunSpec, load_config
 from transfer_maskrcnn.data.export.base import common_folder, new_folder
 from transfer_maskrcnn.data.registry import catalog_entry, register_catalog
-from transfer_maskrcnn.engine.setup import fit_config, quiet_third_parties
+from transfer_maskrcnn.engine.machine import quiet_third_parties
+from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.evaluation.explain.table import wrapped
 from transfer_maskrcnn.files import write_json, write_text

@@ -18,10 +18,10 @@ from detectron2.utils.logger import setup_logger
 from transfer_maskrcnn.cli import DIVERGED_STATUS, parse_arguments, run_tool
 from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.engine import run
-from transfer_maskrcnn.engine.allocator import keep_freed_memory
-from transfer_maskrcnn.engine.earlier_run import check_weights_stay
+from transfer_maskrcnn.engine.machine import keep_freed_memory, quiet_third_parties
 from transfer_maskrcnn.engine.resume import check_same_run, resumed_seed
-from transfer_maskrcnn.engine.setup import fit_config, quiet_third_parties
+from transfer_maskrcnn.engine.run import check_weights_stay
+from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.errors import ConfigError, TrainingDivergedError, TransferError
 from transfer_maskrcnn.report.run_page import write_run_report
 

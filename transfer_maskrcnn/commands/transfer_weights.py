@@ -14,7 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from transfer_maskrcnn.cli import parse_arguments, run_tool, tool_parser
 from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.data.registry import register_catalog
-from transfer_maskrcnn.engine.setup import quiet_third_parties
+from transfer_maskrcnn.engine.machine import quiet_third_parties
 from transfer_maskrcnn.errors import ConfigError, TransferPlanError
 from transfer_maskrcnn.files import write_text
 from transfer_maskrcnn.incremental.classes import extend

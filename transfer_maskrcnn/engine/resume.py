@@ -7,7 +7,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from transfer_maskrcnn.config import flat_config, load_config
-from transfer_maskrcnn.engine.metadata import own_config
+from transfer_maskrcnn.engine.manifest import own_config
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.incremental.source import check_same_source
 from transfer_maskrcnn.surgery.load import last_checkpoint, load_weights

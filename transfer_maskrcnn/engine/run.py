@@ -5,36 +5,47 @@ from __future__ import annotations
 import logging
 import math
 import os
-import platform
-import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-import torchvision
-from detectron2 import __version__ as detectron2_version
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 from tabulate import tabulate
 
-from transfer_maskrcnn import __version__
 from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.engine.checkpoint import load_trained_model
-from transfer_maskrcnn.engine.earlier_run import check_weights_stay, set_aside
-from transfer_maskrcnn.engine.testing import evaluate_model, read_extension
+from transfer_maskrcnn.engine.evaluation import evaluate_model, read_extension
+from transfer_maskrcnn.engine.manifest import RUN_FILE, describe_run, note
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.evaluation.explain.folder import read_sentence
 from transfer_maskrcnn.evaluation.explain.table import wrapped
-from transfer_maskrcnn.files import write_json
+from transfer_maskrcnn.incremental.pseudo_labels import SUMMARY_FILE
 from transfer_maskrcnn.incremental.source import before_extension
 from transfer_maskrcnn.modeling.build import build_model
-from transfer_maskrcnn.modeling.precision import describe_precision
 from transfer_maskrcnn.surgery.hook import began_with
 from transfer_maskrcnn.surgery.load import FINAL_FILE, load_weights, trained_file
 
 logger = logging.getLogger(__name__)
+
+# What a run leaves in OUTPUT_DIR, but for log.txt and config.yaml, which the next one begins with.
+RUN_FILES = (
+    "last_checkpoint",
+    "model_*.pth",
+    "model_initial.safetensors",
+    "model_final.safetensors",
+    "eval_history.json",
+    "drift.json",
+    "report.html",
+    "metrics.json",
+    "events.out.tfevents.*",
+    "evaluation.json",
+    RUN_FILE,
+    "transfer_plan.json",
+    SUMMARY_FILE,
+    "inference",
+)  # not feature_cache: an entry there is only used by a run that would compute the same
 
 
 def train(cfg: CfgNode, spec: RunSpec, resume: bool) -> None:
@@ -67,8 +78,7 @@ def train(cfg: CfgNode, spec: RunSpec, resume: bool) -> None:
         return
     if resume and trainer.start_iter == 0:
         logger.info("nothing to resume in %s: starting from MODEL.WEIGHTS", cfg.OUTPUT_DIR)
-    if comm.is_main_process():
-        write_json(os.path.join(cfg.OUTPUT_DIR, "environment.json"), environment(cfg))
+    note(cfg.OUTPUT_DIR, **describe_run(cfg, spec))
     trainer.train()
     if comm.is_main_process() and trainer.results:
         print_summary(cfg, trainer.results)
@@ -131,34 +141,6 @@ def _is_of_the_run(cfg: CfgNode, weights: str) -> bool:
     return False
 
 
-def environment(cfg: CfgNode) -> dict[str, Any]:
-    """What a reader needs to repeat the run."""
-    device = "cpu"
-    if cfg.MODEL.DEVICE.startswith("cuda"):
-        device = torch.cuda.get_device_name(cfg.MODEL.DEVICE)
-    return {
-        "command": sys.argv,
-        "seed": cfg.SEED,
-        "device": device,
-        "machine": platform.machine(),
-        "precision": describe_precision(cfg),
-        "threads": torch.get_num_threads(),
-        "processes": comm.get_world_size(),
-        "versions": versions(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Of what a run's result may depend on."""
-    return {
-        "transfer_maskrcnn": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "detectron2": detectron2_version,
-    }
-
-
 def print_summary(cfg: CfgNode, results: dict[str, Any]) -> None:
     """One row a test set: box and mask AP, AP50 and AP75; then what an extended model knows of old
     and new classes; then why, a sentence a test set.
@@ -189,3 +171,40 @@ def _has_objects(dataset: str) -> bool:
     """Without any, AP is undefined whatever the model detects."""
     records = DatasetCatalog.get(dataset)
     return any(not a.get("iscrowd", 0) for r in records for a in r.get("annotations", ()))
+
+
+def check_weights_stay(cfg: CfgNode) -> None:
+    """That ``MODEL.WEIGHTS`` is not one of the files that a new run in OUTPUT_DIR would move.
+
+    Raises:
+        ConfigError: it is.
+    """
+    weights = cfg.MODEL.WEIGHTS
+    needed = Path(weights.partition("?")[0]).resolve()  # "?matching_heuristics" is detectron2's
+    if any(path.resolve() in (needed, *needed.parents) for path in _run_files(cfg.OUTPUT_DIR)):
+        raise ConfigError(
+            f"MODEL.WEIGHTS {weights} is of the earlier run in OUTPUT_DIR {cfg.OUTPUT_DIR}, whose "
+            "files would be moved out of the new run's way; choose another OUTPUT_DIR"
+        )
+
+
+def set_aside(output_dir: str) -> None:
+    """Move the files of a run that is there already into a folder of its own.
+
+    Otherwise a kill before the new run's first checkpoint, and --resume, would go on with the old.
+    """
+    folder, found, number = Path(output_dir), _run_files(output_dir), 1
+    comm.synchronize()  # all have looked before one of them moves anything
+    if comm.is_main_process() and found:
+        while (folder / f"earlier_run_{number}").exists():
+            number += 1
+        aside = folder / f"earlier_run_{number}"
+        aside.mkdir()
+        for path in found:
+            path.rename(aside / path.name)
+        logger.warning("%s held an earlier run; its files are now in %s", folder, aside)
+    comm.synchronize()
+
+
+def _run_files(output_dir: str) -> list[Path]:
+    return [path for pattern in RUN_FILES for path in Path(output_dir).glob(pattern)]

@@ -3,37 +3,27 @@
 from __future__ import annotations
 
 import logging
-import warnings
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
 from detectron2.config import CfgNode
+from detectron2.utils import comm
 
-from transfer_maskrcnn.config import FOLLOW_DATASET, RunSpec
+from transfer_maskrcnn.config import FOLLOW_DATASET, RunSpec, Schedule
+from transfer_maskrcnn.data.loader import training_images
 from transfer_maskrcnn.data.registry import dataset_facts, register_catalog
-from transfer_maskrcnn.engine.loader import training_images
-from transfer_maskrcnn.engine.rng import draw_seed
-from transfer_maskrcnn.engine.schedule import fit_schedule
+from transfer_maskrcnn.engine.machine import check_device
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.incremental.classes import fit_classes
 from transfer_maskrcnn.incremental.distillation import check_distillation
 from transfer_maskrcnn.incremental.pseudo_labels import check_pseudo_labels
 from transfer_maskrcnn.incremental.row_freezing import check_row_freezing
+from transfer_maskrcnn.modeling.freezing import parse_phases
 
 logger = logging.getLogger(__name__)
 
 _WITHOUT_ROI_HEADS = ("RetinaNet", "FCOS", "SemanticSegmentor", "ProposalNetwork")
-
-
-def quiet_third_parties() -> None:
-    """Hide warnings out of detectron2 and torch that tell a user of this project nothing."""
-    for message in ("torch.meshgrid", "The given NumPy array is not writable", "pkg_resources is"):
-        warnings.filterwarnings("ignore", message=message)
-    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
-    logging.raiseExceptions = (
-        False  # a log.txt on a full disk is no reason for a stack trace a line
-    )
 
 
 def fit_config(cfg: CfgNode, *, eval_only: bool = False, seed: int | None = None) -> RunSpec:
@@ -104,7 +94,7 @@ def _fit_training(cfg: CfgNode, spec: RunSpec) -> RunSpec:
             f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)}: every instance is a crowd, and "
             "crowds are not trained on"
         )
-    spec = replace(spec, schedule=fit_schedule(own, images, logger))
+    spec = replace(spec, schedule=fit_schedule(own, images))
     own = spec.resolve(cfg)
     check_row_freezing(own, spec)
     _check_points(own)
@@ -123,18 +113,150 @@ def _check_points(cfg: CfgNode) -> None:
         raise ConfigError("TEST.VAL_LOSS True: DATASETS.TEST names no dataset to measure it on")
 
 
-def check_device(device: str) -> None:
-    """Say in one line where the model runs.
+def draw_seed() -> int:
+    """One that all processes of a run draw together."""
+    return int(comm.shared_random_seed() % 2**31)
+
+
+def fit_schedule(config: CfgNode, train_images: int) -> Schedule:
+    """The schedule of ``config`` in iterations of this run, which the log tells.
+
+    First ``SOLVER.REFERENCE_WORLD_SIZE``, see :func:`describe_scaling`; then ``SOLVER.EPOCHS``,
+    which sets ``SOLVER.MAX_ITER`` and moves ``SOLVER.STEPS`` to the same shares of it; what else is
+    counted in iterations (warm-up, phases, evaluations, checkpoints) stays. A config that
+    ``RunSpec.resolve`` has given the outcome gives it again.
+
+    Args:
+        config: stays as it is.
+        train_images: images of one epoch, at least 1.
 
     Raises:
-        ConfigError: CUDA is asked for where there is none.
+        ConfigError: values that cannot be; phases that are longer than the run.
     """
-    if not device.startswith("cuda"):
-        logger.info("MODEL.DEVICE %s (%d threads)", device, torch.get_num_threads())
-        return
-    if not torch.cuda.is_available():
+    cfg = config.clone()
+    cfg.defrost()
+    if cfg.SOLVER.MAX_ITER < 1:
+        raise ConfigError(f"SOLVER.MAX_ITER is {cfg.SOLVER.MAX_ITER}; expected at least 1")
+    processes = comm.get_world_size()
+    logger.info(describe_scaling(cfg, processes))
+    _fit_processes(cfg, processes)
+    epochs, batch = cfg.SOLVER.EPOCHS, cfg.SOLVER.IMS_PER_BATCH
+    if not 0 <= epochs < math.inf:
         raise ConfigError(
-            f"MODEL.DEVICE is {device!r}, but torch {torch.__version__} sees no CUDA device; "
-            "use MODEL.DEVICE cpu, or install the driver and a CUDA build of torch"
+            f"SOLVER.EPOCHS is {epochs}; expected 0 (SOLVER.MAX_ITER counts) or a number above it"
         )
-    logger.info("MODEL.DEVICE %s (%s)", device, torch.cuda.get_device_name(device))
+    if epochs:
+        # 1.1 * 100 is 110.00000000000001: not 111 iterations.
+        iterations = max(1, math.ceil(round(epochs * train_images / batch, 6)))
+        logger.info(
+            "SOLVER.EPOCHS %g of %d images: SOLVER.MAX_ITER %d -> %d, and SOLVER.STEPS with it; "
+            "config.yaml holds the outcome, and EPOCHS 0",
+            *(epochs, train_images, cfg.SOLVER.MAX_ITER, iterations),
+        )
+        ratio = iterations / cfg.SOLVER.MAX_ITER
+        cfg.SOLVER.STEPS = tuple(max(1, round(step * ratio)) for step in cfg.SOLVER.STEPS)
+        cfg.SOLVER.MAX_ITER, cfg.SOLVER.EPOCHS = iterations, 0.0
+    _drop_late_steps(cfg)
+    parse_phases(cfg.SOLVER.FREEZE_SCHEDULE, cfg.SOLVER.MAX_ITER)
+    logger.info(_describe_schedule(cfg, train_images))
+    return Schedule.of(cfg)
+
+
+def describe_scaling(cfg: CfgNode, processes: int) -> str:
+    """What detectron2's rule for another number of processes makes of ``cfg``, in one line.
+
+    With ``SOLVER.REFERENCE_WORLD_SIZE`` above 0, batch size and learning rate grow with the number
+    of processes, and iterations shrink (https://arxiv.org/abs/1706.02677).
+
+    Args:
+        cfg: as configured, before the rule is applied.
+        processes: over all machines.
+
+    Raises:
+        ConfigError: the batch cannot be split over the reference number of processes.
+    """
+    reference, before = cfg.SOLVER.REFERENCE_WORLD_SIZE, cfg.SOLVER
+    counted = f"{processes} process{'es' if processes > 1 else ''}"
+    if reference in (0, processes):
+        off = "off, " if reference == 0 else ""
+        return (
+            f"SOLVER.REFERENCE_WORLD_SIZE {reference} ({off}{counted}): batch "
+            f"{before.IMS_PER_BATCH} and learning rate {before.BASE_LR:g}, as configured"
+        )
+    scaled = cfg.clone()
+    scaled.defrost()
+    _fit_processes(scaled, processes)
+    after = scaled.SOLVER
+    return (
+        f"SOLVER.REFERENCE_WORLD_SIZE {reference}, {counted}: batch {before.IMS_PER_BATCH} -> "
+        f"{after.IMS_PER_BATCH}, learning rate {before.BASE_LR:g} -> {after.BASE_LR:g}, iterations "
+        f"{before.MAX_ITER} -> {after.MAX_ITER}"
+    )
+
+
+def _fit_processes(cfg: CfgNode, processes: int) -> None:
+    """As ``DefaultTrainer.auto_scale_workers``, which does not know the keys of this project."""
+    reference, batch = cfg.SOLVER.REFERENCE_WORLD_SIZE, cfg.SOLVER.IMS_PER_BATCH
+    if reference in (0, processes):
+        return
+    if reference < 0 or batch % reference:
+        raise ConfigError(
+            f"SOLVER.IMS_PER_BATCH {batch} cannot be split over SOLVER.REFERENCE_WORLD_SIZE "
+            f"{reference}; expected a multiple of it, or REFERENCE_WORLD_SIZE 0 (off)"
+        )
+    cfg.SOLVER.IMS_PER_BATCH = batch // reference * processes
+    cfg.SOLVER.BASE_LR *= processes / reference
+    _stretch(cfg, max(1, round(cfg.SOLVER.MAX_ITER * reference / processes)))
+    cfg.SOLVER.REFERENCE_WORLD_SIZE = processes
+
+
+def _drop_late_steps(cfg: CfgNode) -> None:
+    """A step at or after the end changes nothing, and detectron2's scheduler refuses it."""
+    last = cfg.SOLVER.MAX_ITER
+    late = [step for step in cfg.SOLVER.STEPS if step >= last]
+    if late:
+        cfg.SOLVER.STEPS = tuple(step for step in cfg.SOLVER.STEPS if step < last)
+        if cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
+            logger.warning("SOLVER.STEPS %s come after SOLVER.MAX_ITER %d: left out", late, last)
+
+
+def _stretch(cfg: CfgNode, max_iter: int) -> None:
+    """Set ``SOLVER.MAX_ITER``, and move everything that is counted in iterations with it."""
+    solver, test = cfg.SOLVER, cfg.TEST
+    ratio = max_iter / solver.MAX_ITER
+
+    def scaled(iterations: int) -> int:
+        return max(1, round(iterations * ratio)) if iterations > 0 else iterations
+
+    solver.STEPS = tuple(map(scaled, solver.STEPS))
+    solver.WARMUP_ITERS = scaled(solver.WARMUP_ITERS)
+    solver.CHECKPOINT_PERIOD = scaled(solver.CHECKPOINT_PERIOD)
+    test.EVAL_PERIOD = scaled(test.EVAL_PERIOD)
+    test.EVAL_ITERS = sorted(set(map(scaled, test.EVAL_ITERS)))
+    phases, begin, end = [], 0, 0
+    for (
+        iterations,
+        spec,
+    ) in solver.FREEZE_SCHEDULE:  # by their ends, so that their sum keeps its share
+        end += iterations
+        phases.append([max(1, scaled(end) - begin), spec])
+        begin += phases[-1][0]
+    solver.FREEZE_SCHEDULE = phases
+    solver.MAX_ITER = max_iter
+
+
+def _describe_schedule(cfg: CfgNode, train_images: int) -> str:
+    solver = cfg.SOLVER
+    epochs = solver.MAX_ITER * solver.IMS_PER_BATCH / train_images
+    rate = f"learning rate {solver.BASE_LR:g}"
+    if solver.WARMUP_ITERS > 0:
+        rate += f", warmed up over {solver.WARMUP_ITERS}"
+    if solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
+        steps = [str(step) for step in solver.STEPS if step < solver.MAX_ITER]
+        rate += f", times {solver.GAMMA:g} after {', '.join(steps)}" if steps else ", constant"
+    else:
+        rate += f", {solver.LR_SCHEDULER_NAME}"
+    return (
+        f"schedule: {solver.MAX_ITER} iterations of {solver.IMS_PER_BATCH} images, {epochs:.3g} "
+        f"epochs of {train_images}; {rate}"
+    )

@@ -17,7 +17,7 @@ from detectron2.solver.build import reduce_param_groups
 from torch import Tensor, nn
 
 from transfer_maskrcnn.compat import gradient_clipper, with_gradient_clipping
-from transfer_maskrcnn.engine.record import INITIAL_FILE
+from transfer_maskrcnn.engine.hooks.record import INITIAL_FILE
 from transfer_maskrcnn.errors import CheckpointError, ConfigError
 from transfer_maskrcnn.modeling.freezing import names_of
 from transfer_maskrcnn.surgery.hook import PLAN_FILE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import warnings
 from contextlib import nullcontext
 from typing import Any
@@ -20,29 +21,28 @@ from torch.utils.data import DataLoader
 
 from transfer_maskrcnn.compat import restart_loader
 from transfer_maskrcnn.config import RunSpec
+from transfer_maskrcnn.data.loader import build_train_loader, training_records
 from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
 from transfer_maskrcnn.engine.checkpoint import TransferCheckpointer
-from transfer_maskrcnn.engine.divergence import describe_divergence
-from transfer_maskrcnn.engine.evaluated_sets import without_single_name
+from transfer_maskrcnn.engine.evaluation import evaluate_model, without_single_name
 from transfer_maskrcnn.engine.hooks.ema import WeightAverage
 from transfer_maskrcnn.engine.hooks.eval_history import EvalHistory
 from transfer_maskrcnn.engine.hooks.progress import ProgressBar, on_terminal
+from transfer_maskrcnn.engine.hooks.record import Cost, InitialWeights, StepSeed, write_drift
 from transfer_maskrcnn.engine.hooks.sample_pictures import put_sample_pictures
 from transfer_maskrcnn.engine.hooks.stopping import BestCheckpoint, StopTraining
 from transfer_maskrcnn.engine.hooks.validation import losses_on_test_sets
-from transfer_maskrcnn.engine.loader import build_train_loader
-from transfer_maskrcnn.engine.metadata import make_metadata
-from transfer_maskrcnn.engine.record import Cost, InitialWeights, write_drift
-from transfer_maskrcnn.engine.rng import StepSeed
+from transfer_maskrcnn.engine.manifest import make_metadata, note
 from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.engine.solver import L2SP, build_optimizer
-from transfer_maskrcnn.engine.testing import evaluate_model
 from transfer_maskrcnn.errors import (
     TrainingDivergedError,
     TransferError,
 )
 from transfer_maskrcnn.feature_cache.hook import CacheFeatures
+from transfer_maskrcnn.incremental.classes import in_model_classes
 from transfer_maskrcnn.incremental.distillation import DistillSource
+from transfer_maskrcnn.incremental.pseudo_labels import with_pseudo_labels
 from transfer_maskrcnn.incremental.row_freezing import HoldRows
 from transfer_maskrcnn.incremental.source import note_source
 from transfer_maskrcnn.modeling.build import build_model
@@ -53,6 +53,27 @@ from transfer_maskrcnn.surgery.load import FINAL_FILE
 from transfer_maskrcnn.surgery.write import write_weights
 
 logger = logging.getLogger(__name__)
+
+_NUMPY = re.compile(r"np\.float\d+\((.*?)\)")  # as numpy 2 shows a number
+
+
+def training_dicts(
+    cfg: CfgNode, spec: RunSpec
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The images a run trains on, with the model's ``category_id``: as people annotated them, and
+    with what ``MODEL.TRANSFER.PSEUDO_LABELS`` adds."""
+    own = in_model_classes(cfg, spec.classes, cfg.DATASETS.TRAIN[0], training_records(cfg))
+    labels = cfg.MODEL.TRANSFER.PSEUDO_LABELS.ENABLED
+    return own, with_pseudo_labels(cfg, spec, own) if labels else own
+
+
+def train_loader(cfg: CfgNode, spec: RunSpec) -> DataLoader:
+    """The batches that a run trains on."""
+    own, labelled = training_dicts(cfg, spec)
+    # The rarest pseudo-label is the likeliest to be wrong: how often an image is drawn is decided
+    # by what people annotated.
+    mapper = CheckedDatasetMapper(cfg, is_train=True)
+    return build_train_loader(cfg, labelled, mapper, spec.classes, drawn_by=own)
 
 
 class TransferTrainer(DefaultTrainer):
@@ -163,7 +184,9 @@ class TransferTrainer(DefaultTrainer):
             self._end_at(stop.iteration)
             raise
         if self._surgery.plan is not None:
-            self.checkpointer.metadata["transfer"] = with_digest(self._surgery.plan.summary())
+            transfer = with_digest(self._surgery.plan.summary())
+            self.checkpointer.metadata["transfer"] = transfer
+            note(self.cfg.OUTPUT_DIR, transfer=transfer)
         if self.cfg.MODEL.TRANSFER.EXTEND:
             note_source(self.cfg)
 
@@ -234,10 +257,39 @@ class TransferTrainer(DefaultTrainer):
         return build_optimizer(cfg, model)
 
     def build_train_loader(self, cfg: CfgNode) -> DataLoader:
-        return build_train_loader(cfg, self.spec, CheckedDatasetMapper(cfg, is_train=True))
+        return train_loader(cfg, self.spec)
 
 
 def _not_our_error(record: logging.LogRecord) -> bool:
     # a FloatingPointError, which detectron2 logs first, run_step turns into one of ours
     ours = (TransferError, StopTraining, FloatingPointError)
     return not (record.exc_info and isinstance(record.exc_info[1], ours))
+
+
+def describe_divergence(trainer: TransferTrainer, what: str) -> str:
+    """Where it happened, the last good state, and the usual remedies.
+
+    Args:
+        what: detectron2's own words.
+    """
+    rate = trainer._trainer.optimizer.param_groups[0]["lr"]
+    last = {
+        name: round(value, 4)
+        for name, (value, _) in trainer.storage.latest().items()
+        if "loss" in name
+    }
+    checkpoint = "there is none yet"
+    if trainer.checkpointer.has_checkpoint():
+        checkpoint = trainer.checkpointer.get_checkpoint_file()
+    happened = _NUMPY.sub(r"\1", " ".join(what.split()))
+    distils = trainer.cfg.MODEL.TRANSFER.DISTILLATION
+    distillation = ", a lower MODEL.TRANSFER.DISTILLATION" if distils else ""
+    return (
+        f"training diverged at iteration {trainer.iter}: {happened}\n"
+        f"  learning rate {rate:g}, last finite losses: {last or 'none'}\n"
+        f"  last good checkpoint: {checkpoint}\n"
+        "  usual remedies: a lower SOLVER.BASE_LR (a tenth), a longer SOLVER.WARMUP_ITERS, a "
+        f"lower SOLVER.CLIP_GRADIENTS.CLIP_VALUE{distillation}; from random weights also "
+        "MODEL.PIXEL_STD about [58, 58, 58] and a norm other than FrozenBN. Then start without "
+        "--resume; with MODEL.WEIGHTS, from that checkpoint"
+    )

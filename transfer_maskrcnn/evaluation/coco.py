@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.coco import convert_to_coco_dict
 from detectron2.evaluation import COCOEvaluator
@@ -184,3 +185,13 @@ def coco_results(instances: Instances, image_id: Any) -> list[dict[str, Any]]:
     for result, rle in zip(results, masks.rles, strict=True):
         result["segmentation"] = {**rle, "counts": rle["counts"].decode()}
     return results
+
+
+def matched_tasks(cfg: CfgNode) -> tuple[str, ...]:
+    """The IoU types of a model: boxes, and masks where it has them."""
+    return ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
+
+
+def detection_limit(cfg: CfgNode) -> int:
+    """COCO's AP looks at 100 detections an image; a crowded dataset may ask for more."""
+    return max(100, int(cfg.TEST.DETECTIONS_PER_IMAGE))

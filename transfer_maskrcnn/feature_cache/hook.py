@@ -23,9 +23,8 @@ from torch import nn
 from transfer_maskrcnn.cli import progress
 from transfer_maskrcnn.config import RunSpec, flat_config
 from transfer_maskrcnn.data.cache import Cache, digest_of, entry_bytes
+from transfer_maskrcnn.data.loader import SeededImages, seeded
 from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
-from transfer_maskrcnn.engine.loader import SeededImages
-from transfer_maskrcnn.engine.rng import seeded
 from transfer_maskrcnn.errors import ConfigError, nearest
 from transfer_maskrcnn.feature_cache.cache import Canvases, FeatureCache, MemoryStore, Size
 from transfer_maskrcnn.modeling.freezing import FREEZE_KEY, parse_phases

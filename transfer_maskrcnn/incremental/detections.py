@@ -23,9 +23,8 @@ from transfer_maskrcnn import __version__
 from transfer_maskrcnn.cli import progress
 from transfer_maskrcnn.data.cache import Cache, digest_of, user_cache
 from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
-from transfer_maskrcnn.engine.evaluated_sets import detection_limit
 from transfer_maskrcnn.errors import WeightFileError
-from transfer_maskrcnn.evaluation.coco import coco_results, ground_truth
+from transfer_maskrcnn.evaluation.coco import coco_results, detection_limit, ground_truth
 from transfer_maskrcnn.evaluation.inference import FastInference
 from transfer_maskrcnn.evaluation.matches import Matches, match_detections
 from transfer_maskrcnn.files import file_digest, write_text

@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.errors import CheckpointError, ConfigError, WeightFileError
-from transfer_maskrcnn.incremental.source import SOURCE_FILE, source_facts
+from transfer_maskrcnn.incremental.source import source_facts
 from transfer_maskrcnn.modeling.freezing import (
     ALL_BUT_NEW_ROWS,
     FREEZE_KEY,
@@ -116,7 +116,7 @@ class HoldRows(HookBase):
         facts = source_facts(self._cfg)
         if facts is None:
             raise CheckpointError(
-                f"MODEL.WEIGHTS {self._cfg.MODEL.WEIGHTS} and {self._cfg.OUTPUT_DIR}/{SOURCE_FILE} "
+                f"MODEL.WEIGHTS {self._cfg.MODEL.WEIGHTS} and {self._cfg.OUTPUT_DIR}/run.json "
                 f"are gone, and {ALL_BUT_NEW_ROWS} needs to know which classes were new. Put one "
                 "of them back, or start again without --resume"
             )

@@ -5,21 +5,18 @@ It stands apart from the trainer, so that whatever prepares training data may bu
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.utils import comm
 from torch import nn
 
 from transfer_maskrcnn.config import RunSpec, flat_config
-from transfer_maskrcnn.engine.rng import seeded
+from transfer_maskrcnn.data.loader import seeded
+from transfer_maskrcnn.engine.manifest import note, read_manifest
 from transfer_maskrcnn.errors import ConfigError, TransferPlanError, WeightFileError
-from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.modeling.heads import tasks_of
 from transfer_maskrcnn.modeling.precision import describe_precision
@@ -31,7 +28,6 @@ from transfer_maskrcnn.surgery.plan import plan_transfer
 
 logger = logging.getLogger(__name__)
 
-SOURCE_FILE = "source.json"
 COSINE_KEY = "MODEL.ROI_BOX_HEAD.COSINE_SCALE"
 _TEST_KEYS = (
     *("INPUT.FORMAT", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST"),
@@ -96,21 +92,17 @@ def source_facts(cfg: CfgNode) -> SourceFacts | None:
 
 
 def note_source(cfg: CfgNode) -> None:
-    """Write ``source.json`` into OUTPUT_DIR, for --resume, and for evaluations without the file."""
+    """Into ``run.json``, for --resume, and for evaluations without the file."""
     try:
         facts = read_facts(cfg)
     except WeightFileError:  # gone: what is noted stays
         return
-    if comm.is_main_process():
-        write_json(Path(cfg.OUTPUT_DIR, SOURCE_FILE), asdict(facts))
+    note(cfg.OUTPUT_DIR, source=asdict(facts))
 
 
 def _noted(output_dir: str) -> SourceFacts | None:
-    try:
-        text = Path(output_dir, SOURCE_FILE).read_text(encoding="utf-8")
-        return SourceFacts(**json.loads(text))
-    except (OSError, ValueError, TypeError):
-        return None
+    noted = read_manifest(output_dir).get("source")
+    return SourceFacts(**noted) if noted else None
 
 
 def check_same_source(cfg: CfgNode) -> None:

@@ -50,7 +50,7 @@ def cpu_has_bf16() -> bool:
 
 
 def describe_precision(cfg: CfgNode) -> str:
-    """For logs and ``environment.json``: "fp32", "bf16 autocast" ..."""
+    """For logs and ``run.json``: "fp32", "bf16 autocast" ..."""
     names = {None: "fp32", torch.bfloat16: "bf16 autocast", torch.float16: "fp16 autocast"}
     dtype = autocast_dtype(cfg)
     if dtype is None and cfg.SOLVER.AMP.ENABLED:

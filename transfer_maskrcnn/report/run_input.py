@@ -17,9 +17,12 @@ FILES = (
     "eval_history.json",
     "metrics.json",
     "transfer_plan.json",
-    "environment.json",
+    "run.json",
     "drift.json",
-    "cost.json",
+)
+# Of run.json, what a reader needs to repeat the run.
+_REPEAT = (
+    *("command", "seed", "device", "machine", "precision", "threads", "processes", "versions"),
 )
 _EXTENSION = "extension"  # the only part of evaluation.json that is no dataset
 Row = dict[str, Any]
@@ -81,6 +84,7 @@ def read_run(folder: Path) -> RunFiles:
     if lost:
         unreadable.append(f"metrics.json: {lost} of its lines are damaged and left out.")
     evaluation = read("evaluation.json", dict, _evaluation)
+    manifest = read("run.json", dict, _manifest)
     return RunFiles(
         folder,
         evaluation,
@@ -93,9 +97,9 @@ def read_run(folder: Path) -> RunFiles:
         },
         read("evaluation.json", dict, _extension) if evaluation else {},
         read("pseudo_labels.json", dict, dict),
-        read("environment.json", dict, dict),
+        {key: manifest[key] for key in _REPEAT if key in manifest},
         read("drift.json", dict, numbers),
-        read("cost.json", dict, numbers),
+        numbers(manifest.get("cost", {})),
         tuple(unreadable),
     )
 
@@ -128,6 +132,10 @@ def _by_iteration(rows: list[Row]) -> list[Row]:
     for row in rows:
         merged.setdefault(float(row["iteration"]), {}).update(row)
     return [merged[iteration] for iteration in sorted(merged)]
+
+
+def _manifest(content: dict[str, Any]) -> dict[str, Any]:
+    return {**content, "seed": content["spec"]["seed"]} if "spec" in content else content
 
 
 def _evaluation(content: dict[str, Any]) -> dict[str, dict[str, Figures]]:

@@ -196,7 +196,7 @@ def _command(command: Any) -> str:
 
 
 def _repeat(run: RunFiles) -> list[tuple[str, str]]:
-    """(name, words) for what ``environment.json`` knows beside the command."""
+    """(name, words) for what ``run.json`` knows beside the command."""
     found = []
     for name, value in run.environment.items():
         if isinstance(value, Mapping):

@@ -81,7 +81,7 @@ def outline(instance: Mapping[str, Any], height: int, width: int) -> list[Line]:
     x, y, w, h = (int(v) for v in mask_util.toBbox(mask))
     inside = np.pad(mask_util.decode(mask)[y : y + h, x : x + w], 1)
     lines = contourpy.contour_generator(z=inside.astype(float)).lines(0.5)
-    return [np.asarray(line) + (x - 0.5, y - 0.5) for line in lines]  # the border, pixels' middles
+    return [line + np.array((x - 0.5, y - 0.5)) for line in lines]  # the border, pixels' middles
 
 
 def window_around(lines: Sequence[Line], width: int, height: int) -> Window:

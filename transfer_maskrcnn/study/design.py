@@ -13,9 +13,9 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from transfer_maskrcnn.config import RunSpec, load_config
+from transfer_maskrcnn.data.loader import training_images
 from transfer_maskrcnn.data.registry import register_catalog
-from transfer_maskrcnn.engine.loader import training_images
-from transfer_maskrcnn.engine.metadata import config_hash, dataset_fingerprint
+from transfer_maskrcnn.engine.manifest import config_hash, dataset_fingerprint
 from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.incremental.classes import check_dataset

@@ -10,7 +10,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from transfer_maskrcnn.engine.hooks.eval_history import CURVE_FILE, read_curve
-from transfer_maskrcnn.engine.record import DRIFT_FILE, INITIAL_FILE
+from transfer_maskrcnn.engine.hooks.record import DRIFT_FILE, INITIAL_FILE
 from transfer_maskrcnn.errors import TransferError
 from transfer_maskrcnn.evaluation.bootstrap import average_precision
 from transfer_maskrcnn.evaluation.matches import Matches, match_detections

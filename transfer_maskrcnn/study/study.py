@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import shlex
 from pathlib import Path
@@ -12,8 +11,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from transfer_maskrcnn.engine.record import COST_FILE
-from transfer_maskrcnn.engine.run import versions
+from transfer_maskrcnn.engine.manifest import read_manifest, versions
 from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.report.study_input import COSTS_FILE, STUDY_FILE, VERSION
 from transfer_maskrcnn.report.study_page import write_study_report
@@ -110,8 +108,8 @@ def _commands(design: Design, output_dir: Path) -> list[str]:
 def _costs(output_dir: Path, results: list[dict[str, Any]], cfg: CfgNode) -> dict[str, Any]:
     costs = {}
     for result in results:
-        path = output_dir / result["folder"] / COST_FILE
-        costs[result["folder"]] = json.loads(path.read_text()) if path.exists() else {}
+        manifest = read_manifest(output_dir / result["folder"])
+        costs[result["folder"]] = manifest.get("cost", {})
     return {"machine": _machine(cfg), "runs": costs}
 
 

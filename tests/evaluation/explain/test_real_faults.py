@@ -16,8 +16,8 @@ from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.data.registry import register_dataset
 from transfer_maskrcnn.data.shapes import prepare_shapes
 from transfer_maskrcnn.engine.checkpoint import load_trained_model
+from transfer_maskrcnn.engine.evaluation import evaluate_model
 from transfer_maskrcnn.engine.setup import fit_config
-from transfer_maskrcnn.engine.testing import evaluate_model
 from transfer_maskrcnn.evaluation.explain.folder import RESULTS_FILE, explain_folder
 from transfer_maskrcnn.modeling.build import build_model
 

@@ -14,7 +14,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from transfer_maskrcnn.engine.checkpoint import TransferCheckpointer
-from transfer_maskrcnn.engine.evaluated_sets import sets_to_test
+from transfer_maskrcnn.engine.evaluation import sets_to_test
 from transfer_maskrcnn.errors import ConfigError, nearest
 
 BEST_NAME = "model_best"

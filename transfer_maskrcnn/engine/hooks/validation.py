@@ -19,8 +19,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from transfer_maskrcnn.compat import BatchNorm, Dropout
+from transfer_maskrcnn.data.loader import seeded
 from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
-from transfer_maskrcnn.engine.rng import seeded
 from transfer_maskrcnn.incremental.classes import in_model_classes
 
 logger = logging.getLogger(__name__)

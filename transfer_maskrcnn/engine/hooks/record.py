@@ -14,7 +14,9 @@ import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
+from transfer_maskrcnn.data.loader import derive_seed
 from transfer_maskrcnn.engine.checkpoint import TransferCheckpointer
+from transfer_maskrcnn.engine.manifest import note
 from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.surgery.diff import diff_weights
 from transfer_maskrcnn.surgery.load import FINAL_FILE, load_weights
@@ -23,7 +25,6 @@ from transfer_maskrcnn.surgery.write import write_weights
 
 INITIAL_FILE = "model_initial.safetensors"
 DRIFT_FILE = "drift.json"
-COST_FILE = "cost.json"
 
 logger = logging.getLogger(__name__)
 
@@ -41,21 +42,34 @@ class InitialWeights(HookBase):
         comm.synchronize()
 
 
+class StepSeed(HookBase):
+    """Seeds torch before each iteration from (seed, process, iteration).
+
+    What the model draws (anchors, proposals, dropout) then depends neither on what came before,
+    such as an evaluation, nor on how often the run was interrupted.
+    """
+
+    def __init__(self, seed: int):
+        self._seed = seed
+
+    def before_step(self) -> None:
+        torch.manual_seed(derive_seed(self._seed, comm.get_rank(), self.trainer.iter))
+
+
 class Cost(HookBase):
-    """Seconds and peak memory of a run, over all its resumptions, in ``cost.json``.
+    """Seconds and peak memory of a run, over all its resumptions, in ``run.json``.
 
     Work that a kill threw away is not counted: the clock is saved with each checkpoint.
     """
 
     def __init__(self, output_dir: str):
-        self._path = os.path.join(output_dir, COST_FILE)
+        self._folder = output_dir
         self._before = 0.0
         self._memory = 0.0
         self._started = time.monotonic()
 
     def after_train(self) -> None:
-        if comm.is_main_process():
-            write_json(self._path, self.state_dict())
+        note(self._folder, cost=self.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -1,31 +1,31 @@
-"""What follows an evaluation: its files, and what an extended model has forgotten."""
+"""What a run evaluates: on which sets, with what files, and how much an extended model forgot."""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from torch import nn
+from torch.utils.data import DataLoader
 
 from transfer_maskrcnn.config import RunSpec
-from transfer_maskrcnn.engine.evaluated_sets import (
-    Results,
-    build_evaluator,
-    build_test_loader,
-    detection_limit,
-    matched_tasks,
-    sets_to_test,
-)
-from transfer_maskrcnn.engine.facts import explain_evaluation
+from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
 from transfer_maskrcnn.errors import TransferError
-from transfer_maskrcnn.evaluation.explain.facts import EVALUATION_FILE
+from transfer_maskrcnn.evaluation.coco import InstanceEvaluator, detection_limit, matched_tasks
+from transfer_maskrcnn.evaluation.explain.facts import EVALUATION_FILE, SETTINGS_FILE
+from transfer_maskrcnn.evaluation.explain.folder import (
+    EXPLANATION_FILE,
+    RESULTS_FILE,
+    explain_folder,
+)
 from transfer_maskrcnn.evaluation.inference import FastInference
 from transfer_maskrcnn.evaluation.matches import Matches, match_detections
 from transfer_maskrcnn.files import write_json
@@ -39,8 +39,45 @@ from transfer_maskrcnn.incremental.forgetting import (
 )
 from transfer_maskrcnn.incremental.source import SourceFacts, source_facts
 from transfer_maskrcnn.modeling.precision import autocast_dtype
+from transfer_maskrcnn.surgery.target import unwrapped
 
 logger = logging.getLogger(__name__)
+
+Results = dict[str, Any]
+
+
+def sets_to_test(cfg: CfgNode) -> tuple[str, ...]:
+    """``DATASETS.TEST`` and then ``DATASETS.TEST_SOURCE``, each set once."""
+    return tuple(dict.fromkeys((*cfg.DATASETS.TEST, *cfg.DATASETS.TEST_SOURCE)))
+
+
+def without_single_name(cfg: CfgNode, sets: Mapping[str, Results]) -> Results:
+    """Set -> task -> figures, as detectron2 has it: of a single DATASETS.TEST without its name.
+
+    Sets of TEST_SOURCE alone keep theirs, so that the others' figures stay what they are called.
+    """
+    names = cfg.DATASETS.TEST
+    if len(names) != 1 or names[0] not in sets:
+        return dict(sets)
+    return {**sets[names[0]], **{n: own for n, own in sets.items() if n != names[0]}}
+
+
+def build_test_loader(cfg: CfgNode, dataset: str) -> DataLoader[Any]:
+    """The images of ``dataset`` at test size."""
+    mapper = CheckedDatasetMapper(cfg, is_train=False)
+    loader: DataLoader[Any] = build_detection_test_loader(cfg, dataset, mapper=mapper)
+    return loader
+
+
+def build_evaluator(cfg: CfgNode, classes: Sequence[str], dataset: str) -> InstanceEvaluator:
+    """Of a model of ``cfg`` that has these classes; it writes into ``OUTPUT_DIR/inference/<dataset>``."""
+    return InstanceEvaluator(
+        dataset,
+        os.path.join(cfg.OUTPUT_DIR, "inference", dataset),
+        class_places=class_places(cfg, classes, dataset),
+        tasks=matched_tasks(cfg) + ("keypoints",) * cfg.MODEL.KEYPOINT_ON,
+        max_dets_per_image=detection_limit(cfg),
+    )
 
 
 def evaluate_model(cfg: CfgNode, spec: RunSpec, model: nn.Module) -> dict[str, Results]:
@@ -168,3 +205,64 @@ def _matched(
     numbers = MetadataCatalog.get(dataset).get("thing_dataset_id_to_contiguous_id") or {}
     classes = tuple(names[numbers.get(int(i), int(i))] for i in matches.category_ids)
     return MatchedSet(classes, matches, before.get(task))
+
+
+# Each is trained, or loaded, as one.
+_PARTS = (
+    "proposal_generator",
+    "roi_heads.box_head",
+    "roi_heads.box_predictor",
+    "roi_heads.mask_head",
+)
+
+
+def explain_evaluation(cfg: CfgNode, model: nn.Module) -> None:
+    """Write ``settings.json`` and ``explanation.json`` for every test set just evaluated.
+
+    Where that fails, a warning says why; an evaluation is worth more than its explanation.
+    """
+    for name in sets_to_test(cfg):
+        folder = Path(cfg.OUTPUT_DIR, "inference", name)
+        if not (folder / RESULTS_FILE).is_file():
+            continue
+        try:
+            (folder / EXPLANATION_FILE).unlink(missing_ok=True)  # of an earlier evaluation
+            write_json(folder / SETTINGS_FILE, settings(cfg, model))
+            explain_folder(folder)
+        except Exception as error:
+            logger.warning("AP on %s is not explained: %s: %s", name, type(error).__name__, error)
+
+
+def settings(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
+    """The keys that decide which detections there are, and the parts that were never trained."""
+    heads, rpn = cfg.MODEL.ROI_HEADS, cfg.MODEL.RPN
+    return {
+        "score_threshold": heads.SCORE_THRESH_TEST,
+        "nms_threshold": heads.NMS_THRESH_TEST,
+        "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+        "min_size_test": cfg.INPUT.MIN_SIZE_TEST,
+        "max_size_test": cfg.INPUT.MAX_SIZE_TEST,
+        "min_size_train": [int(side) for side in cfg.INPUT.MIN_SIZE_TRAIN],
+        "rpn_pre_nms_topk": rpn.PRE_NMS_TOPK_TEST,
+        "rpn_post_nms_topk": rpn.POST_NMS_TOPK_TEST,
+        "rpn_nms_threshold": rpn.NMS_THRESH,
+        "rpn_levels": len(rpn.IN_FEATURES),
+        # Biases that the solver leaves alone stay at 0 in a trained model, too.
+        "untrained": untrained_parts(model) if cfg.SOLVER.BIAS_LR_FACTOR else [],
+    }
+
+
+def untrained_parts(model: nn.Module) -> list[str]:
+    """Names of parts whose weights are fresh from their initialisation.
+
+    Every bias begins at exactly 0, and the first step of training moves it. So this holds for
+    weights that silently did not load, too, which no metadata or plan tells; but not where
+    SOLVER.BIAS_LR_FACTOR is 0.
+    """
+    parameters = dict(unwrapped(model).named_parameters())
+    fresh = []
+    for part in _PARTS:
+        biases = [p for n, p in parameters.items() if n.startswith(part) and n.endswith(".bias")]
+        if biases and not any(bias.any() for bias in biases):
+            fresh.append(part)
+    return fresh

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import (
@@ -19,20 +22,39 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from transfer_maskrcnn.compat import train_loader_parts
-from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.data.datasets import Records
 from transfer_maskrcnn.data.registry import dataset_facts
 from transfer_maskrcnn.data.sampling import choose_sampler, nested_subset
-from transfer_maskrcnn.engine.rng import derive_seed, seeded
 from transfer_maskrcnn.errors import ConfigError
-from transfer_maskrcnn.incremental.classes import in_model_classes
-from transfer_maskrcnn.incremental.decide import without_labels
-from transfer_maskrcnn.incremental.pseudo_labels import with_pseudo_labels
 
 logger = logging.getLogger(__name__)
 
 Draw = tuple[int, int]  # how many images this process drew before, and the image's index
 Shape = tuple[int, int]  # width, height of an image in pixels
+
+
+def derive_seed(*numbers: int) -> int:
+    """One 32-bit seed from several numbers; near numbers give unrelated seeds."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed ``random``, numpy and torch on the CPU inside the block; outside, they go on as before.
+
+    The generators of CUDA devices are left alone: data loaders use none.
+    """
+    # detectron2's samplers and augmentations draw from numpy's global generator
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.random.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
+        torch.set_rng_state(before[2])
 
 
 class Batches(Sampler[list[Draw]]):
@@ -93,7 +115,7 @@ class SeededImages(Dataset[Any]):
 
 
 def training_images(cfg: CfgNode) -> int:
-    """How many images :func:`training_dicts` gives, without detectron2's tables in the log."""
+    """How many images :func:`training_records` gives, without detectron2's tables in the log."""
     if cfg.DATASETS.TRAIN_FRACTION == 1:
         facts = [dataset_facts(name) for name in cfg.DATASETS.TRAIN]
         filtered = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
@@ -104,10 +126,8 @@ def training_images(cfg: CfgNode) -> int:
     return len(nested_subset(records, cfg.DATASETS.TRAIN_FRACTION, max(cfg.SEED, 0)))
 
 
-def training_dicts(cfg: CfgNode, spec: RunSpec) -> list[dict[str, Any]]:
+def training_records(cfg: CfgNode) -> list[dict[str, Any]]:
     """The images a run trains on: ``DATASETS.TRAIN``, or ``DATASETS.TRAIN_FRACTION`` of them.
-
-    Their ``category_id`` are the model's; ``MODEL.TRANSFER.PSEUDO_LABELS`` adds annotations.
 
     Raises:
         ConfigError: ``MODEL.LOAD_PROPOSALS`` with a dataset that comes from the cache.
@@ -128,9 +148,7 @@ def training_dicts(cfg: CfgNode, spec: RunSpec) -> list[dict[str, Any]]:
             "DATASETS.TRAIN_FRACTION %g: training on %d of %d images",
             *(cfg.DATASETS.TRAIN_FRACTION, len(subset), len(dicts)),
         )
-    records = in_model_classes(cfg, spec.classes, cfg.DATASETS.TRAIN[0], subset)
-    labelled = cfg.MODEL.TRANSFER.PSEUDO_LABELS.ENABLED
-    return with_pseudo_labels(cfg, spec, records) if labelled else records
+    return subset
 
 
 def _check_proposals_stay(names: Sequence[str]) -> None:
@@ -144,17 +162,25 @@ def _check_proposals_stay(names: Sequence[str]) -> None:
 
 
 def build_train_loader(
-    cfg: CfgNode, spec: RunSpec, mapper: Callable[[dict[str, Any]], Any]
+    cfg: CfgNode,
+    dicts: list[dict[str, Any]],
+    mapper: Callable[[dict[str, Any]], Any],
+    classes: Sequence[str],
+    drawn_by: list[dict[str, Any]] | None = None,
 ) -> DataLoader[Any]:
-    """The loader of a resolved ``cfg``; its ``batch_sampler`` is a :class:`Batches`."""
-    seed = spec.seed
-    dicts = training_dicts(cfg, spec)
-    # The rarest pseudo-label is the likeliest to be wrong: how often an image is drawn is decided
-    # by what people annotated.
-    own = [without_labels(record) for record in dicts]
+    """The loader of a resolved ``cfg``; its ``batch_sampler`` is a :class:`Batches`.
+
+    Args:
+        dicts: the images.
+        mapper: makes model input of one of them.
+        classes: the model's.
+        drawn_by: the same images with the annotations that decide how often each is drawn; None:
+            those of ``dicts``.
+    """
+    seed, drawn_by = int(cfg.SEED), dicts if drawn_by is None else drawn_by
     sampler, why = choose_sampler(
-        own,
-        spec.classes,
+        drawn_by,
+        classes,
         cfg.DATALOADER.SAMPLER_TRAIN,
         cfg.DATALOADER.REPEAT_IMBALANCE,
         seed,
@@ -162,7 +188,7 @@ def build_train_loader(
     if why:
         logger.info(why)
     with seeded(seed):  # detectron2's samplers draw their seed from numpy
-        parts = train_loader_parts(cfg, mapper=mapper, dataset=own, sampler=sampler)
+        parts = train_loader_parts(cfg, mapper=mapper, dataset=drawn_by, sampler=sampler)
     shapes = [(d["width"], d["height"]) for d in dicts] if parts["aspect_ratio_grouping"] else None
     batch_size = parts["total_batch_size"] // comm.get_world_size()
     batches = Batches(parts["sampler"], batch_size, shapes)

@@ -1,0 +1,63 @@
+"""The machine a run is on: its device, what its libraries say, and how its memory is kept."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import platform
+import warnings
+from functools import cache
+
+import torch
+
+from transfer_maskrcnn.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+# From malloc.h, see mallopt(3).
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_LARGEST_INT = 2**31 - 1
+
+
+def quiet_third_parties() -> None:
+    """Hide warnings out of detectron2 and torch that tell a user of this project nothing."""
+    for message in ("torch.meshgrid", "The given NumPy array is not writable", "pkg_resources is"):
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+    logging.raiseExceptions = (
+        False  # a log.txt on a full disk is no reason for a stack trace a line
+    )
+
+
+def check_device(device: str) -> None:
+    """Say in one line where the model runs.
+
+    Raises:
+        ConfigError: CUDA is asked for where there is none.
+    """
+    if not device.startswith("cuda"):
+        logger.info("MODEL.DEVICE %s (%d threads)", device, torch.get_num_threads())
+        return
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            f"MODEL.DEVICE is {device!r}, but torch {torch.__version__} sees no CUDA device; "
+            "use MODEL.DEVICE cpu, or install the driver and a CUDA build of torch"
+        )
+    logger.info("MODEL.DEVICE %s (%s)", device, torch.cuda.get_device_name(device))
+
+
+@cache
+def keep_freed_memory() -> bool:
+    """Stop glibc from handing large blocks back to the kernel; whether it does so now.
+
+    Every activation above 32 MB would be mapped and zeroed page by page afresh, in each step.
+    As ``GLIBC_TUNABLES=glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=...``, but without a
+    new process. The process then holds on to its peak. Other C libraries are left alone.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    done = bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, _LARGEST_INT))
+    if done:
+        logger.info("malloc keeps freed memory for the next step (glibc: no mmap, no trimming)")
+    return done
