@@ -260,7 +260,7 @@ def test_a_resumed_run_whose_source_is_gone(extended: Make, train: Callable[...,
     assert check_held(cfg) == {SCORE, BOX, MASK}
     Path(cfg.OUTPUT_DIR, "run.json").unlink()
     cfg.SOLVER.MAX_ITER = 5
-    with pytest.raises(CheckpointError, match=r"source\.json are gone"):
+    with pytest.raises(CheckpointError, match=r"run\.json are gone"):
         train(cfg, resume=True)
 
 
