@@ -62,7 +62,7 @@ class RunSpec:
 
     Attributes:
         classes: names of the model's classes, in order: its datasets', or, with
-            ``MODEL.TRANSFER.EXTEND``, the source's and then the new ones.
+            ``MODEL.TRANSFER.EXTEND``, the source's and then the novel ones.
         tasks: of an extended model, how many classes the first model had, and how many each
             extension added; a class is scored among those that were there before it, or came with
             it. Empty for any other, and where the weights say it (``--eval-only``).
@@ -117,7 +117,7 @@ def add_transfer_config(cfg: CfgNode) -> None:
 
     # Sets of the source's classes, beside DATASETS.TEST, with MODEL.TRANSFER.EXTEND: the source
     # model is evaluated on them once, and how much the run has forgotten is told.
-    cfg.DATASETS.TEST_SOURCE = ()
+    cfg.DATASETS.TEST_BASE = ()
 
     cfg.MODEL.TRANSFER = _transfer_keys()
     # Above 0: classes are scored by the cosine between features and their rows, times this (TFA,
@@ -237,7 +237,7 @@ def _transfer_keys() -> CfgNode:
     # "mean" (of all source rows), or the name of a source class; or [new class, one of these]
     # pairs. A pair wins over CLASS_MAP: it names one parent of a merged class.
     keys.NEW_CLASS_INIT = None
-    # True, with KEEP class_rows: the model's classes are the source's and then the new ones of
+    # True, with KEEP class_rows: the model's classes are the source's and then the novel ones of
     # DATASETS.TRAIN, matched by name; every row of the source is kept.
     keys.EXTEND = False
     # True: unpickle MODEL.WEIGHTS without restriction. It can run any code: for files you made.
@@ -245,7 +245,7 @@ def _transfer_keys() -> CfgNode:
 
     # Parts that keep their weights for the whole run, as in KEEP's presets ("backbone_fpn" ...), or
     # module prefixes, comma-separated; "" freezes nothing beside MODEL.BACKBONE.FREEZE_AT. With
-    # EXTEND, "all_but_new_rows" leaves only the rows of new classes to train.
+    # EXTEND, "all_but_novel_rows" leaves only the rows of novel classes to train.
     keys.FREEZE = ""
 
     keys.PSEUDO_LABELS = _pseudo_label_keys()
@@ -261,7 +261,7 @@ def _transfer_keys() -> CfgNode:
 
 
 def _pseudo_label_keys() -> CfgNode:
-    """``MODEL.TRANSFER.PSEUDO_LABELS``: old objects in new images that nobody annotated."""
+    """``MODEL.TRANSFER.PSEUDO_LABELS``: objects of base classes that nobody annotated."""
     keys = CfgNode()
     # True, with EXTEND: MODEL.WEIGHTS labels its classes on the training images, before training;
     # classes that DATASETS.TRAIN annotates are left to its annotations.

@@ -35,7 +35,7 @@ TINY: list[Any] = [
 @pytest.fixture
 def make(repository: Path, tmp_path: Path) -> Callable[..., CfgNode]:
     """make(*opts) -> the unfitted config of two iterations on four images."""
-    for name, classes in (("new", TARGET_CLASSES), ("old", SOURCE_CLASSES)):
+    for name, classes in (("novel", TARGET_CLASSES), ("base", SOURCE_CLASSES)):
         write_split(ShapesSplit(name, classes, 4, 5), tmp_path / name)
         register_dataset(
             f"{name}_{tmp_path.name}",
@@ -45,10 +45,10 @@ def make(repository: Path, tmp_path: Path) -> Callable[..., CfgNode]:
         )
 
     def config(*opts: Any) -> CfgNode:
-        new, old = f"new_{tmp_path.name}", f"old_{tmp_path.name}"
+        novel, base = f"novel_{tmp_path.name}", f"base_{tmp_path.name}"
         weights = str(repository / "configs/shapes/shapes_source.pth")
         places = ["MODEL.WEIGHTS", weights, "OUTPUT_DIR", str(tmp_path / "output")]
-        places += ["DATASETS.TRAIN", (new,), "DATASETS.TEST", (new, old)]
+        places += ["DATASETS.TRAIN", (novel,), "DATASETS.TEST", (novel, base)]
         base = str(repository / "configs/shapes/Base-shapes.yaml")
         return load_config(base, [*TINY, *places, *opts])
 
@@ -78,8 +78,8 @@ def test_train_evaluate_resume_predict(
     assert [{k for k in trained[n]["segm"] if k.startswith("AP-")} for n in cfg.DATASETS.TEST] == [
         {f"AP-{name}" for name in classes} for classes in (TARGET_CLASSES, SOURCE_CLASSES)
     ]
-    old = trained[cfg.DATASETS.TEST[1]]["segm"]
-    assert old["AP"] > 5, "it still knows what it knew, by the right names"
+    base = trained[cfg.DATASETS.TEST[1]]["segm"]
+    assert base["AP"] > 5, "it still knows what it knew, by the right names"
 
     for again in (make(), load_config(str(output / "config.yaml"))):
         (output / "evaluation.json").unlink()

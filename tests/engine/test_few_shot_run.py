@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 
 from transfer_maskrcnn.commands.make_few_shot import make_few_shot
 from transfer_maskrcnn.config import load_config
-from transfer_maskrcnn.data.shapes import NEW_CLASSES, SOURCE_CLASSES, ShapesSplit, write_split
+from transfer_maskrcnn.data.shapes import NOVEL_CLASSES, SOURCE_CLASSES, ShapesSplit, write_split
 from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.surgery.load import load_weights
 
@@ -30,7 +30,7 @@ def stage(repository: Path, tmp_path: Path) -> Callable[..., CfgNode]:
     """stage(config's name, weights, named datasets to train on) -> its fitted config."""
     entries = {}
     for part, classes, unannotated in (
-        ("new", NEW_CLASSES, SOURCE_CLASSES[:2]),
+        ("new", NOVEL_CLASSES, SOURCE_CLASSES[:2]),
         ("old", SOURCE_CLASSES, ()),
     ):
         write_split(ShapesSplit(part, classes, 12, 5, unannotated), tmp_path / part)
@@ -52,10 +52,10 @@ def stage(repository: Path, tmp_path: Path) -> Callable[..., CfgNode]:
             *("MODEL.WEIGHTS", str(weights), "OUTPUT_DIR", str(tmp_path / f"run_{name}")),
             *("DATASETS.CATALOG", str(out / "catalog.yaml")),
             *("DATASETS.TRAIN", (f"{out.name}_1shot_seed0",)),
-            *("DATASETS.TEST", (new,), "DATASETS.TEST_SOURCE", (old,)),
+            *("DATASETS.TEST", (new,), "DATASETS.TEST_BASE", (old,)),
         ]
         cfg = load_config(str(repository / f"configs/shapes/{name}.yaml"), [*SHORT, *opts])
-        assert list(fit_config(cfg).classes) == [*SOURCE_CLASSES, *NEW_CLASSES]
+        assert list(fit_config(cfg).classes) == [*SOURCE_CLASSES, *NOVEL_CLASSES]
         return cfg
 
     return config
@@ -72,7 +72,7 @@ def test_both_stages(
     old = len(SOURCE_CLASSES)
     assert torch.equal(rows[:old], given[:old]) and torch.equal(rows[-1], given[-1])
     evaluation = json.loads(Path(first.OUTPUT_DIR, "evaluation.json").read_text())
-    assert {*first.DATASETS.TEST, *first.DATASETS.TEST_SOURCE} <= evaluation.keys()
+    assert {*first.DATASETS.TEST, *first.DATASETS.TEST_BASE} <= evaluation.keys()
 
     second = stage("mask_rcnn_few_shot_balanced", weights, "new", "old")
     train(second)

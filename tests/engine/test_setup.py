@@ -118,7 +118,7 @@ def test_the_form_of_a_list_is_told_where_one_is_expected() -> None:
     with pytest.raises(ConfigError, match=r"CALIBRATION_SET$"):
         load_config("", ["MODEL.TRANSFER.PSEUDO_LABELS.CALIBRATION_SET", "('held',)"])
     with pytest.raises(ConfigError, match="A list is written"):
-        load_config("", ["DATASETS.TEST_SOURCE", "held"])
+        load_config("", ["DATASETS.TEST_BASE", "held"])
 
 
 def test_device_defaults_to_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:

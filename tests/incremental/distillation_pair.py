@@ -14,23 +14,23 @@ from torch import Tensor, nn
 from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.engine.trainer import train_loader
 from transfer_maskrcnn.incremental.distillation import Distillation
-from transfer_maskrcnn.incremental.distillation_losses import OldClasses
+from transfer_maskrcnn.incremental.distillation_losses import BaseClasses
 from transfer_maskrcnn.modeling.build import build_model
 
-OLD = OldClasses.of(["a", "b", "new", "newer"], ["b", "", "a"])
+BASE = BaseClasses.of(["a", "b", "novel", "newer"], ["b", "", "a"])
 
 
 class Pair:
     """A tiny teacher of random weights, its student of the same ones, and a batch.
 
-    New rows never win. The batch's images hold one object each, the first of a new class.
+    Novel rows never win. The batch's images hold one object each, the first of a novel class.
     """
 
     def __init__(self, cfg: CfgNode, weight: float = 1.0):
         self.teacher: Any = _build(cfg, 3).requires_grad_(False).eval()
         self.student: Any = _build(cfg, 4).train()
         _teach(self.teacher, self.student)
-        self.distillation = Distillation(self.student, self.teacher, OLD, weight)
+        self.distillation = Distillation(self.student, self.teacher, BASE, weight)
         self.batch = next(iter(train_loader(cfg, fit_config(cfg))))
         self.batch[0]["instances"].gt_classes[:] = 3
 
@@ -82,7 +82,7 @@ def _teach(teacher: nn.Module, student: nn.Module) -> None:
                 continue
             size = 4 if "bbox" in name else 1
             mine, theirs = mine.unflatten(0, (-1, size)), theirs.unflatten(0, (-1, size))
-            mine[OLD.student] = theirs[OLD.teacher]
+            mine[BASE.student] = theirs[BASE.teacher]
             if "cls_score" in name:
                 mine[-1] = theirs[-1]
     own[f"{predictor}.cls_score.bias"][2:4] = -1e4

@@ -103,8 +103,8 @@ def test_a_test_set_may_have_some_of_the_classes(make: Make) -> None:
     with pytest.raises(ConfigError, match=rf"{words}: .*'blob'\. Name another set, or .*`merge`"):
         fit_config(make(test="other"))
     names = cfg.DATASETS.TEST[0].replace("old", "other"), cfg.DATASETS.TEST[0]
-    with pytest.raises(ConfigError, match=r"^DATASETS\.TEST_SOURCE 'other"):
-        fit_config(make("DATASETS.TEST_SOURCE", names))
+    with pytest.raises(ConfigError, match=r"^DATASETS\.TEST_BASE 'other"):
+        fit_config(make("DATASETS.TEST_BASE", names))
 
 
 def test_crowds_do_not_make_a_class_annotated(
@@ -189,8 +189,8 @@ def test_rows_without_a_class_are_left_out_and_counted(
 
 def test_a_source_set_without_any_of_the_sources_classes(make: Make) -> None:
     cfg = make(source=["dot"])
-    cfg.DATASETS.TEST_SOURCE = cfg.DATASETS.TEST
-    with pytest.raises(ConfigError, match=r"TEST_SOURCE 'val.*has none of the source's classes"):
+    cfg.DATASETS.TEST_BASE = cfg.DATASETS.TEST
+    with pytest.raises(ConfigError, match=r"TEST_BASE 'val.*has none of the source's classes"):
         fit_config(cfg)
 
 

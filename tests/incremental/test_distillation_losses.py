@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from transfer_maskrcnn.incremental.distillation_losses import (
-    OldClasses,
+    BaseClasses,
     background_may_be,
     box_loss,
     class_loss,
@@ -23,11 +23,11 @@ from transfer_maskrcnn.incremental.distillation_losses import (
 
 CLASSES = [
     # student, teacher, (row in the student, row in the teacher)
-    (["a", "b", "new"], ["a", "b"], [(0, 0), (1, 1)]),
-    (["a", "b", "new"], ["b", "a"], [(1, 0), (0, 1)]),  # by name
-    (["a", "b", "new"], ["a", "", "b", ""], [(0, 0), (1, 2)]),  # rows without a class
-    (["a", "b", "new"], ["a", "b", "a"], [(0, 0), (1, 1)]),  # one name twice
-    (["b", "new"], ["a", "b"], [(0, 1)]),  # one that the student lacks
+    (["a", "b", "novel"], ["a", "b"], [(0, 0), (1, 1)]),
+    (["a", "b", "novel"], ["b", "a"], [(1, 0), (0, 1)]),  # by name
+    (["a", "b", "novel"], ["a", "", "b", ""], [(0, 0), (1, 2)]),  # rows without a class
+    (["a", "b", "novel"], ["a", "b", "a"], [(0, 0), (1, 1)]),  # one name twice
+    (["b", "novel"], ["a", "b"], [(0, 1)]),  # one that the student lacks
 ]
 
 
@@ -35,41 +35,44 @@ CLASSES = [
 def test_classes_are_matched_by_name(
     student: list[str], teacher: list[str], rows: list[tuple[int, int]]
 ) -> None:
-    old = OldClasses.of(student, teacher)
-    assert list(zip(old.student.tolist(), old.teacher.tolist(), strict=True)) == rows
+    base = BaseClasses.of(student, teacher)
+    assert list(zip(base.student.tolist(), base.teacher.tolist(), strict=True)) == rows
 
 
-OLD = OldClasses.of(["a", "b", "new", "newer"], ["b", "", "a"])
+BASE = BaseClasses.of(["a", "b", "novel", "newer"], ["b", "", "a"])
 
 
 def logits(**shares: float) -> Tensor:
-    """One box of the student's, from shares of a, b, new, newer and bg that sum to 1."""
-    return torch.tensor([[shares.get(k, 0.0) for k in ("a", "b", "new", "newer", "bg")]]).log()
+    """One box of the student's, from shares of a, b, novel, newer and bg that sum to 1."""
+    return torch.tensor([[shares.get(k, 0.0) for k in ("a", "b", "novel", "newer", "bg")]]).log()
 
 
 TEACHER = torch.tensor([[0.3, 0.0, 0.5, 0.2]]).log()  # b, a row without a class, a, background
 CLASS_CASES = [
     # the student's shares, the loss
     ({"a": 0.5, "b": 0.3, "bg": 0.2}, 0.0),
-    # what was background may be new, in any part
-    ({"a": 0.5, "b": 0.3, "new": 0.15, "newer": 0.05}, 0.0),
-    ({"a": 0.5, "b": 0.3, "new": 0.2}, 0.0),
-    # what was an old class may not
-    ({"a": 0.25, "b": 0.3, "new": 0.25, "bg": 0.2}, 0.5 * math.log(2) + 0.2 * math.log(0.2 / 0.45)),
-    # nor another old class
+    # what was background may be novel, in any part
+    ({"a": 0.5, "b": 0.3, "novel": 0.15, "newer": 0.05}, 0.0),
+    ({"a": 0.5, "b": 0.3, "novel": 0.2}, 0.0),
+    # what was a base class may not
+    (
+        {"a": 0.25, "b": 0.3, "novel": 0.25, "bg": 0.2},
+        0.5 * math.log(2) + 0.2 * math.log(0.2 / 0.45),
+    ),
+    # nor another base class
     ({"a": 0.3, "b": 0.5, "bg": 0.2}, 0.5 * math.log(5 / 3) + 0.3 * math.log(3 / 5)),
 ]
 
 
 @pytest.mark.parametrize(("shares", "expected"), CLASS_CASES)
-def test_new_classes_count_as_background(shares: dict[str, float], expected: float) -> None:
-    assert class_loss(logits(**shares), TEACHER, OLD).item() == pytest.approx(expected, abs=1e-6)
+def test_novel_classes_count_as_background(shares: dict[str, float], expected: float) -> None:
+    assert class_loss(logits(**shares), TEACHER, BASE).item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_row_without_a_class_has_no_share() -> None:
     unnamed = torch.tensor([[0.15, 0.5, 0.25, 0.1]]).log()  # otherwise as TEACHER
     student = logits(a=0.5, b=0.3, bg=0.2)
-    assert class_loss(student, unnamed, OLD).item() == pytest.approx(0, abs=1e-6)
+    assert class_loss(student, unnamed, BASE).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_boxes_are_smooth_l1() -> None:
@@ -89,7 +92,7 @@ def test_masks_are_compared_as_probabilities() -> None:
 OBJECTNESS = [
     # student, teacher, loss
     ([0.0, 1.0], [0.0, 1.0], 0.0),
-    ([5.0, 9.0], [0.0, 1.0], 0.0),  # a new object may score as high as it likes
+    ([5.0, 9.0], [0.0, 1.0], 0.0),  # a novel object may score as high as it likes
     ([0.0, 1.0], [2.0, 1.0], 1.5 / 2),  # below the teacher
     ([-9.0, 1.0], [-3.0, 1.0], 0.0),  # where the teacher is not sure, nothing is asked
     ([-9.0, -9.0], [-3.0, -3.0], 0.0),  # it is sure of nothing
@@ -105,7 +108,7 @@ def test_objectness_may_only_rise(
 
 
 EMPTY: list[Callable[[Tensor], Tensor]] = [
-    lambda x: class_loss(x.expand(0, 5), torch.zeros(0, 4), OLD),
+    lambda x: class_loss(x.expand(0, 5), torch.zeros(0, 4), BASE),
     lambda x: box_loss(x.expand(0, 4), torch.zeros(0, 4)),
     lambda x: mask_loss(x.expand(0, 7, 7), torch.zeros(0, 7, 7)),
     lambda x: objectness_loss(x.expand(1, 3), torch.full((1, 3), -9.0)),
@@ -131,7 +134,7 @@ def test_none_is_negative_and_gradients_are_bounded(mine: list[float], theirs: l
     student = torch.tensor([mine], requires_grad=True)
     teacher = torch.tensor([theirs])
     for loss in (
-        class_loss(student, teacher[:, :4], OLD),
+        class_loss(student, teacher[:, :4], BASE),
         mask_loss(student[None], teacher[None]),
         objectness_loss(student, teacher),
     ):
@@ -141,8 +144,8 @@ def test_none_is_negative_and_gradients_are_bounded(mine: list[float], theirs: l
 
 
 def test_half_precision_goes_in_and_float32_comes_out() -> None:
-    student = logits(a=0.4, b=0.4, new=0.1, newer=0.05, bg=0.05).bfloat16().requires_grad_()
-    loss = class_loss(student, TEACHER.clamp(min=-9).bfloat16(), OLD)
+    student = logits(a=0.4, b=0.4, novel=0.1, newer=0.05, bg=0.05).bfloat16().requires_grad_()
+    loss = class_loss(student, TEACHER.clamp(min=-9).bfloat16(), BASE)
     assert loss.dtype == torch.float32
     loss.backward()
     assert student.grad is not None and student.grad.dtype == torch.bfloat16

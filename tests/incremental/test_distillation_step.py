@@ -15,7 +15,7 @@ from torch import distributed, nn
 from transfer_maskrcnn.incremental import distillation
 from transfer_maskrcnn.incremental.distillation import Distillation
 
-from .distillation_pair import OLD, Pair, calls_of
+from .distillation_pair import BASE, Pair, calls_of
 
 Toy = Callable[..., CfgNode]
 PARTS = {"loss_distill_cls", "loss_distill_box", "loss_distill_mask", "loss_distill_rpn"}
@@ -84,7 +84,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("name", "layer", "size"), ROWS)
-def test_boxes_and_masks_leave_new_rows_alone(
+def test_boxes_and_masks_leave_novel_rows_alone(
     make: Callable[..., Pair], name: str, layer: str, size: int
 ) -> None:
     pair = make()
@@ -191,18 +191,18 @@ def test_a_frozen_rpn_learns_nothing_from_it(make: Callable[..., Pair]) -> None:
 
 
 NEW = [
-    # gt_classes, whether it is a new object
-    (0, False),  # an old class that is annotated, or pseudo-labelled
+    # gt_classes, whether it is a novel object
+    (0, False),  # a base class that is annotated, or pseudo-labelled
     (1, False),
     (2, True),
     (3, True),
-    (-1, False),  # a doubtful old one
+    (-1, False),  # a doubtful base one
 ]
 
 
-@pytest.mark.parametrize(("number", "is_new"), NEW)
-def test_proposals_on_annotated_new_objects_are_passed_over(
-    make: Callable[..., Pair], monkeypatch: pytest.MonkeyPatch, number: int, is_new: bool
+@pytest.mark.parametrize(("number", "is_novel"), NEW)
+def test_proposals_on_annotated_novel_objects_are_passed_over(
+    make: Callable[..., Pair], monkeypatch: pytest.MonkeyPatch, number: int, is_novel: bool
 ) -> None:
     pair = make()
     asked: list[Any] = []
@@ -216,7 +216,7 @@ def test_proposals_on_annotated_new_objects_are_passed_over(
     instances = pair.batch[0]["instances"]
     instances.gt_classes[:] = number
     pair.losses()
-    expected = instances.gt_boxes.tensor if is_new else torch.zeros(0, 4)
+    expected = instances.gt_boxes.tensor if is_novel else torch.zeros(0, 4)
     assert torch.equal(asked[0][0].tensor, expected)
 
 
@@ -272,7 +272,7 @@ def test_hidden_classes_may_be_background(toy: Toy) -> None:
     pair.distillation.attach()
     plain = pair.losses()
     pair.distillation.detach()
-    hidden = Distillation(pair.student, pair.teacher, OLD, 1.0, hidden=OLD.student.tolist())
+    hidden = Distillation(pair.student, pair.teacher, BASE, 1.0, hidden=BASE.student.tolist())
     hidden.attach()
     merged = pair.losses()
     assert merged["loss_cls"] < plain["loss_cls"]

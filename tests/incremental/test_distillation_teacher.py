@@ -13,10 +13,10 @@ from detectron2.structures import Boxes, ImageList
 from torch import Tensor, nn
 
 from transfer_maskrcnn.incremental import distillation_losses
-from transfer_maskrcnn.incremental.distillation_losses import Answers, OldClasses, ask, of_class
+from transfer_maskrcnn.incremental.distillation_losses import Answers, BaseClasses, ask, of_class
 
 Toy = Callable[..., CfgNode]
-OLD = OldClasses.of(["b", "a", "new"], ["", "a", "b"])
+BASE = BaseClasses.of(["b", "a", "novel"], ["", "a", "b"])
 SIZES = [(64, 64), (48, 64)]
 
 
@@ -33,9 +33,9 @@ class Teacher:
         with torch.no_grad():
             self.features = self.model.backbone(self.images.tensor)
 
-    def answers(self, *new_objects: Boxes) -> Answers:
-        given = new_objects or (Boxes(torch.zeros(0, 4)),) * 2
-        return ask(self.model, OLD, self.images, self.features, given)
+    def answers(self, *novel_objects: Boxes) -> Answers:
+        given = novel_objects or (Boxes(torch.zeros(0, 4)),) * 2
+        return ask(self.model, BASE, self.images, self.features, given)
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_the_surest_boxes_of_each_image_get_masks(
     assert answers.sure_of_masks.tolist() == [*first.tolist(), *second.tolist()]
 
 
-def test_proposals_on_new_objects_are_passed_over(teacher: Teacher) -> None:
+def test_proposals_on_novel_objects_are_passed_over(teacher: Teacher) -> None:
     free = teacher.answers()
     on_object = Boxes(free.proposals[0].tensor[:1])
     answers = teacher.answers(on_object, Boxes(torch.zeros(0, 4)))
@@ -79,7 +79,7 @@ def test_proposals_on_new_objects_are_passed_over(teacher: Teacher) -> None:
     assert len(answers.class_logits) == sum(map(len, answers.proposals))
 
 
-def test_where_all_is_new_nothing_is_asked(teacher: Teacher) -> None:
+def test_where_all_is_novel_nothing_is_asked(teacher: Teacher) -> None:
     answers = teacher.answers(*teacher.answers().proposals)
     assert len(answers.class_logits) == len(answers.sure) == len(answers.sure_of_masks) == 0
     assert answers.masks is not None and len(answers.masks) == 0

@@ -1,4 +1,4 @@
-"""Figures of old and new classes are pycocotools' own, on images that really are repeated."""
+"""Figures of base and novel classes are pycocotools' own, on images that really are repeated."""
 
 from __future__ import annotations
 
@@ -105,30 +105,30 @@ class Case:
 def test_figures_and_interval_are_those_of_coco(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Old classes a, b and c in two sets, b in both: the first one's counts. d is new."""
+    """Base classes a, b and c in two sets, b in both: the first one's counts. d is novel."""
     monkeypatch.setattr(forgetting, "REPLICATES", 15)
     one, two = Case(tmp_path / "one", 3, {0, 1}), Case(tmp_path / "two", 4, {1, 2}, images=9)
-    new = Case(tmp_path / "new", 5, {0, 3})
+    novel = Case(tmp_path / "novel", 5, {0, 3})
     sets = [one.of("a", "b", "c", "d"), two.of("a", "b", "c", "d")]
-    figures = extension_figures(sets, [new.of("a", "b", "c", "d", before=False)], "abc", "d")
+    figures = extension_figures(sets, [novel.of("a", "b", "c", "d", before=False)], "abc", "d")
 
-    def old(when: str, weights: tuple[Any, Any] = (None, None)) -> float:
+    def base(when: str, weights: tuple[Any, Any] = (None, None)) -> float:
         first, second = one.ap(when, weights[0]), two.ap(when, weights[1])
         found = [first.get(0), first.get(1), second.get(2)]
         return float(np.mean([ap for ap in found if ap is not None]))
 
-    added = new.ap("after")[3]
-    assert figures["old"] == pytest.approx(old("after"))
-    assert figures["before"] == pytest.approx(old("before"))
-    assert figures["before"] > figures["old"]
-    assert figures["new"] == pytest.approx(added)
-    assert figures["all"] == pytest.approx((3 * old("after") + added) / 4)
-    mean = 2 / (1 / old("after") + 1 / added)
+    added = novel.ap("after")[3]
+    assert figures["base"] == pytest.approx(base("after"))
+    assert figures["before"] == pytest.approx(base("before"))
+    assert figures["before"] > figures["base"]
+    assert figures["novel"] == pytest.approx(added)
+    assert figures["all"] == pytest.approx((3 * base("after") + added) / 4)
+    mean = 2 / (1 / base("after") + 1 / added)
     assert figures["harmonic_mean"] == pytest.approx(mean)
     assert figures["classes"]["c"]["before"] == pytest.approx(two.ap("before")[2])
     draws = list(zip(resample(12, 15, 0), resample(9, 15, 1), strict=True))
-    low, high = interval(np.array([old("before", w) - old("after", w) for w in draws]))
-    lost = {"ap": old("before") - old("after"), "low": low, "high": high}
+    low, high = interval(np.array([base("before", w) - base("after", w) for w in draws]))
+    lost = {"ap": base("before") - base("after"), "low": low, "high": high}
     assert figures["forgetting"] == pytest.approx(lost)
     shown = {(1, a["image_id"]) for a in one.truth["annotations"]}
     shown |= {(2, a["image_id"]) for a in two.truth["annotations"] if a["category_id"] == 2}
@@ -141,20 +141,20 @@ def test_what_cannot_be_told(tmp_path: Path) -> None:
     # the source model is gone
     figures = extension_figures([unknown], [unknown], "a", "b")
     assert figures["forgetting"] is figures["before"] is figures["classes"]["a"]["before"] is None
-    assert figures["old"] > 0 and figures["harmonic_mean"] > 0
+    assert figures["base"] > 0 and figures["harmonic_mean"] > 0
     # one of two sets was not evaluated before
     other = Case(tmp_path / "other", 4, {2})
     assert (
         extension_figures([known, other.of(*"abcd", before=False)], [], "ac", "")["before"] is None
     )
-    # no set annotates an old class; then the mean of all would be that of the new ones
+    # no set annotates a base class; then the mean of all would be that of the novel ones
     figures = extension_figures([known], [known], "c", "b")
-    assert figures["old"] is figures["all"] is figures["harmonic_mean"] is None
-    assert figures["new"] > 0 and figures["images"] == 0 and figures["classes"] == {}
-    # nothing is new
+    assert figures["base"] is figures["all"] is figures["harmonic_mean"] is None
+    assert figures["novel"] > 0 and figures["images"] == 0 and figures["classes"] == {}
+    # nothing is novel
     figures = extension_figures([known], [known], "ab", "")
-    assert figures["new"] is figures["harmonic_mean"] is None
-    assert figures["all"] == figures["old"]
+    assert figures["novel"] is figures["harmonic_mean"] is None
+    assert figures["all"] == figures["base"]
 
 
 def test_few_images_give_no_interval(tmp_path: Path) -> None:
@@ -178,31 +178,31 @@ def test_two_ground_truths_are_refused(tmp_path: Path) -> None:
 
 def extension(**figures: Any) -> dict[str, Any]:
     known = {
-        "old": 15.93,
-        "new": 24.0,
+        "base": 15.93,
+        "novel": 24.0,
         "all": 17.54,
         "harmonic_mean": 19.15,
         "before": 16.33,
         "forgetting": {"ap": 0.4, "low": 0.1, "high": 1.3},
         "images": 1200,
-        "scored": {"old": 8, "new": 2},
+        "scored": {"base": 8, "novel": 2},
     }
-    return {"segm": {**known, **figures}, "bbox": {}, "old_classes": 8, "new_classes": 2}
+    return {"segm": {**known, **figures}, "bbox": {}, "base_classes": 8, "novel_classes": 2}
 
 
 def test_lines() -> None:
     assert extension_lines(extension()) == [
-        "old classes (8): mask AP 15.9, before 16.3: forgot 0.4 (0.1 to 1.3)",
-        "new classes (2): mask AP 24.0",
-        "all (10): mask AP 17.5; harmonic mean of old and new 19.1",
+        "base classes (8): mask AP 15.9, before 16.3: forgot 0.4 (0.1 to 1.3)",
+        "novel classes (2): mask AP 24.0",
+        "all (10): mask AP 17.5; harmonic mean of base and novel 19.1",
     ]
 
 
 def test_classes_that_no_test_set_has() -> None:
-    lines = extension_lines(extension(scored={"old": 2, "new": 2}))
+    lines = extension_lines(extension(scored={"base": 2, "novel": 2}))
     assert [line.partition(":")[0] for line in lines] == [
-        "old classes (2 of 8)",
-        "new classes (2)",
+        "base classes (2 of 8)",
+        "novel classes (2)",
         "all (4 of 10)",
     ]
 
@@ -231,10 +231,10 @@ def test_forgetting_in_words(forgetting: Any, words: str) -> None:
 
 
 def test_what_is_not_known() -> None:
-    lines = extension_lines(extension(old=None, all=None, harmonic_mean=None, new=None))
+    lines = extension_lines(extension(base=None, all=None, harmonic_mean=None, novel=None))
     assert lines == [
-        "old classes (8): in no test set; DATASETS.TEST_SOURCE names sets that annotate them",
-        "new classes (2): in no set of DATASETS.TEST",
+        "base classes (8): in no test set; DATASETS.TEST_BASE names sets that annotate them",
+        "novel classes (2): in no set of DATASETS.TEST",
     ]
-    assert extension_lines({"old_classes": None, "new_classes": None, "sets": {}}) == []
+    assert extension_lines({"base_classes": None, "novel_classes": None, "sets": {}}) == []
     assert extension_lines({}) == []

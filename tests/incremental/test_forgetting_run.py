@@ -1,4 +1,4 @@
-"""What an extended run tells of its old classes, and that its source is evaluated but once."""
+"""What an extended run tells of its base classes, and that its source is evaluated but once."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ Make = Callable[..., CfgNode]
 
 @pytest.fixture
 def make(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
-    """make(*opts) -> the unfitted config of one iteration, with sets of new and of old classes."""
-    for name, classes in (("new", ("star", "heart")), ("old", SOURCE_CLASSES)):
+    """make(*opts) -> the unfitted config of one iteration, with novel and base sets."""
+    for name, classes in (("novel", ("star", "heart")), ("base", SOURCE_CLASSES)):
         write_split(ShapesSplit(name, classes, 6, 5), tmp_path / name)
         register_dataset(
             f"{name}_{tmp_path.name}",
@@ -51,10 +51,10 @@ def make(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> M
     monkeypatch.setenv("TRANSFER_CACHE", str(tmp_path / "cache"))
 
     def config(*opts: Any) -> CfgNode:
-        new, old = f"new_{tmp_path.name}", f"old_{tmp_path.name}"
+        novel, base = f"novel_{tmp_path.name}", f"base_{tmp_path.name}"
         places = ["MODEL.WEIGHTS", str(weights), "OUTPUT_DIR", str(tmp_path / "output")]
-        places += ["DATASETS.TRAIN", f"('{new}',)", "DATASETS.TEST", f"('{new}',)"]
-        places += ["DATASETS.TEST_SOURCE", f"('{old}',)"]
+        places += ["DATASETS.TRAIN", f"('{novel}',)", "DATASETS.TEST", f"('{novel}',)"]
+        places += ["DATASETS.TEST_BASE", f"('{base}',)"]
         base = str(repository / "configs/shapes/Base-shapes.yaml")
         return load_config(base, [*TINY, *places, *opts])
 
@@ -97,25 +97,25 @@ def test_train_resume_and_evaluate(
 ) -> None:
     cfg = make("TEST.EVAL_ITERS", [0], "TEST.BEST_METRIC", "segm/AP")
     cfg = fit_config(cfg).resolve(cfg)
-    new, old = cfg.DATASETS.TEST[0], cfg.DATASETS.TEST_SOURCE[0]
+    novel, base = cfg.DATASETS.TEST[0], cfg.DATASETS.TEST_BASE[0]
     run = train(cfg)
-    assert evaluated == ["old"] * 6, "once for both evaluations"
+    assert evaluated == ["base"] * 6, "once for both evaluations"
     first = written(cfg)
-    assert list(first) == [new, old, "extension"]
+    assert list(first) == [novel, base, "extension"]
     found = first["extension"]
-    assert (found["old_classes"], found["new_classes"]) == (8, 2)
-    assert found["sets"] == {"old": [old], "new": [new]}
+    assert (found["base_classes"], found["novel_classes"]) == (8, 2)
+    assert found["sets"] == {"base": [base], "novel": [novel]}
     for task in ("segm", "bbox"):
-        assert found[task]["old"] == pytest.approx(first[old][task]["AP"])
-        assert found[task]["new"] == pytest.approx(first[new][task]["AP"] or 0.0)
+        assert found[task]["base"] == pytest.approx(first[base][task]["AP"])
+        assert found[task]["novel"] == pytest.approx(first[novel][task]["AP"] or 0.0)
     lost = found["segm"]["forgetting"]
-    assert lost["ap"] == pytest.approx(found["segm"]["before"] - found["segm"]["old"])
+    assert lost["ap"] == pytest.approx(found["segm"]["before"] - found["segm"]["base"])
     assert lost["low"] <= lost["ap"] <= lost["high"] and found["segm"]["images"] == 6
     row = json.loads(Path(cfg.OUTPUT_DIR, "eval_history.json").read_text())[-1]
-    assert {"segm/AP", f"{old}/segm/AP"} <= row.keys()
+    assert {"segm/AP", f"{base}/segm/AP"} <= row.keys()
     print_summary(cfg, run.trainer.results)
     out = capsys.readouterr().out
-    assert f"{old}  segm" in out and "old classes (8): mask AP" in out
+    assert f"{base}  segm" in out and "base classes (8): mask AP" in out
 
     evaluated.clear()
     assert evaluate_only(make()) == found
@@ -124,7 +124,7 @@ def test_train_resume_and_evaluate(
     copied = shutil.copy(cfg.MODEL.WEIGHTS, f"{cfg.OUTPUT_DIR}/copy.pth")
     again = make("MODEL.WEIGHTS", copied)
     assert evaluate_only(again, copied) == found, "the run's model, not its source, is meant"
-    longer = make("SOLVER.MAX_ITER", 2, "TEST.BEST_METRIC", f"{old}/segm/AP")
+    longer = make("SOLVER.MAX_ITER", 2, "TEST.BEST_METRIC", f"{base}/segm/AP")
     longer = fit_config(longer).resolve(longer)
     train(longer, resume=True)
     assert evaluated == [] and written(longer)["extension"]["segm"]["before"] is not None
@@ -136,7 +136,7 @@ def test_train_resume_and_evaluate(
     with caplog.at_level(logging.WARNING, "transfer_maskrcnn"):
         caplog.clear()
         gone = evaluate_only(make())
-    assert gone["segm"]["forgetting"] is None and gone["segm"]["old"] > 0
+    assert gone["segm"]["forgetting"] is None and gone["segm"]["base"] > 0
     assert "what the model has forgotten there cannot be told" in caplog.text
 
 
@@ -146,9 +146,9 @@ def test_what_the_source_found_is_remembered_as_long_as_it_holds(
     cfg = make()
     cfg = fit_config(cfg).resolve(cfg)
     Path(cfg.OUTPUT_DIR).mkdir()
-    old = cfg.DATASETS.TEST_SOURCE[0]
+    base = cfg.DATASETS.TEST_BASE[0]
 
-    def computed(*opts: Any, dataset: str = old) -> int:
+    def computed(*opts: Any, dataset: str = base) -> int:
         own = make(*opts)
         own = fit_config(own).resolve(own)
         evaluated.clear()
@@ -164,8 +164,8 @@ def test_what_the_source_found_is_remembered_as_long_as_it_holds(
     register_dataset(
         f"again_{tmp_path.name}",
         format="coco",
-        annotations=tmp_path / "old/annotations.json",
-        image_root=tmp_path / "old/images",
+        annotations=tmp_path / "base/annotations.json",
+        image_root=tmp_path / "base/images",
         merge={"Circle": ["circle"]},
     )
     assert computed(dataset=f"again_{tmp_path.name}") == 0
@@ -173,7 +173,7 @@ def test_what_the_source_found_is_remembered_as_long_as_it_holds(
     assert computed("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.3) == 6
     assert computed("INPUT.MIN_SIZE_TEST", 96) == 6
     # an image, then the weights
-    image = next((tmp_path / "old/images").iterdir())
+    image = next((tmp_path / "base/images").iterdir())
     with image.open("ab") as file:
         file.write(b"\0")
     assert (computed(), computed()) == (1, 0)
@@ -192,7 +192,7 @@ def test_a_source_that_was_replaced_is_not_taken_for_it(make: Make, tmp_path: Pa
     facts = source_facts(cfg)
     assert facts
     with pytest.raises(WeightFileError, match="was replaced by another file"):
-        detections.source_matches(cfg, facts, cfg.DATASETS.TEST_SOURCE[0], ("segm",))
+        detections.source_matches(cfg, facts, cfg.DATASETS.TEST_BASE[0], ("segm",))
 
 
 def test_without_a_cache_folder_the_run_remembers(
@@ -205,38 +205,38 @@ def test_without_a_cache_folder_the_run_remembers(
     facts = source_facts(cfg)
     assert facts
     for _ in range(2):
-        assert detections.source_matches(cfg, facts, cfg.DATASETS.TEST_SOURCE[0], ("segm",))
+        assert detections.source_matches(cfg, facts, cfg.DATASETS.TEST_BASE[0], ("segm",))
     assert len(evaluated) == 6
 
 
-def test_old_classes_in_the_test_sets_do_without_test_source(
+def test_base_classes_in_the_test_sets_do_without_test_source(
     make: Make, evaluated: list[str]
 ) -> None:
-    """Sets that annotate new classes alone are not shown to the source."""
+    """Sets that annotate novel classes alone are not shown to the source."""
     cfg = make()
-    both = f"('{cfg.DATASETS.TEST[0]}', '{cfg.DATASETS.TEST_SOURCE[0]}')"
-    cfg = make("DATASETS.TEST", both, "DATASETS.TEST_SOURCE", "()")
+    both = f"('{cfg.DATASETS.TEST[0]}', '{cfg.DATASETS.TEST_BASE[0]}')"
+    cfg = make("DATASETS.TEST", both, "DATASETS.TEST_BASE", "()")
     cfg = fit_config(cfg).resolve(cfg)
     evaluate_model(cfg, fit_config(cfg), build_model(cfg).eval())
-    assert evaluated == ["old"] * 6
+    assert evaluated == ["base"] * 6
     found = written(cfg)["extension"]["segm"]
-    assert found["before"] > 5 and found["forgetting"]["ap"] == found["before"] - found["old"]
+    assert found["before"] > 5 and found["forgetting"]["ap"] == found["before"] - found["base"]
 
 
 def test_configs_that_are_refused(make: Make) -> None:
     plain = make("MODEL.TRANSFER.EXTEND", False)
-    with pytest.raises(ConfigError, match=r"TEST_SOURCE names .* set EXTEND True"):
+    with pytest.raises(ConfigError, match=r"TEST_BASE names .* set EXTEND True"):
         fit_config(plain)
-    unknown = make("DATASETS.TEST_SOURCE", "('nowhere',)")
+    unknown = make("DATASETS.TEST_BASE", "('nowhere',)")
     with pytest.raises(ConfigError, match="no dataset is registered as 'nowhere'"):
         fit_config(unknown)
-    other = make("DATASETS.TEST_SOURCE", "('extension',)")
+    other = make("DATASETS.TEST_BASE", "('extension',)")
     with pytest.raises(ConfigError, match="give it another name"):
         fit_config(other)
 
 
 def test_a_source_that_was_moved(make: Make, train: Callable[..., Any], tmp_path: Path) -> None:
-    """Resumed with its new path, evaluated from the run's config, then gone."""
+    """Resumed with its novel path, evaluated from the run's config, then gone."""
     cfg = make()
     fit_config(cfg)
     train(cfg)

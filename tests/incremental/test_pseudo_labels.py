@@ -21,7 +21,7 @@ from transfer_maskrcnn.commands.pseudo_label import main
 from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.data.cache import Cache
 from transfer_maskrcnn.data.registry import register_dataset
-from transfer_maskrcnn.data.shapes import NEW_CLASSES, SOURCE_CLASSES, ShapesSplit, write_split
+from transfer_maskrcnn.data.shapes import NOVEL_CLASSES, SOURCE_CLASSES, ShapesSplit, write_split
 from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.engine.trainer import TransferTrainer, train_loader, training_dicts
 from transfer_maskrcnn.errors import ConfigError, WeightFileError
@@ -51,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of the sets that TRAIN and CALIBRATION name."""
     folder = tmp_path_factory.mktemp("pseudo_labels")
     for name, split in (
-        (TRAIN, ShapesSplit("new", NEW_CLASSES, IMAGES, 5, unannotated=SOURCE_CLASSES)),
+        (TRAIN, ShapesSplit("new", NOVEL_CLASSES, IMAGES, 5, unannotated=SOURCE_CLASSES)),
         (CALIBRATION, ShapesSplit("calibration", SOURCE_CLASSES, 40, 6)),
     ):
         write_split(split, folder / split.folder)
@@ -233,7 +233,7 @@ def test_classes_of_which_the_calibration_set_says_too_little_are_named() -> Non
     assert describe(alone, "doubtful.json has").endswith("; doubtful.json has 2 doubtful ones")
 
 
-def test_a_calibration_set_without_old_classes(
+def test_a_calibration_set_without_base_classes(
     make: Callable[..., CfgNode], folder: Path, tmp_path: Path
 ) -> None:
     name = f"another_{tmp_path.name}"
@@ -242,13 +242,13 @@ def test_a_calibration_set_without_old_classes(
         make(f"{KEY}.CALIBRATION_SET", name)
 
 
-def test_a_calibration_set_may_have_new_classes(
+def test_a_calibration_set_may_have_novel_classes(
     make: Callable[..., CfgNode], tmp_path: Path
 ) -> None:
     """They change nothing, wherever they stand."""
-    write_split(ShapesSplit("all", (*NEW_CLASSES, *SOURCE_CLASSES), 40, 8), tmp_path / "all")
+    write_split(ShapesSplit("all", (*NOVEL_CLASSES, *SOURCE_CLASSES), 40, 8), tmp_path / "all")
     content = json.loads((tmp_path / "all/annotations.json").read_text())
-    content["categories"] = content["categories"][len(NEW_CLASSES) :]
+    content["categories"] = content["categories"][len(NOVEL_CLASSES) :]
     old = {category["id"] for category in content["categories"]}
     content["annotations"] = [a for a in content["annotations"] if a["category_id"] in old]
     (tmp_path / "all/old.json").write_text(json.dumps(content))
@@ -359,7 +359,7 @@ def test_the_tool_goes_on_after_a_kill(
 ) -> None:
     """SIGKILL while it labels; the same command labels the rest, and writes the same files."""
     name = f"many_{tmp_path.name}"
-    split = ShapesSplit("many", NEW_CLASSES, 40, 7, unannotated=SOURCE_CLASSES)
+    split = ShapesSplit("many", NOVEL_CLASSES, 40, 7, unannotated=SOURCE_CLASSES)
     write_split(split, tmp_path / name)
     entry = f"{{format: coco, annotations: {name}/annotations.json, image_root: {name}/images}}"
     (tmp_path / "catalog.yaml").write_text(f"{name}: {entry}\n")

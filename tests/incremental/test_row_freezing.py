@@ -1,4 +1,4 @@
-"""``all_but_new_rows``: nothing but the rows of new classes moves, by no back door either."""
+"""``all_but_novel_rows``: nothing but the rows of novel classes moves, by no back door either."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from transfer_maskrcnn.modeling.freezing import rows_per_class
 from transfer_maskrcnn.surgery.load import load_weights
 from transfer_maskrcnn.surgery.write import write_weights
 
-OLD = 2  # classes of the source; the toy's "x" is new
+BASE = 2  # classes of the source; the toy's "x" is novel
 SCORE = "roi_heads.box_predictor.cls_score"
 BOX = "roi_heads.box_predictor.bbox_pred"
 MASK = "roi_heads.mask_head.predictor"
@@ -42,7 +42,7 @@ def extended(toy: Make, tmp_path: Path) -> Make:
 
     def make(*opts: Any, source: Any = (), **kwargs: Any) -> CfgNode:
         built = toy(*source)
-        built.MODEL.ROI_HEADS.NUM_CLASSES = OLD
+        built.MODEL.ROI_HEADS.NUM_CLASSES = BASE
         torch.manual_seed(1)
         state = build_model(built).state_dict()
         path = tmp_path / "source.pth"
@@ -50,7 +50,7 @@ def extended(toy: Make, tmp_path: Path) -> Make:
         transfer = [
             *("MODEL.WEIGHTS", str(path), "MODEL.TRANSFER.ENABLED", True),
             *("MODEL.TRANSFER.KEEP", "class_rows", "MODEL.TRANSFER.EXTEND", True),
-            *("MODEL.TRANSFER.FREEZE", "all_but_new_rows", "SOLVER.MAX_ITER", 3),
+            *("MODEL.TRANSFER.FREEZE", "all_but_novel_rows", "SOLVER.MAX_ITER", 3),
         ]
         return toy(*transfer, *opts, **kwargs)
 
@@ -62,7 +62,7 @@ def held_and_free(state: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
     parts = {}
     for name, tensor in state.items():
         module = name.rpartition(".")[0]
-        rows = {SCORE: [OLD], BOX: [4 * OLD + i for i in range(4)], MASK: [OLD]}.get(module, [])
+        rows = {SCORE: [BASE], BOX: [4 * BASE + i for i in range(4)], MASK: [BASE]}.get(module, [])
         if len(tensor.shape) == 0 or (module in (BOX, MASK) and len(tensor) in (1, 4)):
             rows = []  # class-agnostic
         free = torch.zeros(max(tensor.numel(), 1) if not tensor.shape else len(tensor)).bool()
@@ -81,7 +81,7 @@ def files_of(cfg: CfgNode) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 
 def check_held(cfg: CfgNode) -> set[str]:
-    """The modules of which new rows have moved; everything else is as it was, bit for bit."""
+    """The modules of which novel rows have moved; everything else is as it was, bit for bit."""
     before, after = (held_and_free(state) for state in files_of(cfg))
     moved = set()
     for name, (held, free) in before.items():
@@ -101,14 +101,14 @@ BACK_DOORS = [
     (["SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "norm"], {SCORE, BOX, MASK}, []),
     (["MODEL.TRANSFER.CACHE_FEATURES", "off"], {SCORE, BOX, MASK}, []),
     (["SOLVER.FREEZE_SCHEDULE", [[2, "backbone"]]], {SCORE, BOX, MASK}, []),
-    # nothing of a class-agnostic predictor is new
+    # nothing of a class-agnostic predictor is novel
     (AGNOSTIC, {SCORE}, AGNOSTIC),
     (["MODEL.ROI_BOX_HEAD.COSINE_SCALE", 20.0], {SCORE, BOX, MASK}, []),
 ]
 
 
 @pytest.mark.parametrize(("opts", "moved", "source"), BACK_DOORS)
-def test_only_new_rows_move(
+def test_only_novel_rows_move(
     opts: list[Any],
     moved: set[str],
     source: list[Any],
@@ -128,8 +128,8 @@ def test_only_new_rows_move(
         predictor.load_state_dict({k: v for k, v in own.items() if k})
         with torch.no_grad():
             scores.append(predictor(features)[0])
-    old = [*range(OLD), OLD + 1]  # and the background
-    assert torch.equal(scores[0][:, old], scores[1][:, old])
+    base = [*range(BASE), BASE + 1]  # and the background
+    assert torch.equal(scores[0][:, base], scores[1][:, base])
     assert not torch.equal(scores[0], scores[1])
 
 
@@ -160,24 +160,24 @@ def test_a_phase_and_then_all_predictors(
     resumed_at: int | None, extended: Make, train: Callable[..., Any]
 ) -> None:
     cfg = extended(
-        *("SOLVER.FREEZE_SCHEDULE", [[2, "all_but_new_rows"]], "SOLVER.WEIGHT_DECAY", 0.5),
+        *("SOLVER.FREEZE_SCHEDULE", [[2, "all_but_novel_rows"]], "SOLVER.WEIGHT_DECAY", 0.5),
         *("MODEL.TRANSFER.FREEZE", "all_but_predictors", "SOLVER.MAX_ITER", 4),
     )
     watch = Watch()
     if resumed_at:
         cfg.SOLVER.FREEZE_SCHEDULE, cfg.SOLVER.MAX_ITER = (
-            [[resumed_at, "all_but_new_rows"]],
+            [[resumed_at, "all_but_novel_rows"]],
             resumed_at,
         )
         train(cfg, watch)
-        cfg.SOLVER.FREEZE_SCHEDULE, cfg.SOLVER.MAX_ITER = [[2, "all_but_new_rows"]], 4
+        cfg.SOLVER.FREEZE_SCHEDULE, cfg.SOLVER.MAX_ITER = [[2, "all_but_novel_rows"]], 4
     train(cfg, watch, resume=bool(resumed_at))
-    old = [*range(OLD), OLD + 1]
-    at = [rows[old] for rows in watch.rows]
+    base = [*range(BASE), BASE + 1]
+    at = [rows[base] for rows in watch.rows]
     assert torch.equal(at[0], at[1]) and torch.equal(at[1], at[2])
     assert not (at[2] == at[3]).all(1).any(), "then every row is trained"
-    assert not watch.momentum[2][old].any() and watch.momentum[2][OLD].any()
-    assert not torch.equal(watch.rows[0][OLD], watch.rows[2][OLD])
+    assert not watch.momentum[2][base].any() and watch.momentum[2][BASE].any()
+    assert not torch.equal(watch.rows[0][BASE], watch.rows[2][BASE])
 
 
 def test_what_is_frozen_is_cached(
@@ -191,7 +191,7 @@ def test_what_is_frozen_is_cached(
 
 
 def test_gradients_of_held_rows_are_zero() -> None:
-    """Also where they are infinite: clipping by norm, and the AMP scaler, see new rows alone."""
+    """Also where they are infinite: clipping by norm, and the AMP scaler, see novel rows alone."""
     model = nn.Module()
     model.roi_heads = nn.Module()
     model.roi_heads.num_classes = 3
@@ -235,14 +235,14 @@ def test_rows_of_point_rend(toy: Make) -> None:
 
 def test_needs_extend(toy: Make) -> None:
     for key, opts in (
-        ("MODEL.TRANSFER.FREEZE", ["MODEL.TRANSFER.FREEZE", "all_but_new_rows"]),
-        ("SOLVER.FREEZE_SCHEDULE", ["SOLVER.FREEZE_SCHEDULE", [[2, "all_but_new_rows"]]]),
+        ("MODEL.TRANSFER.FREEZE", ["MODEL.TRANSFER.FREEZE", "all_but_novel_rows"]),
+        ("SOLVER.FREEZE_SCHEDULE", ["SOLVER.FREEZE_SCHEDULE", [[2, "all_but_novel_rows"]]]),
     ):
-        with pytest.raises(ConfigError, match=rf"{key} all_but_new_rows.*EXTEND is False; set"):
+        with pytest.raises(ConfigError, match=rf"{key} all_but_novel_rows.*EXTEND is False; set"):
             toy(*opts)
 
 
-def test_needs_a_new_class(extended: Make, train: Callable[..., Any], tmp_path: Path) -> None:
+def test_needs_a_novel_class(extended: Make, train: Callable[..., Any], tmp_path: Path) -> None:
     cfg = extended()
     train(cfg)
     again = extended()
@@ -264,7 +264,7 @@ def test_a_resumed_run_whose_source_is_gone(extended: Make, train: Callable[...,
         train(cfg, resume=True)
 
 
-# COSINE_SCALE of the run and of its source, whether old classes say something else than before
+# COSINE_SCALE of the run and of its source, whether base classes say something else than before
 CLASSIFIERS = [(0.0, 0.0, False), (20.0, 0.0, True), (20.0, 20.0, False)]
 
 

@@ -90,7 +90,7 @@ MISTAKES = [
     ("roi_heads.box_hed", r"no module 'roi_heads\.box_hed'.*did you mean 'roi_heads\.box_head'"),
     ("backbone_fpm", r"did you mean 'backbone_fpn'"),
     ("backbone_fpn,roi_heads", r"'backbone_fpn' \(a preset stands alone\)"),
-    ("all_but_new_row", "did you mean 'all_but_new_rows'"),
+    ("all_but_new_row", "did you mean 'all_but_novel_rows'"),
     ("class_rows", "nothing is left to train"),
     ("backbone,proposal_generator,roi_heads", "nothing is left to train"),
     (7, "7 is no text"),

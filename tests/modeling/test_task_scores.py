@@ -1,4 +1,4 @@
-"""New classes take nothing from old ones."""
+"""Novel classes take nothing from old ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.data.registry import register_dataset
-from transfer_maskrcnn.data.shapes import NEW_CLASSES, SOURCE_CLASSES, ShapesSplit, write_split
+from transfer_maskrcnn.data.shapes import NOVEL_CLASSES, SOURCE_CLASSES, ShapesSplit, write_split
 from transfer_maskrcnn.engine.checkpoint import load_trained_model
 from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.modeling.build import build_model
@@ -75,7 +75,7 @@ def make(repository: Path, tmp_path: Path) -> Callable[..., CfgNode]:
                 json_file, images = folder / "annotations.json", folder / "images"
                 register_dataset(name, format="coco", annotations=json_file, image_root=images)
         places: list[Any] = ["MODEL.WEIGHTS", str(weights), "DATASETS.TRAIN", (names[0],)]
-        places += ["DATASETS.TEST", (names[0],), "DATASETS.TEST_SOURCE", (names[1],)]
+        places += ["DATASETS.TEST", (names[0],), "DATASETS.TEST_BASE", (names[1],)]
         places += ["OUTPUT_DIR", str(tmp_path / names[0] / "output")]
         base = str(repository / "configs/shapes/Base-shapes.yaml")
         cfg = load_config(base, [*TINY, *places, *opts])
@@ -85,8 +85,8 @@ def make(repository: Path, tmp_path: Path) -> Callable[..., CfgNode]:
 
 
 def results(cfg: CfgNode) -> list[Any]:
-    """The old classes' detections, in the order of image and score."""
-    folder = Path(cfg.OUTPUT_DIR, "inference", cfg.DATASETS.TEST_SOURCE[0])
+    """The base classes' detections, in the order of image and score."""
+    folder = Path(cfg.OUTPUT_DIR, "inference", cfg.DATASETS.TEST_BASE[0])
     found = json.loads((folder / "coco_instances_results.json").read_text())
     return sorted(found, key=lambda r: (r["image_id"], r["category_id"], -r["score"]))
 
@@ -96,10 +96,10 @@ def test_what_only_new_rows_learn_changes_no_old_detection(
 ) -> None:
     """At whatever learning rate, and through a second extension: bit by bit.
 
-    Images have more than DETECTIONS_PER_IMAGE, so that new classes could crowd out old ones.
+    Images have more than DETECTIONS_PER_IMAGE, so that novel classes could crowd out old ones.
     """
     weights = repository / "configs/shapes/shapes_source.pth"
-    frozen = ("MODEL.TRANSFER.FREEZE", "all_but_new_rows")
+    frozen = ("MODEL.TRANSFER.FREEZE", "all_but_novel_rows")
     cfg = make(("star",), weights, *frozen)
     before_training = make(("star",), weights, *frozen, "SOLVER.BASE_LR", 0.0)
     assert fit_config(cfg).tasks == (8, 1)
@@ -114,7 +114,7 @@ def test_what_only_new_rows_learn_changes_no_old_detection(
     again = make(("heart",), first, *frozen)
     spec = fit_config(again)
     assert spec.tasks == (8, 1, 1)
-    assert spec.classes == (*SOURCE_CLASSES, *NEW_CLASSES)
+    assert spec.classes == (*SOURCE_CLASSES, *NOVEL_CLASSES)
     train(again)
     assert results(again) == before
     final = Path(again.OUTPUT_DIR, "model_final.safetensors")
@@ -126,7 +126,7 @@ def test_a_file_says_how_its_classes_are_scored(
 ) -> None:
     """Also where the config does not know that the model was extended."""
     weights = repository / "configs/shapes/shapes_source.pth"
-    cfg = make(NEW_CLASSES, weights, "SOLVER.BASE_LR", 1e-4)
+    cfg = make(NOVEL_CLASSES, weights, "SOLVER.BASE_LR", 1e-4)
     trained = train(cfg).trainer.model.eval()
     plain = cfg.clone()
     plain.defrost()

@@ -1,4 +1,4 @@
-"""The section on old and new classes."""
+"""The section on base and novel classes."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from transfer_maskrcnn.report.extension_view import view_extension
 from transfer_maskrcnn.report.run_input import read_run
 from transfer_maskrcnn.report.run_page import write_run_report
 
-TITLE = "<h2>Old and new classes</h2>"
+TITLE = "<h2>Base and novel classes</h2>"
 LOST = {"ap": 5.74, "low": 3.97, "high": 8.05}
 
 
 def figures(**changed: Any) -> dict[str, Any]:
     known = {
-        "old": 10.51,
-        "new": 3.68,
+        "base": 10.51,
+        "novel": 3.68,
         "all": 9.15,
         "harmonic_mean": 5.45,
         "before": 16.25,
         "forgetting": LOST,
         "images": 1,
-        "scored": {"old": 8, "new": 2},
+        "scored": {"base": 8, "novel": 2},
         "classes": {"<ring>": {"before": 24.0, "after": 18.4}},
     }
     return {**known, **changed}
@@ -36,9 +36,9 @@ def extension(**changed: Any) -> dict[str, Any]:
     return {
         "segm": figures(**changed),
         "bbox": figures(),
-        "old_classes": 8,
-        "new_classes": 2,
-        "sets": {"old": ["old_val", "old_test"], "new": ["new_val"]},
+        "base_classes": 8,
+        "novel_classes": 2,
+        "sets": {"base": ["base_val", "base_test"], "novel": ["novel_val"]},
     }
 
 
@@ -55,7 +55,11 @@ def test_on_the_page(whole_run: Path) -> None:
     assert run.evaluation == before, "it is no dataset"
     page = write_run_report(whole_run).read_text()
     assert TITLE in page and "AP on extension" not in page and "<ring>" not in page
-    for text in ("old classes (8)", "4.0 to 8.1", "old_val and old_test, new ones on new_val"):
+    for text in (
+        "base classes (8)",
+        "4.0 to 8.1",
+        "base_val and base_test, novel ones on novel_val",
+    ):
         assert text in page
     assert "it forgot 5.7 (95 % interval 4.0 to 8.1)." in page
     assert "&lt;ring&gt; 24.0 before, 18.4 after" in page
@@ -71,7 +75,7 @@ SENTENCES = [
     ({"forgetting": {"ap": -3, "low": -4, "high": -2}}, "it gained 3.0 (95 % interval 2.0 to 4.0)"),
     ({"forgetting": {**LOST, "low": None}}, "1 image cannot tell whether that is forgetting"),
     ({"forgetting": None, "before": None}, "without the source model nobody knows"),
-    ({"old": None, "forgetting": None, "classes": {}}, "No test set annotates an old class"),
+    ({"base": None, "forgetting": None, "classes": {}}, "No test set annotates a base class"),
 ]
 
 
@@ -94,7 +98,7 @@ def test_of_many_classes_those_that_changed_most_are_drawn(
     classes = {f"c{k}": {"before": 10.0 * k, "after": 9.0 * k} for k in range(1, 5)}
     view = view_extension(extension(classes=classes))
     assert view and view.plot
-    assert view.plot.caption == "Old classes, before and after, the 2 of 4 that changed most"
+    assert view.plot.caption == "Base classes, before and after, the 2 of 4 that changed most"
     assert "c3 30.0 before" in view.plot.alt and "c2 20.0" not in view.plot.alt
 
 
@@ -106,12 +110,12 @@ def test_damaged_figures_are_named(whole_run: Path, content: Any) -> None:
     add(whole_run, content)
     page = write_run_report(whole_run).read_text()
     assert TITLE not in page
-    assert "What evaluation.json has of old and new classes is damaged." in page
+    assert "What evaluation.json has of base and novel classes is damaged." in page
     assert "AP on shapes_val" in page
 
 
 def test_nothing_known_is_no_section(whole_run: Path) -> None:
-    add(whole_run, {"old_classes": None, "new_classes": None, "sets": {}})
+    add(whole_run, {"base_classes": None, "novel_classes": None, "sets": {}})
     assert TITLE not in write_run_report(whole_run).read_text()
 
 
@@ -132,7 +136,7 @@ def test_pseudo_labels_on_the_page(whole_run: Path) -> None:
     assert TITLE in page, "also before the first evaluation"
     sentence = page.partition("Before training, the source model ")[2].partition("</p>")[0]
     assert sentence == (
-        "labelled 43 objects of old classes on the 1,200 training images "
+        "labelled 43 objects of base classes on the 1,200 training images "
         "(arrow 40, &lt;ring&gt; 3); no loss depends on 1 doubtful one."
     )
 

@@ -125,7 +125,7 @@ def test_a_runs_key(toy: list[str], tmp_path: Path) -> None:
 LABELS = "MODEL.TRANSFER.PSEUDO_LABELS"
 # keys that name another set, whether what is in it matters
 OTHER_SETS = [
-    (["DATASETS.TEST_SOURCE", ("other",)], True),
+    (["DATASETS.TEST_BASE", ("other",)], True),
     ([f"{LABELS}.CALIBRATION_SET", "other", f"{LABELS}.ENABLED", True], True),
     ([f"{LABELS}.CALIBRATION_SET", "other"], False),
     ([f"{LABELS}.ENABLED", True], False),
@@ -151,7 +151,7 @@ def test_a_runs_key_depends_on_all_data(
     assert (plain not in keys) is matters, "of other runs it is what it was"
 
 
-def test_extended_variants_need_a_test_set_of_the_new_classes(
+def test_extended_variants_need_a_test_set_of_the_novel_classes(
     repository: Path, write_dataset: object, tmp_path: Path
 ) -> None:
     entry = write_dataset("coco", tmp_path)  # type: ignore[operator]
@@ -159,7 +159,7 @@ def test_extended_variants_need_a_test_set_of_the_new_classes(
     entries = {new: entry, other: {**entry, "classes": ["bar", "blob"]}}
     (tmp_path / "my.yaml").write_text(yaml.safe_dump(entries))
     options = ["DATASETS.CATALOG", str(tmp_path / "my.yaml"), "MODEL.DEVICE", "cpu"]
-    options += ["DATASETS.TRAIN", f"('{new}',)", "DATASETS.TEST_SOURCE", "()", "DATASETS.TEST"]
+    options += ["DATASETS.TRAIN", f"('{new}',)", "DATASETS.TEST_BASE", "()", "DATASETS.TEST"]
     off = ["MODEL.TRANSFER.PSEUDO_LABELS.ENABLED", "False"]
     config, variants = (
         str(repository / "configs/shapes/mask_rcnn_extend.yaml"),

@@ -17,26 +17,28 @@ Files = dict[str, Any]
 Write = Callable[..., Path]
 
 
-def extended(old: float | None = 40.0, new: float = 60.0, **changes: Any) -> Files:
-    """An evaluation.json of 8 old classes and 2 new ones; box AP is 10 more than mask AP."""
+def extended(base: float | None = 40.0, novel: float = 60.0, **changes: Any) -> Files:
+    """An evaluation.json of 8 base classes and 2 novel ones; box AP is 10 more than mask AP."""
 
     def figures(more: float) -> Files:
-        lost = None if old is None else {"ap": 44.0 - old, "low": 1.0, "high": 9.0}
+        lost = None if base is None else {"ap": 44.0 - base, "low": 1.0, "high": 9.0}
         known = {"all": 50.0, "harmonic_mean": 48.0, "before": 44.0, "images": 9, "classes": {}}
-        return {"old": old, "new": new + more, "forgetting": lost, **known}
+        return {"base": base, "novel": novel + more, "forgetting": lost, **known}
 
-    extension = {"segm": figures(0), "bbox": figures(10), "old_classes": 8, "new_classes": 2}
-    sets = {"old": ["old_val"], "new": ["new_val"]}
-    return {"new_val": {}, "old_val": {}, "extension": {**extension, "sets": sets, **changes}}
+    extension = {"segm": figures(0), "bbox": figures(10), "base_classes": 8, "novel_classes": 2}
+    sets = {"base": ["base_val"], "novel": ["novel_val"]}
+    return {"novel_val": {}, "base_val": {}, "extension": {**extension, "sets": sets, **changes}}
 
 
 def alone(ap: float | None = 55.0, classes: str = "ab", **sets: Any) -> Files:
     """An evaluation.json of a model that was not extended."""
     by_class = {f"AP-{name}": ap for name in classes} if ap is not None else {}
-    return {"new_val": {"segm": {"AP": ap, "AP50": 70.0, **by_class}}, **sets}
+    return {"novel_val": {"segm": {"AP": ap, "AP50": 70.0, **by_class}}, **sets}
 
 
-def config(test: str = "new_val", *, extend: bool = False, most: int = 300, stop: int = 0) -> Files:
+def config(
+    test: str = "novel_val", *, extend: bool = False, most: int = 300, stop: int = 0
+) -> Files:
     return {
         "DATASETS": {"TEST": [test]},
         "MODEL": {"TRANSFER": {"EXTEND": extend}},
@@ -106,19 +108,19 @@ def test_a_link_keeps_its_name(tmp_path: Path) -> None:
     assert row_and_seed(tmp_path / "extended_s1") == ("extended", "1")
 
 
-NOTHING = dict.fromkeys(["old", "all", "harmonic_mean", "forgetting", "before"])
+NOTHING = dict.fromkeys(["base", "all", "harmonic_mean", "forgetting", "before"])
 FIGURES = [
     # evaluation, config, task, figures that are read
-    (extended(), None, "segm", {"old": 40.0, "new": 60.0, "all": 50.0, "harmonic_mean": 48.0}),
+    (extended(), None, "segm", {"base": 40.0, "novel": 60.0, "all": 50.0, "harmonic_mean": 48.0}),
     (extended(), None, "segm", {"before": 44.0, "forgetting": 4.0}),
-    (extended(), None, "bbox", {"new": 70.0}),
-    # no set annotates old classes
-    (extended(None), None, "segm", {"old": None, "forgetting": None, "new": 60.0}),
-    (alone(), None, "segm", {"new": 55.0, **NOTHING}),
+    (extended(), None, "bbox", {"novel": 70.0}),
+    # no set annotates base classes
+    (extended(None), None, "segm", {"base": None, "forgetting": None, "novel": 60.0}),
+    (alone(), None, "segm", {"novel": 55.0, **NOTHING}),
     # another set that was looked at earlier does not count
-    (alone(other={"segm": {"AP": 1.0}}), config(), "segm", {"new": 55.0}),
+    (alone(other={"segm": {"AP": 1.0}}), config(), "segm", {"novel": 55.0}),
     # nothing was detected
-    (alone(None), config(), "segm", {"new": 0.0}),
+    (alone(None), config(), "segm", {"novel": 0.0}),
 ]
 
 
@@ -184,11 +186,11 @@ COMPARABLE = [
     (alone(), extended()),
     (extended(), alone()),
     (alone(), alone(20.0)),
-    # old and new classes in the same two sets; the model of the new ones has no use for one
-    (extended(sets={"old": ["x", "new_val"], "new": ["x", "new_val"]}), alone()),
+    # base and novel classes in the same two sets; the model of the novel ones has no use for one
+    (extended(sets={"base": ["x", "novel_val"], "novel": ["x", "novel_val"]}), alone()),
     # a model that found nothing tells nothing of its classes
     (extended(), alone(None)),
-    (extended(new_classes=1), {"new_val": {"segm": {"AP": 5.0}}}),
+    (extended(novel_classes=1), {"novel_val": {"segm": {"AP": 5.0}}}),
 ]
 
 
@@ -198,11 +200,11 @@ def test_comparable_runs(one: Files, two: Files, write: Write) -> None:
 
 
 ODD = [
-    extended(sets={"old": ["other"], "new": ["new_val"]}),
-    extended(sets={"old": ["old_val"], "new": ["other"]}),
-    extended(new_classes=3),
-    extended(old_classes=7),
-    {"other": alone()["new_val"]},
+    extended(sets={"base": ["other"], "novel": ["novel_val"]}),
+    extended(sets={"base": ["base_val"], "novel": ["other"]}),
+    extended(novel_classes=3),
+    extended(base_classes=7),
+    {"other": alone()["novel_val"]},
     alone(classes="abc"),
 ]
 
@@ -214,19 +216,19 @@ def test_other_sets_are_named(odd: Files, write: Write) -> None:
     with pytest.raises(TransferError, match="other sets or classes than") as error:
         read_runs(folders, "segm")
     words = str(error.value)
-    assert "first (old classes on old_val; 2 new on new_val)" in words
+    assert "first (base classes on base_val; 2 novel on novel_val)" in words
     assert "odd_s0" in words and "odd_s1" in words and "alone" not in words
 
 
 MISTAKES = [
     # evaluation.json as text, config, words
-    ('{"new_val": ', None, "cannot be read as JSON"),
+    ('{"novel_val": ', None, "cannot be read as JSON"),
     ("[1]", None, "damaged"),
-    (json.dumps(extended(segm={"old": 1.0})), None, "damaged .KeyError: 'new'"),
-    (json.dumps(extended(old_classes=None)), None, "does not tell old and new classes apart"),
-    (json.dumps(alone()), config(extend=True), "does not tell old and new classes apart"),
+    (json.dumps(extended(segm={"base": 1.0})), None, "damaged .KeyError: 'novel'"),
+    (json.dumps(extended(base_classes=None)), None, "does not tell base and novel classes apart"),
+    (json.dumps(alone()), config(extend=True), "does not tell base and novel classes apart"),
     (json.dumps({"x": {"bbox": {"AP": 3.0}}}), None, "no masks; add --box"),
-    (json.dumps(alone(other={})), None, "is tested on new_val, other: expected one test set"),
+    (json.dumps(alone(other={})), None, "is tested on novel_val, other: expected one test set"),
     (json.dumps(alone()), config("gone"), "is tested on gone: expected one test set"),
     (json.dumps(alone()), {"MODEL": 3}, "config.yaml is damaged"),
 ]

@@ -17,35 +17,37 @@ from transfer_maskrcnn.study.extension_table import (
     rows_text,
 )
 
-OLD_AND_NEW = ScoredOn(("old_val",), ("new_val",), 8, 2)
-NEW_ALONE = ScoredOn((), ("new_val",), 0, 2)
+BASE_AND_NOVEL = ScoredOn(("base_val",), ("novel_val",), 8, 2)
+NOVEL_ALONE = ScoredOn((), ("novel_val",), 0, 2)
 
 
-def extended(row: str, old: Sequence[float], new: Sequence[float]) -> list[RunScores]:
-    """A run a seed, of a source with AP 50; all and harmonic mean are 1 and 2 less than new."""
+def extended(row: str, base: Sequence[float], novel: Sequence[float]) -> list[RunScores]:
+    """A run a seed, of a source with AP 50; all and harmonic mean are 1 and 2 less than novel."""
     return [
         RunScores(
             Path(f"{row}_s{seed}"),
             row,
             str(seed),
-            OLD_AND_NEW,
+            BASE_AND_NOVEL,
             {
-                "old": a,
-                "new": b,
+                "base": a,
+                "novel": b,
                 "all": b - 1,
                 "harmonic_mean": b - 2,
                 "before": 50.0,
                 "forgetting": 50.0 - a,
             },
         )
-        for seed, (a, b) in enumerate(zip(old, new, strict=True))
+        for seed, (a, b) in enumerate(zip(base, novel, strict=True))
     ]
 
 
-def alone(row: str, new: Sequence[float]) -> list[RunScores]:
+def alone(row: str, novel: Sequence[float]) -> list[RunScores]:
     return [
-        RunScores(Path(f"{row}_s{k}"), row, str(k), NEW_ALONE, {**dict.fromkeys(FIGURES), "new": v})
-        for k, v in enumerate(new)
+        RunScores(
+            Path(f"{row}_s{k}"), row, str(k), NOVEL_ALONE, {**dict.fromkeys(FIGURES), "novel": v}
+        )
+        for k, v in enumerate(novel)
     ]
 
 
@@ -93,23 +95,23 @@ def test_order_of_rows(given: list[str], expected: list[str]) -> None:
 
 
 def test_figures_of_a_row() -> None:
-    """Old AP 44, 46, 48 of 50; new AP 81, 90, 99, that alone is 100."""
+    """Base AP 44, 46, 48 of 50; novel AP 81, 90, 99, that alone is 100."""
     runs = [*extended("kept", [44, 46, 48], [81, 90, 99]), *alone("alone", [98, 102])]
     rows = group_rows(runs)
     content = rows_json(rows, "segm", find_row(rows, "alone"))
     kept, reference = content["rows"]
     half = 4.30265 * 2 / 3**0.5
-    assert kept["old"]["mean"] == 46 and kept["new"]["mean"] == 90
-    assert kept["old"]["interval"] == pytest.approx([46 - half, 46 + half], abs=1e-4)
+    assert kept["base"]["mean"] == 46 and kept["novel"]["mean"] == 90
+    assert kept["base"]["interval"] == pytest.approx([46 - half, 46 + half], abs=1e-4)
     assert kept["forgetting"]["mean"] == 4
     assert kept["forgetting"]["interval"] == pytest.approx([4 - half, 4 + half], abs=1e-4)
     assert kept["kept"] == pytest.approx(92) and kept["of_reference"] == pytest.approx(90)
     assert (kept["all"]["mean"], kept["harmonic_mean"]["mean"]) == (89, 88)
     assert kept["runs"] == ["kept_s0", "kept_s1", "kept_s2"]
     assert reference["of_reference"] == 100
-    assert reference["old"] is reference["kept"] is reference["forgetting"] is None
+    assert reference["base"] is reference["kept"] is reference["forgetting"] is None
     assert content["reference"] == "alone" and content["task"] == "segm"
-    assert content["sets"] == {"old": ("old_val",), "new": ("new_val",)}
+    assert content["sets"] == {"base": ("base_val",), "novel": ("novel_val",)}
     without = rows_json(rows, "segm", None)
     assert without["reference"] is None and "kept" not in without["rows"][0]
 
@@ -119,7 +121,7 @@ def test_table() -> None:
     rows = group_rows(runs)
     lines = rows_text(rows, "segm", find_row(rows, "alone")).splitlines()
     assert [line.split() for line in lines[:2]] == [
-        ["runs", "old", "new", "all", "harm.", "forgot", "kept", "share"],
+        ["runs", "base", "novel", "all", "harm.", "forgot", "kept", "share"],
         ["AP", "AP", "AP", "mean", "%", "%"],
     ]
     assert set(lines[2]) == {"-"}
@@ -129,7 +131,7 @@ def test_table() -> None:
     below = lines[4].index("±22.4") + len("±22.4")
     assert lines[3].index("90.0") + len("90.0") == below, "an interval stands below its mean"
     text = " ".join(lines)
-    assert "Mask AP, 0 to 100: old classes on old_val; new classes on new_val." in text
+    assert "Mask AP, 0 to 100: base classes on base_val; novel classes on novel_val." in text
     assert "4 runs." in text and "covers the seeds, not the choice of test images" in text
     assert "that of the row alone" in text and "-: not extended" in text
 
@@ -157,7 +159,7 @@ def test_long_names_fit_80_columns() -> None:
 
 REFERENCES = [
     ("alon", "expected one of the rows alone, none; did you mean 'alone'?"),
-    ("none", "its AP of the new classes is 0.0, of which nothing is a share"),
+    ("none", "its AP of the novel classes is 0.0, of which nothing is a share"),
 ]
 
 

@@ -76,17 +76,17 @@ def test_class_arguments_are_for_class_rows_alone(thin: CfgNode) -> None:
 EXTENDED = [
     # FREEZE and SOLVER.FREEZE_SCHEDULE of the config, and those of a variant that is not extended
     ("backbone_fpn", [], "backbone_fpn", []),
-    ("all_but_new_rows", [], "", []),
+    ("all_but_novel_rows", [], "", []),
     (
         "backbone",
-        [[5, "all_but_new_rows"], [3, "backbone_fpn"]],
+        [[5, "all_but_novel_rows"], [3, "backbone_fpn"]],
         *("backbone", [[5, ""], [3, "backbone_fpn"]]),
     ),
 ]
 
 
 @pytest.mark.parametrize(("freeze", "phases", "frozen", "kept"), EXTENDED)
-def test_variants_without_extension_have_no_old_classes_to_keep(
+def test_variants_without_extension_have_no_base_classes_to_keep(
     freeze: str, phases: list[Any], frozen: str, kept: list[Any], repository: object
 ) -> None:
     extend = load_config(f"{repository}/configs/shapes/mask_rcnn_extend.yaml")
@@ -97,7 +97,7 @@ def test_variants_without_extension_have_no_old_classes_to_keep(
     transfer = cfg.MODEL.TRANSFER
     assert not (transfer.EXTEND or transfer.PSEUDO_LABELS.ENABLED or transfer.DISTILLATION)
     assert ((), frozen, kept) == (
-        cfg.DATASETS.TEST_SOURCE,
+        cfg.DATASETS.TEST_BASE,
         transfer.FREEZE,
         cfg.SOLVER.FREEZE_SCHEDULE,
     )

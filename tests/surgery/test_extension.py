@@ -61,7 +61,7 @@ names = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=6, unique=Tru
 def test_what_the_source_says_of_its_classes_stays_bit_for_bit(
     tiny: Tiny, source: list[str], dataset: list[str], agnostic: bool, seed: int
 ) -> None:
-    """On random RoI features, for any number of old and new classes."""
+    """On random RoI features, for any number of base and novel classes."""
     old = _whole_numbers(tiny(len(source), agnostic=agnostic), seed)
     classes = extended_classes(source, dataset)
     new = tiny(len(classes), agnostic=agnostic, seed=1)

@@ -25,9 +25,9 @@ Written into --output DIR, a new folder:
 Images stay where they are. Other objects in them lose their annotation.
 
 Examples:
-  new classes:   python tools/make_few_shot.py shapes_extend_train \\
+  novel classes:   python tools/make_few_shot.py shapes_extend_train \\
                    --shots 1 5 10 --seeds 0 1 2 3 4 --output few
-  old and new ones, 5 of each (TFA's second stage):
+  base and novel ones, 5 of each (TFA's second stage):
                  python tools/make_few_shot.py shapes_source_train \\
                    shapes_extend_train --shots 5 --seeds 0 --output balanced
   your own data: python tools/make_few_shot.py my_train --catalog my.yaml \\

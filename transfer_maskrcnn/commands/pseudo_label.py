@@ -1,4 +1,4 @@
-"""The command line of tools/pseudo_label.py: old objects that nobody annotated, as COCO json."""
+"""The command line of tools/pseudo_label.py: base objects that nobody annotated, as COCO json."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def _write(cfg: CfgNode, spec: RunSpec, folder: Path, out: Path) -> dict[str, An
     own = {"format": "coco", "annotations": "annotations.json", "image_root": root}
     entries = {_dataset_name(out): {**own, "classes": list(classes)}}
     if cfg.DATASETS.CATALOG:  # the sets to test on, so that one catalog is enough
-        tests = (*cfg.DATASETS.TEST, *cfg.DATASETS.TEST_SOURCE)
+        tests = (*cfg.DATASETS.TEST, *cfg.DATASETS.TEST_BASE)
         entries |= {name: entry for name in tests if (entry := catalog_entry(name))}
     text = yaml.safe_dump(entries, sort_keys=False, allow_unicode=True)
     write_text(folder / "catalog.yaml", text)
@@ -145,7 +145,7 @@ def _write(cfg: CfgNode, spec: RunSpec, folder: Path, out: Path) -> dict[str, An
 
 
 def _trained_on(cfg: CfgNode, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Without images that nobody annotated: they may show new objects, too."""
+    """Without images that nobody annotated: they may show novel objects, too."""
     if not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         return records
     return [r for r in records if any(not a.get("iscrowd", 0) for a in r["annotations"])]

@@ -16,11 +16,11 @@ A row gathers the runs whose folders differ by seed alone: few_5shot_seed2 is a
 run of few_5shot, extended_s0 of extended, and so is extended/s0. Rows are in
 the order in which they were given; few_1shot comes before few_10shot.
 
-A model that was fine-tuned on the new classes alone has their AP, and no more.
+A model that was fine-tuned on the novel classes alone has their AP, and no more.
 
 Examples:
   python tools/summarise_runs.py output/extended_s* output/plain_s*
-  against a model of the new classes alone:
+  against a model of the novel classes alone:
     python tools/summarise_runs.py output/alone_s* output/extended_s* \\
       --reference alone --json table.json
   few shots:
@@ -36,7 +36,7 @@ def summarise_runs_tool() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = tool_parser(
-        "Print AP of old and new classes, and what was forgotten: mean and interval\n"
+        "Print AP of base and novel classes, and what was forgotten: mean and interval\n"
         "over the runs that differ by seed alone.",
         EXAMPLES,
     )
@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--reference",
         metavar="ROW",
-        help="also print old AP in %% of the source model's, and new AP in %% of this row's",
+        help="also print base AP in %% of the source model's, and novel AP in %% of this row's",
     )
     parser.add_argument("--box", action="store_true", help="box AP in place of mask AP")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the same figures to FILE")

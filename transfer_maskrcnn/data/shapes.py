@@ -1,8 +1,8 @@
 """Synthetic instance-segmentation datasets: textured shapes on textured ground, from a seed.
 
 Three tasks on the same kind of picture: the *source* task names eight shapes, the *target* task
-three, of which two are new (star, heart) and one is shared (ring). The *extension* task shows all
-ten, and annotates the two new ones alone. Shapes overlap, and a mask
+three, of which two are novel (star, heart) and one is shared (ring). The *extension* task shows all
+ten, and annotates the two novel ones alone. Shapes overlap, and a mask
 covers what is visible, so masks may have holes and parts; they are written as COCO RLE.
 """
 
@@ -27,7 +27,7 @@ from transfer_maskrcnn.errors import DatasetError
 
 SOURCE_CLASSES = ("circle", "square", "triangle", "cross", "ring", "crescent", "arrow", "hexagon")
 TARGET_CLASSES = ("star", "heart", "ring")
-NEW_CLASSES = ("star", "heart")
+NOVEL_CLASSES = ("star", "heart")
 IMAGE_SIZE = 128  # pixels, square
 SUPERSAMPLING = 4
 SMALLEST_VISIBLE_AREA = 40  # pixels; what is hidden further is not annotated
@@ -62,8 +62,8 @@ SPLITS = (
     ShapesSplit("train", TARGET_CLASSES, 48, 21),
     ShapesSplit("val", TARGET_CLASSES, 100, 22),
     ShapesSplit("source_calibration", SOURCE_CLASSES, 200, 13),
-    ShapesSplit("extend_train", NEW_CLASSES, 200, 31, unannotated=SOURCE_CLASSES),
-    ShapesSplit("extend_val", NEW_CLASSES, 200, 32, unannotated=SOURCE_CLASSES),
+    ShapesSplit("extend_train", NOVEL_CLASSES, 200, 31, unannotated=SOURCE_CLASSES),
+    ShapesSplit("extend_val", NOVEL_CLASSES, 200, 32, unannotated=SOURCE_CLASSES),
 )
 
 

@@ -47,14 +47,14 @@ Results = dict[str, Any]
 
 
 def sets_to_test(cfg: CfgNode) -> tuple[str, ...]:
-    """``DATASETS.TEST`` and then ``DATASETS.TEST_SOURCE``, each set once."""
-    return tuple(dict.fromkeys((*cfg.DATASETS.TEST, *cfg.DATASETS.TEST_SOURCE)))
+    """``DATASETS.TEST`` and then ``DATASETS.TEST_BASE``, each set once."""
+    return tuple(dict.fromkeys((*cfg.DATASETS.TEST, *cfg.DATASETS.TEST_BASE)))
 
 
 def without_single_name(cfg: CfgNode, sets: Mapping[str, Results]) -> Results:
     """Set -> task -> figures, as detectron2 has it: of a single DATASETS.TEST without its name.
 
-    Sets of TEST_SOURCE alone keep theirs, so that the others' figures stay what they are called.
+    Sets of TEST_BASE alone keep theirs, so that the others' figures stay what they are called.
     """
     names = cfg.DATASETS.TEST
     if len(names) != 1 or names[0] not in sets:
@@ -81,10 +81,10 @@ def build_evaluator(cfg: CfgNode, classes: Sequence[str], dataset: str) -> Insta
 
 
 def evaluate_model(cfg: CfgNode, spec: RunSpec, model: nn.Module) -> dict[str, Results]:
-    """Evaluate on every ``DATASETS.TEST`` and ``TEST_SOURCE``; all processes of a run call it.
+    """Evaluate on every ``DATASETS.TEST`` and ``TEST_BASE``; all processes of a run call it.
 
     ``evaluation.json`` gets the results, those of other datasets stay there; of an extended model
-    also its figures of old and new classes, under "extension". Why AP is what it is stands in
+    also its figures of base and novel classes, under "extension". Why AP is what it is stands in
     ``inference/<dataset>/explanation.json``.
 
     Args:
@@ -120,14 +120,14 @@ def _record(cfg: CfgNode, spec: RunSpec, results: Mapping[str, Results], model: 
     try:
         extension = _extension(cfg, list(spec.classes))
     except TransferError as error:  # an evaluation is worth more than what is made of it
-        logger.warning("old and new classes are not told apart: %s", error)
+        logger.warning("base and novel classes are not told apart: %s", error)
         return
     if comm.is_main_process():
         write_json(path, {**content, EXTENSION_KEY: extension})
 
 
 def read_extension(output_dir: str) -> dict[str, Any] | None:
-    """The figures of old and new classes in ``evaluation.json``; None where there are none."""
+    """The figures of base and novel classes in ``evaluation.json``; None where there are none."""
     extension: dict[str, Any] | None = _read(Path(output_dir, EVALUATION_FILE)).get(EXTENSION_KEY)
     return extension
 
@@ -146,26 +146,30 @@ def _read(path: Path) -> dict[str, Any]:
 def _extension(cfg: CfgNode, model: list[str]) -> dict[str, Any]:
     """The content of "extension", in the main process; the others help to compute it."""
     tests = list(cfg.DATASETS.TEST)
-    old_sets = list(dict.fromkeys(cfg.DATASETS.TEST_SOURCE)) or tests
+    base_sets = list(dict.fromkeys(cfg.DATASETS.TEST_BASE)) or tests
     facts = source_facts(cfg)
     if facts is None:
-        return {"old_classes": None, "new_classes": None, "sets": {"old": old_sets, "new": tests}}
-    old, new = _old_and_new(model, facts)
+        return {
+            "base_classes": None,
+            "novel_classes": None,
+            "sets": {"base": base_sets, "novel": tests},
+        }
+    base, novel = _base_and_novel(model, facts)
     before = {
         name: _source_matches(cfg, facts, name)
-        for name in old_sets
-        if not set(old).isdisjoint(_model_classes(cfg, model, name))
+        for name in base_sets
+        if not set(base).isdisjoint(_model_classes(cfg, model, name))
     }
     figures = {}
     if comm.is_main_process():
         for task in reversed(matched_tasks(cfg)):
             matched = {
-                n: _matched(cfg, model, n, task, before.get(n, {})) for n in {*old_sets, *tests}
+                n: _matched(cfg, model, n, task, before.get(n, {})) for n in {*base_sets, *tests}
             }
-            parts = [matched[name] for name in old_sets], [matched[name] for name in tests]
-            figures[task] = extension_figures(*parts, old, new)
-    counts = {"old_classes": len(old), "new_classes": len(new)}
-    extension = {**figures, **counts, "sets": {"old": old_sets, "new": tests}}
+            parts = [matched[name] for name in base_sets], [matched[name] for name in tests]
+            figures[task] = extension_figures(*parts, base, novel)
+    counts = {"base_classes": len(base), "novel_classes": len(novel)}
+    extension = {**figures, **counts, "sets": {"base": base_sets, "novel": tests}}
     return {**extension, "lines": extension_lines(extension)}
 
 
@@ -178,10 +182,10 @@ def _source_matches(cfg: CfgNode, facts: SourceFacts, dataset: str) -> dict[str,
         return {}
 
 
-def _old_and_new(model: Sequence[str], facts: SourceFacts) -> tuple[list[str], list[str]]:
+def _base_and_novel(model: Sequence[str], facts: SourceFacts) -> tuple[list[str], list[str]]:
     """The model's classes that its source has, and the others.
 
-    Where there are no others, as in a second stage of training, the new ones are those of the
+    Where there are no others, as in a second stage of training, the novel ones are those of the
     source's own last extension.
     """
     known = set(facts.classes)

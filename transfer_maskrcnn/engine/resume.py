@@ -15,7 +15,7 @@ from transfer_maskrcnn.surgery.load import last_checkpoint, load_weights
 # What may change when a run goes on: how long it is, where things lie, what is looked at.
 _MAY_CHANGE = (
     *("SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.EPOCHS"),
-    *("MODEL.WEIGHTS", "DATASETS.CATALOG", "DATASETS.TEST", "DATASETS.TEST_SOURCE"),
+    *("MODEL.WEIGHTS", "DATASETS.CATALOG", "DATASETS.TEST", "DATASETS.TEST_BASE"),
     "VIS_PERIOD",
 )
 _MAY_CHANGE_BELOW = "TEST."

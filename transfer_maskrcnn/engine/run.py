@@ -143,7 +143,7 @@ def _is_of_the_run(cfg: CfgNode, weights: str) -> bool:
 
 def print_summary(cfg: CfgNode, results: dict[str, Any]) -> None:
     """One row a test set: box and mask AP, AP50 and AP75; then what an extended model knows of old
-    and new classes; then why, a sentence a test set.
+    and novel classes; then why, a sentence a test set.
 
     Args:
         results: set -> task -> figures.

@@ -1,4 +1,4 @@
-"""The classes of the model: its datasets', or, extended, those of its source and new ones.
+"""The classes of the model: its datasets', or, extended, those of its source and novel ones.
 
 A registered dataset stays as it is: what its ``category_id`` means to an extended model is looked
 up where its records are used.
@@ -55,7 +55,7 @@ def class_places(cfg: CfgNode, classes: Sequence[str], dataset: str) -> list[int
 
 def _key_of(cfg: CfgNode, dataset: str) -> str:
     """The config key that names ``dataset``, if one does."""
-    for key in ("TRAIN", "TEST", "TEST_SOURCE"):
+    for key in ("TRAIN", "TEST", "TEST_BASE"):
         if dataset in cfg.DATASETS[key]:
             return f"DATASETS.{key}"
     is_calibration = dataset == cfg.MODEL.TRANSFER.PSEUDO_LABELS.CALIBRATION_SET
@@ -117,18 +117,18 @@ def fit_classes(cfg: CfgNode, *, eval_only: bool = False) -> tuple[list[str], li
 
     Raises:
         ConfigError: datasets without objects, or of different classes, or with classes that the
-            extended model lacks; ``DATASETS.TEST_SOURCE`` without EXTEND; what :func:`extend`
+            extended model lacks; ``DATASETS.TEST_BASE`` without EXTEND; what :func:`extend`
             raises.
         WeightFileError: ``MODEL.TRANSFER.EXTEND``, and the file cannot be read.
     """
     names = [*(() if eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST]
     if cfg.MODEL.TRANSFER.EXTEND:
-        names += cfg.DATASETS.TEST_SOURCE
-    elif cfg.DATASETS.TEST_SOURCE:
+        names += cfg.DATASETS.TEST_BASE
+    elif cfg.DATASETS.TEST_BASE:
         raise ConfigError(
-            f"DATASETS.TEST_SOURCE names {shown(cfg.DATASETS.TEST_SOURCE)} to tell what a model "
+            f"DATASETS.TEST_BASE names {shown(cfg.DATASETS.TEST_BASE)} to tell what a model "
             "forgot of its source's classes, but MODEL.TRANSFER.EXTEND is False, so it does not "
-            "keep them; set EXTEND True with KEEP class_rows, or leave TEST_SOURCE empty"
+            "keep them; set EXTEND True with KEEP class_rows, or leave TEST_BASE empty"
         )
     for name in names:
         check_dataset(name)
@@ -148,20 +148,20 @@ def fit_classes(cfg: CfgNode, *, eval_only: bool = False) -> tuple[list[str], li
 def _check_source_sets(cfg: CfgNode, classes: Sequence[str], tasks: Sequence[int]) -> None:
     """
     Raises:
-        ConfigError: one of ``DATASETS.TEST_SOURCE`` has classes alone that are new to the source.
+        ConfigError: one of ``DATASETS.TEST_BASE`` has classes alone that are novel.
     """
-    old = sum(tasks[:-1]) if len(tasks) > 1 else sum(tasks)
-    for name in cfg.DATASETS.TEST_SOURCE if old else ():
-        if min(class_places(cfg, classes, name) or [0]) >= old:
+    base = sum(tasks[:-1]) if len(tasks) > 1 else sum(tasks)
+    for name in cfg.DATASETS.TEST_BASE if base else ():
+        if min(class_places(cfg, classes, name) or [0]) >= base:
             raise ConfigError(
-                f"DATASETS.TEST_SOURCE {name!r} has none of the source's classes, only new ones "
+                f"DATASETS.TEST_BASE {name!r} has none of the source's classes, only novel ones "
                 f"({shown(MetadataCatalog.get(name).thing_classes)}); name a set of the source's "
                 "classes, or leave it empty"
             )
 
 
 def extend(cfg: CfgNode, dataset_classes: Sequence[str]) -> tuple[list[str], list[int]]:
-    """The classes of MODEL.WEIGHTS and the new ones of a dataset, and the tasks they came with.
+    """The classes of MODEL.WEIGHTS and the novel ones of a dataset, and the tasks they came with.
 
     Raises:
         ConfigError: keys that contradict ``MODEL.TRANSFER.EXTEND``, class names of the source that
@@ -176,17 +176,17 @@ def extend(cfg: CfgNode, dataset_classes: Sequence[str]) -> tuple[list[str], lis
     known = known_classes(dataset_classes, kept)
     renamed = {k: v for k, v in known.items() if k != v and fold(k) == fold(v)}
     logger.info(
-        "MODEL.TRANSFER.EXTEND: %d classes of %s, and new: %s%s",
+        "MODEL.TRANSFER.EXTEND: %d classes of %s, and novel: %s%s",
         *(len(kept), cfg.MODEL.WEIGHTS, shown(names[len(kept) :]) or "none"),
-        "".join(f"; {new!r} is its {old!r}" for new, old in renamed.items()),
+        "".join(f"; {own!r} is its {base!r}" for own, base in renamed.items()),
     )
-    for new, old in known.items():
-        if fold(new) != fold(old):
+    for own, base in known.items():
+        if fold(own) != fold(base):
             logger.warning(
                 "MODEL.TRANSFER.EXTEND: the dataset's class %r is taken for %r of %s, as singular "
                 "and plural of one word; if these are two classes, give it another name with "
                 "`merge` where the dataset is declared",
-                *(new, old, cfg.MODEL.WEIGHTS),
+                *(own, base, cfg.MODEL.WEIGHTS),
             )
     unnamed = sum(not name for name in source)
     if unnamed:
@@ -261,7 +261,7 @@ def check_dataset(name: str) -> None:
     if name == EXTENSION_KEY:
         raise ConfigError(
             f"a dataset is named {name!r}, which in evaluation.json is the place of what extended "
-            "models know of old and new classes; give it another name"
+            "models know of base and novel classes; give it another name"
         )
     if name not in DatasetCatalog:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""``MODEL.TRANSFER.DISTILLATION``: while a model learns new classes, it keeps the source's."""
+"""``MODEL.TRANSFER.DISTILLATION``: while a model learns novel classes, it keeps the source's."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from transfer_maskrcnn.errors import ConfigError, WeightFileError
 from transfer_maskrcnn.incremental.classes import annotated_classes
 from transfer_maskrcnn.incremental.distillation_losses import (
     Answers,
-    OldClasses,
+    BaseClasses,
     ask,
     background_may_be,
     box_loss,
@@ -72,18 +72,18 @@ class DistillSource(HookBase):
         """
         cfg = self._cfg
         teacher, names = build_source_model(cfg)
-        old = OldClasses.of(self._spec.classes, names)
+        base = BaseClasses.of(self._spec.classes, names)
         model = unwrapped(self.trainer.model)
         weight = float(cfg.MODEL.TRANSFER.DISTILLATION)
         # pseudo-labels, which come first, give the same warning
         warn = not cfg.MODEL.TRANSFER.PSEUDO_LABELS.ENABLED
         annotated = annotated_classes(cfg, self._spec.classes, warn=warn)
-        hidden = sorted(set(old.student.tolist()) - annotated)
-        self._distillation = Distillation(model, teacher, old, weight, hidden)
+        hidden = sorted(set(base.student.tolist()) - annotated)
+        self._distillation = Distillation(model, teacher, base, weight, hidden)
         self._distillation.attach()
         logger.info(
             "%s %g: %d classes of %s are kept close to what it says",
-            *(KEY, weight, len(old.student), cfg.MODEL.WEIGHTS),
+            *(KEY, weight, len(base.student), cfg.MODEL.WEIGHTS),
         )
 
     def after_train(self) -> None:
@@ -159,7 +159,7 @@ class Distillation:
         self,
         student: nn.Module,
         teacher: nn.Module,
-        old: OldClasses,
+        base: BaseClasses,
         weight: float,
         hidden: Sequence[int] = (),
     ):
@@ -167,16 +167,16 @@ class Distillation:
         Args:
             student: a GeneralizedRCNN, not wrapped, on the device it trains on.
             teacher: likewise, of the source, in eval mode, without gradients, on that device.
-            old: the classes of both.
+            base: the classes of both.
             weight: of each loss.
             hidden: classes of the student that nobody annotated on the training images: its
                 ``loss_cls`` does not tell them from background, where that is the label.
         """
         self._student: Any = student
         self._teacher: Any = teacher
-        self._old = old.to(next(student.parameters()).device)
+        self._base = base.to(next(student.parameters()).device)
         self._weight = weight
-        self._hidden = torch.tensor(hidden, dtype=torch.int64, device=self._old.student.device)
+        self._hidden = torch.tensor(hidden, dtype=torch.int64, device=self._base.student.device)
         self._compared = ""  # the frozen part that was last compared
         self._same = False
         self._objectness: Tensor | None = None  # the student's, of the step under way
@@ -204,11 +204,11 @@ class Distillation:
 
     def _more_losses(self, step: Step) -> dict[str, Tensor]:
         objectness, self._objectness = self._objectness, None
-        new_objects = [
-            self._new_objects(x["instances"]).to(step.images.tensor.device) for x in step.batch
+        novel_objects = [
+            self._novel_objects(x["instances"]).to(step.images.tensor.device) for x in step.batch
         ]
         answers = ask(
-            self._teacher, self._old, step.images, self._teacher_features(step), new_objects
+            self._teacher, self._base, step.images, self._teacher_features(step), novel_objects
         )
         distilled = self._losses(step.features, objectness, answers)
         return {name: self._weight * loss for name, loss in distilled.items()}
@@ -218,9 +218,9 @@ class Distillation:
     ) -> dict[str, Tensor]:
         heads = self._student.roi_heads
         logits, deltas = box_outputs(heads, features, answers.proposals)
-        classes = self._old.student[answers.classes]
+        classes = self._base.student[answers.classes]
         losses = {
-            "loss_distill_cls": class_loss(logits, answers.class_logits, self._old),
+            "loss_distill_cls": class_loss(logits, answers.class_logits, self._base),
             "loss_distill_box": box_loss(of_class(deltas[answers.sure], classes), answers.deltas),
         }
         if answers.masks is not None:
@@ -231,10 +231,10 @@ class Distillation:
             losses["loss_distill_rpn"] = objectness_loss(objectness, answers.objectness)
         return losses
 
-    def _new_objects(self, instances: Any) -> Boxes:
+    def _novel_objects(self, instances: Any) -> Boxes:
         classes = instances.gt_classes
-        old = torch.isin(classes, self._old.student.to(classes.device))
-        return instances.gt_boxes[(classes >= 0) & ~old]  # below 0: a doubtful old object
+        base = torch.isin(classes, self._base.student.to(classes.device))
+        return instances.gt_boxes[(classes >= 0) & ~base]  # below 0: a doubtful base object
 
     def _teacher_features(self, step: Step) -> Features:
         images = step.images.tensor

@@ -22,11 +22,11 @@ from transfer_maskrcnn.modeling.rcnn import Features
 SURE = 0.1  # the probability from which on the teacher is taken to see something
 PROPOSALS = 64  # an image, the best after NMS
 MASKS = 8  # an image, on those proposals where the teacher is surest
-NEW_OBJECT_IOU = 0.5  # from which on a proposal is on an annotated object of a new class
+NOVEL_OBJECT_IOU = 0.5  # from which on a proposal is on an annotated object of a novel class
 
 
 @dataclass(frozen=True)
-class OldClasses:
+class BaseClasses:
     """The rows of the classes that both models have, in one order.
 
     Attributes:
@@ -37,7 +37,7 @@ class OldClasses:
     teacher: Tensor
 
     @classmethod
-    def of(cls, student: Sequence[str], teacher: Sequence[str]) -> OldClasses:
+    def of(cls, student: Sequence[str], teacher: Sequence[str]) -> BaseClasses:
         """Match by name; rows without a class (""), and all but the first of a name, are left out.
 
         Args:
@@ -49,8 +49,8 @@ class OldClasses:
             torch.tensor([teacher.index(name) for name in names], dtype=torch.int64),
         )
 
-    def to(self, device: torch.device) -> OldClasses:
-        return OldClasses(self.student.to(device), self.teacher.to(device))
+    def to(self, device: torch.device) -> BaseClasses:
+        return BaseClasses(self.student.to(device), self.teacher.to(device))
 
     def log_probabilities(self, teacher: Tensor) -> Tensor:
         """What the teacher says of them and, last, of background.
@@ -70,10 +70,10 @@ class Answers:
     """The teacher's, without gradients. Boxes are in pixels of the padded batch.
 
     Attributes:
-        proposals: of each image, its best ones that lie on no new object; R altogether.
+        proposals: of each image, its best ones that lie on no novel object; R altogether.
         class_logits: (R, T + 1), background last.
-        sure: (C,) those of the R where the best old class has at least ``SURE``.
-        classes: (C,) which one, as a place in :class:`OldClasses`.
+        sure: (C,) those of the R where the best base class has at least ``SURE``.
+        classes: (C,) which one, as a place in :class:`BaseClasses`.
         deltas: (C, 4) of that class.
         sure_of_masks: (M,) those of the C where masks are compared.
         mask_boxes: of each image, theirs.
@@ -95,22 +95,22 @@ class Answers:
 @torch.no_grad()
 def ask(
     teacher: nn.Module,
-    old: OldClasses,
+    base: BaseClasses,
     images: ImageList,
     features: Features,
-    new_objects: Sequence[Boxes],
+    novel_objects: Sequence[Boxes],
 ) -> Answers:
     """What ``teacher`` says of a batch.
 
-    A proposal on an annotated object of a new class is passed over: the teacher, who has never seen
-    the class, may take a star for a triangle.
+    A proposal on an annotated object of a novel class is passed over: the teacher, who has never
+    seen the class, may take a star for a triangle.
 
     Args:
         teacher: a GeneralizedRCNN with an RPN, in eval mode.
-        old: on the teacher's device.
+        base: on the teacher's device.
         images: the padded batch.
         features: the teacher's backbone's.
-        new_objects: annotated boxes of each image.
+        novel_objects: annotated boxes of each image.
     """
     model: Any = teacher
     heads: list[Any] = []
@@ -118,23 +118,23 @@ def ask(
     handle = rpn_head.register_forward_hook(lambda _, inputs, output: heads.append(output))
     found, _ = model.proposal_generator(images, features, None)
     handle.remove()
-    pairs = zip(found, new_objects, strict=True)
-    proposals = [_off_new_objects(instances, boxes) for instances, boxes in pairs]
+    pairs = zip(found, novel_objects, strict=True)
+    proposals = [_off_novel_objects(instances, boxes) for instances, boxes in pairs]
     logits, deltas = box_outputs(model.roi_heads, features, proposals)
-    probability, best = old.log_probabilities(logits)[:, :-1].exp().max(dim=1)
+    probability, best = base.log_probabilities(logits)[:, :-1].exp().max(dim=1)
     sure = torch.nonzero(probability >= SURE).flatten()
     classes = best[sure]
     kept, mask_boxes = _surest(proposals, sure, probability[sure])
     masks = None
     if model.roi_heads.mask_on:
         all_masks = mask_logits(model.roi_heads, features, mask_boxes)
-        masks = of_class(all_masks, old.teacher[classes[kept]])
+        masks = of_class(all_masks, base.teacher[classes[kept]])
     return Answers(
         proposals=proposals,
         class_logits=logits,
         sure=sure,
         classes=classes,
-        deltas=of_class(deltas[sure], old.teacher[classes]),
+        deltas=of_class(deltas[sure], base.teacher[classes]),
         sure_of_masks=kept,
         mask_boxes=mask_boxes,
         masks=masks,
@@ -142,11 +142,11 @@ def ask(
     )
 
 
-def _off_new_objects(found: Instances, new_objects: Boxes) -> Boxes:
+def _off_novel_objects(found: Instances, novel_objects: Boxes) -> Boxes:
     boxes = found.proposal_boxes
-    if len(new_objects):
-        overlap = pairwise_iou(boxes, new_objects).amax(dim=1)
-        boxes = boxes[overlap < NEW_OBJECT_IOU]
+    if len(novel_objects):
+        overlap = pairwise_iou(boxes, novel_objects).amax(dim=1)
+        boxes = boxes[overlap < NOVEL_OBJECT_IOU]
     return boxes[:PROPOSALS]
 
 
@@ -207,11 +207,11 @@ def objectness_logits(head_output: Any) -> Tensor:
     return torch.cat([level.flatten(1) for level in head_output[0]], dim=1)
 
 
-def class_loss(student: Tensor, teacher: Tensor, old: OldClasses) -> Tensor:
+def class_loss(student: Tensor, teacher: Tensor, base: BaseClasses) -> Tensor:
     """KL divergence of the student's class probabilities from the teacher's.
 
-    What the teacher calls background may have become a new class: the student's probabilities of
-    background and of all new classes count as one (Modeling the Background,
+    What the teacher calls background may have become a novel class: the student's probabilities of
+    background and of all novel classes count as one (Modeling the Background,
     https://arxiv.org/abs/2002.00718; its cross-entropy less the teacher's entropy).
 
     Args:
@@ -223,10 +223,10 @@ def class_loss(student: Tensor, teacher: Tensor, old: OldClasses) -> Tensor:
     """
     logits = student.float()
     is_rest = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
-    is_rest[old.student] = False
+    is_rest[base.student] = False
     rest = logits[:, is_rest].logsumexp(dim=1, keepdim=True)
-    says = torch.cat([logits[:, old.student], rest], dim=1).log_softmax(dim=1)
-    wanted = old.log_probabilities(teacher)
+    says = torch.cat([logits[:, base.student], rest], dim=1).log_softmax(dim=1)
+    wanted = base.log_probabilities(teacher)
     return _mean(F.kl_div(says, wanted, reduction="none", log_target=True).sum(dim=1))
 
 
@@ -288,10 +288,10 @@ def mask_loss(student: Tensor, teacher: Tensor) -> Tensor:
 def objectness_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """How much less of an object the student's RPN sees where the teacher's sees one.
 
-    An anchor on a new object may score as high as it likes: only what is below the teacher counts,
-    as in Faster ILOD (https://arxiv.org/abs/2003.03901). Of the difference between the logits, not
-    of the squared one between probabilities, so that an object that is lost by far still pulls;
-    smooth L1, so that none pulls without bound.
+    An anchor on a novel object may score as high as it likes: only what is below the teacher
+    counts, as in Faster ILOD (https://arxiv.org/abs/2003.03901). Of the difference between the
+    logits, not of the squared one between probabilities, so that an object that is lost by far
+    still pulls; smooth L1, so that none pulls without bound.
 
     Args:
         student, teacher: objectness logits of the same anchors, in any one shape.

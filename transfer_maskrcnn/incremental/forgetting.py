@@ -1,4 +1,4 @@
-"""How well an extended model knows its old classes and its new ones, and what it has forgotten."""
+"""How well an extended model knows its base and novel classes, and what it has forgotten."""
 
 from __future__ import annotations
 
@@ -46,45 +46,45 @@ class MatchedSet:
 
 
 def extension_figures(
-    old_sets: Sequence[MatchedSet],
-    new_sets: Sequence[MatchedSet],
-    old_classes: Collection[str],
-    new_classes: Collection[str],
+    base_sets: Sequence[MatchedSet],
+    novel_sets: Sequence[MatchedSet],
+    base_classes: Collection[str],
+    novel_classes: Collection[str],
 ) -> dict[str, Any]:
-    """AP of old, new and all classes, and how much AP of the old ones was lost.
+    """AP of base, novel and all classes, and how much AP of the base ones was lost.
 
     Every AP is COCO's mean over classes that have objects, each class once: where several sets
-    annotate it, in the first that does. The harmonic mean of old and new is few-shot papers'
+    annotate it, in the first that does. The harmonic mean of base and novel is few-shot papers'
     (https://arxiv.org/abs/1707.00600 has it of seen and unseen classes). The interval of the
     forgetting is the paired bootstrap's over images: each of 1,000 resamples draws the same images
     for both models.
 
     Args:
-        old_sets, new_sets: where old and new classes are scored, all of one IoU type.
-        old_classes, new_classes: the model's names of the source's classes, and of the others.
+        base_sets, novel_sets: where base and novel classes are scored, all of one IoU type.
+        base_classes, novel_classes: the model's names of the source's classes, and of the others.
 
     Returns:
-        ``old``, ``new``, ``all``, ``harmonic_mean``, ``before`` (the source model on the old
-        classes), all AP from 0 to 100; ``forgetting`` with ``ap`` (before less old) and its 95 %
-        interval ``low`` to ``high``; ``images`` that show an old class; ``scored``, how many
-        ``old`` and ``new`` classes have objects; ``classes``, each old one's ``before`` and
+        ``base``, ``novel``, ``all``, ``harmonic_mean``, ``before`` (the source model on the base
+        classes), all AP from 0 to 100; ``forgetting`` with ``ap`` (before less base) and its 95 %
+        interval ``low`` to ``high``; ``images`` that show a base class; ``scored``, how many
+        ``base`` and ``novel`` classes have objects; ``classes``, each base one's ``before`` and
         ``after``. None for what these sets, or a missing ``before``, cannot tell.
     """
-    old, new = _scored(old_sets, old_classes), _scored(new_sets, new_classes)
-    before, after, added = _ap(old, "before"), _ap(old, "matches"), _ap(new, "matches")
+    base, novel = _scored(base_sets, base_classes), _scored(novel_sets, novel_classes)
+    before, after, added = _ap(base, "before"), _ap(base, "matches"), _ap(novel, "matches")
     known, kept, gained = _mean(before), _mean(after), _mean(added)
-    told = (kept is not None or not old_classes) and (gained is not None or not new_classes)
+    told = (kept is not None or not base_classes) and (gained is not None or not novel_classes)
     every = [ap for ap in (after, added) if ap is not None]
-    names = [one.classes[k] for one, rows in old for k in rows]
+    names = [one.classes[k] for one, rows in base for k in rows]
     return {
-        "old": kept,
-        "new": gained,
+        "base": kept,
+        "novel": gained,
         "all": _mean(np.vstack(every)) if told and every else None,
         "harmonic_mean": _harmonic_mean(kept, gained),
         "before": known,
-        "forgetting": None if known is None or kept is None else _forgetting(old, known - kept),
-        "images": _images(old),
-        "scored": {"old": len(names), "new": sum(len(rows) for _, rows in new)},
+        "forgetting": None if known is None or kept is None else _forgetting(base, known - kept),
+        "images": _images(base),
+        "scored": {"base": len(names), "novel": sum(len(rows) for _, rows in novel)},
         "classes": {
             name: {
                 when: None if ap is None else float(ap[k, 0])
@@ -142,15 +142,15 @@ def _images(scored: _Scored) -> int:
     return sum(int(one.matches.objects[rows].any(axis=0).sum()) for one, rows in scored)
 
 
-def _forgetting(old: _Scored, ap: float) -> dict[str, float | None]:
+def _forgetting(base: _Scored, ap: float) -> dict[str, float | None]:
     """With its 95 % interval; the images of each set are drawn on their own."""
-    if _images(old) < LEAST_IMAGES:
+    if _images(base) < LEAST_IMAGES:
         return {"ap": ap, "low": None, "high": None}
     weights = [
         resample(len(one.matches.image_ids), REPLICATES, _SEED + place)
-        for place, (one, _) in enumerate(old)
+        for place, (one, _) in enumerate(base)
     ]
-    before, after = _ap(old, "before", weights), _ap(old, "matches", weights)
+    before, after = _ap(base, "before", weights), _ap(base, "matches", weights)
     assert before is not None and after is not None
     low, high = interval(mean_of_classes(before) - mean_of_classes(after))
     return {"ap": ap, "low": low, "high": high}
@@ -165,17 +165,17 @@ def extension_lines(extension: Mapping[str, Any]) -> list[str]:
     task = next((task for task in _KINDS if task in extension), None)
     if task is None:
         return []
-    figures, old, new = extension[task], extension["old_classes"], extension["new_classes"]
+    figures, base, novel = extension[task], extension["base_classes"], extension["novel_classes"]
     scored, kind = figures["scored"], _KINDS[task]
-    lines = [f"old classes ({_share(scored['old'], old)}): {_old_words(figures, kind)}"]
-    if new:
-        ap = figures["new"]
+    lines = [f"base classes ({_share(scored['base'], base)}): {_base_words(figures, kind)}"]
+    if novel:
+        ap = figures["novel"]
         known = "in no set of DATASETS.TEST" if ap is None else f"{kind} AP {_number(ap)}"
-        lines.append(f"new classes ({_share(scored['new'], new)}): {known}")
+        lines.append(f"novel classes ({_share(scored['novel'], novel)}): {known}")
     if figures["all"] is not None and figures["harmonic_mean"] is not None:
         every, mean = _number(figures["all"]), _number(figures["harmonic_mean"])
-        name = f"all ({_share(scored['old'] + scored['new'], old + new)})"
-        lines.append(f"{name}: {kind} AP {every}; harmonic mean of old and new {mean}")
+        name = f"all ({_share(scored['base'] + scored['novel'], base + novel)})"
+        lines.append(f"{name}: {kind} AP {every}; harmonic mean of base and novel {mean}")
     return lines
 
 
@@ -184,10 +184,10 @@ def _share(scored: int, known: int) -> str:
     return str(known) if scored in (0, known) else f"{scored} of {known}"
 
 
-def _old_words(figures: Mapping[str, Any], kind: str) -> str:
-    if figures["old"] is None:
-        return "in no test set; DATASETS.TEST_SOURCE names sets that annotate them"
-    now, lost = f"{kind} AP {_number(figures['old'])}", figures["forgetting"]
+def _base_words(figures: Mapping[str, Any], kind: str) -> str:
+    if figures["base"] is None:
+        return "in no test set; DATASETS.TEST_BASE names sets that annotate them"
+    now, lost = f"{kind} AP {_number(figures['base'])}", figures["forgetting"]
     if lost is None:
         return f"{now}; what was forgotten is not known without the source model"
     return f"{now}, before {_number(figures['before'])}: {_lost_words(lost, figures['images'])}"

@@ -1,4 +1,4 @@
-"""Training images with their old objects labelled by the source model, because nobody else did."""
+"""Training images whose base classes the source model labels, because nobody else did."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def check_pseudo_labels(cfg: CfgNode, spec: RunSpec) -> None:
 
 
 def _check_calibration_set(cfg: CfgNode, spec: RunSpec, name: str) -> None:
-    used = {n: k for k in ("TRAIN", "TEST", "TEST_SOURCE") for n in cfg.DATASETS[k]}
+    used = {n: k for k in ("TRAIN", "TEST", "TEST_BASE") for n in cfg.DATASETS[k]}
     if name in used:
         raise ConfigError(
             f"{KEY}.CALIBRATION_SET {name!r} is in DATASETS.{used[name]}, too: its figures would "

@@ -1,7 +1,7 @@
-"""``all_but_new_rows``: of all weights, training moves the predictors' rows of new classes alone.
+"""``all_but_novel_rows``: training moves the predictors' rows of novel classes, and nothing else.
 
-The first stage of TFA (https://arxiv.org/abs/2003.06957), in which old classes cannot be forgotten:
-what the model says of them, it says as before.
+The first stage of TFA (https://arxiv.org/abs/2003.06957), in which base classes cannot be
+forgotten: what the model says of them, it says as before.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.errors import CheckpointError, ConfigError, WeightFileError
 from transfer_maskrcnn.incremental.source import source_facts
 from transfer_maskrcnn.modeling.freezing import (
-    ALL_BUT_NEW_ROWS,
+    ALL_BUT_NOVEL_ROWS,
     FREEZE_KEY,
     FREEZE_SCHEDULE_KEY,
     parse_phases,
@@ -45,12 +45,12 @@ def check_row_freezing(cfg: CfgNode, spec: RunSpec) -> None:
         ConfigError: it is asked for without ``MODEL.TRANSFER.EXTEND``, or no class is new.
     """
     phases = [part for _, part in parse_phases(cfg.SOLVER.FREEZE_SCHEDULE, cfg.SOLVER.MAX_ITER)]
-    if ALL_BUT_NEW_ROWS not in (cfg.MODEL.TRANSFER.FREEZE, *phases):
+    if ALL_BUT_NOVEL_ROWS not in (cfg.MODEL.TRANSFER.FREEZE, *phases):
         return
-    key = FREEZE_KEY if cfg.MODEL.TRANSFER.FREEZE == ALL_BUT_NEW_ROWS else FREEZE_SCHEDULE_KEY
+    key = FREEZE_KEY if cfg.MODEL.TRANSFER.FREEZE == ALL_BUT_NOVEL_ROWS else FREEZE_SCHEDULE_KEY
     if not cfg.MODEL.TRANSFER.EXTEND:
         raise ConfigError(
-            f"{key} {ALL_BUT_NEW_ROWS} trains the classes that are new to MODEL.WEIGHTS, but "
+            f"{key} {ALL_BUT_NOVEL_ROWS} trains the classes that are new to MODEL.WEIGHTS, but "
             "MODEL.TRANSFER.EXTEND is False; set MODEL.TRANSFER.KEEP class_rows and EXTEND "
             f"True, or {key} 'all_but_predictors' to train the rows of all classes"
         )
@@ -60,7 +60,7 @@ def check_row_freezing(cfg: CfgNode, spec: RunSpec) -> None:
         return
     if set(spec.classes) <= set(known):
         raise ConfigError(
-            f"{key} {ALL_BUT_NEW_ROWS}: {cfg.MODEL.WEIGHTS} has all classes of DATASETS.TRAIN "
+            f"{key} {ALL_BUT_NOVEL_ROWS}: {cfg.MODEL.WEIGHTS} has all classes of DATASETS.TRAIN "
             f"({shown(known)}), so nothing is left to train; use 'all_but_predictors'"
         )
 
@@ -84,9 +84,9 @@ class _Held:
 
 
 class HoldRows(HookBase):
-    """Holds the rows of all classes but new ones, and the background's, bit for bit.
+    """Holds the rows of all classes but novel ones, and the background's, bit for bit.
 
-    Their gradients are zero before anything sees them, so clipping by norm counts new rows alone;
+    Their gradients are zero before anything sees them, so clipping by norm counts novel rows alone;
     after each step they get their values back. That needs no saved state. Everything else is frozen
     as parts are, by :func:`~transfer_maskrcnn.modeling.freezing.freeze` or ``FreezeSchedule``.
 
@@ -96,10 +96,10 @@ class HoldRows(HookBase):
 
     def __init__(self, cfg: CfgNode, spec: RunSpec):
         phases = parse_phases(cfg.SOLVER.FREEZE_SCHEDULE, cfg.SOLVER.MAX_ITER)
-        always = cfg.MODEL.TRANSFER.FREEZE == ALL_BUT_NEW_ROWS
+        always = cfg.MODEL.TRANSFER.FREEZE == ALL_BUT_NOVEL_ROWS
         self._cfg, self._spec = cfg, spec
         self._ends = list(accumulate(iterations for iterations, _ in phases))
-        self._holds = [*(always or part == ALL_BUT_NEW_ROWS for _, part in phases), always]
+        self._holds = [*(always or part == ALL_BUT_NOVEL_ROWS for _, part in phases), always]
         self._held: list[_Held] = []
 
     @classmethod
@@ -111,22 +111,22 @@ class HoldRows(HookBase):
     def before_train(self) -> None:
         """
         Raises:
-            CheckpointError: nobody knows any more which classes are new.
+            CheckpointError: nobody knows any more which classes are novel.
         """
         facts = source_facts(self._cfg)
         if facts is None:
             raise CheckpointError(
                 f"MODEL.WEIGHTS {self._cfg.MODEL.WEIGHTS} and {self._cfg.OUTPUT_DIR}/run.json "
-                f"are gone, and {ALL_BUT_NEW_ROWS} needs to know which classes were new. Put one "
-                "of them back, or start again without --resume"
+                f"are gone, and {ALL_BUT_NOVEL_ROWS} needs to know which classes are novel. Put "
+                "one of them back, or start again without --resume"
             )
-        self._new = [i for i, name in enumerate(self._spec.classes) if name not in facts.classes]
+        self._novel = [i for i, name in enumerate(self._spec.classes) if name not in facts.classes]
         if _turns_cosine(self._cfg):
             logger.warning(
-                "MODEL.ROI_BOX_HEAD.COSINE_SCALE: the classifier of %s was linear; old classes are "
-                "now scored by cosine, which changes what the model says of them, and %s does not "
-                "train them. To keep what it said, set COSINE_SCALE 0.0",
-                *(facts.weights, ALL_BUT_NEW_ROWS),
+                "MODEL.ROI_BOX_HEAD.COSINE_SCALE: the classifier of %s was linear; base classes "
+                "are now scored by cosine, which changes what the model says of them, and %s does "
+                "not train them. To keep what it said, set COSINE_SCALE 0.0",
+                *(facts.weights, ALL_BUT_NOVEL_ROWS),
             )
         self._enter(self.trainer.start_iter)
 
@@ -144,12 +144,12 @@ class HoldRows(HookBase):
     def _enter(self, iteration: int) -> None:
         self._release()
         if self._holds[bisect_right(self._ends, iteration)]:
-            self._held = _hold(unwrapped(self.trainer.model), self._new)
+            self._held = _hold(unwrapped(self.trainer.model), self._novel)
             free = sum(h.parameter.numel() - h.values.numel() for h in self._held)
             logger.info(
-                "iteration %d: of the predictors, only the rows of %d new classes are trained "
+                "iteration %d: of the predictors, only the rows of %d novel classes are trained "
                 "(%s parameters)",
-                *(iteration, len(self._new), f"{free:,}"),
+                *(iteration, len(self._novel), f"{free:,}"),
             )
 
     def _release(self) -> None:
@@ -168,14 +168,14 @@ def _turns_cosine(cfg: CfgNode) -> bool:
         return False
 
 
-def _hold(model: nn.Module, new: Collection[int]) -> list[_Held]:
-    """Hold all rows that are not of the classes ``new``, of each parameter that trains."""
+def _hold(model: nn.Module, novel: Collection[int]) -> list[_Held]:
+    """Hold all rows that are not of the classes ``novel``, of each parameter that trains."""
     parameters = dict(model.named_parameters())
     held = []
     for name, per_class in rows_per_class(model).items():
         parameter = parameters[name]
         if parameter.requires_grad:
-            free = {per_class * k + row for k in new for row in range(per_class)}
+            free = {per_class * k + row for k in novel for row in range(per_class)}
             numbers = [row for row in range(len(parameter)) if row not in free]
             rows = torch.tensor(numbers, device=parameter.device)
             values = parameter.detach().index_select(0, rows)

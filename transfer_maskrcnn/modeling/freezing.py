@@ -22,7 +22,7 @@ from transfer_maskrcnn.surgery.target import unwrapped
 
 FREEZE_KEY = "MODEL.TRANSFER.FREEZE"
 FREEZE_SCHEDULE_KEY = "SOLVER.FREEZE_SCHEDULE"
-ALL_BUT_NEW_ROWS = "all_but_new_rows"
+ALL_BUT_NOVEL_ROWS = "all_but_novel_rows"
 Phase = tuple[int, str]  # iterations, and what is frozen for so long
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def names_of(spec: str, names: Collection[str], key: str) -> set[str]:
         found = {name for name in names if under(name, prefix)}
         if not found:
             alone = " (a preset stands alone)" if prefix in PRESETS else ""
-            special = {ALL_BUT_NEW_ROWS} if key in (FREEZE_KEY, FREEZE_SCHEDULE_KEY) else set()
+            special = {ALL_BUT_NOVEL_ROWS} if key in (FREEZE_KEY, FREEZE_SCHEDULE_KEY) else set()
             known = {*_modules(names), *PRESETS, *special}
             raise ConfigError(
                 f"{key} {spec!r}: the model has no module {prefix!r}{alone}; expected {_EXPECTED}"
@@ -69,12 +69,12 @@ def _modules(names: Collection[str]) -> set[str]:
 def frozen_names(model: nn.Module, spec: str, key: str) -> set[str]:
     """The parameters, and the running means of norms, that a value of ``key`` freezes.
 
-    With "all_but_new_rows", all but the predictors that have rows of classes; which of those rows
+    With "all_but_novel_rows", all but the predictors that have rows of classes; which of those rows
     are held is the business of :class:`~transfer_maskrcnn.incremental.row_freezing.HoldRows`. Else
     as :func:`names_of`, which says what is raised.
     """
     names = [*dict(model.named_parameters()), *_norms(model)]
-    if spec == ALL_BUT_NEW_ROWS:
+    if spec == ALL_BUT_NOVEL_ROWS:
         return set(names) - rows_per_class(model).keys()
     return names_of(spec, names, key)
 

@@ -4,11 +4,11 @@ Cosine: a classifier that looks at the direction of features alone, as TFA has f
 et al., Frustratingly Simple Few-Shot Object Detection, https://arxiv.org/abs/2003.06957). Rows of
 rare classes, which are shorter than those of frequent ones, are no longer at a disadvantage.
 
-Task by task: new classes take nothing from old ones. A softmax over all would: a new class that is
-a little too sure of itself lowers the score of the old object that it mistakes for one of its own.
-So each class is scored by a softmax over background and the classes that were there when it came,
-or came with it. An old class whose rows and features did not change then has the very scores that
-it had; a new class is scored among all. For the same reason, each task has
+Task by task: novel classes take nothing from base ones. A softmax over all would: a novel class
+that is a little too sure of itself lowers the score of the base object that it mistakes for one of
+its own. So each class is scored by a softmax over background and the classes that were there when
+it came, or came with it. A base class whose rows and features did not change then has the very
+scores that it had; a novel class is scored among all. For the same reason, each task has
 ``TEST.DETECTIONS_PER_IMAGE`` of its own. Training is as ever: its losses read logits.
 """
 

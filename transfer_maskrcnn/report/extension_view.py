@@ -1,4 +1,4 @@
-"""What an extended model knows of its old and new classes, as a page shows it."""
+"""What an extended model knows of its base and novel classes, as a page shows it."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def view_extension(extension: Mapping[str, Any]) -> ExtensionView | None:
     if not tasks:
         return None
     first = extension[tasks[0]]
-    old, new = number(extension["old_classes"]), number(extension["new_classes"])
+    base, novel = number(extension["base_classes"]), number(extension["novel_classes"])
     titles = (
-        *(f"old classes ({_share(first, 'old', old)})", "before", "forgotten", "95 % interval"),
-        *(f"new classes ({_share(first, 'new', new)})", "all", "harmonic mean"),
+        *(f"base classes ({_share(first, 'base', base)})", "before", "forgotten", "95 % interval"),
+        *(f"novel classes ({_share(first, 'novel', novel)})", "all", "harmonic mean"),
     )
     rows = tuple((f"{task_name(task)} AP", _row(extension[task])) for task in tasks)
     return ExtensionView(
@@ -80,7 +80,7 @@ def pseudo_labels_sentence(summary: Mapping[str, Any]) -> str:
     counts = Counter({name: int(found["objects"]) for name, found in summary["classes"].items()})
     most = [f"{name} {count(objects)}" for name, objects in (+counts).most_common()]
     return (
-        f"Before training, the source model labelled {plural(counts.total(), 'object')} of old "
+        f"Before training, the source model labelled {plural(counts.total(), 'object')} of base "
         f"classes on the {plural(summary['images'], 'training image')}"
         f"{f' ({few(most, MOST_LABELLED)})' if most else ''}; no loss depends on "
         f"{plural(summary['doubtful'], 'doubtful one')}."
@@ -90,11 +90,11 @@ def pseudo_labels_sentence(summary: Mapping[str, Any]) -> str:
 def _row(figures: Mapping[str, Any]) -> tuple[str, ...]:
     lost = figures["forgetting"] or {}
     return (
-        decimal(number(figures["old"])),
+        decimal(number(figures["base"])),
         decimal(number(figures["before"])),
         decimal(number(lost.get("ap"))),
         interval(_bounds(lost)),
-        *(decimal(number(figures[key])) for key in ("new", "all", "harmonic_mean")),
+        *(decimal(number(figures[key])) for key in ("novel", "all", "harmonic_mean")),
     )
 
 
@@ -103,9 +103,9 @@ def _bounds(lost: Mapping[str, Any]) -> tuple[float, float] | None:
 
 
 def _sentence(figures: Mapping[str, Any], kind: str) -> str:
-    if number(figures["old"]) is None:
-        return "No test set annotates an old class; DATASETS.TEST_SOURCE names sets that do."
-    reached = f"On its old classes the model reaches {decimal(figures['old'])} {kind} AP"
+    if number(figures["base"]) is None:
+        return "No test set annotates a base class; DATASETS.TEST_BASE names sets that do."
+    reached = f"On its base classes the model reaches {decimal(figures['base'])} {kind} AP"
     lost = figures["forgetting"]
     if not lost:
         return f"{reached}; without the source model nobody knows what it forgot."
@@ -126,13 +126,15 @@ def _sentence(figures: Mapping[str, Any], kind: str) -> str:
 
 def _remarks(extension: Mapping[str, Any], figures: Mapping[str, Any]) -> list[str]:
     sets = extension["sets"]
-    where = f"Old classes are scored on {listed(sets['old'])}, new ones on {listed(sets['new'])}."
+    where = (
+        f"Base classes are scored on {listed(sets['base'])}, novel ones on {listed(sets['novel'])}."
+    )
     how = "Every AP is a mean over classes that have objects."
     if _bounds(figures["forgetting"] or {}) is None:
         return [f"{where} {how}"]
     return [
         f"{where} {how} The interval is that of 1,000 resamples of the "
-        f"{plural(figures['images'], 'image')} with old classes, the same for both models; another "
+        f"{plural(figures['images'], 'image')} with base classes, the same for both models; another "
         "seed of training is not in it."
     ]
 
@@ -167,4 +169,4 @@ def _classes_picture(classes: Mapping[str, Mapping[str, Any]], kind: str) -> Pic
     which = (
         f", the {MOST_BARS} of {len(whole)} that changed most" if len(whole) > len(shown) else ""
     )
-    return page_picture(figure, f"{kind} AP: {words}.", f"Old classes, before and after{which}")
+    return page_picture(figure, f"{kind} AP: {words}.", f"Base classes, before and after{which}")

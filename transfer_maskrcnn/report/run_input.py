@@ -37,7 +37,7 @@ class RunFiles:
         curve, metrics: rows by iteration.
         plan: ``transfer_plan.json`` as it stands.
         explanations: dataset -> ``explanation.json`` as it stands.
-        extension: what ``evaluation.json`` has of old and new classes, as it stands.
+        extension: what ``evaluation.json`` has of base and novel classes, as it stands.
         pseudo_labels: ``pseudo_labels.json`` as it stands.
         unreadable: a sentence for every file, or part of one, that is damaged.
     """

@@ -98,7 +98,7 @@ def _extension(run: RunFiles) -> tuple[ExtensionView | None, list[str]]:
     try:
         return view_extension(run.extension), []
     except (AttributeError, KeyError, TypeError, ValueError):
-        return None, ["What evaluation.json has of old and new classes is damaged."]
+        return None, ["What evaluation.json has of base and novel classes is damaged."]
 
 
 def _pseudo_labels(run: RunFiles) -> tuple[str, list[str]]:

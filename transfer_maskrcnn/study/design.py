@@ -169,7 +169,7 @@ def check_variants(design: Design, output_dir: Path) -> dict[str, float]:
 
 
 def _check_classes(design: Design) -> None:
-    """Extended variants know old classes, too, but all are scored on those of DATASETS.TRAIN."""
+    """Extended variants know base classes, too, but all are scored on those of DATASETS.TRAIN."""
     cfg = load_config(design.config_file, design.options)
     others = [variant.name for variant in design.variants if variant.keep != "class_rows"]
     if not (cfg.MODEL.TRANSFER.EXTEND and others):
@@ -222,7 +222,7 @@ def _datasets(cfg: CfgNode) -> tuple[str, ...]:
     labels = cfg.MODEL.TRANSFER.PSEUDO_LABELS
     calibration = (labels.CALIBRATION_SET,) if labels.ENABLED and labels.CALIBRATION_SET else ()
     data = cfg.DATASETS
-    return (*data.TRAIN, *data.TEST, *data.TEST_SOURCE, *calibration)
+    return (*data.TRAIN, *data.TEST, *data.TEST_BASE, *calibration)
 
 
 @lru_cache

@@ -1,4 +1,4 @@
-"""What finished runs know of old and new classes, read from their folders."""
+"""What finished runs know of base and novel classes, read from their folders."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from transfer_maskrcnn.report.json_files import number, read_json
 from transfer_maskrcnn.surgery.load import FINAL_FILE
 
 CONFIG_FILE = "config.yaml"
-FIGURES = ("old", "new", "all", "harmonic_mean", "forgetting", "before")
+FIGURES = ("base", "novel", "all", "harmonic_mean", "forgetting", "before")
 _DAMAGED = (AttributeError, KeyError, TypeError, ValueError, IndexError)
 # not the "s0.5" of a scale, nor the end of "runs3"
 _SEED = re.compile(
@@ -33,30 +33,30 @@ class ScoredOn:
     """The test sets of a run, and how many classes it was scored on.
 
     Attributes:
-        old: names of the sets for old classes; none of a model that was not extended.
-        new_classes: None where a model that was not extended detected nothing.
+        base: names of the sets for base classes; none of a model that was not extended.
+        novel_classes: None where a model that was not extended detected nothing.
     """
 
-    old: tuple[str, ...]
-    new: tuple[str, ...]
-    old_classes: int
-    new_classes: int | None
+    base: tuple[str, ...]
+    novel: tuple[str, ...]
+    base_classes: int
+    novel_classes: int | None
 
     def comparable(self, other: ScoredOn) -> bool:
         """Whether figures that both have are of the same classes in the same sets.
 
-        A model of the new classes alone has one of the sets that an extended one is scored on.
+        A model of the novel classes alone has one of the sets that an extended one is scored on.
         """
-        if self.old and other.old:
+        if self.base and other.base:
             return self == other
-        shared = set(self.new) <= set(other.new) or set(other.new) <= set(self.new)
-        known = None not in (self.new_classes, other.new_classes)
-        return shared and (not known or self.new_classes == other.new_classes)
+        shared = set(self.novel) <= set(other.novel) or set(other.novel) <= set(self.novel)
+        known = None not in (self.novel_classes, other.novel_classes)
+        return shared and (not known or self.novel_classes == other.novel_classes)
 
     def __str__(self) -> str:
-        old = f"old classes on {', '.join(self.old)}; " if self.old else ""
-        count = "" if self.new_classes is None else f"{self.new_classes} "
-        return f"{old}{count}new on {', '.join(self.new)}"
+        base = f"base classes on {', '.join(self.base)}; " if self.base else ""
+        count = "" if self.novel_classes is None else f"{self.novel_classes} "
+        return f"{base}{count}novel on {', '.join(self.novel)}"
 
 
 @dataclass(frozen=True)
@@ -153,11 +153,12 @@ def _require_told_apart(
     folder: Path, extension: Mapping[str, Any] | None, config: Mapping[str, Any]
 ) -> None:
     extended = config.get("MODEL", {}).get("TRANSFER", {}).get("EXTEND")
-    unknown = extended if extension is None else extension["old_classes"] is None
+    unknown = extended if extension is None else extension["base_classes"] is None
     if unknown:
         raise TransferError(
-            f"{folder} was extended, but its {EVALUATION_FILE} does not tell old and new classes "
-            "apart; evaluate it again (train_net.py --eval-only) with MODEL.WEIGHTS in place"
+            f"{folder} was extended, but its {EVALUATION_FILE} does not tell base and novel "
+            "classes apart; evaluate it again (train_net.py --eval-only) with MODEL.WEIGHTS in "
+            "place"
         )
 
 
@@ -166,10 +167,10 @@ def _extended(
 ) -> tuple[ScoredOn, dict[str, float | None]]:
     found = _of_task(folder, extension, task)
     sets = extension["sets"]
-    counts = int(extension["old_classes"]), int(extension["new_classes"])
+    counts = int(extension["base_classes"]), int(extension["novel_classes"])
     figures = {name: number(found[name]) for name in FIGURES if name != "forgetting"}
     figures["forgetting"] = number((found["forgetting"] or {}).get("ap"))
-    return ScoredOn(tuple(sets["old"]), tuple(sets["new"]), *counts), figures
+    return ScoredOn(tuple(sets["base"]), tuple(sets["novel"]), *counts), figures
 
 
 def _not_extended(
@@ -181,13 +182,13 @@ def _not_extended(
         raise TransferError(
             f"{folder} has figures of {', '.join(content) or 'no set'}, and is tested on "
             f"{', '.join(sets) or 'none'}: expected one test set of a model that was not extended; "
-            "evaluate it with the set of the new classes as its DATASETS.TEST"
+            "evaluate it with the set of the novel classes as its DATASETS.TEST"
         )
     found = _of_task(folder, content[sets[0]], task)
     ap = number(found["AP"])
     # COCO's AP is undefined only where the model detected nothing: sets without objects are refused
     classes = None if ap is None else sum(key.startswith("AP-") for key in found) or 1
-    figures = {**dict.fromkeys(FIGURES), "new": ap or 0.0}
+    figures = {**dict.fromkeys(FIGURES), "novel": ap or 0.0}
     return ScoredOn((), (sets[0],), 0, classes), figures
 
 
@@ -228,11 +229,11 @@ def _require_one_a_seed(runs: Sequence[RunScores]) -> None:
 
 
 def _require_same_sets(runs: Sequence[RunScores]) -> None:
-    first = next((run for run in runs if run.scored.old), runs[0])
+    first = next((run for run in runs if run.scored.base), runs[0])
     others = [run for run in runs if not run.scored.comparable(first.scored)]
     if others:
         raise TransferError(
             f"tested on other sets or classes than {first.folder} ({first.scored}): "
             + ", ".join(f"{run.folder} ({run.scored})" for run in others)
-            + "; leave them out, or evaluate all with the same DATASETS.TEST and TEST_SOURCE"
+            + "; leave them out, or evaluate all with the same DATASETS.TEST and TEST_BASE"
         )

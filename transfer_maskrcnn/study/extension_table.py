@@ -1,4 +1,4 @@
-"""A row for runs that differ by seed alone: how well they know old and new classes."""
+"""A row for runs that differ by seed alone: how well they know base and novel classes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from transfer_maskrcnn.text import plural, shorten
 WIDTH = 80
 _LEAST_NAME = 8
 _COLUMNS = {
-    "old": "old\nAP",
-    "new": "new\nAP",
+    "base": "base\nAP",
+    "novel": "novel\nAP",
     "all": "all\nAP",
     "harmonic_mean": "harm.\nmean",
     "forgetting": "\nforgot",
@@ -56,8 +56,8 @@ class Row:
 
     @property
     def kept(self) -> float | None:
-        """Old AP in % of the source's."""
-        return _percent(self.mean("old"), self.mean("before"))
+        """Base AP in % of the source's."""
+        return _percent(self.mean("base"), self.mean("before"))
 
 
 def group_rows(runs: Iterable[RunScores]) -> list[Row]:
@@ -74,7 +74,7 @@ def find_row(rows: Sequence[Row], name: str) -> Row:
     """The row that others are measured against.
 
     Raises:
-        TransferError: there is none of that name, or its AP of the new classes is 0 or unknown.
+        TransferError: there is none of that name, or its AP of the novel classes is 0 or unknown.
     """
     names = [row.name for row in rows]
     if name not in names:
@@ -82,10 +82,10 @@ def find_row(rows: Sequence[Row], name: str) -> Row:
             f"--reference {name}: expected one of the rows {', '.join(names)}{nearest(name, names)}"
         )
     row = rows[names.index(name)]
-    if not row.mean("new"):
+    if not row.mean("novel"):
         raise TransferError(
-            f"--reference {name}: its AP of the new classes is {row.mean('new')}, of which nothing "
-            "is a share; name a row that knows them"
+            f"--reference {name}: its AP of the novel classes is {row.mean('novel')}, of which "
+            "nothing is a share; name a row that knows them"
         )
     return row
 
@@ -106,7 +106,7 @@ def rows_json(rows: Sequence[Row], task: str, reference: Row | None) -> dict[str
     """The figures of the table for a file; ``interval`` is ``[low, high]``, null for one run."""
     return {
         "task": task,
-        "sets": {"old": _scored(rows).old, "new": _scored(rows).new},
+        "sets": {"base": _scored(rows).base, "novel": _scored(rows).novel},
         "reference": reference and reference.name,
         "rows": [
             {
@@ -153,9 +153,9 @@ def _table(rows: Sequence[Row], names: Sequence[str], reference: Row | None) -> 
 
 def _notes(rows: Sequence[Row], task: str, reference: Row | None) -> list[str]:
     scored = _scored(rows)
-    old = f"old classes on {', '.join(scored.old)}; " if scored.old else ""
+    base = f"base classes on {', '.join(scored.base)}; " if scored.base else ""
     kind = KIND[task][0].upper() + KIND[task][1:]
-    notes = [f"{kind}, 0 to 100: {old}new classes on {', '.join(scored.new)}."]
+    notes = [f"{kind}, 0 to 100: {base}novel classes on {', '.join(scored.novel)}."]
     if any(len(row.runs) > 1 for row in rows):
         notes.append(
             f"{plural(sum(len(row.runs) for row in rows), 'run')}. Each figure is the mean over "
@@ -164,13 +164,13 @@ def _notes(rows: Sequence[Row], task: str, reference: Row | None) -> list[str]:
         )
     else:
         notes.append("One run a row: how much another seed would change is not known.")
-    if scored.old:
+    if scored.base:
         notes.append(
-            "harm. mean: of old and new AP. forgot: AP of the old classes before minus after."
+            "harm. mean: of base and novel AP. forgot: AP of the base classes before minus after."
         )
     if reference:
         notes.append(
-            "kept: old AP in % of the source model's. share: new AP in % of that of the row "
+            "kept: base AP in % of the source model's. share: novel AP in % of that of the row "
             f"{reference.name}."
         )
     if any(row.mean(figure) is None for row in rows for figure in _COLUMNS):
@@ -180,7 +180,7 @@ def _notes(rows: Sequence[Row], task: str, reference: Row | None) -> list[str]:
 
 def _scored(rows: Sequence[Row]) -> ScoredOn:
     """What the figures are of: an extended run tells the most."""
-    return max((run.scored for row in rows for run in row.runs), key=lambda s: len(s.old))
+    return max((run.scored for row in rows for run in row.runs), key=lambda s: len(s.base))
 
 
 def _row(name: str, runs: Sequence[RunScores]) -> Row:
@@ -191,7 +191,7 @@ def _row(name: str, runs: Sequence[RunScores]) -> Row:
 def _shares(row: Row, reference: Row | None) -> dict[str, float | None]:
     if reference is None:
         return {}
-    return {"kept": row.kept, "of_reference": _percent(row.mean("new"), reference.mean("new"))}
+    return {"kept": row.kept, "of_reference": _percent(row.mean("novel"), reference.mean("novel"))}
 
 
 def _percent(part: float | None, whole: float | None) -> float | None:

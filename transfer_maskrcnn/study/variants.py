@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from detectron2.config import CfgNode
 
 from transfer_maskrcnn.errors import ConfigError, nearest
-from transfer_maskrcnn.modeling.freezing import ALL_BUT_NEW_ROWS
+from transfer_maskrcnn.modeling.freezing import ALL_BUT_NOVEL_ROWS
 from transfer_maskrcnn.surgery.parts import PRESETS
 
 FAIR = "from_scratch"
@@ -91,15 +91,15 @@ def _variant(
 
 
 def _without_extension(cfg: CfgNode) -> list[str]:
-    """For a model of the new classes alone: EXTEND off, and all that is meant for old classes."""
+    """For a model of the novel classes alone: EXTEND off, and all that is meant for base classes."""
     if not cfg.MODEL.TRANSFER.EXTEND:
         return []
     settings = ["MODEL.TRANSFER.EXTEND", "False", "MODEL.TRANSFER.DISTILLATION", "0.0"]
-    settings += ["MODEL.TRANSFER.PSEUDO_LABELS.ENABLED", "False", "DATASETS.TEST_SOURCE", "()"]
-    if cfg.MODEL.TRANSFER.FREEZE == ALL_BUT_NEW_ROWS:
+    settings += ["MODEL.TRANSFER.PSEUDO_LABELS.ENABLED", "False", "DATASETS.TEST_BASE", "()"]
+    if cfg.MODEL.TRANSFER.FREEZE == ALL_BUT_NOVEL_ROWS:
         settings += ["MODEL.TRANSFER.FREEZE", ""]
     phases = [
-        [n, "" if spec == ALL_BUT_NEW_ROWS else spec] for n, spec in cfg.SOLVER.FREEZE_SCHEDULE
+        [n, "" if spec == ALL_BUT_NOVEL_ROWS else spec] for n, spec in cfg.SOLVER.FREEZE_SCHEDULE
     ]
     if phases != [list(phase) for phase in cfg.SOLVER.FREEZE_SCHEDULE]:
         settings += ["SOLVER.FREEZE_SCHEDULE", str(phases)]
