@@ -136,7 +136,7 @@ def fit_classes(cfg: CfgNode, *, eval_only: bool = False) -> tuple[list[str], li
         return _common_classes(names), []
     if eval_only:  # the file says how its classes are scored
         _check_keys(cfg)
-        classes, tasks = list(_trained_classes(cfg) or _source_classes(cfg)), []
+        classes, tasks = list(_trained_classes(cfg) or _source(cfg)[0]), list[int]()
     else:
         classes, tasks = extend(cfg, _common_classes(cfg.DATASETS.TRAIN))
     for name in names:
@@ -169,7 +169,7 @@ def extend(cfg: CfgNode, dataset_classes: Sequence[str]) -> tuple[list[str], lis
         WeightFileError: MODEL.WEIGHTS cannot be read.
     """
     _check_keys(cfg)
-    source = _source_classes(cfg)
+    source, tasks = _source(cfg)
     names = extended_classes(source, dataset_classes)
     _check_class_map(cfg, source)
     kept = names[: len(names) - len(set(names) - set(source))]
@@ -195,16 +195,8 @@ def extend(cfg: CfgNode, dataset_classes: Sequence[str]) -> tuple[list[str], lis
             *(unnamed, cfg.MODEL.WEIGHTS),
         )
     added = [len(names) - len(kept)] if len(names) > len(kept) else []
-    return list(names), [*_source_tasks(cfg, len(kept)), *added]
-
-
-def _source_tasks(cfg: CfgNode, classes: int) -> list[int]:
-    """Of so many classes that are kept: the source may have been extended itself."""
-    try:
-        found = tasks_of(load_named_source(cfg).metadata)
-    except WeightFileError:  # gone: the run goes on with its own model
-        found = tasks_of(_run_metadata(cfg))
-    return found if sum(found) == classes else [classes]
+    # the source may have been extended itself
+    return list(names), [*(tasks if sum(tasks) == len(kept) else [len(kept)]), *added]
 
 
 def _check_keys(cfg: CfgNode) -> None:
@@ -226,15 +218,17 @@ def _check_class_map(cfg: CfgNode, source: Sequence[str]) -> None:
             )
 
 
-def _source_classes(cfg: CfgNode) -> tuple[str, ...]:
-    """Of MODEL.WEIGHTS; of the run's own model, which has them all, where that file is gone."""
+def _source(cfg: CfgNode) -> tuple[tuple[str, ...], list[int]]:
+    """The classes of MODEL.WEIGHTS, and the tasks they came with; where that file is gone, those of
+    the run's own model, which has them all."""
     try:
-        return load_named_source(cfg).classes or ()
+        source = load_named_source(cfg)
+        return source.classes or (), tasks_of(source.metadata)
     except WeightFileError:
-        trained = _run_metadata(cfg).get("thing_classes")
-        if not trained:
+        metadata = _run_metadata(cfg)
+        if not metadata.get("thing_classes"):
             raise
-        return tuple(trained)
+        return tuple(metadata["thing_classes"]), tasks_of(metadata)
 
 
 def _trained_classes(cfg: CfgNode) -> tuple[str, ...]:
