@@ -129,7 +129,7 @@ def add_transfer_config(cfg: CfgNode) -> None:
     cfg.DATASETS.TRAIN_FRACTION = 1.0
     # How many times more instances the most frequent class may have than the rarest before images
     # of rare classes are drawn more often (with SAMPLER_TRAIN TrainingSampler); 0: never.
-    cfg.DATALOADER.REPEAT_IMBALANCE = 10.0
+    cfg.DATALOADER.REPEAT_IMBALANCE = 0.0
 
     # [iterations, FREEZE] pairs to begin with: what is frozen for so many iterations, beside
     # MODEL.TRANSFER.FREEZE; e.g. [[200, "all_but_predictors"], [200, "backbone"]].

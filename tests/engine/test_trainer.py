@@ -24,14 +24,15 @@ def test_a_bar_that_never_began_ends_quietly(capsys: pytest.CaptureFixture[str])
 
 
 def test_an_earlier_run_is_set_aside_whole(tmp_path: Path) -> None:
-    names = ["last_checkpoint", "model_final.pth", "metrics.json", "evaluation.json", "log.txt"]
+    names = ["config.yaml", "evaluation.json", "last_checkpoint", "log.txt", "log.txt.rank1"]
+    names += ["metrics.json", "model_final.pth", "run.json"]
     for name in [*names, "my_notes.txt"]:
         (tmp_path / name).write_text(name)
     set_aside(str(tmp_path))
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        *("earlier_run_1", "log.txt", "my_notes.txt")
+        *("earlier_run_1", "my_notes.txt"),
     ]
-    assert sorted(p.name for p in (tmp_path / "earlier_run_1").iterdir()) == sorted(names[:-1])
+    assert sorted(p.name for p in (tmp_path / "earlier_run_1").iterdir()) == names
     set_aside(str(tmp_path))
     assert not (tmp_path / "earlier_run_2").exists(), "there is nothing left to set aside"
 

@@ -35,6 +35,8 @@ BATCHES_AN_EPOCH = 10  # a batch grows no further than leaves so many
 STEP_AT = 0.75
 CHECKPOINTS = 5
 
+_IMBALANCE = 10.0  # of classes, from which on images of rare ones are drawn more often
+
 
 def fit_input(measures: Measures, base: Settings) -> tuple[Settings, list[Line]]:
     """Input sizes for a dataset.
@@ -241,7 +243,7 @@ def image_lines(train: Measures, names: list[str], cfg: CfgNode) -> list[Line]:
             reason += "They are left out: most batches would show nothing to learn."
         lines.append(Line("DATALOADER.FILTER_EMPTY_ANNOTATIONS", not keep, reason))
     if len(names) > 1:
-        lines.append(_balance_line(train, names, cfg.DATALOADER.REPEAT_IMBALANCE))
+        lines.append(_balance_line(train, names, cfg.DATALOADER.REPEAT_IMBALANCE or _IMBALANCE))
     flip = cfg.INPUT.RANDOM_FLIP
     reason = (
         "As in the base; pixels do not tell whether a mirrored image is still a right one. "
@@ -262,9 +264,7 @@ def _balance_line(train: Measures, names: list[str], limit: float) -> Line:
             f"Class {names[most]!r} has {plural(counts[most], 'instance')}, {names[least]!r} "
             f"{counts[least]:,}: {ratio:.1f} times fewer. "
         )
-    if limit == 0:
-        reason += "As in the base, images are drawn alike all the same."
-    elif ratio > limit:
+    if ratio > limit:
         reason += f"Beyond {limit:g} times, images of rare classes are drawn more often."
     else:
         reason += f"Up to {limit:g} times, all images are drawn alike."

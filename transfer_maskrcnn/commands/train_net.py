@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup, launch
-from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
-
-from transfer_maskrcnn.cli import DIVERGED_STATUS, parse_arguments, run_tool
-from transfer_maskrcnn.config import load_config
-from transfer_maskrcnn.engine import run
-from transfer_maskrcnn.engine.machine import keep_freed_memory, quiet_third_parties
-from transfer_maskrcnn.engine.resume import check_same_run, resumed_seed
-from transfer_maskrcnn.engine.run import check_weights_stay
-from transfer_maskrcnn.engine.setup import fit_config
+from transfer_maskrcnn.cli import DIVERGED_STATUS, parse_arguments, run_tool, tool_parser
 from transfer_maskrcnn.errors import ConfigError, TrainingDivergedError, TransferError
-from transfer_maskrcnn.report.run_page import write_run_report
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
+    from transfer_maskrcnn.engine.machine import Logs
 
 # How the long messages begin that go to log.txt alone.
 DUMPS = ("Environment info", "Contents of args", "Running with full config", "Model:")
@@ -41,20 +33,41 @@ finite); 130 after Ctrl-C.
 """
 
 
+def train_parser() -> argparse.ArgumentParser:
+    """The arguments of detectron2's ``default_argument_parser``, which needs torch to make them."""
+    parser = tool_parser("Train a model of a config, or evaluate one.", EXAMPLES)
+    add = parser.add_argument
+    add("--config-file", default="", metavar="FILE", help="a YAML config, as those in configs/")
+    add("--resume", action="store_true", help="go on from the last checkpoint of OUTPUT_DIR")
+    add("--eval-only", action="store_true", help="evaluate, do not train")
+    add("--num-gpus", type=int, default=1, help="GPUs of this machine, a process each")
+    add("--num-machines", type=int, default=1, help="how many machines train together")
+    add("--machine-rank", type=int, default=0, help="the number of this machine, from 0")
+    # of one user always the same, so that a process that was left behind is noticed
+    user = os.getuid() if hasattr(os, "getuid") else 1
+    url = f"tcp://127.0.0.1:{2**15 + 2**14 + hash(user) % 2**14}"
+    add("--dist-url", default=url, help="where processes meet: tcp://HOST:PORT of machine 0")
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys to override")
+    return parser
+
+
 def train_net() -> None:
     """Parse the command line, then train or evaluate, in as many processes as it asks for."""
-    args = parse_arguments(default_argument_parser(epilog=EXAMPLES))
+    args = parse_arguments(train_parser())
     run_tool(partial(_launch, args), "where a checkpoint was written, --resume goes on from it")
 
 
 def _launch(args: argparse.Namespace) -> None:
+    import torch
+    from detectron2.engine import launch
+
     if args.num_gpus > max(1, torch.cuda.device_count()):
         raise ConfigError(
             f"--num-gpus {args.num_gpus}, but torch {torch.__version__} sees "
             f"{torch.cuda.device_count()} CUDA devices on this machine"
         )
     launch(
-        _main,
+        run_process,
         args.num_gpus,
         num_machines=args.num_machines,
         machine_rank=args.machine_rank,
@@ -62,29 +75,17 @@ def _launch(args: argparse.Namespace) -> None:
         args=(args,),
     )
     if not args.eval_only:
+        from transfer_maskrcnn.config import load_config
+        from transfer_maskrcnn.report.run_page import write_run_report
+
         output_dir = Path(load_config(args.config_file, args.opts).OUTPUT_DIR)
         print(f"Report: {write_run_report(output_dir)}")
 
 
-def _main(args: argparse.Namespace) -> None:
-    quiet_third_parties()
+def run_process(args: argparse.Namespace) -> None:
+    """What each process of a run does."""
     try:
-        cfg = load_config(args.config_file, args.opts)
-        setup_logger(cfg.OUTPUT_DIR, name="transfer_maskrcnn", abbrev_name="transfer")
-        seed = resumed_seed(cfg) if args.resume else None
-        spec = fit_config(cfg, eval_only=args.eval_only, seed=seed)
-        cfg = spec.resolve(cfg)
-        if not args.eval_only:  # before config.yaml is written anew
-            check = check_same_run if args.resume else check_weights_stay
-            check(cfg)
-        if cfg.MODEL.DEVICE == "cpu":
-            keep_freed_memory()
-        _set_up(_evaluation_logs(cfg) if args.eval_only else cfg, args)
-        if args.eval_only:
-            named = cfg.MODEL.WEIGHTS if "MODEL.WEIGHTS" in args.opts else None
-            run.evaluate(cfg, spec, named)
-        else:
-            run.train(cfg, spec, resume=args.resume)
+        _train_or_evaluate(args)
     except TrainingDivergedError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(DIVERGED_STATUS)
@@ -101,13 +102,53 @@ def _first_cause(error: BaseException) -> BaseException:
     return error
 
 
-def _set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
+def _train_or_evaluate(args: argparse.Namespace) -> None:
+    from transfer_maskrcnn.config import load_config
+    from transfer_maskrcnn.engine import run
+    from transfer_maskrcnn.engine.machine import Logs, keep_freed_memory, quiet_third_parties
+    from transfer_maskrcnn.engine.resume import check_same_run, resumed_seed
+    from transfer_maskrcnn.engine.setup import fit_config
+
+    quiet_third_parties()
+    cfg = load_config(args.config_file, args.opts)
+    logs = Logs()
+    spec = fit_config(
+        cfg, eval_only=args.eval_only, seed=resumed_seed(cfg) if args.resume else None
+    )
+    cfg = spec.resolve(cfg)
+    if cfg.MODEL.DEVICE == "cpu":
+        keep_freed_memory()
+    if args.eval_only:
+        _set_up(_evaluation_logs(cfg), args, logs)
+        named = cfg.MODEL.WEIGHTS if "MODEL.WEIGHTS" in args.opts else None
+        run.evaluate(cfg, spec, named)
+        return
+    # All that can be wrong with a run is found before anything of an earlier one is touched.
+    if args.resume:
+        check_same_run(cfg)
+    else:
+        run.check_start(cfg, spec)
+    with run.only_run_in(cfg.OUTPUT_DIR):
+        if not args.resume:
+            run.set_aside(cfg.OUTPUT_DIR)
+        _set_up(cfg, args, logs)
+        run.train(cfg, spec, resume=args.resume)
+
+
+def _set_up(cfg: CfgNode, args: argparse.Namespace, logs: Logs) -> None:
     """Detectron2's default_setup, whose long dumps go to log.txt alone."""
+    import logging
+
+    from detectron2.engine import default_setup
+    from detectron2.utils import comm
+    from detectron2.utils.logger import setup_logger
+
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank())
     for handler in logging.getLogger("detectron2").handlers:
         if not isinstance(handler, logging.FileHandler):
             handler.addFilter(lambda record: not record.getMessage().startswith(DUMPS))
     default_setup(cfg, args)
+    logs.write_to(cfg.OUTPUT_DIR)
 
 
 def _evaluation_logs(cfg: CfgNode) -> CfgNode:

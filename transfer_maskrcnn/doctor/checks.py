@@ -20,7 +20,7 @@ from transfer_maskrcnn.doctor.subject import Figures, Loaded
 _NUMBERED = re.compile(r"(.*\D)[_\- #(]?(\d+)\)?")
 _FEWEST_NUMBERED = 3  # of one stem: "type1" and "type2" may well be classes
 _FEW_INSTANCES = 10
-_IMBALANCE = 10.0  # from here on DATALOADER.REPEAT_IMBALANCE acts
+_IMBALANCE = 10.0  # as fitted configs set DATALOADER.REPEAT_IMBALANCE
 # Of the 63 bits of a hash; recompression and resizing flip a few, other pictures about half.
 _MOST_BITS = 6
 _LEAST_CORRELATION = 0.985

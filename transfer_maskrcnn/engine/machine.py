@@ -7,8 +7,12 @@ import logging
 import platform
 import warnings
 from functools import cache
+from logging.handlers import MemoryHandler
+from pathlib import Path
 
 import torch
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 
 from transfer_maskrcnn.errors import ConfigError
 
@@ -27,6 +31,36 @@ def quiet_third_parties() -> None:
     logging.raiseExceptions = (
         False  # a log.txt on a full disk is no reason for a stack trace a line
     )
+
+
+class Logs:
+    """What this package logs: on the terminal at once, in ``log.txt`` as soon as it is clear that a
+    run begins there. Until then it is kept, so that a command that fails leaves no trace.
+
+    Of several processes the first alone speaks on the terminal; each has a file of its own.
+    """
+
+    def __init__(self) -> None:
+        name = __name__.split(".")[0]
+        setup_logger(distributed_rank=comm.get_rank(), name=name, abbrev_name="transfer")
+        self._logger = logging.getLogger(name)
+        for handler in self._logger.handlers[:]:
+            if isinstance(handler, logging.FileHandler):  # of an earlier run of this process
+                self._logger.removeHandler(handler)
+                handler.close()
+        self._early = MemoryHandler(capacity=10**6, flushLevel=logging.CRITICAL + 1)
+        self._logger.addHandler(self._early)
+
+    def write_to(self, folder: str) -> None:
+        """Write what was logged and what will be to ``folder/log.txt``, which detectron2 shares."""
+        rank = comm.get_rank()
+        file = logging.FileHandler(Path(folder, f"log.txt.rank{rank}" if rank else "log.txt"))
+        shown = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
+        file.setFormatter(logging.Formatter(shown, datefmt="%m/%d %H:%M:%S"))
+        self._early.setTarget(file)
+        self._logger.removeHandler(self._early)
+        self._early.close()
+        self._logger.addHandler(file)
 
 
 def check_device(device: str) -> None:

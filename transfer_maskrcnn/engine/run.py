@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,11 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 from tabulate import tabulate
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.engine.checkpoint import load_trained_model
@@ -24,27 +31,18 @@ from transfer_maskrcnn.evaluation.explain.table import wrapped
 from transfer_maskrcnn.incremental.pseudo_labels import SUMMARY_FILE
 from transfer_maskrcnn.incremental.source import before_extension
 from transfer_maskrcnn.modeling.build import build_model
-from transfer_maskrcnn.surgery.hook import began_with
+from transfer_maskrcnn.surgery.hook import began_with, load_source, plan_of_config
 from transfer_maskrcnn.surgery.load import FINAL_FILE, load_weights, trained_file
 
+LOCK_FILE = ".training"
 logger = logging.getLogger(__name__)
 
-# What a run leaves in OUTPUT_DIR, but for log.txt and config.yaml, which the next one begins with.
+# What a run leaves in OUTPUT_DIR.
 RUN_FILES = (
-    "last_checkpoint",
-    "model_*.pth",
-    "model_initial.safetensors",
-    "model_final.safetensors",
-    "eval_history.json",
-    "drift.json",
-    "report.html",
-    "metrics.json",
-    "events.out.tfevents.*",
-    "evaluation.json",
-    RUN_FILE,
-    "transfer_plan.json",
-    SUMMARY_FILE,
-    "inference",
+    *("config.yaml", "log.txt*", RUN_FILE, "transfer_plan.json", SUMMARY_FILE),
+    *("last_checkpoint", "model_*.pth", "model_initial.safetensors", FINAL_FILE),
+    *("metrics.json", "events.out.tfevents.*", "eval_history.json", "drift.json"),
+    *("evaluation.json", "inference", "report.html"),
 )  # not feature_cache: an entry there is only used by a run that would compute the same
 
 
@@ -52,13 +50,9 @@ def train(cfg: CfgNode, spec: RunSpec, resume: bool) -> None:
     """Train to ``SOLVER.MAX_ITER`` and evaluate; a complete run that is resumed is left alone.
 
     Raises:
-        ConfigError: MODEL.WEIGHTS is of the earlier run that would be moved, or the checkpoint to
-            resume lies beyond SOLVER.MAX_ITER.
+        ConfigError: the checkpoint to resume lies beyond SOLVER.MAX_ITER.
     """
-    if not resume:
-        check_weights_stay(cfg)
-        set_aside(cfg.OUTPUT_DIR)
-    elif not os.path.exists(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
+    if resume and not os.path.exists(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
         # of iterations that are lost, and will be written again
         Path(cfg.OUTPUT_DIR, "metrics.json").unlink(missing_ok=True)
     trainer = TransferTrainer(cfg, spec)
@@ -186,6 +180,47 @@ def check_weights_stay(cfg: CfgNode) -> None:
             f"MODEL.WEIGHTS {weights} is of the earlier run in OUTPUT_DIR {cfg.OUTPUT_DIR}, whose "
             "files would be moved out of the new run's way; choose another OUTPUT_DIR"
         )
+
+
+def check_start(cfg: CfgNode, spec: RunSpec) -> None:
+    """What a new run needs, before an earlier one is moved out of its way.
+
+    Raises:
+        ConfigError: MODEL.WEIGHTS is of that run.
+        WeightFileError, TransferPlanError: it cannot be read, or would not do what is asked.
+    """
+    check_weights_stay(cfg)
+    if cfg.MODEL.TRANSFER.ENABLED:
+        plan_of_config(cfg, spec.classes)[2].check(cfg.MODEL.TRANSFER.STRICT)
+    elif cfg.MODEL.WEIGHTS:
+        load_source(cfg)
+
+
+@contextmanager
+def only_run_in(output_dir: str) -> Iterator[None]:
+    """Inside, no other training may write into ``output_dir``; the system lets go of it whatever
+    ends this process. An evaluation is free to look at a run that goes on.
+
+    Raises:
+        ConfigError: another training is there.
+    """
+    if fcntl is None or not comm.is_main_process():
+        yield
+        return
+    os.makedirs(output_dir, exist_ok=True)
+    with open(os.path.join(output_dir, LOCK_FILE), "a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise ConfigError(
+                f"another training (process {lock.read().strip()}) writes into OUTPUT_DIR "
+                f"{output_dir}; choose another OUTPUT_DIR, or wait until it has ended"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
 
 
 def set_aside(output_dir: str) -> None:

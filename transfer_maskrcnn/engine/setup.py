@@ -13,12 +13,10 @@ from detectron2.utils import comm
 from transfer_maskrcnn.config import FOLLOW_DATASET, RunSpec, Schedule
 from transfer_maskrcnn.data.loader import training_images
 from transfer_maskrcnn.data.registry import dataset_facts, register_catalog
+from transfer_maskrcnn.engine.features import check_features
 from transfer_maskrcnn.engine.machine import check_device
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.incremental.classes import fit_classes
-from transfer_maskrcnn.incremental.distillation import check_distillation
-from transfer_maskrcnn.incremental.pseudo_labels import check_pseudo_labels
-from transfer_maskrcnn.incremental.row_freezing import check_row_freezing
 from transfer_maskrcnn.modeling.freezing import parse_phases
 
 logger = logging.getLogger(__name__)
@@ -85,9 +83,6 @@ def _mask_format(cfg: CfgNode, names: Sequence[str], eval_only: bool) -> str:
 
 def _fit_training(cfg: CfgNode, spec: RunSpec) -> RunSpec:
     own = spec.resolve(cfg)
-    if own.MODEL.TRANSFER.PSEUDO_LABELS.ENABLED:
-        check_pseudo_labels(own, spec)
-    check_distillation(own)
     images = training_images(own)
     if not images:
         raise ConfigError(
@@ -96,8 +91,8 @@ def _fit_training(cfg: CfgNode, spec: RunSpec) -> RunSpec:
         )
     spec = replace(spec, schedule=fit_schedule(own, images))
     own = spec.resolve(cfg)
-    check_row_freezing(own, spec)
     _check_points(own)
+    check_features(own, spec)
     return spec
 
 

@@ -17,6 +17,7 @@ from detectron2.solver.build import reduce_param_groups
 from torch import Tensor, nn
 
 from transfer_maskrcnn.compat import gradient_clipper, with_gradient_clipping
+from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.engine.hooks.record import INITIAL_FILE
 from transfer_maskrcnn.errors import CheckpointError, ConfigError
 from transfer_maskrcnn.modeling.freezing import names_of
@@ -153,7 +154,7 @@ class L2SP(HookBase):
     no gradient.
 
     The start is read from what a run writes before its first iteration, so that a resumed run pulls
-    to the same place: this hook goes behind ``InitialWeights`` and ``WeightSurgeryHook``.
+    to the same place.
     """
 
     def __init__(self, alpha: float, output_dir: str):
@@ -166,7 +167,7 @@ class L2SP(HookBase):
         self._folder = Path(output_dir)
 
     @classmethod
-    def from_cfg(cls, cfg: CfgNode) -> L2SP | None:
+    def from_cfg(cls, cfg: CfgNode, spec: RunSpec | None = None) -> L2SP | None:
         """From ``SOLVER.L2_SP`` and ``OUTPUT_DIR``; None where it is 0.
 
         Raises:

@@ -1,4 +1,4 @@
-"""DefaultTrainer with weight surgery, with_metadata checkpoints, COCO evaluation and clear failures."""
+"""DefaultTrainer with weight surgery, checkpoints that know their classes, and clear failures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import logging
 import os
 import re
 import warnings
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -25,28 +26,22 @@ from transfer_maskrcnn.data.loader import build_train_loader, training_records
 from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
 from transfer_maskrcnn.engine.checkpoint import TransferCheckpointer
 from transfer_maskrcnn.engine.evaluation import evaluate_model, without_single_name
-from transfer_maskrcnn.engine.hooks.ema import WeightAverage
+from transfer_maskrcnn.engine.features import hooks_of
 from transfer_maskrcnn.engine.hooks.eval_history import EvalHistory
-from transfer_maskrcnn.engine.hooks.progress import ProgressBar, on_terminal
-from transfer_maskrcnn.engine.hooks.record import Cost, InitialWeights, StepSeed, write_drift
+from transfer_maskrcnn.engine.hooks.progress import on_terminal
+from transfer_maskrcnn.engine.hooks.record import write_drift
 from transfer_maskrcnn.engine.hooks.sample_pictures import put_sample_pictures
-from transfer_maskrcnn.engine.hooks.stopping import BestCheckpoint, StopTraining
+from transfer_maskrcnn.engine.hooks.stopping import StopTraining
 from transfer_maskrcnn.engine.hooks.validation import losses_on_test_sets
 from transfer_maskrcnn.engine.manifest import make_metadata, note
 from transfer_maskrcnn.engine.setup import fit_config
-from transfer_maskrcnn.engine.solver import L2SP, build_optimizer
+from transfer_maskrcnn.engine.solver import build_optimizer
 from transfer_maskrcnn.errors import (
     TrainingDivergedError,
     TransferError,
 )
-from transfer_maskrcnn.feature_cache.hook import CacheFeatures
 from transfer_maskrcnn.incremental.classes import in_model_classes
-from transfer_maskrcnn.incremental.distillation import DistillSource
-from transfer_maskrcnn.incremental.pseudo_labels import with_pseudo_labels
-from transfer_maskrcnn.incremental.row_freezing import HoldRows
-from transfer_maskrcnn.incremental.source import note_source
 from transfer_maskrcnn.modeling.build import build_model
-from transfer_maskrcnn.modeling.freezing import FreezeSchedule
 from transfer_maskrcnn.modeling.precision import step_trainer
 from transfer_maskrcnn.surgery.hook import WeightSurgeryHook, moved, with_digest
 from transfer_maskrcnn.surgery.load import FINAL_FILE
@@ -63,8 +58,11 @@ def training_dicts(
     """The images a run trains on, with the model's ``category_id``: as people annotated them, and
     with what ``MODEL.TRANSFER.PSEUDO_LABELS`` adds."""
     own = in_model_classes(cfg, spec.classes, cfg.DATASETS.TRAIN[0], training_records(cfg))
-    labels = cfg.MODEL.TRANSFER.PSEUDO_LABELS.ENABLED
-    return own, with_pseudo_labels(cfg, spec, own) if labels else own
+    if not cfg.MODEL.TRANSFER.PSEUDO_LABELS.ENABLED:
+        return own, own
+    from transfer_maskrcnn.incremental.pseudo_labels import with_pseudo_labels
+
+    return own, with_pseudo_labels(cfg, spec, own)
 
 
 def train_loader(cfg: CfgNode, spec: RunSpec) -> DataLoader:
@@ -84,6 +82,8 @@ class TransferTrainer(DefaultTrainer):
     """
 
     checkpointer: TransferCheckpointer
+    surgery: WeightSurgeryHook
+    evaluated_weights: Callable[[], AbstractContextManager[None]]  # inside, what is evaluated
     results: dict[str, Any]  # of the last evaluation in this process
 
     def __init__(self, cfg: CfgNode, spec: RunSpec | None = None):
@@ -112,34 +112,19 @@ class TransferTrainer(DefaultTrainer):
         cfg = self.cfg
         self._trainer: SimpleTrainer = step_trainer(cfg, self._trainer)
         self.results, self._stopped = {}, False
-        self._surgery = WeightSurgeryHook.from_cfg(cfg, self.spec.classes)
-        average = WeightAverage.from_cfg(cfg)
-        self._evaluated_weights = average.applied if average else nullcontext
-        best = BestCheckpoint.from_cfg(cfg, self.checkpointer, self._evaluated_weights)
+        self.surgery = WeightSurgeryHook.from_cfg(cfg, self.spec.classes)
+        self.evaluated_weights = nullcontext
         self.curve = EvalHistory(
             self._figures,
             cfg.OUTPUT_DIR,
             period=cfg.TEST.EVAL_PERIOD,
             iterations=cfg.TEST.EVAL_ITERS,
-            listeners=[best] if best else [],
         )
-        stock = [self.curve if isinstance(h, EvalHook) else h for h in super().build_hooks()]
-        bar = ProgressBar() if comm.is_main_process() and on_terminal() else None
-        return [
-            self._surgery,
-            InitialWeights(self.checkpointer),
-            StepSeed(self.spec.seed),
-            FreezeSchedule.from_cfg(cfg),
-            HoldRows.from_cfg(cfg, self.spec),
-            CacheFeatures.from_cfg(cfg),
-            DistillSource.from_cfg(cfg, self.spec),
-            L2SP.from_cfg(cfg),
-            average,
-            *stock,
-            Cost(cfg.OUTPUT_DIR),
-            bar,
-            best,
-        ]
+        return hooks_of(self)
+
+    def stock_hooks(self) -> list[HookBase | None]:
+        """detectron2's own hooks, with our evaluation in the place of its."""
+        return [self.curve if isinstance(h, EvalHook) else h for h in super().build_hooks()]
 
     def build_writers(self) -> list[EventWriter]:
         writers: list[EventWriter] = super().build_writers()
@@ -183,11 +168,13 @@ class TransferTrainer(DefaultTrainer):
         except StopTraining as stop:  # a kill came between the last evaluation and the end
             self._end_at(stop.iteration)
             raise
-        if self._surgery.plan is not None:
-            transfer = with_digest(self._surgery.plan.summary())
+        if self.surgery.plan is not None:
+            transfer = with_digest(self.surgery.plan.summary())
             self.checkpointer.metadata["transfer"] = transfer
             note(self.cfg.OUTPUT_DIR, transfer=transfer)
         if self.cfg.MODEL.TRANSFER.EXTEND:
+            from transfer_maskrcnn.incremental.source import note_source
+
             note_source(self.cfg)
 
     def after_step(self) -> None:
@@ -219,7 +206,7 @@ class TransferTrainer(DefaultTrainer):
     def _export(self) -> None:
         """The final weights as .safetensors: half the size of a checkpoint, safe to pass on."""
         path = os.path.join(self.cfg.OUTPUT_DIR, FINAL_FILE)
-        with self._evaluated_weights():
+        with self.evaluated_weights():
             write_weights(path, self.checkpointer.model.state_dict(), self.checkpointer.metadata)
         logger.info("Final weights, with their class names: %s", path)
         write_drift(self.cfg.OUTPUT_DIR)
@@ -228,7 +215,7 @@ class TransferTrainer(DefaultTrainer):
         """One evaluation: detectron2's results as ``segm/AP``, and the validation losses if wanted.
 
         Where there are several test sets, a result's name begins with its set's."""
-        with self._evaluated_weights():
+        with self.evaluated_weights():
             self.results = evaluate_model(self.cfg, self.spec, self.model)
             named = without_single_name(self.cfg, self.results)
             figures: dict[str, float] = flatten_results_dict(named)

@@ -93,7 +93,7 @@ class DistillSource(HookBase):
             del self._distillation
 
 
-def check_distillation(cfg: CfgNode) -> None:
+def check_distillation(cfg: CfgNode, spec: RunSpec | None = None) -> None:
     """Nothing to say where it is off.
 
     Args:

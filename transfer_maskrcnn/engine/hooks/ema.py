@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from torch import Tensor
 
+from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.surgery.target import unwrapped
 
@@ -27,8 +28,7 @@ class WeightAverage(HookBase):
     What does not move, such as a frozen part, equals its average to the last bit. Counters are
     copied. (torch's ``AveragedModel`` has such averages from 2.1 on, with a fixed decay.)
 
-    Its state is saved with the trainer's. Goes behind the hooks that write weights before the first
-    iteration, and before those that save or evaluate.
+    Its state is saved with the trainer's.
     """
 
     def __init__(self, decay: float):
@@ -49,7 +49,7 @@ class WeightAverage(HookBase):
         self._average: dict[str, Tensor] = {}
 
     @classmethod
-    def from_cfg(cls, cfg: CfgNode) -> WeightAverage | None:
+    def from_cfg(cls, cfg: CfgNode, spec: RunSpec | None = None) -> WeightAverage | None:
         """From ``SOLVER.EMA_DECAY``; None where it is 0."""
         return cls(cfg.SOLVER.EMA_DECAY) if cfg.SOLVER.EMA_DECAY else None
 

@@ -34,6 +34,7 @@ class EvalHistory(HookBase):
 
     Attributes:
         rows: all evaluations up to now, those before an interruption, too.
+        listeners: told of every evaluation, in order, before it is written.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class EvalHistory(HookBase):
         self._path = os.path.join(output_dir, CURVE_FILE)
         self._period = period
         self._iterations = set(iterations)
-        self._listeners = listeners
+        self.listeners = list(listeners)
 
     def before_train(self) -> None:
         start = self.trainer.start_iter
@@ -104,7 +105,7 @@ class EvalHistory(HookBase):
         comm.synchronize()  # processes that were faster wait: the next iteration starts together
 
     def _tell(self, row: Row) -> None:
-        for listener in self._listeners:
+        for listener in self.listeners:
             listener.on_evaluation(row, row["iteration"])
 
 

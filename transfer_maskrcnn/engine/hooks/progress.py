@@ -6,9 +6,13 @@ import logging
 import sys
 from contextlib import ExitStack
 
+from detectron2.config import CfgNode
 from detectron2.engine import HookBase
+from detectron2.utils import comm
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
+
+from transfer_maskrcnn.config import RunSpec
 
 
 def on_terminal() -> bool:
@@ -21,6 +25,11 @@ class ProgressBar(HookBase):
 
     def __init__(self) -> None:
         self._exit = ExitStack()  # closed by after_train, which also follows a failed before_train
+
+    @classmethod
+    def from_cfg(cls, cfg: CfgNode, spec: RunSpec) -> ProgressBar | None:
+        """None where nobody is watching, or another process shows one."""
+        return cls() if comm.is_main_process() and on_terminal() else None
 
     def before_train(self) -> None:
         names = ("detectron2", "fvcore", "transfer_maskrcnn")

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
+from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.data.loader import derive_seed
-from transfer_maskrcnn.engine.checkpoint import TransferCheckpointer
 from transfer_maskrcnn.engine.manifest import note
 from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.surgery.diff import diff_weights
@@ -32,13 +33,11 @@ logger = logging.getLogger(__name__)
 class InitialWeights(HookBase):
     """Writes the weights after the surgery and before the first iteration."""
 
-    def __init__(self, checkpointer: TransferCheckpointer):
-        self._checkpointer = checkpointer
-
     def before_train(self) -> None:
         if self.trainer.start_iter == 0 and comm.is_main_process():
-            path = os.path.join(self._checkpointer.save_dir, INITIAL_FILE)
-            write_weights(path, self._checkpointer.model.state_dict(), self._checkpointer.metadata)
+            checkpointer = self.trainer.checkpointer
+            path = os.path.join(checkpointer.save_dir, INITIAL_FILE)
+            write_weights(path, checkpointer.model.state_dict(), checkpointer.metadata)
         comm.synchronize()
 
 
@@ -51,6 +50,10 @@ class StepSeed(HookBase):
 
     def __init__(self, seed: int):
         self._seed = seed
+
+    @classmethod
+    def from_cfg(cls, cfg: CfgNode, spec: RunSpec) -> StepSeed:
+        return cls(spec.seed)
 
     def before_step(self) -> None:
         torch.manual_seed(derive_seed(self._seed, comm.get_rank(), self.trainer.iter))
@@ -67,6 +70,10 @@ class Cost(HookBase):
         self._before = 0.0
         self._memory = 0.0
         self._started = time.monotonic()
+
+    @classmethod
+    def from_cfg(cls, cfg: CfgNode, spec: RunSpec) -> Cost:
+        return cls(cfg.OUTPUT_DIR)
 
     def after_train(self) -> None:
         note(self._folder, cost=self.state_dict())

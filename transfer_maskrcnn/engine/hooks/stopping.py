@@ -13,6 +13,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
+from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.engine.checkpoint import TransferCheckpointer
 from transfer_maskrcnn.engine.evaluation import sets_to_test
 from transfer_maskrcnn.errors import ConfigError, nearest
@@ -43,8 +44,8 @@ class BestCheckpoint(HookBase):
     the last checkpoint, as without this hook. What was evaluated is known by its iteration, so an
     evaluation that a resumed run repeats, or is told of again, counts once.
 
-    Told of evaluations by :meth:`on_evaluation`. Goes behind all other hooks: :class:`StopTraining`
-    is raised at the end of an iteration, when the others have done their part of it.
+    Told of evaluations by :meth:`on_evaluation`; :class:`StopTraining` is raised at the end of an
+    iteration.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class BestCheckpoint(HookBase):
         Raises:
             ConfigError: they ask for evaluations that there will not be.
         """
-        _check_config(cfg)
+        check_best(cfg)
         if not cfg.TEST.BEST_METRIC:
             return None
         patience = cfg.TEST.EARLY_STOPPING
@@ -163,7 +164,11 @@ class BestCheckpoint(HookBase):
         return None if value is None or not math.isfinite(value) else float(value)
 
 
-def _check_config(cfg: CfgNode) -> None:
+def check_best(cfg: CfgNode, spec: RunSpec | None = None) -> None:
+    """
+    Raises:
+        ConfigError: ``TEST.BEST_METRIC`` or ``EARLY_STOPPING`` ask for what there will not be.
+    """
     metric, patience = cfg.TEST.BEST_METRIC, cfg.TEST.EARLY_STOPPING
     if patience < 0:
         raise ConfigError(

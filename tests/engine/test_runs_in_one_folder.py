@@ -1,0 +1,130 @@
+"""OUTPUT_DIR and the runs in it: an earlier one moves whole, two at once cannot be, a log is one."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from transfer_maskrcnn.commands.train_net import run_process, train_parser
+from transfer_maskrcnn.engine.machine import Logs
+from transfer_maskrcnn.engine.run import LOCK_FILE, only_run_in
+
+HOLD = """
+import sys, time
+from transfer_maskrcnn.engine.run import only_run_in
+with only_run_in(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def command(toy: Callable[..., CfgNode], tmp_path: Path) -> Callable[..., None]:
+    """command(*opts): tools/train_net.py in this process, on a toy, into tmp_path/run."""
+    cfg = toy("SOLVER.MAX_ITER", 1)
+    cfg.OUTPUT_DIR = str(tmp_path / "run")
+    (tmp_path / "toy.yaml").write_text(cfg.dump())
+
+    def run(*opts: Any) -> None:
+        file = ["--config-file", str(tmp_path / "toy.yaml")]
+        run_process(train_parser().parse_args([*file, *map(str, opts)]))
+
+    return run
+
+
+def test_an_earlier_run_moves_with_its_config_and_log(
+    command: Callable[..., None], tmp_path: Path
+) -> None:
+    for seed in (1, 2):
+        command("SEED", seed)
+    now, before = tmp_path / "run", tmp_path / "run" / "earlier_run_1"
+    for folder, seed in ((before, 1), (now, 2)):
+        assert yaml.safe_load((folder / "config.yaml").read_text())["SEED"] == seed
+        assert json.loads((folder / "run.json").read_text())["spec"]["seed"] == seed
+        log = (folder / "log.txt").read_text()
+        assert log.count("schedule: 1 iterations") == 1, "each run has its own"
+    assert "held an earlier run" in (now / "log.txt").read_text()
+
+
+def test_a_mistake_moves_nothing(command: Callable[..., None], tmp_path: Path) -> None:
+    command()
+    left = sorted(path.name for path in (tmp_path / "run").iterdir())
+    log = (tmp_path / "run" / "log.txt").read_text()
+    for opts in (
+        ["MODEL.WEIGHTS", tmp_path / "mistyped.pth"],
+        ["MODEL.WEIGHTS", tmp_path / "mistyped.pth", "MODEL.TRANSFER.ENABLED", True],
+        ["MODEL.TRANSFER.ENABLED", True],  # no weights to keep anything of
+        ["SOLVER.EMA_DECAY", 3.0],
+        ["DATASETS.TEST", "('nowhere',)"],
+    ):
+        with pytest.raises(SystemExit, match=r"^error: "):
+            command(*opts)
+        assert sorted(path.name for path in (tmp_path / "run").iterdir()) == left
+        assert (tmp_path / "run" / "log.txt").read_text() == log
+
+
+def test_two_runs_at_once_are_refused(command: Callable[..., None], tmp_path: Path) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", HOLD, str(tmp_path / "run")],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        with pytest.raises(SystemExit, match=rf"process {holder.pid}\).*choose another OUTPUT_DIR"):
+            command()
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK_FILE]
+    finally:
+        holder.kill()
+        holder.wait()
+    command()  # a dead process holds nothing
+
+
+def test_a_run_lets_go_when_it_ends(tmp_path: Path) -> None:
+    for _ in range(2):
+        with only_run_in(str(tmp_path)):
+            assert (tmp_path / LOCK_FILE).read_text() == str(os.getpid())
+
+
+@pytest.mark.parametrize(("rank", "file", "shown"), [(0, "log.txt", 1), (1, "log.txt.rank1", 0)])
+def test_one_process_alone_speaks(
+    rank: int,
+    file: str,
+    shown: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logger = logging.getLogger("transfer_maskrcnn")
+    before = logger.handlers[:]
+    logger.handlers.clear()
+    setup_logger.cache_clear()  # it makes the handlers of a name once
+    monkeypatch.setattr(comm, "get_rank", lambda: rank)
+    try:
+        logs = Logs()
+        logger.info("early")
+        assert not list(tmp_path.iterdir())
+        logs.write_to(str(tmp_path))
+        logger.info("late")
+        (written,) = tmp_path.iterdir()
+        assert written.name == file
+        lines = written.read_text().splitlines()
+        assert [line.rpartition(" ")[2] for line in lines] == ["early", "late"]
+        terminal = sum(type(handler) is logging.StreamHandler for handler in logger.handlers)
+        assert terminal == shown
+    finally:
+        for handler in logger.handlers[:]:
+            handler.close()
+        logger.handlers[:] = before

@@ -1,0 +1,161 @@
+"""The features that a run may have, in the order in which they take part in it.
+
+Adding one is a module of its own and a line here. Its module is imported only where the config asks
+for it: a plain training loads and runs nothing of the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from detectron2.config import CfgNode
+
+from transfer_maskrcnn.config import RunSpec
+
+if TYPE_CHECKING:
+    from detectron2.engine import HookBase
+
+    from transfer_maskrcnn.engine.trainer import TransferTrainer
+
+_PACKAGE = __name__.split(".")[0]
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One feature.
+
+    Attributes:
+        name: in the docs and tests.
+        asked: whether a resolved config has it.
+        check: "module:function" of (config, spec), which raises ConfigError where the config
+            contradicts itself; called before anything is built or moved.
+        hooks: what takes part in the training of a trainer: hooks, or None where there is nothing
+            to do after all.
+    """
+
+    name: str
+    hooks: Callable[[TransferTrainer], Sequence[HookBase | None]]
+    asked: Callable[[CfgNode], Any] = lambda cfg: True
+    check: str = ""
+
+
+def _get(place: str) -> Any:
+    module, _, names = place.partition(":")
+    return reduce(getattr, names.split("."), import_module(f"{_PACKAGE}.{module}"))
+
+
+def _from_cfg(place: str) -> Callable[[TransferTrainer], Sequence[HookBase | None]]:
+    return lambda trainer: [_get(place).from_cfg(trainer.cfg, trainer.spec)]
+
+
+def _average(trainer: TransferTrainer) -> Sequence[HookBase | None]:
+    hook = _get("engine.hooks.ema:WeightAverage").from_cfg(trainer.cfg)
+    trainer.evaluated_weights = hook.applied
+    return [hook]
+
+
+def _best(trainer: TransferTrainer) -> Sequence[HookBase | None]:
+    hook = _get("engine.hooks.stopping:BestCheckpoint").from_cfg(
+        trainer.cfg, trainer.checkpointer, trainer.evaluated_weights
+    )
+    trainer.curve.listeners.append(hook)
+    return [hook]
+
+
+def _rows_are_held(cfg: CfgNode) -> bool:
+    specs = (cfg.MODEL.TRANSFER.FREEZE, *(spec for _, spec in cfg.SOLVER.FREEZE_SCHEDULE))
+    return "all_but_novel_rows" in specs
+
+
+def _something_is_frozen(cfg: CfgNode) -> bool:
+    """Or CACHE_FEATURES says what cannot be without."""
+    keys = cfg.MODEL.TRANSFER
+    frozen = keys.FREEZE or cfg.SOLVER.FREEZE_SCHEDULE or cfg.MODEL.BACKBONE.FREEZE_AT >= 5
+    return bool(frozen or keys.CACHE_FEATURES != "auto")
+
+
+FEATURES = (
+    Feature(  # labels the training images before there is a loader
+        "pseudo-labels",
+        lambda trainer: [],
+        lambda cfg: cfg.MODEL.TRANSFER.PSEUDO_LABELS.ENABLED,
+        "incremental.pseudo_labels:check_pseudo_labels",
+    ),
+    # The weights a run begins with come first: what follows looks at them.
+    Feature("weight surgery", lambda trainer: [trainer.surgery]),
+    Feature("initial weights", lambda trainer: [_get("engine.hooks.record:InitialWeights")()]),
+    # before each iteration: what the hooks below draw belongs to it
+    Feature("step seed", _from_cfg("engine.hooks.record:StepSeed")),
+    # Freezing decides what is trained before anything is cached of it.
+    Feature(
+        "freeze schedule",
+        _from_cfg("modeling.freezing:FreezeSchedule"),
+        lambda cfg: cfg.SOLVER.FREEZE_SCHEDULE,
+    ),
+    Feature(
+        "row freezing",
+        _from_cfg("incremental.row_freezing:HoldRows"),
+        _rows_are_held,
+        "incremental.row_freezing:check_row_freezing",
+    ),
+    Feature(
+        "feature cache",
+        _from_cfg("feature_cache.hook:CacheFeatures"),
+        _something_is_frozen,
+        "feature_cache.hook:CacheFeatures.check",
+    ),
+    # The student shares what is frozen, and cached, with its teacher.
+    Feature(
+        "distillation",
+        _from_cfg("incremental.distillation:DistillSource"),
+        lambda cfg: cfg.MODEL.TRANSFER.DISTILLATION,
+        "incremental.distillation:check_distillation",
+    ),
+    Feature(
+        "L2-SP",
+        _from_cfg("engine.solver:L2SP"),
+        lambda cfg: cfg.SOLVER.L2_SP,
+        "engine.solver:L2SP.from_cfg",
+    ),
+    # The average follows each step before anything saves or evaluates it.
+    Feature(
+        "weight average",
+        _average,
+        lambda cfg: cfg.SOLVER.EMA_DECAY,
+        "engine.hooks.ema:WeightAverage.from_cfg",
+    ),
+    # detectron2's own: timer, learning rate, checkpoints, evaluation (ours in its place), writers
+    Feature("detectron2's hooks", lambda trainer: trainer.stock_hooks()),
+    Feature("cost", _from_cfg("engine.hooks.record:Cost")),
+    Feature("progress bar", _from_cfg("engine.hooks.progress:ProgressBar")),
+    # last: it may end the training, when the others have done their part of the iteration
+    Feature(
+        "best checkpoint and early stopping",
+        _best,
+        lambda cfg: cfg.TEST.BEST_METRIC or cfg.TEST.EARLY_STOPPING,
+        "engine.hooks.stopping:check_best",
+    ),
+)
+
+
+def check_features(cfg: CfgNode, spec: RunSpec) -> None:
+    """
+    Args:
+        cfg: resolved by ``spec``.
+
+    Raises:
+        ConfigError: a feature is asked for that cannot be had, or contradicts another key.
+    """
+    for feature in FEATURES:
+        if feature.check and feature.asked(cfg):
+            _get(feature.check)(cfg, spec)
+
+
+def hooks_of(trainer: TransferTrainer) -> list[HookBase | None]:
+    """The hooks of all features that the trainer's config asks for, in order."""
+    asked = (feature for feature in FEATURES if feature.asked(trainer.cfg))
+    return [hook for feature in asked for hook in feature.hooks(trainer)]
