@@ -42,8 +42,9 @@ setup(
     ],
     python_requires=">=3.10,<3.14",
     install_requires=[
-        "faster-coco-eval>=1.8",
         "fvcore>=0.1.5",  # as iopath: the sal-detectron2 wheel needs it and does not say so
+        # pycocotools does its work, slower, where there is no wheel of it
+        "hotcoco>=1.3; platform_machine in 'x86_64 AMD64 aarch64 arm64'",
         "iopath>=0.1.9",
         "jinja2>=3.0",
         "contourpy>=1.0.1",

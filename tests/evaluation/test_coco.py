@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Callable
@@ -9,15 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pycocotools.mask as mask_util
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from transfer_maskrcnn.data.registry import register_dataset
 from transfer_maskrcnn.errors import DatasetError
-from transfer_maskrcnn.evaluation.coco import InstanceEvaluator
+from transfer_maskrcnn.evaluation.coco import (
+    InstanceEvaluator,
+    evaluate_detections,
+    ground_truth,
+)
 
 WriteDataset = Callable[[str, Path], dict[str, Any]]
 
@@ -76,6 +84,46 @@ def test_an_old_ground_truth_file_is_never_used(
     (out / "stale_toy_coco_format.json").write_text("{}")
     evaluator = InstanceEvaluator("stale_toy", str(out), distributed=False)
     assert len(evaluator._coco_api.getAnnIds()) == 7
+
+
+def test_ap_is_that_of_the_users_own_file(tmp_path: Path) -> None:
+    """Boxes are not rounded: an IoU that is at a threshold would get to its other side."""
+    rng = np.random.default_rng(0)
+    PIL.Image.new("RGB", (64, 48)).save(tmp_path / "0.png")
+    truth: dict[str, Any] = {
+        "images": [{"id": 1, "file_name": "0.png", "height": 48, "width": 64}],
+        "categories": [{"id": 4, "name": "blob"}],
+        "annotations": [],
+    }
+    results = []
+    for number in range(1, 51):
+        x, y, width, height = rng.uniform([0, 0, 6, 6], [40, 30, 20, 16]).round(5).tolist()
+        corners = [[x, y, x + width, y, x + width, y + height, x, y + height]]
+        one = {"image_id": 1, "category_id": 4, "bbox": [x, y, width, height]}
+        truth["annotations"].append(
+            {**one, "id": number, "area": width * height, "iscrowd": 0, "segmentation": corners}
+        )
+        narrow = [x, y, width * float(rng.choice([0.55, 0.6, 0.65, 0.7, 0.75, 0.8])), height]
+        results.append({**one, "bbox": narrow, "score": float(rng.random())})
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps(truth))
+    name = f"own_{tmp_path.name}"
+    register_dataset(name, format="coco", annotations=path, image_root=tmp_path)
+    loaded = ground_truth(name)
+    assert [a["bbox"] for a in loaded["annotations"]] == [a["bbox"] for a in truth["annotations"]]
+    stock = COCO(str(path))
+    reference = COCOeval(stock, stock.loadRes(results), "bbox")
+    reference.evaluate()
+    reference.accumulate()
+    reference.summarize()
+    own = evaluate_detections(loaded, results, "bbox", [1, 10, 100])
+    assert 0.1 < reference.stats[0] < 0.9
+    np.testing.assert_array_equal(own.stats, reference.stats)
+
+
+def test_nothing_is_left_in_the_catalog(tmp_path: Path) -> None:
+    evaluator_of("coco_leaves_nothing", [record(objects=1)], tmp_path)
+    assert not [name for name in MetadataCatalog.list() if "coco_leaves_nothing@" in name]
 
 
 def evaluator_of(name: str, records: list[dict[str, Any]], folder: Path) -> InstanceEvaluator:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -12,26 +14,37 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.coco import convert_to_coco_dict
 from detectron2.evaluation import COCOEvaluator
-from detectron2.evaluation.coco_evaluation import instances_to_coco_json
-from detectron2.structures import Instances
+from detectron2.evaluation.coco_evaluation import COCOevalMaxDets, instances_to_coco_json
+from detectron2.structures import BoxMode, Instances
 from detectron2.utils import comm
 
 from transfer_maskrcnn.compat import evaluate_keypoints
 from transfer_maskrcnn.errors import DatasetError
-from transfer_maskrcnn.evaluation.coco_eval import evaluate_detections
 from transfer_maskrcnn.evaluation.mask_rle import EncodedMasks
+from transfer_maskrcnn.evaluation.matches import evaluate
 from transfer_maskrcnn.evaluation.proposals import ProposalRecall, write_recall
 from transfer_maskrcnn.files import write_text
 
 
 def ground_truth(dataset_name: str) -> dict[str, Any]:
     """The dataset as loaded, as a COCO json. ``area``, which decides what counts as small, medium
-    or large, is the annotation file's own where it states a credible one."""
+    or large, is the annotation file's own where it states a credible one; so are boxes, which
+    detectron2's converter would round to three decimals."""
     content: dict[str, Any] = convert_to_coco_dict(dataset_name)
     annotations = (a for d in DatasetCatalog.get(dataset_name) for a in d.get("annotations", ()))
     for written, annotation in zip(content.get("annotations", ()), annotations, strict=True):
         written["area"] = annotation.get("area", written["area"])
+        box = [float(value) for value in annotation["bbox"]]
+        if annotation["bbox_mode"] == BoxMode.XYXY_ABS:
+            box[2:] = [_side(*ends) for ends in zip(box[:2], box[2:], strict=True)]
+        written["bbox"] = box
     return content
+
+
+def _side(low: float, high: float) -> float:
+    """The side that a file stated which has ``high = low + side``: of those, it has few digits."""
+    side = round(high - low, 9)
+    return side if low + side == high else high - low
 
 
 class InstanceEvaluator(COCOEvaluator):
@@ -41,7 +54,7 @@ class InstanceEvaluator(COCOEvaluator):
     stock COCOEvaluator reads ``json_file`` instead, which counts left-out images and instances as
     missed, or an ``*_coco_format.json`` that an earlier run left in the folder, however old.
 
-    Boxes and masks are evaluated by :func:`evaluate_detections`, several times faster. Masks may
+    Boxes and masks are evaluated by :func:`evaluate_detections`, many times faster. Masks may
     come as tensors or, from FastInference, as :class:`EncodedMasks`; the results are the same.
     """
 
@@ -66,21 +79,22 @@ class InstanceEvaluator(COCOEvaluator):
         json_file = os.path.join(output_dir, f"{dataset_name}_ground_truth.json")
         write_text(json_file, json.dumps(ground_truth(dataset_name)))
         loaded = MetadataCatalog.get(dataset_name)
-        # COCOEvaluator finds the json through a metadata entry; one of its own leaves the
-        # dataset's entry as it is.
-        own_entry = f"{dataset_name}@{os.path.abspath(json_file)}"
-        if own_entry not in MetadataCatalog.list():
-            MetadataCatalog.get(own_entry).set(
-                json_file=json_file,
-                thing_classes=loaded.thing_classes,
-                thing_dataset_id_to_contiguous_id=loaded.get(
-                    "thing_dataset_id_to_contiguous_id",
-                    {i: i for i in range(len(loaded.thing_classes))},
-                ),
-            )
-        # Left on, it would log that evaluation falls back to a slow one.
-        kwargs["use_fast_impl"] = False
-        super().__init__(own_entry, output_dir=output_dir, **kwargs)
+        # COCOEvaluator finds the json through an entry of the catalog: one for this moment, which
+        # leaves the dataset's own as it is.
+        passing = f"{dataset_name}@{os.path.abspath(json_file)}"
+        MetadataCatalog.get(passing).set(
+            json_file=json_file,
+            thing_classes=loaded.thing_classes,
+            thing_dataset_id_to_contiguous_id=loaded.get(
+                "thing_dataset_id_to_contiguous_id",
+                {i: i for i in range(len(loaded.thing_classes))},
+            ),
+        )
+        try:
+            # Its fast implementation, left on, would log that evaluation falls back to a slow one.
+            super().__init__(passing, output_dir=output_dir, **{**kwargs, "use_fast_impl": False})
+        finally:
+            MetadataCatalog.remove(passing)
         self._class_places = class_places
 
     def reset(self) -> None:
@@ -153,7 +167,7 @@ class InstanceEvaluator(COCOEvaluator):
         """COCOeval of one task, summarised."""
         limits = self._max_dets_per_image
         if task == "bbox" or task == "segm":
-            return evaluate_detections(self._coco_api, results, task, limits, img_ids)
+            return evaluate_detections(self._coco_api.dataset, results, task, limits, img_ids)
         return evaluate_keypoints(
             self._coco_api,
             results,
@@ -162,6 +176,37 @@ class InstanceEvaluator(COCOEvaluator):
             img_ids=img_ids,
             max_dets_per_image=limits,
         )
+
+
+def evaluate_detections(
+    truth: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    iou_type: str,
+    max_dets: Sequence[int],
+    image_ids: Iterable[Any] | None = None,
+) -> COCOevalMaxDets:
+    """What pycocotools' COCOeval finds, in a fraction of its time; prints its summary.
+
+    Args:
+        truth, results, iou_type, image_ids: as for :func:`evaluate`.
+        max_dets: three limits of detections an image and category, as ``params.maxDets``.
+
+    Returns:
+        COCOeval after ``summarize``: ``stats`` of 12 numbers (0 to 1, or -1 where there is nothing
+        to find), ``eval`` with precision (T, R, K, A, M) and recall (T, K, A, M).
+
+    Raises:
+        DatasetError: as there.
+    """
+    evaluation = evaluate(truth, results, iou_type, max_dets, image_ids=image_ids)
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools' progress
+        evaluation.accumulate()
+    # Its own summary has other lines than the one that logs have had so far.
+    summary = COCOevalMaxDets(iouType=iou_type)
+    summary.params.maxDets = sorted(max_dets)
+    summary.eval = evaluation.eval
+    summary.summarize()
+    return summary
 
 
 def _fields(output: dict[str, Any]) -> dict[str, Any]:

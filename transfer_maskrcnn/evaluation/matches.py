@@ -9,9 +9,12 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from importlib import import_module
+from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,11 +22,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from transfer_maskrcnn.errors import DatasetError, TransferError
-from transfer_maskrcnn.files import atomic_path
+from transfer_maskrcnn.files import atomic_path, read_json
 
 GEOMETRY = {"bbox": "bbox", "segm": "segmentation"}
 #: COCO's area range "all", in square pixels
-ALL_AREAS = [0, 1e10]
+ALL_SIZES = {"all": [0.0, 1e10]}
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +106,7 @@ def _size(matches: Matches) -> str:
 def match_detections(
     ground_truth: Path, results: Path, iou_type: str, max_dets: int = 100
 ) -> Matches:
-    """Match detections to ground truth with pycocotools' COCOeval, over all object sizes.
+    """Match detections to ground truth as COCO does, over all object sizes.
 
     Args:
         ground_truth: a COCO json; InstanceEvaluator writes one.
@@ -113,115 +116,136 @@ def match_detections(
         max_dets: how many detections of a category count in an image, those of highest score.
 
     Raises:
-        DatasetError: a file is not what it should be, or the results are of other images.
-        TransferError: another ``iou_type``.
+        TransferError: a file is not what it should be, the results are of other images, or another
+            ``iou_type``.
     """
     if iou_type not in GEOMETRY:
         raise TransferError(f"IoU type {iou_type!r}: expected one of {', '.join(GEOMETRY)}")
-    truth = _read_ground_truth(ground_truth)
-    detections = _read_results(results, GEOMETRY[iou_type]) if results.exists() else []
-    digest = _digest(truth)  # first: COCOeval writes its own entries into the annotations
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = _evaluate(truth, detections, results, iou_type, max_dets)
-    return _gather(evaluation, iou_type, digest)
-
-
-def _read_json(path: Path) -> Any:
+    truth, detections = read_json(ground_truth, dict), read_json(results, list, [])
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path}: not readable as JSON ({error}); evaluate again") from error
-
-
-def _read_ground_truth(path: Path) -> dict[str, Any]:
-    content = _read_json(path)
-    if not isinstance(content, dict) or not {"images", "categories"} <= content.keys():
+        evaluation = evaluate(truth, detections, iou_type, [max_dets], ALL_SIZES)
+        return _gather(evaluation, truth, iou_type)
+    except (KeyError, TypeError, AttributeError) as error:
         raise DatasetError(
-            f"{path}: expected a COCO ground truth with 'images' and 'categories'; name the file "
-            "that evaluation wrote"
-        )
-    # convert_to_coco_dict leaves the key out where no image has an object.
-    return {"annotations": [], **content}
+            f"{results}, or {ground_truth.name}, which it is matched to, is not a file of an "
+            f"evaluation ({type(error).__name__}: {error}); evaluate again"
+        ) from error
 
 
-def _read_results(path: Path, geometry: str) -> list[dict[str, Any]]:
-    content = _read_json(path)
-    needed = {"image_id", "category_id", "score", geometry}
-    if not isinstance(content, list) or not all(
-        isinstance(d, dict) and needed <= d.keys() for d in content
-    ):
+def evaluate(
+    truth: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    iou_type: str,
+    max_dets: Sequence[int],
+    areas: Mapping[str, list[float]] | None = None,
+    image_ids: Iterable[Any] | None = None,
+) -> Any:
+    """COCOeval after ``evaluate``: hotcoco's or, where that cannot be imported, pycocotools'.
+
+    They are equal to the bit. In the one that comes back images have their places by rising id as
+    ids, and annotations and detections their places from 1 on. Nothing is printed.
+
+    Args:
+        truth: COCO ground truth; stays as it is, as do the results.
+        results: COCO results: "bbox" as XYWH in pixels, for "segm" RLEs under "segmentation".
+        iou_type: "bbox" or "segm".
+        max_dets: limits of detections an image and category.
+        areas: size -> from and to, in square pixels; None: COCO's four.
+        image_ids: images to look at; None for all.
+
+    Raises:
+        DatasetError: results of an image or a category that the ground truth does not have.
+    """
+    shape = GEOMETRY[iou_type]
+    ids = sorted(image["id"] for image in truth["images"])
+    numbers = {image: number for number, image in enumerate(ids)}  # ids may be of any kind
+    _check_known(results, "image_id", numbers)
+    _check_known(results, "category_id", {c["id"] for c in truth["categories"]})
+    keys = ("category_id", "score", shape)
+    detections = [{"image_id": numbers[r["image_id"]], **{k: r[k] for k in keys}} for r in results]
+    library = _library()
+    with contextlib.redirect_stdout(io.StringIO()):
+        reference = library.COCO()
+        reference.dataset = {
+            "images": [{**image, "id": numbers[image["id"]]} for image in truth["images"]],
+            "categories": truth["categories"],
+            "annotations": [
+                {**a, "id": place, "image_id": numbers[a["image_id"]]}
+                # where no image has an object, detectron2 leaves the key out
+                for place, a in enumerate(truth.get("annotations", ()), 1)
+            ],
+        }
+        reference.createIndex()
+        # pycocotools' loadRes cannot read an empty list.
+        found = reference.loadRes(detections) if detections else library.COCO()
+        evaluation = library.COCOeval(reference, found, iou_type)
+        params = evaluation.params
+        params.maxDets = sorted(max_dets)
+        params.catIds = sorted(c["id"] for c in truth["categories"])
+        params.imgIds = sorted(numbers[i] for i in (ids if image_ids is None else image_ids))
+        if areas is not None:
+            params.areaRng, params.areaRngLbl = list(areas.values()), list(areas)
+        evaluation.evaluate()
+    return evaluation
+
+
+def _library() -> Any:
+    try:
+        return import_module("hotcoco")
+    except ImportError:  # there is no wheel for this platform
+        return SimpleNamespace(COCO=COCO, COCOeval=COCOeval)
+
+
+def _check_known(results: Sequence[Mapping[str, Any]], key: str, known: Collection[Any]) -> None:
+    strangers = {result[key] for result in results}.difference(known)
+    if strangers:
         raise DatasetError(
-            f"{path}: expected a list of COCO results, each with {', '.join(sorted(needed))}; name "
-            "the file that evaluation wrote"
+            f"results of {key.removesuffix('_id')} {sorted(strangers, key=str)[0]!r}, and "
+            f"{len(strangers) - 1} more, that the ground truth does not have; give the ground "
+            "truth and the results of the same evaluation"
         )
-    return content
 
 
-def _digest(truth: dict[str, Any]) -> str:
+def _digest(truth: Mapping[str, Any]) -> str:
     """Of what matching reads; file names and the date of writing may differ."""
     parts = [
         [image["id"] for image in truth["images"]],
         [category["id"] for category in truth["categories"]],
-        truth["annotations"],
+        truth.get("annotations", []),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _evaluate(
-    truth: dict[str, Any],
-    detections: list[dict[str, Any]],
-    results: Path,
-    iou_type: str,
-    max_dets: int,
-) -> COCOeval:
-    reference = COCO()
-    reference.dataset = truth
-    reference.createIndex()
-    strangers = {d["image_id"] for d in detections} - reference.imgs.keys()
-    if strangers:
-        raise DatasetError(
-            f"{results}: detections in image {sorted(strangers, key=str)[0]!r}, which the ground "
-            "truth lacks; give the results of the same evaluation"
-        )
-    # loadRes cannot read an empty list.
-    found = reference.loadRes(detections) if detections else COCO()
-    evaluation = COCOeval(reference, found, iou_type)
-    evaluation.params.areaRng = [ALL_AREAS]
-    evaluation.params.areaRngLbl = ["all"]
-    evaluation.params.maxDets = [max_dets]
-    evaluation.evaluate()
-    return evaluation
-
-
-def _gather(evaluation: COCOeval, iou_type: str, digest: str) -> Matches:
+def _gather(evaluation: Any, truth: Mapping[str, Any], iou_type: str) -> Matches:
     params = evaluation.params
-    shape = (len(params.catIds), len(params.imgIds))
-    thresholds = len(params.iouThrs)
-    objects = np.zeros(shape, dtype=np.int64)
-    # An empty start, so that there is something to join where no image has a detection.
-    places, scores = [np.zeros((2, 0), dtype=np.int64)], [np.zeros(0)]
-    matched = [np.zeros((thresholds, 0), dtype=bool)]
-    ignored = [np.zeros((thresholds, 0), dtype=bool)]
-    for place, found in zip(np.ndindex(shape), evaluation.evalImgs, strict=True):
-        if found is None:  # neither ground truth nor detection
-            continue
-        objects[place] = np.count_nonzero(found["gtIgnore"] == 0)
-        places.append(np.repeat(np.array([place]).T, len(found["dtScores"]), axis=1))
-        scores.append(np.array(found["dtScores"], dtype=float))
-        matched.append(found["dtMatches"].astype(bool))
-        ignored.append(found["dtIgnore"].astype(bool))
-    (category, image), score = np.concatenate(places, axis=1), np.concatenate(scores)
-    order = np.lexsort((-score, category))  # stable, as COCO's mergesort is
+    image_ids = np.array(sorted(image["id"] for image in truth["images"]))
+    row = {category: place for place, category in enumerate(params.catIds)}
+    objects = np.zeros((len(row), len(image_ids)), dtype=np.int64)
+    # None: neither ground truth nor detection
+    per_image = [found for found in evaluation.evalImgs if found is not None]
+    places = [(row[found["category_id"]], found["image_id"]) for found in per_image]
+    for place, found in zip(places, per_image, strict=True):
+        objects[place] = len(found["gtIgnore"]) - sum(found["gtIgnore"])
+    times = [len(found["dtScores"]) for found in per_image]
+    category, image = np.repeat(np.array(places, dtype=np.int64).reshape(-1, 2), times, axis=0).T
+    score = np.fromiter(chain.from_iterable(found["dtScores"] for found in per_image), float)
+    order = np.lexsort((image, -score, category))  # stable, as COCO's mergesort is
+
+    def flags(key: str) -> np.ndarray:
+        of_thresholds = range(len(params.iouThrs))
+        values = [list(chain.from_iterable(f[key][t] for f in per_image)) for t in of_thresholds]
+        return np.array(values, dtype=bool)[:, order]
+
     return Matches(
         iou_type=iou_type,
-        ground_truth=digest,
-        image_ids=np.array(params.imgIds),
+        ground_truth=_digest(truth),
+        image_ids=image_ids,
         category_ids=np.array(params.catIds),
         iou_thresholds=np.array(params.iouThrs),
         objects=objects,
         category=category[order],
         image=image[order],
         score=score[order],
-        matched=np.concatenate(matched, axis=1)[:, order],
-        ignored=np.concatenate(ignored, axis=1)[:, order],
+        matched=flags("dtMatches"),
+        ignored=flags("dtIgnore"),
     )
