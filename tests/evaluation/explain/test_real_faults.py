@@ -50,13 +50,14 @@ def explained(
 
     def run(plant: Callable[[Any], None], *options: Any) -> dict[str, dict[str, Any]]:
         cfg = _cfg(repository, tmp_path, options)
-        classes = fit_config(cfg, eval_only=True)
+        spec = fit_config(cfg, eval_only=True)
+        cfg = spec.resolve(cfg)
         torch.manual_seed(0)
-        model = build_model(cfg)
-        load_trained_model(model, cfg.MODEL.WEIGHTS, classes)
+        model = build_model(cfg, spec)
+        load_trained_model(model, cfg.MODEL.WEIGHTS, spec.classes)
         with torch.no_grad():
             plant(model)
-        evaluate_model(cfg, fit_config(cfg, eval_only=True), model)
+        evaluate_model(cfg, spec, model)
         path = tmp_path / "inference" / dataset / "explanation.json"
         content: dict[str, dict[str, Any]] = json.loads(path.read_text())
         return content
