@@ -37,7 +37,7 @@ def test_table_and_file(
     assert f"Written to {file}" in shown
     rows = json.loads(file.read_text())["rows"]
     assert [row["row"] for row in rows] == ["few_1shot", "few_10shot"]
-    assert rows[1]["runs"] == folders[:2] and rows[1]["new"]["mean"] == 3.0
+    assert rows[1]["runs"] == folders[:2] and rows[1]["novel"]["mean"] == 3.0
 
 
 def test_boxes(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:

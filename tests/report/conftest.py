@@ -111,9 +111,7 @@ def comparison_content(fraction: float) -> Content:
     }
 
 
-def variant_content(
-    variant: str, keep: str | list[str], weights: str, share: float, rate: str
-) -> Content:
+def variant_content(variant: str, keep: str, weights: str, share: float, rate: str) -> Content:
     settings = ["SOLVER.BASE_LR", rate, "SEED", "0"]
     return {
         "name": variant,
@@ -145,9 +143,7 @@ def study_content() -> Content:
         "seeds": SEEDS,
         "variants": [
             variant_content(VARIANTS[0], "all_but_predictors", "source.pth", 0.99962, "0.01"),
-            variant_content(
-                VARIANTS[1], ["backbone.stem", "backbone.res2"], "a/file.pkl", 0.5, "0.01"
-            ),
+            variant_content(VARIANTS[1], "backbone", "a/file.pkl", 0.5, "0.01"),
             variant_content(VARIANTS[2], "random_init", "", 0.0, "0.02"),
         ],
         "runs": [run_content(*pair, seed) for pair in pairs for seed in SEEDS],
@@ -195,6 +191,10 @@ PLAN: Content = {
     "classes": [],
     "problems": [],
     "notes": ["a note"],
+    "parts": {
+        "backbone.res2": {"transferred": 90, "initialised": 0, "dropped": 0},
+        "roi_heads.box_predictor": {"transferred": 0, "initialised": 6, "dropped": 12},
+    },
     "tensors": [
         {
             "fate": fate,

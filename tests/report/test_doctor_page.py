@@ -24,7 +24,7 @@ from transfer_maskrcnn.report.doctor_plots import (
     image_sizes_picture,
     sides_picture,
 )
-from transfer_maskrcnn.report.plots import Picture
+from transfer_maskrcnn.report.page import Picture
 
 
 def pixels_of(picture: Picture | None) -> npt.NDArray[np.uint8]:

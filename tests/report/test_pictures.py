@@ -13,8 +13,8 @@ import pycocotools.mask as mask_util
 import pytest
 
 from transfer_maskrcnn.errors import TransferError
-from transfer_maskrcnn.report.pictures import comparison_tiles
-from transfer_maskrcnn.report.plots import Picture
+from transfer_maskrcnn.report.page import Picture
+from transfer_maskrcnn.report.tiles import comparison_tiles
 
 
 @pytest.fixture

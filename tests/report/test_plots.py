@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from matplotlib.artist import Artist
 
+from transfer_maskrcnn.report.page import Picture
 from transfer_maskrcnn.report.plots import (
-    Picture,
     gaps,
     legend_above,
     line,

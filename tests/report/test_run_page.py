@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from transfer_maskrcnn.errors import TransferError
-from transfer_maskrcnn.report.run_page import write_run_report
+from transfer_maskrcnn.report.run_page import read_lines, write_run_report
 
 
 def written(folder: Path) -> str:
@@ -45,9 +45,9 @@ def test_a_whole_run(whole_run: Path) -> None:
         "mask AP 19.0 41.2 no object of that size",
         'star 15.0 15.0 <b>"x"& 25.0 25.0',
         "90.0 % of the model’s parameters come from source.pth",
-        "class predictor 0 6 12",
+        "roi_heads.box_predictor 0 6 12",
         "initialised, 1 tensor, 6 parameters: new classes",
-        "backbone res2 1.3 % mask head 0 %",
+        "backbone.res2 1.3 % roi_heads.mask_head 0 %",
         "tools/train_net.py DATASETS.TRAIN '('\"'\"'a b'\"'\"',)'",  # ready to be pasted
         "seed 3 versions torch 2.14.1",
     ):
@@ -81,19 +81,30 @@ def test_without_evaluation_a_sentence_says_so(whole_run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["{", "[]", '{"keep": 3}', '{"keep": "x", "loaded_fraction": 1, "source": ""}']
+    ("name", "section"),
+    [
+        ("transfer_plan.json", "What was transferred"),
+        ("evaluation.json", "AP on shapes_val"),
+        ("drift.json", "What moved"),
+        ("run.json", "How to repeat it"),
+    ],
 )
-def test_a_damaged_plan_is_named(whole_run: Path, content: str) -> None:
-    (whole_run / "transfer_plan.json").write_text(content)
+@pytest.mark.parametrize("content", ["{", "[]", '{"keep": 3}', '{"a": [1]}'])
+def test_a_damaged_file_is_named_and_the_others_are_shown(
+    whole_run: Path, name: str, section: str, content: str
+) -> None:
+    before = sections(written(whole_run))
+    (whole_run / name).write_text(content)
     page = written(whole_run)
-    assert "transfer_plan.json is damaged; what it holds is left out." in text_of(page)
-    assert "What was transferred" not in sections(page)
+    known = content in ("{", "[]") or name in ("transfer_plan.json", "evaluation.json")
+    if known or (name == "drift.json" and "[1]" in content):  # else it may be what it says
+        assert f"{name} is damaged; what it holds is left out." in text_of(page)
+        assert sections(page) == [title for title in before if title != section]
 
 
 EVALUATIONS = [
     # COCO evaluates no masks where there is not one detection
     ({"bbox": {"AP": None, "AP50": None}}, "The model detects nothing on shapes_val."),
-    ({"bbox": {"AP": -1}, "segm": {}}, "The model detects nothing on shapes_val."),
     ({}, "The model detects nothing on shapes_val."),
     ({"bbox": {"AP": 0.0}}, "The model reaches 0.0 box AP on shapes_val."),
 ]
@@ -126,7 +137,7 @@ def test_damaged_predictions_are_named(whole_run: Path) -> None:
     path = whole_run / "inference" / "shapes_val" / "coco_instances_results.json"
     path.write_text(path.read_text()[:50])
     page = written(whole_run)
-    assert "coco_instances_results.json cannot be read as JSON" in text_of(page)
+    assert "inference/shapes_val is damaged; what it holds is left out." in text_of(page)
     assert "What the model sees on shapes_val" not in sections(page)
 
 
@@ -134,3 +145,51 @@ def test_no_run(tmp_path: Path) -> None:
     with pytest.raises(TransferError, match="holds no run"):
         write_run_report(tmp_path / "absent")
     assert list(tmp_path.iterdir()) == []
+
+
+METRICS = [
+    # lines, iteration -> total_loss, damaged lines
+    (['{"iteration": 19, "total_loss": 2}\n'], {19: 2}, 0),
+    # a resumed run repeats iterations: the last has its say
+    (
+        [
+            '{"iteration": 19, "total_loss": 2}\n',
+            '{"iteration": 39, "total_loss": 1}\n',
+            '{"iteration": 19, "total_loss": 3}\n',
+        ],
+        {19: 3, 39: 1},
+        0,
+    ),
+    # the last line was being written
+    (['{"iteration": 19, "total_loss": 2}\n', '{"iteration": 39, "to'], {19: 2}, 0),
+    # a kill and a resumed run joined two lines
+    (
+        ['{"iteration": 19, "to{"iteration": 39, "total_loss": 1}\n', '{"iteration": 59}\n'],
+        {59: None},
+        1,
+    ),
+    # neither rows nor iterations
+    (["[1]\n", '{"total_loss": 1}\n', '{"iteration": NaN}\n', "\n"], {}, 3),
+    # a diverged run's loss is there, as no number
+    (['{"iteration": 19, "total_loss": NaN}\n'], {19: "nan"}, 0),
+]
+
+
+@pytest.mark.parametrize(("lines", "expected", "lost"), METRICS)
+def test_lines(tmp_path: Path, lines: list[str], expected: dict[int, object], lost: int) -> None:
+    (tmp_path / "metrics.json").write_text("".join(lines))
+    rows, found = read_lines(tmp_path / "metrics.json")
+    values = {row["iteration"]: row.get("total_loss") for row in rows}
+    assert {i: "nan" if v != v else v for i, v in values.items()} == expected
+    assert found == lost
+
+
+def test_rows_of_one_iteration_are_one(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    path.write_text('{"iteration": 5, "lr": 1}\n{"iteration": 5, "total_loss": 2}\n')
+    assert read_lines(path) == ([{"iteration": 5, "lr": 1, "total_loss": 2}], 0)
+
+
+def test_damaged_lines_are_counted(whole_run: Path) -> None:
+    (whole_run / "metrics.json").write_bytes(b"\xff\xfe\n{}\n" + json.dumps([]).encode())
+    assert "metrics.json: 2 of its lines are damaged and left out." in text_of(written(whole_run))

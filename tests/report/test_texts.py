@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from transfer_maskrcnn.report import texts
+from transfer_maskrcnn.report.texts import drift_table, mean
 
 
 @pytest.mark.parametrize(
@@ -30,24 +31,11 @@ def test_decimal(value: float | None, digits: int, sign: bool, text: str) -> Non
         ((25.1, 32.04), False, "25.1 to 32.0"),
         ((-1.0, 2.0), True, "−1.0 to +2.0"),
         (None, False, "–"),
+        ((1.0, None), False, "–"),
     ],
 )
-def test_interval(bounds: tuple[float, float] | None, sign: bool, text: str) -> None:
+def test_interval(bounds: tuple[float, float | None] | None, sign: bool, text: str) -> None:
     assert texts.interval(bounds, sign) == text
-
-
-@pytest.mark.parametrize(
-    ("share", "text"),
-    [
-        (0.9996, "99.9 %"),  # not everything
-        (1.0, "100 %"),
-        (0.0, "0 %"),
-        (0.055, "5.5 %"),
-        (None, "–"),
-    ],
-)
-def test_percent(share: float | None, text: str) -> None:
-    assert texts.percent(share) == text
 
 
 @pytest.mark.parametrize(
@@ -65,43 +53,8 @@ def test_drift(share: float | None, text: str) -> None:
     assert texts.drift(share) == text
 
 
-@pytest.mark.parametrize(
-    ("items", "both", "one_of"),
-    [
-        ([0, 1, 2], "0, 1 and 2", "0, 1 or 2"),
-        ([0, 1], "0 and 1", "0 or 1"),
-        ([7], "7", "7"),
-        ([], "", ""),
-    ],
-)
-def test_lists(items: list[int], both: str, one_of: str) -> None:
-    assert texts.listed(items) == both
-    assert texts.either(items) == one_of
-
-
-@pytest.mark.parametrize(
-    ("number", "text"), [(1, "1 image"), (0, "0 images"), (1200, "1,200 images")]
-)
-def test_plural(number: int, text: str) -> None:
-    assert texts.plural(number, "image") == text
-
-
-def test_few_says_how_many_more() -> None:
-    assert texts.few(["a", "b", "c"], 3) == "a, b, c"
-    assert texts.few(["a", "b", "c"], 1) == "a and 2 more"
-
-
-@pytest.mark.parametrize(
-    ("name", "most", "text"),
-    [
-        ("all_but_predictors", 24, "all_but_predictors"),
-        ("backbone@imagenet_halfwidth.pkl", 13, "backbo…th.pkl"),  # both ends tell variants apart
-        ("abcd", 3, "a…d"),
-    ],
-)
-def test_short(name: str, most: int, text: str) -> None:
-    assert texts.short(name, most) == text
-    assert len(texts.short(name, most)) <= most
+def test_either() -> None:
+    assert [texts.either(range(n)) for n in (0, 1, 2, 3)] == ["", "0", "0 or 1", "0, 1 or 2"]
 
 
 @pytest.mark.parametrize(
@@ -115,48 +68,6 @@ def test_short(name: str, most: int, text: str) -> None:
 )
 def test_metric_name(metric: str, text: str) -> None:
     assert texts.metric_name(metric) == text
-
-
-@pytest.mark.parametrize(
-    ("tensor", "part"),
-    [
-        ("backbone.bottom_up.res2", "backbone res2"),
-        ("backbone.bottom_up.stem.conv1.weight", "backbone stem"),
-        ("backbone.fpn_lateral2.weight", "FPN"),
-        ("backbone.fpn", "FPN"),
-        ("backbone.net.blocks.0", "backbone"),  # a transformer has no stages
-        ("roi_heads.res5", "backbone res5"),  # C4 keeps its last stage in the heads
-        ("proposal_generator.rpn_head.conv.weight", "RPN"),
-        ("roi_heads.box_head.fc1.weight", "box head"),
-        ("roi_heads.box_predictor.cls_score", "class predictor"),
-        ("roi_heads.box_predictor.bbox_pred.bias", "box predictor"),
-        ("roi_heads.mask_head.predictor", "mask predictor"),
-        ("roi_heads.mask_head", "mask head"),
-        ("roi_heads.mask_head.mask_fcn1.weight", "mask head"),
-        ("something.else", "something.else"),
-    ],
-)
-def test_part_name(tensor: str, part: str) -> None:
-    assert texts.part_name(tensor) == part
-
-
-def test_parts_come_in_the_order_of_the_network() -> None:
-    tensors = ["x.unknown", "roi_heads.mask_head", "backbone.fpn", "backbone.bottom_up.stem"]
-    assert list(texts.named_parts(tensors).values()) == [
-        "backbone stem",
-        "FPN",
-        "mask head",
-        "x.unknown",
-    ]
-
-
-def test_parts_of_the_same_name_keep_their_own() -> None:
-    stages = ["roi_heads.box_head.0", "roi_heads.box_head.1"]
-    assert texts.named_parts([*stages, "backbone.fpn"]) == {
-        "backbone.fpn": "FPN",
-        stages[0]: stages[0],
-        stages[1]: stages[1],
-    }
 
 
 @pytest.mark.parametrize(
@@ -183,10 +94,53 @@ def test_pieces(name: str, pieces: list[str]) -> None:
         ("AP75", 20.0, "undefined"),
     ],
 )
-def test_why_undefined(figure: str, overall: float | None, why: str) -> None:
-    assert texts.why_undefined(figure, {"AP": overall}) == why
+def test_why_ap_is_undefined(figure: str, overall: float | None, why: str) -> None:
+    assert texts.ap_text(figure, {figure: None, "AP": overall}) == why
+    assert texts.ap_text(figure, {figure: 3, "AP": overall or 3}) in ("3.0", "20.0")
 
 
 def test_kept_puts_the_presets_in_words_and_leaves_prefixes() -> None:
     assert texts.kept("random_init").startswith("nothing")
     assert texts.kept("backbone.stem") == "backbone.stem"
+
+
+def brightness(colour: str) -> int:
+    return sum(int(colour[i : i + 2], 16) for i in (1, 3, 5))
+
+
+def test_the_further_the_darker() -> None:
+    distances = [0.0, 0.0005, 0.005, 0.05, 0.5]
+    table = drift_table({str(i): {"part": value} for i, value in enumerate(distances)})
+    assert table is not None
+    shades = [brightness(cell.colour) for cell in table.rows[0][1]]
+    assert shades == sorted(shades, reverse=True)
+    assert shades[0] == shades[1] == 3 * 255  # what moves less than the scale begins stays white
+    assert len(set(shades)) == 4
+
+
+def test_shades_end_where_the_scale_ends() -> None:
+    table = drift_table({"a": {"part": 1.0}, "b": {"part": 50.0}})
+    assert table is not None
+    one, fifty = table.rows[0][1]
+    assert one.colour == fifty.colour
+    assert brightness(one.colour) > 300  # dark text stays readable on it
+
+
+def test_a_part_that_one_variant_lacks() -> None:
+    table = drift_table({"a": {"roi_heads.mask_head": 0.1}, "b": {"backbone.fpn": None}})
+    assert table is not None
+    assert [(name, [cell.text for cell in cells]) for name, cells in table.rows] == [
+        ("roi_heads.mask_head", ["10 %", "–"]),
+        ("backbone.fpn", ["–", "–"]),
+    ]
+
+
+def test_nothing_known_no_table() -> None:
+    assert drift_table({"a": {}}) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"), [([1.0, None, 2.0], 1.5), ([None], None), ([], None)]
+)
+def test_mean(values: list[float | None], expected: float | None) -> None:
+    assert mean(values) == expected

@@ -223,7 +223,7 @@ def test_other_sets_are_named(odd: Files, write: Write) -> None:
 MISTAKES = [
     # evaluation.json as text, config, words
     ('{"novel_val": ', None, "cannot be read as JSON"),
-    ("[1]", None, "damaged"),
+    ("[1]", None, "holds a JSON list"),
     (json.dumps(extended(segm={"base": 1.0})), None, "damaged .KeyError: 'novel'"),
     (json.dumps(extended(base_classes=None)), None, "does not tell base and novel classes apart"),
     (json.dumps(alone()), config(extend=True), "does not tell base and novel classes apart"),

@@ -12,7 +12,7 @@ from transfer_maskrcnn.cli import parse_arguments, run_tool, tool_parser
 from transfer_maskrcnn.engine.machine import quiet_third_parties
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.report.page import REPORT_FILE
-from transfer_maskrcnn.report.study_input import STUDY_FILE
+from transfer_maskrcnn.report.study_view import STUDY_FILE
 from transfer_maskrcnn.study.design import make_design
 from transfer_maskrcnn.study.runner import visible_gpus
 from transfer_maskrcnn.study.study import run_study

@@ -18,9 +18,9 @@ from transfer_maskrcnn.report.doctor_plots import (
     image_sizes_picture,
     sides_picture,
 )
-from transfer_maskrcnn.report.page import write_page
-from transfer_maskrcnn.report.plots import Picture, looks
-from transfer_maskrcnn.report.texts import count, few, listed, plural, short
+from transfer_maskrcnn.report.page import Picture, write_page
+from transfer_maskrcnn.report.plots import looks
+from transfer_maskrcnn.report.texts import count
 from transfer_maskrcnn.report.tiles import (
     Drawn,
     Window,
@@ -29,6 +29,7 @@ from transfer_maskrcnn.report.tiles import (
     outline,
     window_around,
 )
+from transfer_maskrcnn.text import few, listed, plural, shorten
 
 _SEVERITIES = ("error", "warning", "note")  # the worst first
 _MOST_PLACES = 20
@@ -96,7 +97,7 @@ def _finding(found: Json) -> dict[str, Any]:
 
 
 def _picture_of(picture: Json, text: str, is_close: bool) -> Picture | None:
-    caption = _LONG_WORD.sub(lambda word: short(word[0], _LONGEST_WORD), text)
+    caption = _LONG_WORD.sub(lambda word: shorten(word[0], _LONGEST_WORD), text)
     if is_close:
         return close_tile(picture, caption)
     return whole_tile(picture, _colours([picture])[0], caption)
@@ -154,7 +155,7 @@ def _facts(dataset: Json) -> list[tuple[str, str]]:
 
 
 def _gallery_words(picture: Json) -> str:
-    name = short(os.path.basename(picture["file"]), _LONGEST_WORD)
+    name = shorten(os.path.basename(picture["file"]), _LONGEST_WORD)
     return f"{name}: {plural(len(picture['shapes']), 'object')}"
 
 

@@ -10,17 +10,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from transfer_maskrcnn.report.page import Picture
 from transfer_maskrcnn.report.plots import (
     INK,
     PAGE_HEIGHT,
-    Picture,
     dress,
     looks,
     page_axes,
     page_picture,
     plain,
 )
-from transfer_maskrcnn.report.texts import count, decimal, few
+from transfer_maskrcnn.report.texts import count, decimal
+from transfer_maskrcnn.text import few
 
 Floats = npt.NDArray[np.float64]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+import base64
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,26 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from transfer_maskrcnn.files import write_text
 from transfer_maskrcnn.report import texts
+from transfer_maskrcnn.text import listed, percent
 
 REPORT_FILE = "report.html"
 
 
-@lru_cache
+@dataclass(frozen=True)
+class Picture:
+    """An image within a page. ``kind``: png or jpeg; ``alt``: what it shows, in words."""
+
+    data: bytes
+    kind: str
+    alt: str
+    caption: str = ""
+
+    @property
+    def uri(self) -> str:
+        return f"data:image/{self.kind};base64,{base64.b64encode(self.data).decode('ascii')}"
+
+
+@cache
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("transfer_maskrcnn.report"),
@@ -23,7 +40,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (texts.decimal, texts.count, texts.interval, texts.percent, texts.pieces)
+    filters = (texts.decimal, texts.count, texts.interval, texts.pieces, listed, percent)
     environment.filters.update({show.__name__: show for show in filters})
     return environment
 

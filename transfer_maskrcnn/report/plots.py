@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from transfer_maskrcnn.report.texts import short
+from transfer_maskrcnn.report.page import Picture
+from transfer_maskrcnn.text import shorten
 
 INK, FAINT = "#222222", "#d9d9d9"
 PAGE_WIDTH = 5.4  # inches; shown at about 100 CSS pixels an inch
@@ -35,20 +35,6 @@ class Look:
     colour: str
     marker: str
     glyph: str
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image within a page. ``kind``: png or jpeg; ``alt``: what it shows, in words."""
-
-    data: bytes
-    kind: str
-    alt: str
-    caption: str = ""
-
-    @property
-    def uri(self) -> str:
-        return f"data:image/{self.kind};base64,{base64.b64encode(self.data).decode('ascii')}"
 
 
 def looks(names: Sequence[str]) -> dict[str, Look]:
@@ -97,7 +83,7 @@ def dress(axes: Axes, xlabel: str, ylabel: str = "", grid: str = "y") -> None:
 
 def plain(text: str, most: int = 24) -> str:
     """A name for a plot: neither too long nor read as a formula between dollars."""
-    return short(text, most).replace("$", r"\$")
+    return shorten(text, most).replace("$", r"\$")
 
 
 def legend_above(axes: Axes, entries: Sequence[tuple[str, Artist]]) -> None:

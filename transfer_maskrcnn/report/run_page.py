@@ -1,48 +1,51 @@
-"""The page of a single run."""
+"""The page of a single run, from the files of its OUTPUT_DIR: those that are there."""
 
 from __future__ import annotations
 
+import json
 import shlex
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from transfer_maskrcnn.errors import TransferError
-from transfer_maskrcnn.report.explanation_view import ExplanationView, view_explanation
-from transfer_maskrcnn.report.extension_view import (
-    ExtensionView,
-    pseudo_labels_sentence,
-    view_extension,
-)
+from transfer_maskrcnn.files import read_json
 from transfer_maskrcnn.report.page import write_page
-from transfer_maskrcnn.report.pictures import (
+from transfer_maskrcnn.report.run_sections import (
+    View,
+    losses_picture,
+    validation_picture,
+    view_explanation,
+    view_extension,
+    view_plan,
+)
+from transfer_maskrcnn.report.texts import Figures, ap_text, count, decimal, drift_table, task_name
+from transfer_maskrcnn.report.tiles import (
     DETECTION_COLOUR,
     OBJECT_COLOUR,
     Tiles,
     comparison_tiles,
 )
-from transfer_maskrcnn.report.plan_view import PlanView, view_plan
-from transfer_maskrcnn.report.run_input import RunFiles, read_run
-from transfer_maskrcnn.report.run_plots import losses_picture, validation_picture
-from transfer_maskrcnn.report.study_input import Figures
-from transfer_maskrcnn.report.tables import drift_table
-from transfer_maskrcnn.report.texts import count, decimal, listed, task_name, why_undefined
+from transfer_maskrcnn.text import listed
 
+FILES = (
+    "evaluation.json",
+    "eval_history.json",
+    "metrics.json",
+    "transfer_plan.json",
+    "run.json",
+    "drift.json",
+)
+# Of run.json, what a reader needs to repeat the run.
+_REPEAT = ("seed", "device", "machine", "precision", "threads", "processes", "versions")
 MIN_SCORE = 0.5
+_EXTENSION = "extension"  # the only part of evaluation.json that is no dataset
 _SUMMARY = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 _SIZES = {"APs": "small objects", "APm": "medium objects", "APl": "large objects"}
 
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One dataset's AP: a row a task of ``figures``, a row a class of ``tasks``."""
-
-    dataset: str
-    titles: tuple[str, ...]
-    figures: tuple[tuple[str, tuple[str, ...]], ...]
-    tasks: tuple[str, ...]
-    classes: tuple[tuple[str, tuple[str, ...]], ...]
+T = TypeVar("T")
+Row = dict[str, Any]
 
 
 def write_run_report(folder: Path) -> Path:
@@ -57,152 +60,166 @@ def write_run_report(folder: Path) -> Path:
     Raises:
         TransferError: the folder holds no file of a run.
     """
-    return write_page(folder, "run.html", _content(read_run(folder)))
+    if not any((folder / name).is_file() for name in FILES):
+        raise TransferError(
+            f"{folder} holds no run: none of {', '.join(FILES)} is there; give a run's OUTPUT_DIR"
+        )
+    return write_page(folder, "run.html", _Run(folder).view())
 
 
-def _content(run: RunFiles) -> dict[str, Any]:
-    plots = [losses_picture(run.metrics, run.curve), validation_picture(run.curve)]
-    plan, damaged = _plan(run)
-    explanations, unexplained = _explanations(run)
-    extension, unknown = _extension(run)
-    labelled, unlabelled = _pseudo_labels(run)
-    pictures, undrawn = _pictures(run.folder)
+class _Run:
+    """A run's files, as its page shows them. ``damaged``: a sentence for each that is."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self.damaged: list[str] = []
+
+    def view(self) -> View:
+        """The variables of the template."""
+        curve = self._read("eval_history.json", list, list) or []
+        plots = [losses_picture(self._losses(), curve), validation_picture(curve)]
+        nothing = {"sentences": ["This run has no evaluation: evaluation.json is missing."]}
+        evaluated = self._read("evaluation.json", dict, _evaluated) or nothing
+        manifest = self._read("run.json", dict, _manifest) or {}
+        labelled = self._read("pseudo_labels.json", dict, dict) or {}
+        tested = sorted(path for path in (self._folder / "inference").glob("*") if path.is_dir())
+        explained = [
+            self._read(f"inference/{p.name}/explanation.json", dict, partial(view_explanation, p))
+            for p in tested
+        ]
+        pictures = [
+            (p.name, self._guard(f"inference/{p.name}", partial(_tiles, p))) for p in tested
+        ]
+        return {
+            "name": self._folder.resolve().name,
+            "extension": None,
+            "evaluations": [],
+            **evaluated,
+            "cost": manifest.get("cost", ""),
+            "plots": [plot for plot in plots if plot is not None],
+            "pseudo_labels": labelled.get("sentence", ""),
+            "explanations": [view for view in explained if view],
+            "colours": {"there": OBJECT_COLOUR, "detected": DETECTION_COLOUR},
+            "plan": self._read("transfer_plan.json", dict, view_plan),
+            "moved": self._read("drift.json", dict, lambda drift: drift_table({"moved": drift})),
+            "pictures": [(name, tiles) for name, tiles in pictures if tiles],
+            "min_score": MIN_SCORE,
+            "command": manifest.get("command", ""),
+            "repeat": [*manifest.get("repeat", ()), *_config(self._folder)],
+            "damaged": self.damaged,
+        }
+
+    def _read(self, name: str, kind: type[Any], show: Callable[[Any], T | None]) -> T | None:
+        """What ``show`` makes of a file; None where there is none, or it is damaged."""
+        path = self._folder / name
+        if not path.is_file():
+            return None
+        return self._guard(name, lambda: show(read_json(path, kind)))
+
+    def _guard(self, name: str, show: Callable[[], T | None]) -> T | None:
+        try:
+            return show()
+        except (TransferError, AttributeError, LookupError, TypeError, ValueError):
+            self.damaged.append(f"{name} is damaged; what it holds is left out.")
+            return None
+
+    def _losses(self) -> list[Row]:
+        rows, lost = read_lines(self._folder / "metrics.json")
+        if lost:
+            self.damaged.append(f"metrics.json: {lost} of its lines are damaged and left out.")
+        return rows
+
+
+def read_lines(path: Path) -> tuple[list[Row], int]:
+    """The rows of detectron2's ``metrics.json``, by iteration, and how many lines are damaged.
+
+    Lines of the same iteration, as resumed runs write them, become one row; the last has its say. A
+    last line that was cut is a sign of a kill, not of damage.
+    """
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    rows: dict[int, Row] = {}
+    lost = 0
+    for line in text.splitlines(keepends=True):
+        try:
+            row = json.loads(line)
+            rows.setdefault(int(row["iteration"]), {}).update(row)
+        except (LookupError, TypeError, ValueError):
+            lost += line.endswith("\n") and bool(line.strip())
+    return [rows[iteration] for iteration in sorted(rows)], lost
+
+
+def _evaluated(content: dict[str, Any]) -> View:
+    """Of ``evaluation.json``: AP in sentences and tables, and what is known of base classes."""
+    extension = content.pop(_EXTENSION, {})
     return {
-        "name": run.folder.resolve().name,
-        "sentences": list(_sentences(run)),
-        "damaged": (*run.unreadable, *damaged, *unexplained, *unknown, *unlabelled, *undrawn),
-        "cost": _cost(run.cost),
-        "plots": [plot for plot in plots if plot is not None],
-        "extension": extension,
-        "pseudo_labels": labelled,
-        "evaluations": [_evaluation(name, tasks) for name, tasks in run.evaluation.items()],
-        "explanations": explanations,
-        "colours": {"there": OBJECT_COLOUR, "detected": DETECTION_COLOUR},
-        "plan": plan,
-        "moved": drift_table({"moved": run.drift}),
-        "pictures": pictures,
-        "min_score": MIN_SCORE,
-        "command": _command(run.environment.get("command")),
-        "repeat": _repeat(run),
+        "sentences": [_sentence(dataset, tasks) for dataset, tasks in content.items()],
+        "evaluations": [_tables(dataset, tasks) for dataset, tasks in content.items()],
+        "extension": view_extension(extension),
     }
 
 
-def _plan(run: RunFiles) -> tuple[PlanView | None, list[str]]:
-    try:
-        return view_plan(run.plan), []
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return None, ["transfer_plan.json is damaged; what it holds is left out."]
-
-
-def _extension(run: RunFiles) -> tuple[ExtensionView | None, list[str]]:
-    try:
-        return view_extension(run.extension), []
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return None, ["What evaluation.json has of base and novel classes is damaged."]
-
-
-def _pseudo_labels(run: RunFiles) -> tuple[str, list[str]]:
-    try:
-        return pseudo_labels_sentence(run.pseudo_labels), []
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return "", ["pseudo_labels.json is damaged; what it holds is left out."]
-
-
-def _explanations(run: RunFiles) -> tuple[list[ExplanationView], list[str]]:
-    found, damaged = [], []
-    for dataset, content in run.explanations.items():
-        if not content:
-            continue
-        try:
-            found.append(view_explanation(run.folder / "inference" / dataset, content))
-        except TransferError as error:
-            damaged.append(str(error))
-        except (AttributeError, LookupError, TypeError):
-            damaged.append(f"explanation.json of {dataset} is damaged; evaluate again.")
-    return found, damaged
-
-
-def _sentences(run: RunFiles) -> Iterator[str]:
-    """What the model reaches on each dataset, in a sentence."""
-    if not run.evaluation:
-        yield "This run has no evaluation: evaluation.json is missing."
-    for dataset, tasks in run.evaluation.items():
-        reached = [
-            f"{decimal(tasks[task]['AP'])} {task_name(task)} AP"
-            for task in ("segm", "bbox", "keypoints")
-            if tasks.get(task, {}).get("AP") is not None
-        ]
-        if reached:
-            yield f"The model reaches {listed(reached)} on {dataset}."
-        else:
-            yield f"The model detects nothing on {dataset}."
-
-
-def _cost(cost: Figures) -> str:
-    seconds, memory = cost.get("seconds"), cost.get("peak_memory_mb")
-    took = [f"Training took {count(seconds)} s"] if seconds is not None else []
-    used = [f"{count(memory)} MB of memory at its peak"] if memory is not None else []
-    return " and ".join(took + used) + "." if took or used else ""
-
-
-def _evaluation(dataset: str, tasks: Mapping[str, Figures]) -> Evaluation:
-    titles = [title for title in _SUMMARY if any(title in figures for figures in tasks.values())]
-    figures = [
-        (f"{task_name(task)} AP", tuple(_text(title, found) for title in titles))
-        for task, found in tasks.items()
+def _sentence(dataset: str, tasks: Mapping[str, Figures]) -> str:
+    reached = [
+        f"{decimal(tasks[task]['AP'])} {task_name(task)} AP"
+        for task in ("segm", "bbox", "keypoints")
+        if tasks.get(task, {}).get("AP") is not None
     ]
-    per_class = {task: found for task, found in tasks.items() if any(map(_is_class, found))}
-    classes = dict.fromkeys(key for found in per_class.values() for key in found if _is_class(key))
-    return Evaluation(
-        dataset,
-        tuple(f"{title} ({_SIZES[title]})" if title in _SIZES else title for title in titles),
-        tuple(figures),
-        tuple(f"{task_name(task)} AP" for task in per_class),
-        tuple(
-            (key[3:], tuple(_text(key, found) for found in per_class.values())) for key in classes
-        ),
-    )
+    if not reached:
+        return f"The model detects nothing on {dataset}."
+    return f"The model reaches {listed(reached)} on {dataset}."
 
 
-def _is_class(key: str) -> bool:
-    return key.startswith("AP-")
+def _tables(dataset: str, tasks: Mapping[str, Figures]) -> View:
+    """One dataset's AP: a row a task of ``figures``, a row a class of ``classes``."""
+    titles = [title for title in _SUMMARY if any(title in figures for figures in tasks.values())]
+    of_classes = {task: [k for k in found if k.startswith("AP-")] for task, found in tasks.items()}
+    scored = [task for task, keys in of_classes.items() if keys]
+    classes = dict.fromkeys(key for keys in of_classes.values() for key in keys)
+    return {
+        "dataset": dataset,
+        "titles": [f"{title} ({_SIZES[title]})" if title in _SIZES else title for title in titles],
+        "figures": [
+            (f"{task_name(task)} AP", [ap_text(title, found) for title in titles])
+            for task, found in tasks.items()
+        ],
+        "tasks": [f"{task_name(task)} AP" for task in scored],
+        "classes": [
+            (key.removeprefix("AP-"), [ap_text(key, tasks[task]) for task in scored])
+            for key in classes
+        ],
+    }
 
 
-def _text(key: str, figures: Figures) -> str:
-    value = figures.get(key)
-    return why_undefined(key, figures) if value is None else decimal(value)
+def _cost(cost: Mapping[str, float]) -> str:
+    seconds, memory = count(cost["seconds"]), count(cost["peak_memory_mb"])
+    return f"Training took {seconds} s and {memory} MB of memory at its peak."
 
 
-def _pictures(folder: Path) -> tuple[list[tuple[str, Tiles]], list[str]]:
-    """Dataset and sample predictions, where images, ground truth and predictions are there; and
-    what is damaged."""
-    found, damaged = [], []
-    for inference in sorted(path for path in (folder / "inference").glob("*") if path.is_dir()):
-        truth = inference / f"{inference.name}_ground_truth.json"
-        predictions = {"predictions": inference / "coco_instances_results.json"}
-        if not truth.is_file() or not predictions["predictions"].is_file():
-            continue
-        try:
-            tiles = comparison_tiles(truth, predictions, min_score=MIN_SCORE)
-        except TransferError as error:
-            damaged.append(str(error))
-        else:
-            found += [(inference.name, tiles)] if tiles is not None else []
-    return found, damaged
+def _tiles(inference: Path) -> Tiles | None:
+    """Sample predictions, where images, ground truth and predictions are there."""
+    truth = inference / f"{inference.name}_ground_truth.json"
+    predictions = {"predictions": inference / "coco_instances_results.json"}
+    if not truth.is_file() or not predictions["predictions"].is_file():
+        return None
+    return comparison_tiles(truth, predictions, min_score=MIN_SCORE)
 
 
-def _command(command: Any) -> str:
-    return shlex.join(map(str, command)) if isinstance(command, list) else str(command or "")
+def _manifest(content: dict[str, Any]) -> View:
+    """Of ``run.json``: its command, its cost, and the rest of what a reader needs to repeat it."""
+    content["seed"] = content.get("spec", {}).get("seed")
+    return {
+        "command": shlex.join(map(str, content.get("command", ()))),
+        "cost": _cost(content["cost"]) if "cost" in content else "",
+        "repeat": [(k, _words(content[k])) for k in _REPEAT if content.get(k) is not None],
+    }
 
 
-def _repeat(run: RunFiles) -> list[tuple[str, str]]:
-    """(name, words) for what ``run.json`` knows beside the command."""
-    found = []
-    for name, value in run.environment.items():
-        if isinstance(value, Mapping):
-            found.append((name, ", ".join(f"{key} {v}" for key, v in value.items())))
-        elif name != "command" and value is not None:
-            found.append((name, str(value)))
-    if (run.folder / "config.yaml").is_file():
-        found.append(("configuration", "config.yaml beside this page, complete"))
-    return found
+def _words(value: Any) -> str:
+    if not isinstance(value, Mapping):
+        return str(value)
+    return ", ".join(f"{key} {v}" for key, v in value.items())
+
+
+def _config(folder: Path) -> Iterator[tuple[str, str]]:
+    if (folder / "config.yaml").is_file():
+        yield "configuration", "config.yaml beside this page, complete"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib.artist import Artist
@@ -12,24 +11,22 @@ from matplotlib.ticker import NullLocator
 from matplotlib.transforms import ScaledTranslation, Transform
 
 from transfer_maskrcnn.files import atomic_path
+from transfer_maskrcnn.report.page import Picture
 from transfer_maskrcnn.report.plots import (
     INK,
     PAGE_HEIGHT,
-    Look,
-    Picture,
     dress,
     from_zero,
     gaps,
     legend_above,
     line,
-    looks,
     new_figure,
     page_axes,
     page_picture,
     plain,
 )
-from transfer_maskrcnn.report.study_input import Cell, Study, read_study
-from transfer_maskrcnn.report.texts import count, decimal, interval, metric_name, percent
+from transfer_maskrcnn.report.study_view import Study
+from transfer_maskrcnn.report.texts import count, decimal, interval, metric_name
 
 _FIGURE_WIDTH, _FIGURE_HEIGHT, _FIGURE_DPI = 12.0, 4.4, 100
 _NOTE = (
@@ -41,9 +38,9 @@ _NOTE = (
 def write_study_figure(folder: Path, output: Path) -> None:
     """Write the result of a comparison as one PNG, 1200 pixels wide.
 
-    From left to right: the final metric of every variant with its 95 % interval and the single seeds,
-    at the largest fraction of the images; the learning curves; where there are several fractions,
-    the metric against the number of images.
+    From left to right: the final metric of every variant with its 95 % interval and the single
+    seeds, at the largest fraction of the images; the learning curves; where there are several
+    fractions, the metric against the number of images.
 
     Args:
         folder: holds ``study.json``.
@@ -52,16 +49,16 @@ def write_study_figure(folder: Path, output: Path) -> None:
     Raises:
         TransferError: there is no readable comparison in ``folder``.
     """
-    figure = study_figure(read_study(folder))
+    figure = study_figure(Study(folder))
     with atomic_path(output) as temporary:
         figure.savefig(temporary, format="png", dpi=_FIGURE_DPI)
 
 
 def study_figure(study: Study) -> Figure:
     """The figure of :func:`write_study_figure`."""
-    fraction = max(study.fractions, default=1.0)
+    fraction = study.fractions[0]
     panels = 3 if len(study.fractions) > 1 else 2
-    height = max(_FIGURE_HEIGHT, 1.4 + 0.5 * len(study.variants))
+    height = max(_FIGURE_HEIGHT, 1.4 + 0.5 * len(study.names))
     figure = new_figure(_FIGURE_WIDTH, height)
     axes = figure.subplots(1, panels, gridspec_kw={"width_ratios": [1, 1.1, 1][:panels]})
     titles = [
@@ -84,9 +81,8 @@ def final_picture(study: Study, fraction: float) -> Picture:
     figure, axes = page_axes(_height(study))
     draw_final(axes, study, fraction)
     of_variants = "; ".join(
-        f"{variant.name} {decimal(cell.mean)} ({interval(cell.interval)})"
-        for variant in study.variants
-        if (cell := study.cells.get((variant.name, fraction)))
+        f"{cell['variant']} {decimal(cell['mean'])} ({interval(cell['interval'])})"
+        for cell in study.row(fraction)
     )
     where = study.fraction_text(fraction)
     alt = f"Final {metric_name(study.metric)} with {where}, mean and 95 % interval: {of_variants}."
@@ -99,8 +95,9 @@ def curves_picture(study: Study, fraction: float) -> Picture:
     entries = draw_curves(axes, study, fraction) + draw_reference(axes, study, fraction)
     legend_above(axes, entries)
     of_variants = "; ".join(
-        f"{cell.variant} from {decimal(cell.curve[0].mean)} to {decimal(cell.curve[-1].mean)}"
-        for cell in _with_curves(study, fraction)
+        f"{cell['variant']} from {decimal(cell['curve'][0]['mean'])} to "
+        f"{decimal(cell['curve'][-1]['mean'])}"
+        for cell in study.row(fraction)
     )
     where = study.fraction_text(fraction)
     alt = f"{metric_name(study.metric)} during training with {where}: {of_variants}."
@@ -117,38 +114,24 @@ def by_images_picture(study: Study) -> Picture:
 
 def _height(study: Study) -> float:
     # the legend above the curves needs a line for every two variants
-    return max(PAGE_HEIGHT, 0.9 + 0.48 * len(study.variants))
-
-
-def _looks(study: Study) -> dict[str, Look]:
-    return looks([variant.name for variant in study.variants])
-
-
-def _with_curves(study: Study, fraction: float) -> list[Cell]:
-    cells = (study.cells.get((variant.name, fraction)) for variant in study.variants)
-    return [cell for cell in cells if cell is not None and cell.curve]
+    return max(PAGE_HEIGHT, 0.9 + 0.48 * len(study.names))
 
 
 def draw_final(axes: Axes, study: Study, fraction: float) -> None:
     """A row a variant: the mean with its interval, and below it the single seeds."""
     above, below = (_shifted(axes, points) for points in (8, -11))
-    for row, (name, look) in enumerate(_looks(study).items()):
-        cell = study.cells.get((name, fraction))
-        if cell is None or cell.mean is None:
-            where = ("axes fraction", "data")
-            axes.annotate("no result", (0.02, row), xycoords=where, va="center", fontsize=9)
-            continue
-        if cell.interval:
-            axes.plot(cell.interval, (row, row), color=look.colour, linewidth=2.2)
-        axes.plot(cell.mean, row, look.marker, color=look.colour, markersize=8)
-        mean = decimal(cell.mean)
-        axes.text(cell.mean, row, mean, transform=above, ha="center", color=INK, fontsize=9.5)
-        values = [run.results.get(study.metric) for run in study.runs_of(name, fraction)]
+    for row, cell in enumerate(study.row(fraction)):
+        name, mean = cell["variant"], cell["mean"]
+        look = study.looks[name]
+        axes.plot(cell["interval"], (row, row), color=look.colour, linewidth=2.2)
+        axes.plot(mean, row, look.marker, color=look.colour, markersize=8)
+        axes.text(mean, row, decimal(mean), transform=above, ha="center", color=INK, fontsize=9.5)
+        values = [run["results"].get(study.metric) for run in study.runs_of(name, fraction)]
         seeds = [value for value in values if value is not None]
         axes.plot(seeds, [row] * len(seeds), ".", color=look.colour, alpha=0.75, transform=below)
     dress(axes, metric_name(study.metric), grid="x")
-    axes.set_yticks(range(len(study.variants)), [plain(variant.name) for variant in study.variants])
-    axes.set_ylim(len(study.variants) - 0.45, -0.6)
+    axes.set_yticks(range(len(study.names)), [plain(name) for name in study.names])
+    axes.set_ylim(len(study.names) - 0.45, -0.6)
     axes.set_xlim(*_final_range(study))
 
 
@@ -159,9 +142,9 @@ def _shifted(axes: Axes, points: float) -> Transform:
 
 def _final_range(study: Study) -> tuple[float, float]:
     """The x axis of the final metric, the same for all fractions, so that they can be compared."""
-    known = [run.results.get(study.metric) for run in study.runs]
+    known = [run["results"].get(study.metric) for run in study.runs]
     for cell in study.cells.values():
-        known += [cell.mean, *(cell.interval or ())]
+        known += [cell["mean"], *cell["interval"]]
     values = [value for value in known if value is not None]
     low, high = min(values, default=0), max([*values, 1])
     if low < 0.4 * high:
@@ -173,56 +156,42 @@ def _final_range(study: Study) -> tuple[float, float]:
 def draw_curves(axes: Axes, study: Study, fraction: float) -> list[tuple[str, Artist]]:
     """Means over the seeds in bands; returns the legend's entries."""
     entries: list[tuple[str, Artist]] = []
-    styles = _looks(study)
-    for cell in _with_curves(study, fraction):
-        look = styles[cell.variant]
+    for cell in study.row(fraction):
+        look, curve = study.looks[cell["variant"]], cell["curve"]
         style = {"color": look.colour, "marker": look.marker, "markersize": 4.5}
-        x = [point.iteration for point in cell.curve]
-        entries.append((plain(cell.variant), line(axes, x, [p.mean for p in cell.curve], **style)))
-        lows, highs = (gaps(getattr(p, side) for p in cell.curve) for side in ("low", "high"))
-        axes.fill_between(x, lows, highs, color=look.colour, alpha=0.15, linewidth=0)
+        x = [point["iteration"] for point in curve]
+        mean, low, high = ([p[k] for p in curve] for k in ("mean", "low", "high"))
+        entries.append((plain(cell["variant"]), line(axes, x, mean, **style)))
+        axes.fill_between(x, gaps(low), gaps(high), color=look.colour, alpha=0.15, linewidth=0)
     dress(axes, "iteration", metric_name(study.metric))
-    points = (point for cell in study.cells.values() for point in cell.curve)
-    values = [v for point in points for v in (point.mean, point.high) if v is not None]
-    axes.set_ylim(0, 1.05 * max([*values, 1]))  # of all fractions, so that they can be compared
+    highest = [point["high"] or 0 for cell in study.cells.values() for point in cell["curve"]]
+    axes.set_ylim(0, 1.05 * max(*highest, 1))  # of all fractions, so that they can be compared
     return entries
 
 
 def draw_reference(axes: Axes, study: Study, fraction: float) -> list[tuple[str, Artist]]:
     """The level that learning curves are asked to reach; returns the legend's entry."""
-    cells = _with_curves(study, fraction)
-    level = next((cell.level for cell in cells if cell.level is not None), None)
+    level = next((c["reaches"]["level"] for c in study.row(fraction) if c["reaches"]), None)
     if level is None:
         return []
     dashed = axes.axhline(level, color="#777777", linestyle=(0, (4, 3)), linewidth=1)
-    return [(f"final {plain(study.reference, 20)}", dashed)]
+    return [(f"final {plain(study.facts['reference'], 20)}", dashed)]
 
 
 def draw_by_images(axes: Axes, study: Study) -> list[tuple[str, Artist]]:
     """A point a fraction with its interval, on a logarithmic x axis; returns legend entries."""
     entries: list[tuple[str, Artist]] = []
-    size = _sizes(study)
-    for name, look in _looks(study).items():
-        cells = [study.cells.get((name, fraction)) for fraction in sorted(size)]
-        shown = [cell for cell in cells if cell is not None and cell.mean is not None]
-        x = [size[cell.fraction] for cell in shown]
+    fractions = sorted(study.fractions)
+    x = [study.images[fraction] for fraction in fractions]
+    for name, look in study.looks.items():
+        cells = [study.cells[name, fraction] for fraction in fractions]
         style = {"color": look.colour, "marker": look.marker}
-        entries.append((plain(name), line(axes, x, [cell.mean for cell in shown], **style)))
-        for cell in shown:
-            if cell.interval:
-                where = (size[cell.fraction],) * 2
-                axes.plot(where, cell.interval, color=look.colour, linewidth=1.2, alpha=0.7)
+        entries.append((plain(name), line(axes, x, [cell["mean"] for cell in cells], **style)))
+        for images, cell in zip(x, cells, strict=True):
+            axes.plot((images, images), cell["interval"], color=look.colour, lw=1.2, alpha=0.7)
     dress(axes, "training images", metric_name(study.metric))
     axes.set_xscale("log")
     axes.xaxis.set_minor_locator(NullLocator())
-    labels = [count(s) if s > 1 else percent(s) for s in size.values()]
-    axes.set_xticks(list(size.values()), labels)
+    axes.set_xticks(x, [count(images) for images in x])
     from_zero(axes)
     return entries
-
-
-def _sizes(study: Study) -> Mapping[float, float]:
-    """Fraction -> number of images; the fraction itself where their numbers are not known."""
-    fractions = study.fractions
-    counted = set(fractions) <= set(study.images)
-    return {f: study.images[f] if counted else f for f in fractions}

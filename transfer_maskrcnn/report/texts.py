@@ -1,13 +1,17 @@
-"""Numbers and names of the result files as a reader wants them."""
+"""Numbers and names of the result files as a reader of a page wants them."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from transfer_maskrcnn.text import listed
+
 UNKNOWN = "–"
+Figures = Mapping[str, float | None]  # None where the result is undefined
 
 _KEPT = {
     "random_init": "nothing: every weight starts at random",
@@ -18,23 +22,55 @@ _KEPT = {
     "class_rows": "everything; predictors class by class, by name",
 }
 _TASKS = {"bbox": "box", "segm": "mask", "keypoints": "keypoint"}
+_LEAST, _MOST = 1e-3, 1.0  # relative distances where the shades begin and end
+_MOVED = (0x7A, 0xB4, 0xDC)  # the darkest shade
 
-# In the order in which an image passes through the network; the first that fits names a tensor.
-_PARTS = [
-    *((rf"(^|\.){stage}(\.|$)", f"backbone {stage}") for stage in ("stem", "res2", "res3")),
-    *((rf"(^|\.){stage}(\.|$)", f"backbone {stage}") for stage in ("res4", "res5")),
-    (r"(^|[._])(fpn|simfp)(_|\.|$)|(^|\.)top_block(\.|$)", "FPN"),
-    (r"^backbone(\.|$)", "backbone"),
-    (r"^proposal_generator(\.|$)|(^|\.)rpn_head(\.|$)", "RPN"),
-    (r"(^|\.)box_head(\.|$)", "box head"),
-    (r"(^|\.)cls_score(\.|$)", "class predictor"),
-    (r"(^|\.)bbox_pred(\.|$)", "box predictor"),
-    (r"(^|\.)mask_head(?!\.predictor)(\.|$)", "mask head"),
-    (r"(^|\.)mask_head\.predictor(\.|$)", "mask predictor"),
-    (r"(^|\.)keypoint_head(\.|$)", "keypoint head"),
-]
-_PART_NAMES = [name for _, name in _PARTS]
-_PARTS_COMPILED = [(re.compile(pattern), name) for pattern, name in _PARTS]
+
+@dataclass(frozen=True)
+class HeatCell:
+    """A number in words, and the CSS colour behind it."""
+
+    text: str
+    colour: str = "#ffffff"
+
+
+def heat(text: str, depth: float, full: Sequence[int]) -> HeatCell:
+    """``depth`` from 0 (white) to 1 (``full``: red, green and blue)."""
+    shade = (round(255 + (dark - 255) * max(0.0, min(depth, 1.0))) for dark in full)
+    return HeatCell(text, "#" + "".join(f"{channel:02x}" for channel in shade))
+
+
+@dataclass(frozen=True)
+class HeatTable:
+    """How far each part moved: a row a part, a column an entry of ``columns``."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[HeatCell, ...]], ...]
+
+
+def drift_table(columns: Mapping[str, Figures]) -> HeatTable | None:
+    """A table of ``|final - initial| / |initial|``, shaded on a logarithmic scale.
+
+    Args:
+        columns: title -> part, as named in ``drift.json`` -> distance.
+
+    Returns:
+        None where there are no parts.
+    """
+    parts = dict.fromkeys(part for column in columns.values() for part in column)
+    rows = ((p, tuple(_moved(column.get(p)) for column in columns.values())) for p in parts)
+    return HeatTable(tuple(columns), tuple(rows)) if parts else None
+
+
+def _moved(value: float | None) -> HeatCell:
+    depth = math.log(max(value or 0, _LEAST) / _LEAST) / math.log(_MOST / _LEAST)
+    return heat(drift(value), depth, _MOVED)
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """The mean of the numbers that are there."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def decimal(value: float | None, digits: int = 1, sign: bool = False) -> str:
@@ -51,20 +87,11 @@ def count(value: float | None) -> str:
     return decimal(value, 0)
 
 
-def interval(bounds: tuple[float, float] | None, sign: bool = False) -> str:
-    """``(25.1, 32.04)`` -> "25.1 to 32.0"; None -> a dash."""
-    if bounds is None:
+def interval(bounds: Sequence[float | None] | None, sign: bool = False) -> str:
+    """``(25.1, 32.04)`` -> "25.1 to 32.0"; a dash where either bound is None."""
+    if bounds is None or None in bounds:
         return UNKNOWN
     return " to ".join(decimal(bound, 1, sign) for bound in bounds)
-
-
-def percent(share: float | None) -> str:
-    """``0.9996`` -> "99.9 %": rounded down, so that "100 %" means that nothing is missing."""
-    if share is None:
-        return UNKNOWN
-    if share == int(share):
-        return f"{share:.0%}".replace("%", " %")
-    return f"{math.floor(share * 1000) / 10:.1f} %"
 
 
 def drift(share: float | None) -> str:
@@ -77,34 +104,9 @@ def drift(share: float | None) -> str:
     return f"{share * 100:,.{min(digits, 4)}f} %"
 
 
-def listed(items: Iterable[Any]) -> str:
-    """``[0, 1, 2]`` -> "0, 1 and 2"."""
-    words = [str(item) for item in items]
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-
-
 def either(items: Iterable[Any]) -> str:
     """``[12, 24, 48]`` -> "12, 24 or 48"."""
     return " or ".join(listed(items).rsplit(" and ", 1))
-
-
-def plural(number: float, word: str) -> str:
-    """``(1, "image")`` -> "1 image", ``(1200, "image")`` -> "1,200 images"."""
-    return f"{count(number)} {word}{'' if number == 1 else 's'}"
-
-
-def few(items: Sequence[str], most: int) -> str:
-    """The first items of a list that may be long."""
-    more = f" and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(items[:most]) + more
-
-
-def short(name: str, most: int = 24) -> str:
-    """A name that is too long for a plot loses its middle."""
-    if len(name) <= most:
-        return name
-    head = (most - 1) // 2
-    return f"{name[:head]}…{name[-(most - 1 - head) :]}"
 
 
 def metric_name(metric: str) -> str:
@@ -123,39 +125,21 @@ def kept(keep: str) -> str:
     return _KEPT.get(keep, keep)
 
 
-def part_name(tensor: str) -> str:
-    """``backbone.bottom_up.res2`` -> "backbone res2"; an unknown name stays as it is."""
-    return next((name for found, name in _PARTS_COMPILED if found.search(tensor)), tensor)
-
-
-def named_parts(tensors: Iterable[str]) -> dict[str, str]:
-    """Name in a file -> name for readers, in the order of the network.
-
-    Two that would be called the same, as the stages of Cascade R-CNN, keep their own names.
-    """
-    names = {tensor: part_name(tensor) for tensor in tensors}
-    called = list(names.values())
-    ordered = sorted(names, key=lambda tensor: (part_rank(names[tensor]), tensor))
-    return {t: names[t] if called.count(names[t]) == 1 else t for t in ordered}
-
-
 def pieces(name: str) -> list[str]:
     """A long name cut where a line may break: after ``_``, ``@``, ``/``, ``.`` and ``-``."""
     return re.findall(r".*?(?:[_@/.-]+|$)", name, re.DOTALL)[:-1] or [name]
 
 
-def part_rank(name: str) -> int:
-    """Where a part lies in the network; unknown ones come last."""
-    return _PART_NAMES.index(name) if name in _PART_NAMES else len(_PART_NAMES)
-
-
-def why_undefined(figure: str, results: Mapping[str, float | None]) -> str:
-    """Why COCO has no number for a figure of one task.
+def ap_text(figure: str, results: Figures) -> str:
+    """A figure of one task, or why COCO has no number for it.
 
     Args:
         figure: "AP", "APs", "AP-star".
         results: all figures of the task; detectron2 leaves all undefined where nothing is detected.
     """
+    value = results.get(figure)
+    if value is not None:
+        return decimal(value)
     if results.get("AP") is None:
         return "nothing detected"
     if figure in ("APs", "APm", "APl"):

@@ -14,8 +14,8 @@ import yaml
 from transfer_maskrcnn.engine.hooks.eval_history import CURVE_FILE
 from transfer_maskrcnn.errors import TransferError
 from transfer_maskrcnn.evaluation.explain.facts import EVALUATION_FILE
+from transfer_maskrcnn.files import read_json
 from transfer_maskrcnn.incremental.forgetting import EXTENSION_KEY
-from transfer_maskrcnn.report.json_files import number, read_json
 from transfer_maskrcnn.surgery.load import FINAL_FILE
 
 CONFIG_FILE = "config.yaml"
@@ -118,7 +118,7 @@ def _left_to_do(folder: Path) -> str:
     """Why the run in ``folder`` is not finished; "" where it is, or was evaluated alone."""
     if not (folder / EVALUATION_FILE).is_file():
         return f"no {EVALUATION_FILE}"
-    config, curve = _config(folder), read_json(folder / CURVE_FILE)
+    config, curve = _config(folder), read_json(folder / CURVE_FILE, list, missing=[])
     try:
         if not config or not curve:
             return ""
@@ -132,7 +132,7 @@ def _left_to_do(folder: Path) -> str:
 
 
 def _read_run(folder: Path, task: str) -> RunScores:
-    content = read_json(folder / EVALUATION_FILE)
+    content = read_json(folder / EVALUATION_FILE, dict)
     config = _config(folder)
     try:
         extension = content.get(EXTENSION_KEY)
@@ -168,8 +168,8 @@ def _extended(
     found = _of_task(folder, extension, task)
     sets = extension["sets"]
     counts = int(extension["base_classes"]), int(extension["novel_classes"])
-    figures = {name: number(found[name]) for name in FIGURES if name != "forgetting"}
-    figures["forgetting"] = number((found["forgetting"] or {}).get("ap"))
+    figures = {name: found[name] for name in FIGURES if name != "forgetting"}
+    figures["forgetting"] = (found["forgetting"] or {}).get("ap")
     return ScoredOn(tuple(sets["base"]), tuple(sets["novel"]), *counts), figures
 
 
@@ -185,7 +185,7 @@ def _not_extended(
             "evaluate it with the set of the novel classes as its DATASETS.TEST"
         )
     found = _of_task(folder, content[sets[0]], task)
-    ap = number(found["AP"])
+    ap = found["AP"]
     # COCO's AP is undefined only where the model detected nothing: sets without objects are refused
     classes = None if ap is None else sum(key.startswith("AP-") for key in found) or 1
     figures = {**dict.fromkeys(FIGURES), "novel": ap or 0.0}

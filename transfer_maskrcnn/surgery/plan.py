@@ -13,7 +13,7 @@ from transfer_maskrcnn.surgery.classes import ClassMap, ClassRow, NewClassInit, 
 from transfer_maskrcnn.surgery.fates import FATES, TensorFate, decide, match
 from transfer_maskrcnn.surgery.load import SourceWeights
 from transfer_maskrcnn.surgery.norms import is_group_norm
-from transfer_maskrcnn.surgery.parts import ClassAxis, parse_keep, part_of
+from transfer_maskrcnn.surgery.parts import ClassAxis, group_of, parse_keep, part_of
 from transfer_maskrcnn.surgery.problems import Problem, Transfer, raise_all
 from transfer_maskrcnn.surgery.table import plan_table
 from transfer_maskrcnn.surgery.target import Target, describe_target
@@ -68,6 +68,21 @@ class TransferPlan:
         mine = [tensor for tensor in self.tensors if tensor.target is not None]
         return sum(t.moved for t in mine) / max(sum(t.parameters for t in mine), 1)
 
+    def parts(self) -> dict[str, dict[str, int]]:
+        """Part -> parameters that are transferred to it, initialised, and dropped by the source."""
+        parts: dict[str, dict[str, int]] = {}
+        for tensor in self.tensors:
+            sums = parts.setdefault(
+                group_of(tensor.target or tensor.source or ""),
+                {"transferred": 0, "initialised": 0, "dropped": 0},
+            )
+            if tensor.target is None:
+                sums["dropped"] += tensor.parameters
+            else:
+                sums["transferred"] += tensor.moved
+                sums["initialised"] += tensor.parameters - tensor.moved
+        return {part: sums for part, sums in parts.items() if any(sums.values())}
+
     def summary(self) -> dict[str, Any]:
         """The plan in a few plain values, for a checkpoint's metadata."""
         return {
@@ -83,7 +98,7 @@ class TransferPlan:
 
     def to_json(self) -> str:
         """Everything, readable; :meth:`from_json` gives an equal plan back."""
-        content = {"version": VERSION, **asdict(self), **self.summary()}
+        content = {"version": VERSION, **asdict(self), **self.summary(), "parts": self.parts()}
         tensors = ",\n".join(f"  {json.dumps(tensor)}" for tensor in content.pop("tensors"))
         return f'{json.dumps(content, indent=1)[:-2]},\n "tensors": [\n{tensors}\n ]\n}}\n'
 
