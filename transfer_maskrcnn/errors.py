@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class TransferError(ValueError):
@@ -24,7 +25,13 @@ class WeightFileError(TransferError):
 
 
 class TransferPlanError(TransferError):
-    """A transfer that would not do what the configuration says."""
+    """A transfer that would not do what the configuration says.
+
+    Attributes:
+        problems: what is wrong with it, each with its code, where a plan found it.
+    """
+
+    problems: Sequence[Any] = ()
 
 
 class ConfigError(TransferError):

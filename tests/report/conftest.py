@@ -190,7 +190,7 @@ PLAN: Content = {
     "loaded_fraction": 0.9,
     "classes": [],
     "problems": [],
-    "notes": ["a note"],
+    "notes": [{"code": "y", "text": "a note", "remedy": ""}],
     "parts": {
         "backbone.res2": {"transferred": 90, "initialised": 0, "dropped": 0},
         "roi_heads.box_predictor": {"transferred": 0, "initialised": 6, "dropped": 12},

@@ -57,9 +57,9 @@ def test_remarks_are_problems_and_notes(plan: Content) -> None:
 
 def test_where_the_rows_of_classes_come_from(plan: Content) -> None:
     plan["classes"] = [
-        {"target": "van", "source": "car", "how": "parent class", "averaged": []},
-        {"target": "vehicle", "source": None, "how": "class map", "averaged": ["car", "bus"]},
-        {"target": "kite", "source": None, "how": "new class", "averaged": []},
+        {"target": "van", "source": "car", "words": "parent class", "averaged": []},
+        {"target": "vehicle", "source": None, "words": "class map", "averaged": ["car", "bus"]},
+        {"target": "kite", "source": None, "words": "new class", "averaged": []},
     ]
     sources = [row[1] for row in view_plan(plan)["classes"]]
     assert sources == ["car", "mean of car, bus", "none"]

@@ -3,17 +3,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transfer_maskrcnn.surgery.classes import (
-    EQUAL,
-    FOLDED,
-    MAPPED,
-    MEAN,
-    MERGED,
-    NEW,
-    PARENT,
     ClassRow,
     match_classes,
     same_name,
 )
+from transfer_maskrcnn.surgery.words import How
 
 COCO = ["person", "traffic light", "knife", "bus", "dog"]
 
@@ -45,15 +39,15 @@ def test_same_name(a: str, b: str, expected: bool) -> None:
 
 # target class, class map, new_class_init, source class, how
 ROWS = [
-    ("dog", [], "default", "dog", EQUAL),
-    ("Dogs", [], "default", "dog", FOLDED),
-    ("pedestrian", [["person", "pedestrian"]], "default", "person", MAPPED),
+    ("dog", [], "default", "dog", How.EQUAL),
+    ("Dogs", [], "default", "dog", How.FOLDED),
+    ("pedestrian", [["person", "pedestrian"]], "default", "person", How.MAPPED),
     # a map wins over an equal name, and its own names fold too
-    ("dog", [["person", "dog"]], "default", "person", MAPPED),
-    ("pedestrian", [["Person", "Pedestrians"]], "default", "person", MAPPED),
-    ("cell", [], "default", None, NEW),
-    ("cell", [], "mean", None, MEAN),
-    ("puppy", [], "dog", "dog", PARENT),
+    ("dog", [["person", "dog"]], "default", "person", How.MAPPED),
+    ("pedestrian", [["Person", "Pedestrians"]], "default", "person", How.MAPPED),
+    ("cell", [], "default", None, How.NEW),
+    ("cell", [], "mean", None, How.MEAN),
+    ("puppy", [], "dog", "dog", How.PARENT),
 ]
 
 
@@ -64,7 +58,7 @@ def test_where_rows_come_from(
     rows, problems = match_classes(COCO, [name, "bus"], pairs, init)
     assert problems == ()
     assert (rows[0].target, rows[0].source, rows[0].how) == (name, source, how)
-    assert rows[1].how == EQUAL
+    assert rows[1].how == How.EQUAL
 
 
 def test_one_source_serves_many_targets() -> None:
@@ -78,7 +72,7 @@ def test_several_sources_of_one_target_are_averaged() -> None:
     pairs = [["knife", "thing"], ["dog", "thing"], ["knife", "thing"]]
     rows, problems = match_classes(COCO, ["thing"], pairs, "default")
     assert problems == ()
-    assert rows == (ClassRow("thing", None, MERGED, ("knife", "dog")),)
+    assert rows == (ClassRow("thing", None, How.MERGED, ("knife", "dog")),)
 
 
 def test_new_classes_start_as_their_pairs_say() -> None:
@@ -88,11 +82,11 @@ def test_new_classes_start_as_their_pairs_say() -> None:
     rows, problems = match_classes(COCO, target, pairs, init)
     assert problems == ()
     assert rows == (
-        ClassRow("van", "bus", PARENT),
-        ClassRow("kite", None, MEAN),
-        ClassRow("other", None, NEW),
-        ClassRow("thing", "knife", PARENT),
-        ClassRow("dog", "dog", EQUAL),
+        ClassRow("van", "bus", How.PARENT),
+        ClassRow("kite", None, How.MEAN),
+        ClassRow("other", None, How.NEW),
+        ClassRow("thing", "knife", How.PARENT),
+        ClassRow("dog", "dog", How.EQUAL),
     )
 
 
@@ -105,24 +99,24 @@ def test_an_ambiguous_name_is_nobodys() -> None:
 
 # class map, new_class_init, code, words of the message
 WRONG = [
-    ([["persn", "cell"]], "default", "class_map", ["'persn'", "Did you mean 'person'?"]),
-    ([["person", "nucleus"]], "default", "class_map", ["target class 'nucleus'", "'cell'"]),
-    ([["person"]], "default", "class_map", ["not a pair"]),
-    (["ab"], "default", "class_map", ["'ab', not a pair"]),
-    ([], "animal", "new_class_init", ["NEW_CLASS_INIT names the source class 'animal'"]),
+    ([["persn", "cell"]], "default", "unknown_class", ["'persn'", "Did you mean 'person'?"]),
+    ([["person", "nucleus"]], "default", "unknown_class", ["target class 'nucleus'", "'cell'"]),
+    ([["person"]], "default", "class_map_pair", ["not a pair"]),
+    (["ab"], "default", "class_map_pair", ["'ab', not a pair"]),
+    ([], "animal", "unknown_class", ["NEW_CLASS_INIT names the source class 'animal'"]),
     # pairs of NEW_CLASS_INIT
-    ([], [["cell"]], "new_class_init", ["['cell'], not a pair"]),
-    ([], [["cel", "dog"]], "new_class_init", ["target class 'cel'", "Did you mean 'cell'?"]),
-    ([], [["cell", "dg"]], "new_class_init", ["source class 'dg'", "Did you mean 'dog'?"]),
-    ([], [["bus", "dog"]], "new_class_init", ["'bus', which is not new: the source has 'bus'"]),
-    ([], [["cell", "dog"], ["cell", "mean"]], "new_class_init", ["starts 'cell' twice"]),
+    ([], [["cell"]], "class_init_pair", ["['cell'], not a pair"]),
+    ([], [["cel", "dog"]], "unknown_class", ["target class 'cel'", "Did you mean 'cell'?"]),
+    ([], [["cell", "dg"]], "unknown_class", ["source class 'dg'", "Did you mean 'dog'?"]),
+    ([], [["bus", "dog"]], "not_new", ["'bus', which is not new: the source has 'bus'"]),
+    ([], [["cell", "dog"], ["cell", "mean"]], "started_twice", ["starts 'cell' twice"]),
     ([], "default", "no_class_matches", ["no target class ('cell')", "CLASS_MAP"]),
 ]
 
 
 @pytest.mark.parametrize(("pairs", "init", "code", "words"), WRONG)
 def test_wrong_names(pairs: list, init: str | list[list[str]], code: str, words: list[str]) -> None:
-    target = ["cell"] if code != "new_class_init" else ["cell", "bus"]
+    target = ["cell", "bus"] if init != "default" else ["cell"]
     _, problems = match_classes(COCO, target, pairs, init)
     found = next(problem for problem in problems if problem.code == code)
     assert all(word in str(found) for word in words), str(found)

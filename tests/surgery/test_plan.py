@@ -143,11 +143,11 @@ PROBLEMS = [
     (lambda t: SourceWeights({}), {}, "no_weights", ["MODEL.WEIGHTS is empty", "KEEP random_init"]),
     (lambda t: renamed(t(3)), {}, "no_match", ["net.0", "backbone.bottom_up.stem.conv1.weight"]),
     # a kept part of which nothing fits
-    (lambda t: weights(t(3, width=3)), {}, "no_match", ["keeps no tensor"]),
+    (lambda t: weights(t(3, width=3)), {}, "nothing_kept", ["keeps no tensor"]),
     (
         lambda t: SourceWeights({k: v for k, v in t(3).state_dict().items() if "fpn" not in k}),
         {"keep": "backbone_fpn"},
-        "part_initialised",
+        "part_absent",
         ["asks for FPN", "has none of it"],
     ),
     (lambda t: poisoned(t(3)), {}, "not_finite", ["NaN or Inf", "backbone.fpn_lateral2.bias"]),
@@ -194,8 +194,8 @@ PROBLEMS = [
         "no_predictors",
         ["all_but_predictors"],
     ),
-    (lambda t: weights(t(3)), {**ROWS, "class_map": [["eel", "owl"]]}, "class_map", ["'eel'"]),
-    (lambda t: weights(t(3)), {**ROWS, "new_class_init": "bird"}, "new_class_init", ["'bird'"]),
+    (lambda t: weights(t(3)), {**ROWS, "class_map": [["eel", "owl"]]}, "unknown_class", ["'eel'"]),
+    (lambda t: weights(t(3)), {**ROWS, "new_class_init": "bird"}, "unknown_class", ["'bird'"]),
     # arguments without effect, words that mean nothing
     (lambda t: weights(t(3)), {"class_map": [["cat", "owl"]]}, "unused", ["CLASS_MAP only counts"]),
     (lambda t: weights(t(3)), {"new_class_init": "mean"}, "unused", ["NEW_CLASS_INIT only counts"]),
@@ -205,7 +205,7 @@ PROBLEMS = [
         "unknown_keep",
         ["'bakbone'", "Did you mean 'backbone'?"],
     ),
-    (lambda t: weights(t(3)), {"keep": ""}, "unknown_keep", ["KEEP is empty"]),
+    (lambda t: weights(t(3)), {"keep": ""}, "empty_keep", ["KEEP is empty"]),
 ]
 
 

@@ -73,7 +73,7 @@ def test_torchvision_detector_forward(build: Build) -> None:
         theirs.state_dict(), ours, keep="class_rows", classes=classes, target_classes=classes
     )
     assert plan.totals()["initialised"]["tensors"] == plan.totals()["dropped"]["tensors"] == 0
-    assert "POOLER_TYPE ROIAlign" in " ".join(plan.notes)
+    assert "POOLER_TYPE ROIAlign" in " ".join(map(str, plan.notes))
 
     image = torch.randn(1, 3, 64, 64)
     old, new = theirs.backbone(image), ours.backbone(image)

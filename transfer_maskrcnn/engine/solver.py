@@ -23,8 +23,8 @@ from transfer_maskrcnn.errors import CheckpointError, ConfigError
 from transfer_maskrcnn.modeling.freezing import names_of
 from transfer_maskrcnn.surgery.hook import PLAN_FILE
 from transfer_maskrcnn.surgery.load import load_weights
+from transfer_maskrcnn.surgery.parts import unwrapped
 from transfer_maskrcnn.surgery.plan import TransferPlan
-from transfer_maskrcnn.surgery.target import unwrapped
 
 LR_MULTIPLIERS_KEY = "SOLVER.LR_MULTIPLIERS"
 

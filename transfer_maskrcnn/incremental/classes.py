@@ -16,10 +16,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from transfer_maskrcnn.errors import ConfigError, WeightFileError, nearest
 from transfer_maskrcnn.incremental.forgetting import EXTENSION_KEY
 from transfer_maskrcnn.modeling.heads import tasks_of
-from transfer_maskrcnn.surgery.classes import find_class, fold, shown
+from transfer_maskrcnn.surgery.classes import find_class, fold
 from transfer_maskrcnn.surgery.extension import extended_classes, known_classes
 from transfer_maskrcnn.surgery.hook import began_with, load_named_source
 from transfer_maskrcnn.surgery.load import load_weights, trained_file
+from transfer_maskrcnn.text import quoted
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ def class_places(cfg: CfgNode, classes: Sequence[str], dataset: str) -> list[int
     if unknown:
         raise ConfigError(
             f"{_key_of(cfg, dataset)} {dataset!r} has the class {unknown[0]!r}, which the extended "
-            f"model lacks: it has {shown(model)}{nearest(unknown[0], model) or '.'} Name another "
+            f"model lacks: it has {quoted(model)}{nearest(unknown[0], model) or '.'} Name another "
             "set, or make the class one of these with `merge` where the set is declared. Only "
             "training on DATASETS.TRAIN adds classes; --eval-only takes them from the model in "
             "OUTPUT_DIR, or else MODEL.WEIGHTS"
@@ -95,7 +96,7 @@ def annotated_classes(cfg: CfgNode, classes: Sequence[str], *, warn: bool) -> se
         logger.warning(
             "DATASETS.TRAIN has no instance of %s; where there are some, they are taken to lack "
             "their annotation",
-            shown(listed),
+            quoted(listed),
         )
     return found
 
@@ -126,7 +127,7 @@ def fit_classes(cfg: CfgNode, *, eval_only: bool = False) -> tuple[list[str], li
         names += cfg.DATASETS.TEST_BASE
     elif cfg.DATASETS.TEST_BASE:
         raise ConfigError(
-            f"DATASETS.TEST_BASE names {shown(cfg.DATASETS.TEST_BASE)} to tell what a model "
+            f"DATASETS.TEST_BASE names {quoted(cfg.DATASETS.TEST_BASE)} to tell what a model "
             "forgot of its source's classes, but MODEL.TRANSFER.EXTEND is False, so it does not "
             "keep them; set EXTEND True with KEEP class_rows, or leave TEST_BASE empty"
         )
@@ -155,7 +156,7 @@ def _check_source_sets(cfg: CfgNode, classes: Sequence[str], tasks: Sequence[int
         if min(class_places(cfg, classes, name) or [0]) >= base:
             raise ConfigError(
                 f"DATASETS.TEST_BASE {name!r} has none of the source's classes, only novel ones "
-                f"({shown(MetadataCatalog.get(name).thing_classes)}); name a set of the source's "
+                f"({quoted(MetadataCatalog.get(name).thing_classes)}); name a set of the source's "
                 "classes, or leave it empty"
             )
 
@@ -177,7 +178,7 @@ def extend(cfg: CfgNode, dataset_classes: Sequence[str]) -> tuple[list[str], lis
     renamed = {k: v for k, v in known.items() if k != v and fold(k) == fold(v)}
     logger.info(
         "MODEL.TRANSFER.EXTEND: %d classes of %s, and novel: %s%s",
-        *(len(kept), cfg.MODEL.WEIGHTS, shown(names[len(kept) :]) or "none"),
+        *(len(kept), cfg.MODEL.WEIGHTS, quoted(names[len(kept) :]) or "none"),
         "".join(f"; {own!r} is its {base!r}" for own, base in renamed.items()),
     )
     for own, base in known.items():

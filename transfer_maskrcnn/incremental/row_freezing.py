@@ -28,9 +28,9 @@ from transfer_maskrcnn.modeling.freezing import (
     parse_phases,
     rows_per_class,
 )
-from transfer_maskrcnn.surgery.classes import shown
 from transfer_maskrcnn.surgery.hook import load_named_source
-from transfer_maskrcnn.surgery.target import unwrapped
+from transfer_maskrcnn.surgery.parts import unwrapped
+from transfer_maskrcnn.text import quoted
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def check_row_freezing(cfg: CfgNode, spec: RunSpec) -> None:
     if set(spec.classes) <= set(known):
         raise ConfigError(
             f"{key} {ALL_BUT_NOVEL_ROWS}: {cfg.MODEL.WEIGHTS} has all classes of DATASETS.TRAIN "
-            f"({shown(known)}), so nothing is left to train; use 'all_but_predictors'"
+            f"({quoted(known)}), so nothing is left to train; use 'all_but_predictors'"
         )
 
 

@@ -17,8 +17,14 @@ from torch.utils.hooks import RemovableHandle
 from transfer_maskrcnn.compat import BatchNorm, Dropout
 from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.errors import ConfigError, nearest
-from transfer_maskrcnn.surgery.parts import PRESETS, class_axes, parse_keep, part_of, under
-from transfer_maskrcnn.surgery.target import unwrapped
+from transfer_maskrcnn.surgery.parts import (
+    PRESETS,
+    class_axes,
+    parse_keep,
+    part_of,
+    under,
+    unwrapped,
+)
 
 FREEZE_KEY = "MODEL.TRANSFER.FREEZE"
 FREEZE_SCHEDULE_KEY = "SOLVER.FREEZE_SCHEDULE"

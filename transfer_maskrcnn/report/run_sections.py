@@ -88,8 +88,10 @@ def view_plan(plan: Json) -> View:
                 groups.items(), key=lambda group: list(_FATES).index(group[0][0])
             )
         ],
-        "classes": [(row["target"], _source(row), row["how"]) for row in plan["classes"]],
-        "remarks": [*(f"{p['text']} {p['remedy']}" for p in plan["problems"]), *plan["notes"]],
+        "classes": [(row["target"], _source(row), row["words"]) for row in plan["classes"]],
+        "remarks": [
+            f"{p['text']} {p['remedy']}".strip() for p in (*plan["problems"], *plan["notes"])
+        ],
     }
 
 

@@ -20,8 +20,8 @@ from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.incremental.classes import check_dataset
 from transfer_maskrcnn.study.variants import Variant, parse_variant
-from transfer_maskrcnn.surgery.classes import shown
 from transfer_maskrcnn.surgery.hook import plan_of_config
+from transfer_maskrcnn.text import quoted
 
 CURVE_SHARES = (0, 1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of the iterations, beside the last
 SET_BY_THE_STUDY = (
@@ -181,8 +181,8 @@ def _check_classes(design: Design) -> None:
     if learnt != tested:
         raise ConfigError(
             f"--variants: MODEL.TRANSFER.EXTEND is for class_rows alone, and {others[0]} learns only "
-            f"the classes of DATASETS.TRAIN {train!r} ({shown(learnt)}); DATASETS.TEST {test!r} "
-            f"has others ({shown(tested)}), on which the variants cannot be compared. Test on a set of "
+            f"the classes of DATASETS.TRAIN {train!r} ({quoted(learnt)}); DATASETS.TEST {test!r} "
+            f"has others ({quoted(tested)}), on which the variants cannot be compared. Test on a set of "
             "the same classes, in the same order, as DATASETS.TRAIN; or name variants class_rows@FILE "
             "alone"
         )

@@ -6,13 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from transfer_maskrcnn.errors import TransferPlanError
-from transfer_maskrcnn.surgery.classes import MEAN, MERGED
-from transfer_maskrcnn.surgery.fates import TensorFate
+from transfer_maskrcnn.surgery.fates import TensorFate, align
 from transfer_maskrcnn.surgery.fresh import fresh_tensor
 from transfer_maskrcnn.surgery.load import SourceWeights
-from transfer_maskrcnn.surgery.parts import ClassAxis, align, part_of
+from transfer_maskrcnn.surgery.parts import ClassAxis, part_of, unwrapped
 from transfer_maskrcnn.surgery.plan import TransferPlan
-from transfer_maskrcnn.surgery.target import unwrapped
+from transfer_maskrcnn.surgery.words import How
 
 
 def apply_plan(plan: TransferPlan, source: SourceWeights, model: nn.Module) -> tuple[str, ...]:
@@ -128,7 +127,7 @@ def _pick(source: Tensor, size: int, axis: ClassAxis, plan: TransferPlan) -> tup
         take.append(source.shape[axis.axis] - axis.after + i)
         place.append(size - axis.after + i)
     picked = [source.index_select(axis.axis, torch.tensor(take, dtype=torch.long))]
-    means = [(i, row) for i, row in enumerate(plan.classes) if row.how in (MEAN, MERGED)]
+    means = [(i, row) for i, row in enumerate(plan.classes) if row.how in (How.MEAN, How.MERGED)]
     if means:
         picked[0] = picked[0].float()
         whole = source.narrow(axis.axis, axis.before, axis.per_class * len(names)).float()

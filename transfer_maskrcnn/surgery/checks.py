@@ -1,44 +1,60 @@
-"""Everything that strict mode refuses, each with its remedy. Nothing is raised here."""
+"""Everything that strict mode refuses, as values. Nothing is raised here."""
+
+from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from transfer_maskrcnn.surgery.backbone import backbone_problem
-from transfer_maskrcnn.surgery.class_checks import (
-    class_counts,
-    class_names,
-    rows_apart,
-    unused_class_arguments,
-)
-from transfer_maskrcnn.surgery.fates import TensorFate
+from transfer_maskrcnn.surgery.fates import Matching, TensorFate
+from transfer_maskrcnn.surgery.load import SourceWeights
 from transfer_maskrcnn.surgery.parts import PRESETS, group_of, is_statistic, part_of, under
-from transfer_maskrcnn.surgery.problems import Problem, Transfer, shown_keep
+from transfer_maskrcnn.surgery.words import Code, Problem, Reason
+from transfer_maskrcnn.text import few
 
-FAIR_START = (
-    "MODEL.BACKBONE.FREEZE_AT 0, MODEL.RESNETS.NORM GN and MODEL.PIXEL_STD [57.375, 57.12, 58.395]"
-)
+_BLOCK = re.compile(r"(?:^|\.)res([2-5])\.(\d+)\.(conv[123]|shortcut)\.weight$")
+_DEPTHS: dict[tuple[object, ...], int] = {
+    ("basic", 2, 2, 2, 2): 18,
+    ("basic", 3, 4, 6, 3): 34,
+    ("bottleneck", 3, 4, 6, 3): 50,
+    ("bottleneck", 3, 4, 23, 3): 101,
+    ("bottleneck", 3, 8, 36, 3): 152,
+}
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What the checks look at: the asker's arguments, both sides, and the decided fates."""
+
+    source: SourceWeights
+    matching: Matching
+    fates: Sequence[TensorFate]
+    target_classes: tuple[str, ...] | None
+    class_map: Sequence[Sequence[str]]
+    new_class_init: str | Sequence[Sequence[str]]
+
+    @property
+    def keep(self) -> str | list[str]:
+        """KEEP, as data."""
+        keep = self.matching.keep
+        return keep if isinstance(keep, str) else list(keep)
+
+    def of(self, *codes: Reason) -> list[TensorFate]:
+        """The target's tensors that have one of these reasons."""
+        return [fate for fate in self.fates if fate.target and fate.code in codes]
 
 
 def find_problems(transfer: Transfer) -> tuple[Problem, ...]:
     """Runs every check; a check that would only repeat an earlier one's cause says nothing."""
-    checks: list[Callable[[Transfer], Iterator[Problem]]] = [
-        _nothing_to_keep,
-        _unknown_prefixes,
-        _another_backbone,
-        _parts_left_out,
-        _shapes,
-        _norms,
-        class_names,
-        class_counts,
-        rows_apart,
-        unused_class_arguments,
-        _input_convention,
-        _not_finite,
-        _frozen_random,
-    ]
+    checks = (
+        *(_nothing_to_keep, _unknown_prefixes, _another_backbone, _parts_left_out, _shapes, _norms),
+        *(_class_names, _class_counts, _rows_apart, _unused_class_arguments),
+        *(_input_convention, _not_finite, _frozen_random),
+    )
     return tuple(problem for check in checks for problem in check(transfer))
 
 
@@ -47,57 +63,99 @@ def _moves(t: Transfer) -> bool:
 
 
 def _nothing_to_keep(t: Transfer) -> Iterator[Problem]:
-    keep = t.matching.keep
-    if keep == "random_init" or _moves(t):
+    if t.keep == "random_init" or _moves(t):
         return
+    path = t.source.path
     if not t.source.tensors:
-        yield Problem(
-            "no_weights",
-            f"MODEL.WEIGHTS is empty: there is nothing to keep, and KEEP is {shown_keep(keep)}.",
-            "Name a weight file, or say MODEL.TRANSFER.KEEP random_init to train from nothing.",
-        )
+        yield Problem(Code.NO_WEIGHTS, {"keep": t.keep})
     elif not t.matching.partner:
         here, there = list(t.matching.target.tensors)[:3], list(t.source.tensors)[:3]
-        yield Problem(
-            "no_match",
-            f"No tensor of {t.source.path} matches the model: the file has {', '.join(there)}; the "
-            f"model has {', '.join(here)}.",
-            "Check that MODEL.WEIGHTS is a detector or ResNet backbone and that the config builds the "
-            "same kind of model.",
-        )
+        yield Problem(Code.NO_MATCH, {"path": path, "there": there, "here": here})
     else:
-        yield Problem(
-            "no_match",
-            f"KEEP {shown_keep(keep)} keeps no tensor of {t.source.path}.",
-            "Choose another preset, or weights that have these parts.",
-        )
+        yield Problem(Code.NOTHING_KEPT, {"keep": t.keep, "path": path})
 
 
 def _unknown_prefixes(t: Transfer) -> Iterator[Problem]:
-    keep = t.matching.keep
-    if isinstance(keep, str):
+    if isinstance(t.keep, str):
         return
     names = list(t.matching.target.tensors)
     modules = {n.rpartition(".")[0] for n in names} | {group_of(n) for n in names}
-    for prefix in keep:
+    for prefix in t.keep:
         if not any(under(name, prefix) for name in names):
             near = difflib.get_close_matches(prefix, [*PRESETS, *sorted(modules)], n=1)
-            yield Problem(
-                "unknown_keep",
-                f"KEEP {prefix!r} is no module of the model.",
-                (f"Did you mean {near[0]!r}? " if near else "")
-                + f"The presets are {', '.join(PRESETS)}; anything else is a module prefix like "
-                "backbone.bottom_up.",
-            )
-    if not keep:
-        yield Problem("unknown_keep", "KEEP is empty.", f"Use one of {', '.join(PRESETS)}.")
+            yield Problem(Code.UNKNOWN_KEEP, {"prefix": prefix, "near": near[0] if near else None})
+    if not t.keep:
+        yield Problem(Code.EMPTY_KEEP)
 
 
 def _another_backbone(t: Transfer) -> Iterator[Problem]:
-    if t.matching.keep != "random_init" and t.source.tensors:
-        problem = backbone_problem(t.source.tensors, t.matching.target.tensors)
-        if problem is not None:
-            yield problem
+    if t.keep == "random_init" or not t.source.tensors:
+        return
+    a, b = _backbone(t.source.tensors), _backbone(t.matching.target.tensors)
+    if a is None or b is None:
+        return
+    common = min(len(a.blocks), len(b.blocks))
+    differences, keys = [], []
+    if (a.kind, a.blocks[:common]) != (b.kind, b.blocks[:common]):
+        differences.append(["depth", a.name, b.name])
+        keys += [f"MODEL.RESNETS.DEPTH {a.depth}"] if a.depth else []
+    groups = a.inner // max(a.group_width, 1)
+    for what, old, new, key in (
+        ("stem width", a.stem, b.stem, f"STEM_OUT_CHANNELS {a.stem}"),
+        ("block width", a.res2_out, b.res2_out, f"RES2_OUT_CHANNELS {a.res2_out}"),
+        ("inner width", a.inner, b.inner, f"WIDTH_PER_GROUP {a.inner // max(groups, 1)}"),
+        ("width of a group", a.group_width, b.group_width, f"NUM_GROUPS {groups}"),
+    ):
+        if old != new:
+            differences.append([what, f"{old} channels", str(new)])
+            keys.append(f"MODEL.RESNETS.{key}")
+    if differences:
+        yield Problem(Code.BACKBONE_DIFFERS, {"differences": differences, "keys": keys})
+
+
+@dataclass(frozen=True)
+class _Backbone:
+    """A ResNet's outline: blocks of res2..res5 and the channels of its stem, blocks and groups."""
+
+    kind: str
+    blocks: tuple[int, ...]
+    stem: int
+    res2_out: int
+    inner: int
+    group_width: int
+
+    @property
+    def depth(self) -> int | None:
+        return _DEPTHS.get((self.kind, *self.blocks))
+
+    @property
+    def name(self) -> str:
+        blocks = "-".join(map(str, self.blocks))
+        return (
+            f"ResNet-{self.depth}" if self.depth else f"a ResNet with {blocks} {self.kind} blocks"
+        )
+
+
+def _backbone(tensors: Mapping[str, Tensor]) -> _Backbone | None:
+    """Returns None where there is no ResNet of detectron2's form."""
+    blocks: dict[int, int] = {}
+    first: dict[str, tuple[int, ...]] = {}
+    stem = 0
+    for name, tensor in tensors.items():
+        if part_of(name) != "backbone":
+            continue
+        if re.search(r"(?:^|\.)stem\.conv1\.weight$", name) and tensor.dim():
+            stem = tensor.shape[0]
+        if (found := _BLOCK.search(name)) and tensor.dim() == 4:
+            stage, block = int(found[1]), int(found[2])
+            blocks[stage] = max(blocks.get(stage, 0), block + 1)
+            if (stage, block) == (2, 0):
+                first[found[3]] = tuple(tensor.shape)
+    if "conv2" not in first or "conv1" not in first:
+        return None
+    kind, last = ("bottleneck" if "conv3" in first else "basic"), first.get("conv3", first["conv2"])
+    counts = tuple(blocks[stage] for stage in sorted(blocks))
+    return _Backbone(kind, counts, stem, last[0], first["conv1"][0], first["conv2"][1])
 
 
 def _parts_left_out(t: Transfer) -> Iterator[Problem]:
@@ -105,63 +163,93 @@ def _parts_left_out(t: Transfer) -> Iterator[Problem]:
     source has (a backbone has no mask head); a lower preset or a prefix names what it wants."""
     if not _moves(t):
         return
-    keep = t.matching.keep
+    keep = t.keep
+    preset = isinstance(keep, str)
     named = not isinstance(keep, str) or keep.startswith("backbone")
-    wanted = keep if not isinstance(keep, str) else PRESETS[keep]
-    for part in wanted:
-        inside = [f for f in t.fates if f.target and _in(part, f.target, keep)]
-        inside = [f for f in inside if part_of(f.target or "") not in ("settings", "predictors")]
+    for part in PRESETS[keep] if isinstance(keep, str) else keep:
+        inside = [
+            fate
+            for fate in t.fates
+            if fate.target
+            and (part_of(fate.target) == part if preset else under(fate.target, part))
+            and part_of(fate.target) not in ("settings", "predictors")
+        ]
         missing = bool(inside) and all(f.fate == "initialised" for f in inside)
         has = part in t.matching.source_parts
         if missing and (named or has or part == "backbone"):
-            why = "differs there" if has else "has none of it"
-            yield Problem(
-                "part_initialised",
-                f"KEEP {shown_keep(keep)} asks for {part}, but all of its {len(inside)} tensors "
-                f"stay initialised: the source {why} (first: {inside[0].reason}).",
-                "Build this part as the source has it, or choose a KEEP without it.",
-            )
-
-
-def _in(part: str, name: str, keep: str | tuple[str, ...]) -> bool:
-    return part_of(name) == part if isinstance(keep, str) else under(name, part)
+            data = {"keep": keep, "part": part, "count": len(inside), "first": inside[0].reason}
+            yield Problem(Code.PART_INITIALISED if has else Code.PART_ABSENT, data)
 
 
 def _shapes(t: Transfer) -> Iterator[Problem]:
-    if any(_another_backbone(t)):
-        unfit = [f for f in _unfit(t) if part_of(f.target or "") not in ("backbone", "FPN")]
-    else:
-        unfit = list(_unfit(t))
+    told: tuple[str, ...] = ("backbone", "FPN") if any(_another_backbone(t)) else ()
+    told += ("predictors",) if t.keep == "class_rows" else ()
+    unfit = [f for f in t.of(Reason.SHAPES) if part_of(f.target or "") not in told]
     if unfit:
         listed = "; ".join(f"{f.target}: {f.reason}" for f in unfit[:4])
         more = f" and {len(unfit) - 4} more" if len(unfit) > 4 else ""
-        yield Problem(
-            "shape_mismatch",
-            f"{len(unfit)} tensors that KEEP asks for do not fit: {listed}{more}.",
-            "Give the config the source's channels and anchors, or a KEEP without this part.",
-        )
-
-
-def _unfit(t: Transfer) -> Iterator[TensorFate]:
-    by_name = t.matching.keep == "class_rows"
-    for fate in t.fates:
-        if fate.target is None or not fate.reason.startswith("shapes differ"):
-            continue
-        if part_of(fate.target) != "predictors" or not by_name:
-            yield fate
+        yield Problem(Code.SHAPE_MISMATCH, {"count": len(unfit), "listed": listed + more})
 
 
 def _norms(t: Transfer) -> Iterator[Problem]:
-    clashes = [f for f in t.fates if f.target and f.reason.startswith("norms differ")]
+    clashes = t.of(Reason.NORMS, Reason.FUSED)
     if clashes:
         groups = list(dict.fromkeys(group_of(f.target or "") for f in clashes))
+        yield Problem(Code.NORMS_DIFFER, {"groups": groups[:5], "reason": clashes[0].reason})
+
+
+def _class_names(t: Transfer) -> Iterator[Problem]:
+    """Predictors kept whole go by position, and only names say what a position means."""
+    if t.keep == "class_rows":
+        yield from _unknown_names(t)
+        return
+    whole = [f.target for f in t.fates if f.target and f.fate == "kept" and _by_class(t, f.target)]
+    old, new = t.source.classes, t.target_classes
+    if whole and (old is None or new is None or old != new):
+        data = {"keep": t.keep, "first": whole[0], "more": len(whole) - 1}
         yield Problem(
-            "norms_differ",
-            f"In {', '.join(groups[:5])} the {clashes[0].reason}: scale and shift mean something "
-            "else there.",
-            "Set MODEL.RESNETS.NORM (MODEL.FPN.NORM, ROI_*_HEAD.NORM) to the source's kind, or "
-            "take weights trained with the target's.",
+            Code.CLASS_NAMES, {**data, "old": old and list(old), "new": new and list(new)}
         )
+
+
+def _by_class(t: Transfer, name: str) -> bool:
+    columns = ".point_head." in name and name.endswith("weight") and not isinstance(t.keep, str)
+    return part_of(name) == "predictors" or columns
+
+
+def _unknown_names(t: Transfer) -> Iterator[Problem]:
+    if "predictors" not in t.matching.source_parts:
+        yield Problem(Code.NO_PREDICTORS)
+        return
+    if t.source.classes is None:
+        yield Problem(Code.UNKNOWN_SOURCE_CLASSES, {"path": t.source.path})
+    if t.target_classes is None:
+        yield Problem(Code.UNKNOWN_TARGET_CLASSES)
+
+
+def _class_counts(t: Transfer) -> Iterator[Problem]:
+    sides = (("source", t.source.classes), ("target", t.target_classes))
+    for (side, names), rows in zip(sides, t.matching.counts, strict=True):
+        if names is not None and rows and len(names) != rows:
+            data = {"side": side, "count": len(names), "names": list(names), "rows": rows}
+            yield Problem(Code.CLASS_COUNT, data)
+
+
+def _rows_apart(t: Transfer) -> Iterator[Problem]:
+    """Classifier, regressor and mask rows move together or not at all."""
+    if t.keep != "class_rows" or not any(f.fate == "rows" for f in t.fates):
+        return
+    apart = [f for f in t.of(Reason.SHAPES) if part_of(f.target or "") == "predictors"]
+    if apart:
+        listed = few([f.target or "" for f in apart], 1)
+        yield Problem(Code.ROWS_APART, {"listed": listed, "reason": apart[0].reason})
+
+
+def _unused_class_arguments(t: Transfer) -> Iterator[Problem]:
+    init = () if t.new_class_init == "default" else t.new_class_init
+    used = [k for k, v in (("CLASS_MAP", t.class_map), ("NEW_CLASS_INIT", init)) if v]
+    if used and t.keep != "class_rows":
+        yield Problem(Code.UNUSED, {"keys": used, "keep": t.keep})
 
 
 def _input_convention(t: Transfer) -> Iterator[Problem]:
@@ -174,13 +262,13 @@ def _input_convention(t: Transfer) -> Iterator[Problem]:
         if backbone and key in settings and not _same(settings[key], value)
     }
     if wrong:
-        has = ", ".join(f"{key} {settings[key]}" for key in wrong)
-        needs = " ".join(f"{key} {str(v).replace(' ', '')}" for key, v in wrong.items())
-        yield Problem(
-            "input_differs",
-            f"The source's backbone was trained for other input or strides: the model has {has}.",
-            f"Set {needs}.",
-        )
+        has = [f"{key} {settings[key]}" for key in wrong]
+        yield Problem(Code.INPUT_DIFFERS, {"has": has, "needs": as_options(wrong)})
+
+
+def as_options(settings: Mapping[str, object]) -> str:
+    """Keys and values as they are typed on a command line."""
+    return " ".join(f"{key} {str(value).replace(' ', '')}" for key, value in settings.items())
 
 
 def _same(a: object, b: object) -> bool:
@@ -190,17 +278,10 @@ def _same(a: object, b: object) -> bool:
 
 
 def _not_finite(t: Transfer) -> Iterator[Problem]:
-    bad = [
-        f.source
-        for f in t.fates
-        if f.source and f.fate in ("kept", "rows") and not _finite(t.source.tensors[f.source])
-    ]
+    moved = [f.source for f in t.fates if f.source and f.fate in ("kept", "rows")]
+    bad = [name for name in moved if not _finite(t.source.tensors[name])]
     if bad:
-        yield Problem(
-            "not_finite",
-            f"{len(bad)} tensors of the source hold NaN or Inf: {', '.join(bad[:4])}.",
-            "Training that wrote them diverged; take an earlier checkpoint.",
-        )
+        yield Problem(Code.NOT_FINITE, {"count": len(bad), "names": bad[:4]})
 
 
 def _finite(tensor: Tensor) -> bool:
@@ -217,20 +298,10 @@ def _frozen_random(t: Transfer) -> Iterator[Problem]:
     random = {f.target: f for f in t.fates if f.target and f.fate == "initialised"}
     frozen = [f for name, f in random.items() if name in target.frozen and not is_statistic(name)]
     norms = [n for n in target.frozen_norms if f"{n}.weight" in random and _conv(n) in random]
-    if not frozen and not norms:
-        return
-    parts = []
-    if frozen:
-        groups = ", ".join(dict.fromkeys(group_of(f.target or "") for f in frozen))
+    if frozen or norms:
+        groups = list(dict.fromkeys(group_of(f.target or "") for f in frozen))
         count = sum(f.parameters for f in frozen)
-        parts.append(f"{count:,} random parameters are about to be frozen ({groups})")
-    if norms:
-        parts.append(f"{len(norms)} FrozenBN layers have no statistics and never learn any")
-    yield Problem(
-        "frozen_random",
-        f"{' and '.join(parts)}: training cannot mend them, and the loss may overflow at once.",
-        f"Keep a pretrained backbone, or train it too: {FAIR_START}.",
-    )
+        yield Problem(Code.FROZEN_RANDOM, {"count": count, "groups": groups, "norms": len(norms)})
 
 
 def _conv(norm: str) -> str:

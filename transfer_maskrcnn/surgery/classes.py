@@ -6,30 +6,22 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from transfer_maskrcnn.surgery.problems import Problem
+from transfer_maskrcnn.surgery.words import Code, How, Problem
 
 ClassMap = Sequence[Sequence[str]]
 NewClassInit = str | Sequence[Sequence[str]]  # of all new classes, or (new class, init) pairs
-
-EQUAL = "equal name"
-FOLDED = "equal but for case, space, underscore or plural"
-MAPPED = "class map"
-MERGED = "class map of several"
-PARENT = "parent class"
-MEAN = "mean of all source rows"
-NEW = "new class, as detectron2 initialises it"
 
 
 @dataclass(frozen=True)
 class ClassRow:
     """Where one target class gets its rows: a source class, or none (``source`` is None).
 
-    ``averaged`` names the source classes of which the rows are the mean, where ``how`` is MERGED.
+    ``averaged`` names the source classes of which the rows are the mean, where ``how`` is ``How.MERGED``.
     """
 
     target: str
     source: str | None
-    how: str
+    how: How
     averaged: tuple[str, ...] = ()
 
 
@@ -79,15 +71,16 @@ def match_classes(
         if name in started:
             rows.append(started[name])
         elif len(parents := mapped.get(name, ())) > 1:
-            rows.append(ClassRow(name, None, MERGED, tuple(parents)))
+            rows.append(ClassRow(name, None, How.MERGED, tuple(parents)))
         elif parents:
-            rows.append(ClassRow(name, parents[0], MAPPED))
+            rows.append(ClassRow(name, parents[0], How.MAPPED))
         elif found is not None:
-            rows.append(ClassRow(name, found, EQUAL if found == name else FOLDED))
+            rows.append(ClassRow(name, found, How.EQUAL if found == name else How.FOLDED))
         else:
             rows.append(replace(fallback, target=name))
-    if all(row.how in (MEAN, NEW) for row in rows):
-        problems.append(_no_match(source, target))
+    if all(row.how in (How.MEAN, How.NEW) for row in rows):
+        data = {"old": list(source), "new": list(target)}
+        problems.append(Problem(Code.NO_CLASS_MATCHES, data))
     return tuple(rows), tuple(problems)
 
 
@@ -99,13 +92,7 @@ def _mapped(
     problems = []
     for pair in class_map:
         if len(pair) != 2 or isinstance(pair, str):
-            problems.append(
-                Problem(
-                    "class_map",
-                    f"CLASS_MAP holds {pair!r}, not a pair of names.",
-                    'Write pairs of source and target class: [["person", "pedestrian"]].',
-                )
-            )
+            problems.append(Problem(Code.CLASS_MAP_PAIR, {"pair": pair}))
             continue
         old, new = find_class(pair[0], source), find_class(pair[1], target)
         if old is None:
@@ -126,7 +113,7 @@ def new_rows(
         target class -> its row; the row of new classes that are not named, its target ""; and what
         is wrong with the names.
     """
-    fallback = ClassRow("", None, NEW)
+    fallback = ClassRow("", None, How.NEW)
     if isinstance(init, str):
         row, problem = _start("", init, source)
         return {}, row or fallback, [problem] if problem else []
@@ -135,11 +122,7 @@ def new_rows(
     for pair in init:
         row, problem = _start_of(pair, source, target)
         if row is not None and rows.setdefault(row.target, row) != row:
-            problem = Problem(
-                "new_class_init",
-                f"NEW_CLASS_INIT starts {row.target!r} twice, and differently.",
-                "Leave one of the pairs; CLASS_MAP pairs average several source classes.",
-            )
+            problem = Problem(Code.STARTED_TWICE, {"name": row.target})
         problems += [problem] if problem else []
     return rows, fallback, problems
 
@@ -148,32 +131,24 @@ def _start_of(
     pair: Sequence[str], source: Sequence[str], target: Sequence[str]
 ) -> tuple[ClassRow | None, Problem | None]:
     if len(pair) != 2 or isinstance(pair, str):
-        return None, Problem(
-            "new_class_init",
-            f"NEW_CLASS_INIT holds {pair!r}, not a pair of names.",
-            'Write pairs of a new class and its start: [["van", "truck"], ["kite", "mean"]].',
-        )
+        return None, Problem(Code.CLASS_INIT_PAIR, {"pair": pair})
     name = find_class(pair[0], target)
     if name is None:
         return None, _unknown("NEW_CLASS_INIT", pair[0], "target", target)
     own = find_class(name, source)
     if own is not None:
-        return None, Problem(
-            "new_class_init",
-            f"NEW_CLASS_INIT starts {name!r}, which is not new: the source has {own!r}.",
-            "Leave it out, or pair the two classes in CLASS_MAP.",
-        )
+        return None, Problem(Code.NOT_NEW, {"name": name, "own": own})
     return _start(name, pair[1], source)
 
 
 def _start(name: str, init: str, source: Sequence[str]) -> tuple[ClassRow | None, Problem | None]:
     """The row of the new class ``name``: "default", "mean", or of a source class."""
     if init in ("default", "mean"):
-        return ClassRow(name, None, MEAN if init == "mean" else NEW), None
+        return ClassRow(name, None, How.MEAN if init == "mean" else How.NEW), None
     parent = find_class(init, source)
     if parent is None:
         return None, _unknown("NEW_CLASS_INIT", init, "source", source)
-    return ClassRow(name, parent, PARENT), None
+    return ClassRow(name, parent, How.PARENT), None
 
 
 def find_class(name: str, names: Sequence[str]) -> str | None:
@@ -192,23 +167,5 @@ def find_class(name: str, names: Sequence[str]) -> str | None:
 
 def _unknown(key: str, name: str, side: str, names: Sequence[str]) -> Problem:
     near = difflib.get_close_matches(name, names, n=1)
-    return Problem(
-        "class_map" if key == "CLASS_MAP" else "new_class_init",
-        f"{key} names the {side} class {name!r}, which is none of {shown(names)}.",
-        f"Did you mean {near[0]!r}?" if near else f"Use a name of the {side}'s list.",
-    )
-
-
-def _no_match(source: Sequence[str], target: Sequence[str]) -> Problem:
-    return Problem(
-        "no_class_matches",
-        f"KEEP class_rows, but no target class ({shown(target)}) has a source class "
-        f"({shown(source)}).",
-        "Pair them in MODEL.TRANSFER.CLASS_MAP, or use KEEP all_but_predictors.",
-    )
-
-
-def shown(names: Sequence[str], most: int = 8) -> str:
-    """``'a', 'b', ... (80)``: a list of names that fits into a sentence."""
-    text = ", ".join(repr(name) for name in names[:most])
-    return text if len(names) <= most else f"{text}, ... ({len(names)} names)"
+    data = {"key": key, "name": name, "side": side, "names": list(names)}
+    return Problem(Code.UNKNOWN_CLASS, {**data, "near": near[0] if near else ""})

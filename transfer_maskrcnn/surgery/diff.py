@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from transfer_maskrcnn.surgery.fates import align
 from transfer_maskrcnn.surgery.load import SourceWeights
-from transfer_maskrcnn.surgery.parts import align, group_of
-from transfer_maskrcnn.surgery.table import WIDTH
+from transfer_maskrcnn.surgery.parts import group_of
+from transfer_maskrcnn.text import WIDTH
 
 STATES = ("identical", "changed", "other shape", "only in a", "only in b")
 

@@ -20,8 +20,8 @@ from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.surgery.apply import apply_plan
 from transfer_maskrcnn.surgery.classes import ClassMap, NewClassInit
 from transfer_maskrcnn.surgery.load import SourceWeights, load_weights, weights_digest
+from transfer_maskrcnn.surgery.parts import unwrapped
 from transfer_maskrcnn.surgery.plan import TransferPlan, plan_transfer
-from transfer_maskrcnn.surgery.target import unwrapped
 from transfer_maskrcnn.text import quoted
 
 PLAN_FILE = "transfer_plan.json"

@@ -1,9 +1,13 @@
 """What a tensor is, by its name: its part of the model, and where class names show in its shape."""
 
+from __future__ import annotations
+
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+
+from torch import nn
 
 #: the presets of MODEL.TRANSFER.KEEP: which parts each keeps
 PRESETS: Mapping[str, tuple[str, ...]] = {
@@ -12,13 +16,7 @@ PRESETS: Mapping[str, tuple[str, ...]] = {
     "backbone_fpn": ("backbone", "FPN"),
     "backbone_fpn_rpn": ("backbone", "FPN", "RPN"),
     "all_but_predictors": (
-        "backbone",
-        "FPN",
-        "RPN",
-        "box head",
-        "mask head",
-        "keypoint head",
-        "rest",
+        *("backbone", "FPN", "RPN", "box head", "mask head", "keypoint head", "rest"),
     ),
     "class_rows": (
         *("backbone", "FPN", "RPN", "box head", "mask head", "keypoint head", "rest"),
@@ -41,7 +39,6 @@ _PARTS = [
     ("keypoint head", r"(^|\.)keypoint_head\."),
 ]
 _PARTS_COMPILED = [(part, re.compile(pattern)) for part, pattern in _PARTS]
-_BACKBONE = re.compile(r"(?:^|\.)((?:stem|res[2-5])\..+)$")
 _STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
 
 
@@ -90,44 +87,10 @@ def under(name: str, prefix: str) -> bool:
     return name.startswith(prefix if prefix.endswith("_") else prefix + ".") or name == prefix
 
 
-def align(source: Iterable[str], target: Iterable[str]) -> tuple[dict[str, str], set[str]]:
-    """Which source tensor each target tensor corresponds to, by name alone.
-
-    The same name; else the longest source name that ends the target's name at a dot (zoo backbones
-    leave ``backbone.bottom_up.`` away); else the same place in a ResNet backbone that is nested
-    elsewhere (an FPN detector's backbone in a C4 detector).
-
-    Returns:
-        target name -> source name, each source name at most once; and the source names that were
-        left out because they end the names of several target tensors.
-    """
-    free = set(source)
-    target = list(target)
-    found = {name: name for name in target if name in free}
-    free -= set(found)
-    candidates: dict[str, list[str]] = {}
-    for name in (n for n in target if n not in found):
-        pieces = name.split(".")
-        endings = (".".join(pieces[i:]) for i in range(1, len(pieces)))
-        suffix = next((ending for ending in endings if ending in free), None)
-        if suffix is not None:
-            candidates.setdefault(suffix, []).append(name)
-    ambiguous = {name for name, places in candidates.items() if len(places) > 1}
-    found.update({places[0]: n for n, places in candidates.items() if len(places) == 1})
-    free -= set(candidates)
-    nested = _backbone_places(free)
-    homes = _backbone_places(name for name in target if name not in found)
-    found.update({homes[place]: nested[place] for place in homes if place in nested})
-    return found, ambiguous
-
-
-def _backbone_places(names: Iterable[str]) -> dict[str, str]:
-    """Place in a backbone (``res2.0.conv1.weight``) -> name, for places that one name only has."""
-    places: dict[str, list[str]] = {}
-    for name in names:
-        if part_of(name) == "backbone" and (found := _BACKBONE.search(name)):
-            places.setdefault(found[1], []).append(name)
-    return {place: names[0] for place, names in places.items() if len(names) == 1}
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside DataParallel or DistributedDataParallel."""
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    return model.module if isinstance(model, parallel) else model
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Which weights move, tensor by tensor, as a value: computed, checked, shown, then applied."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -8,17 +10,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from transfer_maskrcnn.errors import TransferPlanError
-from transfer_maskrcnn.surgery.checks import find_problems
+from transfer_maskrcnn.surgery.checks import Transfer, as_options, find_problems
 from transfer_maskrcnn.surgery.classes import ClassMap, ClassRow, NewClassInit, match_classes
-from transfer_maskrcnn.surgery.fates import FATES, TensorFate, decide, match
+from transfer_maskrcnn.surgery.fates import FATES, TensorFate, decide, describe_target, match
 from transfer_maskrcnn.surgery.load import SourceWeights
-from transfer_maskrcnn.surgery.norms import is_group_norm
 from transfer_maskrcnn.surgery.parts import ClassAxis, group_of, parse_keep, part_of
-from transfer_maskrcnn.surgery.problems import Problem, Transfer, raise_all
-from transfer_maskrcnn.surgery.table import plan_table
-from transfer_maskrcnn.surgery.target import Target, describe_target
+from transfer_maskrcnn.surgery.words import Code, How, Problem, Reason, listing, plan_table
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -45,12 +44,14 @@ class TransferPlan:
     classes: tuple[ClassRow, ...]
     tensors: tuple[TensorFate, ...]
     problems: tuple[Problem, ...]
-    notes: tuple[str, ...]
+    notes: tuple[Problem, ...]
 
     def check(self, strict: bool = True) -> tuple[str, ...]:
         """Raises one TransferPlanError that lists all problems, or returns them if not strict."""
-        if strict:
-            raise_all(self.problems)
+        if strict and self.problems:
+            error = TransferPlanError(listing(self.problems))
+            error.problems = self.problems
+            raise error
         return tuple(str(problem) for problem in self.problems)
 
     def totals(self) -> dict[str, dict[str, int]]:
@@ -97,13 +98,19 @@ class TransferPlan:
         return plan_table(self)
 
     def to_json(self) -> str:
-        """Everything, readable; :meth:`from_json` gives an equal plan back."""
+        """Everything, with codes and sentences; :meth:`from_json` gives an equal plan back."""
         content = {"version": VERSION, **asdict(self), **self.summary(), "parts": self.parts()}
-        tensors = ",\n".join(f"  {json.dumps(tensor)}" for tensor in content.pop("tensors"))
-        return f'{json.dumps(content, indent=1)[:-2]},\n "tensors": [\n{tensors}\n ]\n}}\n'
+        for key in ("problems", "notes"):
+            pairs = zip(content[key], getattr(self, key), strict=True)
+            content[key] = [{**plain, "text": p.text, "remedy": p.remedy} for plain, p in pairs]
+        content["classes"] = [{**asdict(c), "words": c.how.sentence()} for c in self.classes]
+        del content["tensors"]
+        tensors = (json.dumps({**asdict(t), "reason": t.reason}) for t in self.tensors)
+        lines = ",\n".join(f"  {tensor}" for tensor in tensors)
+        return f'{json.dumps(content, indent=1)[:-2]},\n "tensors": [\n{lines}\n ]\n}}\n'
 
     @classmethod
-    def from_json(cls, text: str) -> "TransferPlan":
+    def from_json(cls, text: str) -> TransferPlan:
         """Raises TransferPlanError where ``text`` is no plan of this version."""
         try:
             content = json.loads(text)
@@ -115,21 +122,22 @@ class TransferPlan:
 
 
 def _from_content(content: dict[str, Any]) -> TransferPlan:
-    def names(key: str) -> tuple[str, ...] | None:
-        return None if content[key] is None else tuple(content[key])
+    def names(key: str) -> Any:
+        value = content[key]
+        return tuple(value) if isinstance(value, list) else value
 
-    keep = content["keep"]
+    def found(key: str) -> tuple[Problem, ...]:
+        return tuple(Problem(Code.of(p["code"]), p["data"]) for p in content[key])
+
     return TransferPlan(
-        keep if isinstance(keep, str) else tuple(keep),
-        content["source"],
-        content["naming"],
-        names("source_classes"),
-        names("target_classes"),
-        _init(content["new_class_init"]),
-        tuple(_class_row(row) for row in content["classes"]),
+        *(names("keep"), content["source"], content["naming"]),
+        *(names("source_classes"), names("target_classes"), _init(content["new_class_init"])),
+        tuple(
+            ClassRow(c["target"], c["source"], How.of(c["how"]), tuple(c["averaged"]))
+            for c in content["classes"]
+        ),
         tuple(_fate(tensor) for tensor in content["tensors"]),
-        tuple(Problem(**problem) for problem in content["problems"]),
-        tuple(content["notes"]),
+        *(found("problems"), found("notes")),
     )
 
 
@@ -137,14 +145,11 @@ def _init(value: NewClassInit) -> str | tuple[tuple[str, ...], ...]:
     return value if isinstance(value, str) else tuple(tuple(pair) for pair in value)
 
 
-def _class_row(content: dict[str, Any]) -> ClassRow:
-    return ClassRow(**{**content, "averaged": tuple(content.get("averaged", ()))})
-
-
 def _fate(content: dict[str, Any]) -> TensorFate:
     shapes = {k: v and tuple(v) for k, v in content.items() if k.endswith("_shape")}
     axes = tuple(ClassAxis(**axis) for axis in content["axes"])
-    return TensorFate(**{**content, **shapes, "axes": axes})
+    rest = {k: v for k, v in content.items() if k != "reason"}
+    return TensorFate(**{**rest, **shapes, "code": Reason.of(content["code"]), "axes": axes})
 
 
 def plan_transfer(
@@ -174,46 +179,36 @@ def plan_transfer(
     Returns:
         a plan. What is wrong with it stands in ``problems``; :meth:`TransferPlan.check` raises.
     """
-    parsed, described = parse_keep(keep), describe_target(target)
+    parsed = parse_keep(keep)
     names = None if target_classes is None else tuple(target_classes)
     rows: tuple[ClassRow, ...] = ()
     wrong: tuple[Problem, ...] = ()
     if parsed == "class_rows" and source.classes is not None and names is not None:
         rows, wrong = match_classes(source.classes, names, class_map, new_class_init)
-    group_norm = is_group_norm(source.tensors, source.renamed)
-    matching = match(source.tensors, described, parsed, group_norm)
+    matching = match(source.tensors, source.renamed, describe_target(target), parsed)
     if matching.counts != (len(source.classes or ()), len(names or ())):
         rows = ()  # names that do not fit the classifier say nothing about its rows
     fates = decide(matching, sum(bool(row.source or row.averaged) for row in rows))
     transfer = Transfer(source, matching, fates, names, class_map, new_class_init)
     return TransferPlan(
-        parsed,
-        source.path,
-        source.naming,
-        source.classes,
-        names,
-        _init(new_class_init),
-        rows,
-        fates,
-        find_problems(transfer) + wrong,
-        _notes(source, described, fates),
+        *(parsed, source.path, source.naming, source.classes, names, _init(new_class_init)),
+        *(rows, fates, find_problems(transfer) + wrong, _notes(transfer)),
     )
 
 
-def _notes(source: SourceWeights, target: Target, fates: Sequence[TensorFate]) -> tuple[str, ...]:
-    notes = []
+def _notes(t: Transfer) -> tuple[Problem, ...]:
     absent: dict[str, int] = {}
-    for fate in fates:
-        if fate.target and fate.reason.startswith("the source has no "):
-            part = part_of(fate.target)
-            absent[part] = absent.get(part, 0) + fate.parameters
-    notes += [
-        f"{count:,} parameters of the {part} stay initialised: the source has none for them"
+    for fate in t.of(Reason.NO_PART, Reason.NO_TENSOR):
+        part = part_of(fate.target or "")
+        absent[part] = absent.get(part, 0) + fate.parameters
+    notes = [
+        Problem(Code.STAYS_INITIALISED, {"count": count, "part": part})
         for part, count in absent.items()
         if count
     ]
-    unseen = {k: v for k, v in source.expects.items() if k not in target.settings}
-    if unseen and any(fate.fate == "kept" for fate in fates):
-        settings = " ".join(f"{k} {str(v).replace(' ', '')}" for k, v in unseen.items())
-        notes.append(f"weights with {source.naming} names work with {settings}")
+    settings = t.matching.target.settings
+    unseen = {k: v for k, v in t.source.expects.items() if k not in settings}
+    if unseen and any(fate.fate == "kept" for fate in t.fates):
+        data = {"naming": t.source.naming, "settings": as_options(unseen)}
+        notes.append(Problem(Code.WORKS_WITH, data))
     return tuple(notes)
