@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,15 @@ RECTANGLES = [
     [("blob", 8, 8, 40, 36), ("bar", 46, 4, 58, 60)],
 ]
 Rectangle = tuple[str, int, int, int, int]
+
+
+@pytest.fixture(autouse=True)
+def loggers() -> Iterator[None]:
+    """caplog sees the messages: a command in this process takes them from the root logger."""
+    logger = logging.getLogger("transfer_maskrcnn")
+    logger.propagate = True
+    yield
+    logger.propagate = True
 
 
 @pytest.fixture(scope="session")

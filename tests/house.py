@@ -21,14 +21,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "transfer_maskrcnn"
 PACKAGE = ROOT / NAME
-# what a figure may be at most; the design's own limits
+# figure -> what it may be at most today, and what the design wants; the first only ever shrinks
 LIMITS = {
-    "modules": 140,
-    "lines": 20_000,
-    "statements": 11_500,
-    "files in the largest room": 20,
-    "modules loaded at the first step of a training": 85,
-    "files that have run by then": 35,
+    "modules": (175, 140),
+    "lines": (27_500, 20_000),
+    "statements": (14_200, 11_500),
+    "files in the largest room": (18, 20),
+    "modules loaded at the first step of a training": (115, 85),
+    "files that have run by then": (55, 35),
 }
 _HAS_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -107,7 +107,7 @@ def start_of_a_training(folder: Path) -> dict[str, int]:
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, figure in {**size(), **start_of_a_training(Path(folder))}.items():
-            print(f"{name:<50} {figure:>7,} of at most {LIMITS[name]:,}")
+            print(f"{name:<48} {figure:>7,}   the design wants {LIMITS[name][1]:,}")
 
 
 if __name__ == "__main__":

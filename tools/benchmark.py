@@ -34,10 +34,8 @@ def run(quick: bool, path: Path | None) -> None:
     from benchmarks import machine
     from benchmarks.rows import QUICK, Plan, rows
     from benchmarks.table import json_of, text_of
-    from transfer_maskrcnn.engine.machine import quiet_third_parties
     from transfer_maskrcnn.files import write_json
 
-    quiet_third_parties()
     about = machine.describe()
     print("\n".join(f"{key}: {value}" for key, value in about.items()))
     peaks = machine.peaks()

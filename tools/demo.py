@@ -24,13 +24,11 @@ def main() -> None:
     args = parser.parse_args()
     from transfer_maskrcnn.commands.compare_inits import print_study
     from transfer_maskrcnn.data.shapes import prepare_shapes
-    from transfer_maskrcnn.engine.machine import quiet_third_parties
     from transfer_maskrcnn.study.design import make_design
     from transfer_maskrcnn.study.study import run_study
 
     os.chdir(ROOT)  # the config names its weights relative to the project
     os.environ["DETECTRON2_DATASETS"] = str(ROOT / "datasets")
-    quiet_third_parties()
     prepare_shapes(ROOT / "datasets", ("train", "val"))
     print("Fine-tuning on 48 pictures of three shapes, from random weights")
     print("(from_scratch) and from weights that know eight other shapes")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
@@ -39,6 +41,18 @@ def parse_arguments(
     return args
 
 
+def quiet_third_parties() -> None:
+    """Hide warnings out of detectron2 and torch that tell a user of this project nothing."""
+    for message in (
+        *("torch.meshgrid", "The given NumPy array is not writable", "pkg_resources is"),
+        "`torch.jit.script` is deprecated",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+    # a log.txt on a full disk is no reason for a stack trace a line
+    logging.raiseExceptions = False
+
+
 def run_tool(main: Callable[[], int | None], after_interrupt: str = "") -> None:
     """Run ``main``; exit with what it returns unless that is 0, or the status of what stopped it.
 
@@ -49,6 +63,7 @@ def run_tool(main: Callable[[], int | None], after_interrupt: str = "") -> None:
         main: returns an exit status, None for 0.
         after_interrupt: what the user can do after Ctrl-C.
     """
+    quiet_third_parties()
     try:
         status = main() or 0
         sys.stdout.flush()

@@ -190,7 +190,7 @@ def test_a_config_that_would_not_train_is_not_written(
     base.write_text(yaml.safe_dump(content))
     output = tmp_path / "a.yaml"
     data = ["--catalog", str(catalog([PAIR])), "--base", str(base)]
-    with pytest.raises(TransferError, match="FREEZE_SCHEDULE take 50 iterations"):
+    with pytest.raises(TransferError, match="FREEZE_SCHEDULE takes 50 iterations"):
         make_config([*data, "-o", str(output), "--iterations", "20"])
     assert not list(tmp_path.glob("*a.yaml*"))
 

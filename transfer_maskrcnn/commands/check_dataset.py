@@ -59,10 +59,8 @@ def _main(args: argparse.Namespace) -> int:
     from transfer_maskrcnn.data.mapper import training_mapper
     from transfer_maskrcnn.doctor.examine import examine, page_data
     from transfer_maskrcnn.doctor.findings import print_diagnosis
-    from transfer_maskrcnn.engine.machine import quiet_third_parties
     from transfer_maskrcnn.report.doctor_page import write_doctor_page
 
-    quiet_third_parties()
     cfg = load_config(args.config_file, () if args.config_file else STANDARD)
     subjects = _subjects(args, cfg)
     if args.convert:

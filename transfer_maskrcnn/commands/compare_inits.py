@@ -9,21 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from transfer_maskrcnn.cli import parse_arguments, run_tool, tool_parser
-from transfer_maskrcnn.engine.machine import quiet_third_parties
 from transfer_maskrcnn.errors import ConfigError
-from transfer_maskrcnn.report.page import REPORT_FILE
-from transfer_maskrcnn.report.study_view import STUDY_FILE
-from transfer_maskrcnn.study.design import make_design
-from transfer_maskrcnn.study.runner import visible_gpus
-from transfer_maskrcnn.study.study import run_study
-from transfer_maskrcnn.study.variants import VARIANT_NAMES
-from transfer_maskrcnn.study.words import table
 
 WIDTH = 80
 DEFAULT_VARIANTS = "from_scratch,backbone,all_but_predictors"
-EXAMPLES = f"""
-Variants, from least to most: {", ".join(VARIANT_NAMES[:3])},
-  {", ".join(VARIANT_NAMES[3:])}.
+EXAMPLES = """
+Variants, from least to most: random_init, backbone, backbone_fpn,
+  backbone_fpn_rpn, all_but_predictors, class_rows; and from_scratch.
 random_init is the layers without weights, as the config has them; from_scratch
 the same with what training from nothing needs. Others take MODEL.WEIGHTS, or a
 file of their own: backbone@backbone.pkl.
@@ -42,11 +34,14 @@ fractions add to it. Exit status: 0, or 1 for an error.
 def compare_inits(train_net: Path) -> None:
     """Parse the command line, then run or go on with the study."""
     args = parse_arguments(_parser())
-    quiet_third_parties()
     run_tool(partial(_main, args, train_net), "the same command goes on with it")
 
 
 def _main(args: argparse.Namespace, train_net: Path) -> None:
+    from transfer_maskrcnn.study.design import make_design
+    from transfer_maskrcnn.study.runner import visible_gpus
+    from transfer_maskrcnn.study.study import run_study
+
     if not 0 <= args.num_gpus <= len(visible_gpus()):
         raise ConfigError(
             f"--num-gpus {args.num_gpus}, but torch sees {len(visible_gpus())} CUDA devices; "
@@ -60,6 +55,10 @@ def _main(args: argparse.Namespace, train_net: Path) -> None:
 
 def print_study(content: dict[str, Any], output_dir: Path) -> None:
     """What a study found, for a terminal."""
+    from transfer_maskrcnn.report.page import REPORT_FILE
+    from transfer_maskrcnn.report.study_view import STUDY_FILE
+    from transfer_maskrcnn.study.words import table
+
     print(f"\n{table(content)}\n")
     print(textwrap.fill(content["verdict"], WIDTH))
     print(f"Figures: {output_dir / STUDY_FILE}\nReport:  {output_dir / REPORT_FILE}")

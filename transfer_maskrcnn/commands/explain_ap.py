@@ -6,8 +6,6 @@ from functools import partial
 from pathlib import Path
 
 from transfer_maskrcnn.cli import progress, run_tool, tool_parser
-from transfer_maskrcnn.evaluation.explain.folder import evaluated_folders, explain_folder
-from transfer_maskrcnn.evaluation.explain.table import text
 
 _EPILOG = """
 Examples:
@@ -30,6 +28,9 @@ def explain_ap_tool() -> None:
 
 
 def _main(output_dir: Path) -> None:
+    from transfer_maskrcnn.evaluation.explain.folder import evaluated_folders, explain_folder
+    from transfer_maskrcnn.evaluation.explain.table import text
+
     folders = evaluated_folders(output_dir)
     explained = [
         text(folder.name, explain_folder(folder)) for folder in progress(folders, "explaining")

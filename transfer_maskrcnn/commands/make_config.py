@@ -88,9 +88,7 @@ def make_config(argv: Sequence[str] | None = None) -> None:
     from transfer_maskrcnn.autoconfig.lines import Line, yaml_text
     from transfer_maskrcnn.config import load_config
     from transfer_maskrcnn.data.registry import register_catalog
-    from transfer_maskrcnn.engine.machine import quiet_third_parties
 
-    quiet_third_parties()
     base_file = _base_file(args.base)
     base = load_config(str(base_file))
     catalog = _whole(args.catalog) if args.catalog else ""

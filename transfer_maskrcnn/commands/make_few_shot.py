@@ -92,9 +92,7 @@ def _write(args: argparse.Namespace) -> None:
     from transfer_maskrcnn.data.export.base import new_folder
     from transfer_maskrcnn.data.few_shot import FewShots, NamedDataset
     from transfer_maskrcnn.data.registry import catalog_entry, register_catalog
-    from transfer_maskrcnn.engine.machine import quiet_third_parties
 
-    quiet_third_parties()
     declared = register_catalog(args.catalog) if args.catalog else []
     runs = list(itertools.product(sorted(set(args.shots)), sorted(set(args.seeds))))
     prefix = args.output.expanduser().resolve().name

@@ -7,19 +7,13 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING
 
 from transfer_maskrcnn.cli import parse_arguments, run_tool, tool_parser
-from transfer_maskrcnn.config import load_config
-from transfer_maskrcnn.engine.machine import quiet_third_parties
 from transfer_maskrcnn.errors import ConfigError
-from transfer_maskrcnn.inference.inputs import find_inputs, is_video
-from transfer_maskrcnn.inference.load import find_weights, load_predictor
-from transfer_maskrcnn.inference.outputs import JSON, LABELME, MASKS, OVERLAY
-from transfer_maskrcnn.inference.pipeline import Found, predict_images, predict_video
-from transfer_maskrcnn.inference.results import check_output
-from transfer_maskrcnn.inference.video import Video
+
+if TYPE_CHECKING:  # what is heavy is imported once the command line is understood
+    from transfer_maskrcnn.inference.pipeline import Found
 
 EXAMPLES = """
 Written into --output DIR (default: --overlay --json):
@@ -50,10 +44,10 @@ others are predicted on); 130 after Ctrl-C, with the files of what was done.
 SOME_LEFT_OUT = 1  # exit status
 _MOST_CLASSES = 8  # in the summary
 _KINDS = {
-    OVERLAY: "write the images with what was found drawn on them",
-    JSON: "write predictions.json and images.json",
-    MASKS: "write a PNG for each instance",
-    LABELME: "write a labelme json for each image",
+    "overlay": "write the images with what was found drawn on them",
+    "json": "write predictions.json and images.json",
+    "masks": "write a PNG for each instance",
+    "labelme": "write a labelme json for each image",
 }
 
 
@@ -69,8 +63,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         TransferError: what is wrong with the input, the config or the model.
     """
     args = parse_arguments(_parser(), argv)
+    from transfer_maskrcnn.config import load_config
+    from transfer_maskrcnn.inference.inputs import find_inputs, is_video
+    from transfer_maskrcnn.inference.load import find_weights, load_predictor
+    from transfer_maskrcnn.inference.outputs import JSON, LABELME, OVERLAY
+    from transfer_maskrcnn.inference.pipeline import predict_images, predict_video
+    from transfer_maskrcnn.inference.results import check_output
+    from transfer_maskrcnn.inference.video import Video
+
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    quiet_third_parties()
     kinds = [kind for kind in _KINDS if getattr(args, kind)] or [OVERLAY, JSON]
     paths = find_inputs(args.input, args.output)
     video = Video(paths[0]) if is_video(paths[0]) else None
@@ -154,6 +155,8 @@ def _positive(text: str) -> int:
 
 
 def _report(problem: str) -> None:
+    from tqdm import tqdm
+
     tqdm.write(f"left out: {problem}", file=sys.stderr)
 
 

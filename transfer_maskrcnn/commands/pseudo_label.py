@@ -7,25 +7,17 @@ import logging
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import yaml
-from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
-from tabulate import tabulate
+from typing import TYPE_CHECKING, Any
 
 from transfer_maskrcnn.cli import parse_arguments, run_tool, tool_parser
-from transfer_maskrcnn.config import RunSpec, load_config
-from transfer_maskrcnn.data.export.base import common_folder, new_folder
-from transfer_maskrcnn.data.registry import catalog_entry, register_catalog
-from transfer_maskrcnn.engine.machine import quiet_third_parties
-from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.errors import ConfigError
-from transfer_maskrcnn.evaluation.explain.table import wrapped
 from transfer_maskrcnn.files import write_json, write_text
-from transfer_maskrcnn.incremental.classes import in_model_classes
-from transfer_maskrcnn.incremental.pseudo_labels import describe, label_document, pseudo_labels
 from transfer_maskrcnn.text import plural
+
+if TYPE_CHECKING:  # what is heavy is imported once the command line is understood
+    from detectron2.config import CfgNode
+
+    from transfer_maskrcnn.config import RunSpec
 
 EXAMPLES = """
 Written into --output DIR, a new folder:
@@ -80,8 +72,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         TransferError: what is wrong with the config, the dataset or the weights.
     """
     args = parse_arguments(_parser(), argv)
+    from detectron2.data import DatasetCatalog
+    from tabulate import tabulate
+
+    from transfer_maskrcnn.config import load_config
+    from transfer_maskrcnn.data.export.base import new_folder
+    from transfer_maskrcnn.data.registry import register_catalog
+    from transfer_maskrcnn.engine.setup import fit_config
+    from transfer_maskrcnn.evaluation.explain.table import wrapped
+    from transfer_maskrcnn.incremental.pseudo_labels import describe
+
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    quiet_third_parties()
     cfg = load_config(args.config_file, args.opts)
     cfg.MODEL.TRANSFER.PSEUDO_LABELS.ENABLED = True
     if not cfg.MODEL.MASK_ON:
@@ -120,6 +121,14 @@ def _dataset_name(output: Path) -> str:
 
 def _write(cfg: CfgNode, spec: RunSpec, folder: Path, out: Path) -> dict[str, Any]:
     """The files; returns the summary of :func:`pseudo_labels`."""
+    import yaml
+    from detectron2.data import DatasetCatalog
+
+    from transfer_maskrcnn.data.export.base import common_folder
+    from transfer_maskrcnn.data.registry import catalog_entry
+    from transfer_maskrcnn.incremental.classes import in_model_classes
+    from transfer_maskrcnn.incremental.pseudo_labels import label_document, pseudo_labels
+
     train = cfg.DATASETS.TRAIN
     every = [
         record

@@ -8,15 +8,13 @@ from pathlib import Path
 
 from transfer_maskrcnn.cli import run_tool, tool_parser
 from transfer_maskrcnn.files import write_json
-from transfer_maskrcnn.study.extension_runs import read_runs
-from transfer_maskrcnn.study.extension_table import find_row, group_rows, rows_json, rows_text
 
 EXAMPLES = """
 A row gathers the runs whose folders differ by seed alone: few_5shot_seed2 is a
 run of few_5shot, extended_s0 of extended, and so is extended/s0. Rows are in
 the order in which they were given; few_1shot comes before few_10shot.
 
-A model that was fine-tuned on the novel classes alone has their AP, and no more.
+A model that was fine-tuned on novel classes alone has their AP, and no more.
 
 Examples:
   python tools/summarise_runs.py output/extended_s* output/plain_s*
@@ -64,6 +62,9 @@ def summarise_runs(argv: Sequence[str] | None = None) -> None:
             reference.
     """
     args = _parser().parse_args(argv)
+    from transfer_maskrcnn.study.extension_runs import read_runs
+    from transfer_maskrcnn.study.extension_table import find_row, group_rows, rows_json, rows_text
+
     task = "bbox" if args.box else "segm"
     rows = group_rows(read_runs(args.runs, task))
     reference = find_row(rows, args.reference) if args.reference else None

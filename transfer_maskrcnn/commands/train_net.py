@@ -9,7 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transfer_maskrcnn.cli import DIVERGED_STATUS, parse_arguments, run_tool, tool_parser
+from transfer_maskrcnn.cli import (
+    DIVERGED_STATUS,
+    parse_arguments,
+    quiet_third_parties,
+    run_tool,
+    tool_parser,
+)
 from transfer_maskrcnn.errors import ConfigError, TrainingDivergedError, TransferError
 
 if TYPE_CHECKING:
@@ -84,6 +90,7 @@ def _launch(args: argparse.Namespace) -> None:
 
 def run_process(args: argparse.Namespace) -> None:
     """What each process of a run does."""
+    quiet_third_parties()  # a process of its own, on several GPUs
     try:
         _train_or_evaluate(args)
     except TrainingDivergedError as error:
@@ -105,11 +112,10 @@ def _first_cause(error: BaseException) -> BaseException:
 def _train_or_evaluate(args: argparse.Namespace) -> None:
     from transfer_maskrcnn.config import load_config
     from transfer_maskrcnn.engine import run
-    from transfer_maskrcnn.engine.machine import Logs, keep_freed_memory, quiet_third_parties
+    from transfer_maskrcnn.engine.machine import Logs, keep_freed_memory
     from transfer_maskrcnn.engine.resume import check_same_run, resumed_seed
     from transfer_maskrcnn.engine.setup import fit_config
 
-    quiet_third_parties()
     cfg = load_config(args.config_file, args.opts)
     logs = Logs()
     spec = fit_config(

@@ -6,24 +6,14 @@ import argparse
 import logging
 from functools import partial
 from pathlib import Path
-
-import torch
-from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from typing import TYPE_CHECKING
 
 from transfer_maskrcnn.cli import parse_arguments, run_tool, tool_parser
-from transfer_maskrcnn.config import load_config
-from transfer_maskrcnn.data.registry import register_catalog
-from transfer_maskrcnn.engine.machine import quiet_third_parties
 from transfer_maskrcnn.errors import ConfigError, TransferPlanError
 from transfer_maskrcnn.files import write_text
-from transfer_maskrcnn.incremental.classes import extend
-from transfer_maskrcnn.surgery.apply import apply_plan
-from transfer_maskrcnn.surgery.diff import diff_weights
-from transfer_maskrcnn.surgery.hook import plan_of_config
-from transfer_maskrcnn.surgery.load import UNTRAINED_KEY, load_weights
-from transfer_maskrcnn.surgery.parts import part_of
-from transfer_maskrcnn.surgery.write import write_weights
+
+if TYPE_CHECKING:  # what is heavy is imported once the command line is understood
+    from detectron2.config import CfgNode
 
 EXAMPLES = """
 Examples:
@@ -43,11 +33,14 @@ def transfer_weights_tool() -> None:
     if not (args.dry_run or args.output or args.diff):
         parser.error("one of --dry-run, --output and --diff is needed")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    quiet_third_parties()
     run_tool(partial(_main, args))
 
 
 def _main(args: argparse.Namespace) -> None:
+    from transfer_maskrcnn.config import load_config
+    from transfer_maskrcnn.surgery.diff import diff_weights
+    from transfer_maskrcnn.surgery.load import load_weights
+
     _check_outputs(args)
     if args.diff:
         trust = load_config(args.config_file, args.opts).MODEL.TRANSFER.TRUST_PICKLE
@@ -86,6 +79,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _transfer(args: argparse.Namespace) -> None:
+    import torch
+
+    from transfer_maskrcnn.config import load_config
+    from transfer_maskrcnn.incremental.classes import extend
+    from transfer_maskrcnn.surgery.apply import apply_plan
+    from transfer_maskrcnn.surgery.hook import plan_of_config
+    from transfer_maskrcnn.surgery.load import UNTRAINED_KEY
+    from transfer_maskrcnn.surgery.parts import part_of
+    from transfer_maskrcnn.surgery.write import write_weights
+
     cfg = load_config(args.config_file, args.opts)
     if args.weights is not None:
         cfg.MODEL.WEIGHTS = args.weights
@@ -117,6 +120,10 @@ def _transfer(args: argparse.Namespace) -> None:
 
 def _target_classes(cfg: CfgNode) -> list[str]:
     """The class names of the training set, which is read only where the catalog lacks them."""
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    from transfer_maskrcnn.data.registry import register_catalog
+
     if cfg.DATASETS.CATALOG:
         register_catalog(cfg.DATASETS.CATALOG)
     if not cfg.DATASETS.TRAIN:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import logging
 import platform
-import warnings
 from functools import cache
 from logging.handlers import MemoryHandler
 from pathlib import Path
@@ -21,16 +20,6 @@ logger = logging.getLogger(__name__)
 # From malloc.h, see mallopt(3).
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _LARGEST_INT = 2**31 - 1
-
-
-def quiet_third_parties() -> None:
-    """Hide warnings out of detectron2 and torch that tell a user of this project nothing."""
-    for message in ("torch.meshgrid", "The given NumPy array is not writable", "pkg_resources is"):
-        warnings.filterwarnings("ignore", message=message)
-    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
-    logging.raiseExceptions = (
-        False  # a log.txt on a full disk is no reason for a stack trace a line
-    )
 
 
 class Logs:
