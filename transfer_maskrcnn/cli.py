@@ -1,4 +1,4 @@
-"""What every tool does in the same way on a terminal: arguments, progress, pipes, Ctrl-C, errors."""
+"""What every tool does alike on a terminal: arguments, progress, pipes, Ctrl-C, errors."""
 
 from __future__ import annotations
 

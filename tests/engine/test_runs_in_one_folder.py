@@ -1,4 +1,4 @@
-"""OUTPUT_DIR and the runs in it: an earlier one moves whole, two at once cannot be, a log is one."""
+"""OUTPUT_DIR and the runs in it: an earlier one moves whole, two at once are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sections of a run's page: the plan, base and novel classes, why AP is what it is, and the plots."""
+"""Sections of a run's page: the plan, base and novel classes, why AP is so, and the plots."""
 
 from __future__ import annotations
 

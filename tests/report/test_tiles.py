@@ -91,7 +91,8 @@ def test_outlines_are_closed_and_in_place(
 def test_a_hole_has_an_outline_and_an_empty_mask_none() -> None:
     mask = np.ones((9, 9), int)
     mask[3:6, 3:6] = 0
-    counts = [0, *(len(run) for run in np.split(mask.ravel(), np.flatnonzero(np.diff(mask.ravel())) + 1))]  # fmt: skip
+    changes = np.flatnonzero(np.diff(mask.ravel())) + 1
+    counts = [0, *(len(run) for run in np.split(mask.ravel(), changes))]
     assert len(outline({"segmentation": {"size": [9, 9], "counts": counts}}, 9, 9)) == 2
     assert outline({"segmentation": {"size": [9, 9], "counts": [81]}}, 9, 9) == []
 

@@ -152,7 +152,7 @@ class Chance:
 
 
 class World:
-    """A validation set, from which variants are drawn whose runs find its objects more or less well."""
+    """A validation set, and variants whose runs find its objects more or less well."""
 
     def __init__(self, images: int, chance: Chance, rng: np.random.Generator):
         self.chance, self.rng = chance, rng

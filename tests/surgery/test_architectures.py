@@ -147,7 +147,7 @@ def test_faster_rcnn_into_mask_rcnn(build: Build, coco: tuple[str, ...]) -> None
 
 
 def test_fpn_backbone_into_c4(build: Build, coco: tuple[str, ...]) -> None:
-    """A backbone finds its place in another kind of detector, C4's res5 in the RoI heads included."""
+    """A backbone finds its place in another kind of detector, also C4's res5 in the RoI heads."""
     source = build(f"{MASK}R_50_FPN_3x", 80)
     target = build(f"{MASK}R_50_C4_3x", 3, seed=1)
     plan = transfer(source, target, coco, "backbone")

@@ -47,7 +47,7 @@ def test_real_file(
 
 
 def test_what_training_on_coco_changed(shared: Path) -> None:
-    """FREEZE_AT 2: stem and res2 are the backbone's, as far as the detector's half precision goes."""
+    """FREEZE_AT 2: stem and res2 are the backbone's, as far as half precision goes."""
     backbone = load_weights(str(shared / "weights" / "thin_r50_imagenet_open_nsfw.pkl"))
     detector = load_weights(str(shared / "weights" / "coco549_thin_r50_fpn.pth"))
     groups = diff_weights(backbone, detector).groups()

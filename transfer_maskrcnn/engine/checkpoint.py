@@ -32,7 +32,7 @@ _NOT_LEARNT = ("pixel_mean", "pixel_std", "num_batches_tracked", "cell_anchors")
 
 
 class TransferCheckpointer(DetectionCheckpointer):
-    """Stock DetectionCheckpointer, plus a metadata (class names, transfer) inside every file.
+    """Stock DetectionCheckpointer, plus metadata (class names, transfer) inside every file.
 
     Stock detectron2 loads these files: the metadata is one more key beside ``model``. What this one
     loads, it takes from :func:`load_weights` and :func:`load_checkpoint`, and from nothing else.

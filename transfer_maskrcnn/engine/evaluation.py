@@ -70,7 +70,7 @@ def build_test_loader(cfg: CfgNode, dataset: str) -> DataLoader[Any]:
 
 
 def build_evaluator(cfg: CfgNode, classes: Sequence[str], dataset: str) -> InstanceEvaluator:
-    """Of a model of ``cfg`` that has these classes; it writes into ``OUTPUT_DIR/inference/<dataset>``."""
+    """Of a model that has these classes; it writes into ``OUTPUT_DIR/inference/<dataset>``."""
     return InstanceEvaluator(
         dataset,
         os.path.join(cfg.OUTPUT_DIR, "inference", dataset),

@@ -57,7 +57,7 @@ class LatePullSGD(torch.optim.SGD):
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """``detectron2.solver.build_optimizer``, with ``SOLVER.LR_MULTIPLIERS``, and ready for :class:`L2SP`.
+    """detectron2's optimizer, with ``SOLVER.LR_MULTIPLIERS``, and ready for :class:`L2SP`.
 
     A factor multiplies the learning rate that detectron2 would give a parameter; the schedule then
     multiplies each group's own.
@@ -137,8 +137,8 @@ def part_factors(lr_multipliers: Sequence[Any], names: Sequence[str]) -> dict[st
         part, factor = pair
         if type(factor) not in (int, float) or not 0 < factor < math.inf:
             raise ConfigError(
-                f"{LR_MULTIPLIERS_KEY}: the factor of {part!r} is {factor!r}; expected a number above 0. "
-                "MODEL.TRANSFER.FREEZE keeps a part as it is"
+                f"{LR_MULTIPLIERS_KEY}: the factor of {part!r} is {factor!r}; expected a number "
+                "above 0. MODEL.TRANSFER.FREEZE keeps a part as it is"
             )
         factors.update(dict.fromkeys(names_of(part, names, LR_MULTIPLIERS_KEY), float(factor)))
     return factors

@@ -106,7 +106,7 @@ def _shape(tensor: Json) -> str:
 
 
 def view_extension(extension: Json) -> View | None:
-    """Base and novel classes: "extension" of ``evaluation.json``; None where it holds no figures."""
+    """Base and novel classes, from ``evaluation.json``; None where it holds no figures."""
     tasks = [task for task in ("segm", "bbox") if task in extension]
     if not tasks:
         return None

@@ -1,7 +1,7 @@
 """Is one variant better than another? Two sources of chance: the validation images, and the seeds.
 
-A variant is a list of runs, one a seed, all matched on the same images. A run that diverged is None;
-its AP is 0 on every resample.
+A variant is a list of runs, one a seed, all matched on the same images. A run that diverged is
+None; its AP is 0 on every resample.
 
 How an interval is made. The image part of the variance is that of the mean over seeds when the
 images are resampled (for two variants: the same resample for both), times G / (G - 1), which a
@@ -10,8 +10,8 @@ divided by S; to resample three seeds would find too little. The parts add up, w
 that strikes one image under one seed twice: the interval is rather too wide than too narrow. Its
 quantile is the mean of Student's t with G - 1 and with S - 1 degrees of freedom, each weighted with
 its part of the variance (Cochran and Cox, Experimental Designs, 1957). Satterthwaite's degrees of
-freedom are no choice here: with two seeds, simulated variants without a difference were told apart in
-up to 14 % of the studies in place of 5 %.
+freedom are no choice here: with two seeds, simulated variants without a difference were told
+apart in up to 14 % of the studies in place of 5 %.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Comparison:
-    """Variant ``a`` against variant ``b``: mean AP over seeds, ``a`` less ``b``, and its 95 % interval.
+    """Variant ``a`` against variant ``b``: AP over seeds, ``a`` less ``b``, and its 95 % interval.
 
     With one seed the interval speaks for the images alone: another seed might turn it round.
     """
@@ -55,7 +55,7 @@ class Comparison:
 
 
 def variant_interval(runs: Runs, weights: np.ndarray) -> Interval:
-    """95 % interval of a variant's mean AP over seeds, for other images and other seeds of the kind.
+    """95 % interval of a variant's mean AP over seeds, for other images and seeds of the kind.
 
     Args:
         runs: one a seed.

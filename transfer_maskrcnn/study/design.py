@@ -136,8 +136,9 @@ def make_design(
     parsed = tuple(parse_variant(variant, cfg) for variant in variants)
     if len({variant.folder for variant in parsed}) != len(variants) or len(variants) < 2:
         raise ConfigError(
-            f"--variants {','.join(variants)}: expected at least two variants, each with another name (of a "
-            "file, its name counts, not its folder, and of that letters, digits, '.', '_' and '-')"
+            f"--variants {','.join(variants)}: expected at least two variants, each with another "
+            "name (of a file, its name counts, not its folder, and of that letters, digits, '.', "
+            "'_' and '-')"
         )
     if not fractions or not all(0 < fraction <= 1 for fraction in fractions):
         raise ConfigError(f"--fractions {fractions}: expected numbers above 0 and at most 1")
@@ -180,11 +181,11 @@ def _check_classes(design: Design) -> None:
     learnt, tested = (_classes_of(name) for name in (train, test))
     if learnt != tested:
         raise ConfigError(
-            f"--variants: MODEL.TRANSFER.EXTEND is for class_rows alone, and {others[0]} learns only "
-            f"the classes of DATASETS.TRAIN {train!r} ({quoted(learnt)}); DATASETS.TEST {test!r} "
-            f"has others ({quoted(tested)}), on which the variants cannot be compared. Test on a set of "
-            "the same classes, in the same order, as DATASETS.TRAIN; or name variants class_rows@FILE "
-            "alone"
+            f"--variants: MODEL.TRANSFER.EXTEND is for class_rows alone, and {others[0]} learns "
+            f"only the classes of DATASETS.TRAIN {train!r} ({quoted(learnt)}); DATASETS.TEST "
+            f"{test!r} has others ({quoted(tested)}), on which the variants cannot be compared. "
+            "Test on a set of the same classes, in the same order, as DATASETS.TRAIN; or name "
+            "variants class_rows@FILE alone"
         )
 
 

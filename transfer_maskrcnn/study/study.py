@@ -31,8 +31,8 @@ def run_study(design: Design, output_dir: Path, train_net: Path, gpus: int = 0) 
     Returns the content of ``study.json``.
 
     Raises:
-        TransferError: a variant's transfer would not do what it says (nothing is trained then), a run
-            failed, or ``output_dir`` holds runs of other settings.
+        TransferError: a variant's transfer would not do what it says (nothing is trained then), a
+            run failed, or ``output_dir`` holds runs of other settings.
     """
     transferred = check_variants(design, output_dir)
     results = StudyRunner(design, output_dir, train_net, gpus).run()

@@ -55,13 +55,13 @@ def parse_variant(text: str, cfg: CfgNode) -> Variant:
     """``PRESETS``, ``PRESETS@WEIGHTS`` or ``from_scratch`` for the config ``cfg``.
 
     Raises:
-        ConfigError: no such preset, a file for a variant that takes none, or none for one that needs it.
+        ConfigError: no such preset, a file where none is taken, or none where one is needed.
     """
     preset, at, file = (part.strip() for part in text.partition("@"))
     if preset not in VARIANT_NAMES:
         raise ConfigError(
-            f"--variants: there is no variant {preset!r}; expected {', '.join(VARIANT_NAMES)}, those that take "
-            f"weights also as {WITH_FILE}{nearest(preset, VARIANT_NAMES)}"
+            f"--variants: there is no variant {preset!r}; expected {', '.join(VARIANT_NAMES)}, "
+            f"those that take weights also as {WITH_FILE}{nearest(preset, VARIANT_NAMES)}"
         )
     if preset in ("random_init", FAIR):
         if at:
@@ -91,7 +91,7 @@ def _variant(
 
 
 def _without_extension(cfg: CfgNode) -> list[str]:
-    """For a model of the novel classes alone: EXTEND off, and all that is meant for base classes."""
+    """For a model of the novel classes alone: EXTEND off, and what is meant for base classes."""
     if not cfg.MODEL.TRANSFER.EXTEND:
         return []
     settings = ["MODEL.TRANSFER.EXTEND", "False", "MODEL.TRANSFER.DISTILLATION", "0.0"]

@@ -67,7 +67,7 @@ def _bound(value: float) -> str:
 
 
 def table(content: dict[str, Any]) -> str:
-    """The variants of a ``study.json``, for an 80-column terminal: a line a variant and fraction."""
+    """The variants of a ``study.json``, for a terminal: a line a variant and fraction."""
     task = content["metric"].partition("/")[0]
     images = {entry["fraction"]: entry["images"] for entry in content["train_images"]}
     transferred = {variant["name"]: variant["transferred"] for variant in content["variants"]}

@@ -159,7 +159,7 @@ def _backbone(tensors: Mapping[str, Tensor]) -> _Backbone | None:
 
 
 def _parts_left_out(t: Transfer) -> Iterator[Problem]:
-    """A part that KEEP asks for, of which nothing came. A preset above the RPN asks for whatever the
+    """A part that KEEP asks for, of which nothing came. A preset above the RPN asks for what the
     source has (a backbone has no mask head); a lower preset or a prefix names what it wants."""
     if not _moves(t):
         return

@@ -16,7 +16,7 @@ NewClassInit = str | Sequence[Sequence[str]]  # of all new classes, or (new clas
 class ClassRow:
     """Where one target class gets its rows: a source class, or none (``source`` is None).
 
-    ``averaged`` names the source classes of which the rows are the mean, where ``how`` is ``How.MERGED``.
+    ``averaged``: the source classes of which the rows are the mean, where it is ``How.MERGED``.
     """
 
     target: str

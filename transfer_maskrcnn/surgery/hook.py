@@ -99,7 +99,7 @@ def began_with(metadata: Mapping[str, Any] | None, weights: str) -> bool:
 
 
 def with_digest(transfer: Mapping[str, Any]) -> dict[str, Any]:
-    """The transfer's part of a metadata, which then tells its source from any other file."""
+    """The transfer's part of the metadata, which then tells its source from any other file."""
     return {**transfer, _DIGEST: weights_digest(transfer["source"])}
 
 

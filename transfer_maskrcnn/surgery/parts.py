@@ -74,7 +74,7 @@ def is_statistic(name: str) -> bool:
 
 
 def parse_keep(keep: str | Sequence[str]) -> str | tuple[str, ...]:
-    """A preset of :data:`PRESETS` as it is; anything else as module prefixes ("a.b,c" or a list)."""
+    """A name of :data:`PRESETS` as it is; anything else as module prefixes ("a.b,c", a list)."""
     if isinstance(keep, str) and keep in PRESETS:
         return keep
     prefixes = keep.split(",") if isinstance(keep, str) else keep

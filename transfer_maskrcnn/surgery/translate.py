@@ -74,7 +74,7 @@ def translate(raw: Mapping[str, Tensor], author: str = "") -> Translation:
 
     Args:
         raw: name in the file -> tensor.
-        author: the ``__author__`` of a zoo-format file, which says where a converted backbone is from.
+        author: the ``__author__`` of a zoo-format file, which says where a backbone is from.
 
     Raises:
         AssertionError, ValueError, KeyError: malformed or repeated names.

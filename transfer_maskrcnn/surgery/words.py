@@ -23,7 +23,7 @@ Sentence = str | Callable[[Data], str]
 
 
 class _Words(string.Formatter):
-    """``{x:names}``: 'a', 'b'; ``{x:list}``: a, b; ``{x:keep}``: as a config has it; ``{x:near}``."""
+    """``{x:names}``: 'a', 'b'; ``{x:list}``: a, b; ``{x:keep}``: as in a config; ``{x:near}``."""
 
     def format_field(self, value: Any, format_spec: str) -> str:
         if format_spec == "names":

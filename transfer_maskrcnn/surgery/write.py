@@ -27,7 +27,7 @@ def write_weights(
         metadata: plain values, with the class names in order under ``thing_classes``.
 
     Raises:
-        WeightFileError: another ending, or a metadata that is not plain or has no ``thing_classes``.
+        WeightFileError: another ending, or metadata that are not plain or lack ``thing_classes``.
     """
     path = Path(path)
     try:

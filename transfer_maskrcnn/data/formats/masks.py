@@ -1,4 +1,4 @@
-"""Masks: polygons and outlines, checked and mended where that is safe; bitmasks as COCO run lengths.
+"""Masks: polygons and outlines, checked, and mended where that is safe; bitmasks as run lengths.
 
 Coordinates are pixels, x to the right and y down, the image being [0, width] x [0, height]. An RLE
 is ``{"size": [height, width], "counts": ...}``; pixels are counted down the columns. What leaves
