@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
+from transfer_maskrcnn.engine.manifest import read_or_begin
 from transfer_maskrcnn.errors import TransferError
 from transfer_maskrcnn.evaluation.coco import InstanceEvaluator, detection_limit, matched_tasks
 from transfer_maskrcnn.evaluation.explain.facts import EVALUATION_FILE, SETTINGS_FILE
@@ -111,7 +111,7 @@ def _record(cfg: CfgNode, spec: RunSpec, results: Mapping[str, Results], model: 
     path = Path(cfg.OUTPUT_DIR, EVALUATION_FILE)
     content: dict[str, Any] = {}
     if comm.is_main_process():
-        content = {**_read(path), **results}
+        content = {**read_or_begin(path), **results}
         content.pop(EXTENSION_KEY, None)  # of an earlier evaluation
         write_json(path, content)
         explain_evaluation(cfg, model)
@@ -128,19 +128,10 @@ def _record(cfg: CfgNode, spec: RunSpec, results: Mapping[str, Results], model: 
 
 def read_extension(output_dir: str) -> dict[str, Any] | None:
     """The figures of base and novel classes in ``evaluation.json``; None where there are none."""
-    extension: dict[str, Any] | None = _read(Path(output_dir, EVALUATION_FILE)).get(EXTENSION_KEY)
+    extension: dict[str, Any] | None = read_or_begin(Path(output_dir, EVALUATION_FILE)).get(
+        EXTENSION_KEY
+    )
     return extension
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """An ``evaluation.json``; {} where there is none and, with a warning, where it is damaged."""
-    if not path.is_file():
-        return {}
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        logger.warning("%s is damaged, and begun anew: %s", path, error)
-        return {}
 
 
 def _extension(cfg: CfgNode, model: list[str]) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from detectron2.utils import comm
 from transfer_maskrcnn import __version__
 from transfer_maskrcnn.config import RunSpec, flat_config, load_config
 from transfer_maskrcnn.data.registry import dataset_digest
-from transfer_maskrcnn.files import write_json
+from transfer_maskrcnn.errors import TransferError
+from transfer_maskrcnn.files import read_json, write_json
 from transfer_maskrcnn.modeling.precision import describe_precision
 
 RUN_FILE = "run.json"
@@ -38,12 +39,15 @@ def read_manifest(output_dir: str | os.PathLike[str]) -> dict[str, Any]:
     plan's summary: source, its digest, parameters by fate), ``source`` (of an extended model) and,
     when it has ended, ``cost``.
     """
-    path = Path(output_dir, RUN_FILE)
-    if not path.is_file():
-        return {}
+    return read_or_begin(Path(output_dir, RUN_FILE))
+
+
+def read_or_begin(path: Path) -> dict[str, Any]:
+    """A JSON file that a run adds to; {} where there is none and, with a warning, where it is
+    damaged."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        return read_json(path, dict, {})
+    except TransferError as error:
         logger.warning("%s is damaged, and begun anew: %s", path, error)
         return {}
 
