@@ -33,10 +33,18 @@ VIEWS = 8  # of four images, as they are and flipped
 
 
 @pytest.fixture
-def said(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+def said(
+    caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
+) -> Callable[[], list[str]]:
     """said() -> what the hook logged at INFO and above."""
-    caplog.set_level(logging.INFO, logger="transfer_maskrcnn")
-    return lambda: [r.getMessage() for r in caplog.records if r.name == cache_hook.__name__]
+    logger = logging.getLogger(cache_hook.__name__)
+    logger.disabled = False
+    caplog.set_level(logging.INFO, logger=logger.name)
+    logger.addHandler(caplog.handler)  # also where a command has taken it from the root logger
+    request.addfinalizer(lambda: logger.removeHandler(caplog.handler))
+    return lambda: list(
+        dict.fromkeys(r.getMessage() for r in caplog.records if r.name == logger.name)
+    )
 
 
 def prepared(cfg: CfgNode) -> tuple[TransferTrainer, CacheFeatures]:
