@@ -15,9 +15,13 @@ from transfer_maskrcnn.surgery.classes import ClassMap, ClassRow, NewClassInit, 
 from transfer_maskrcnn.surgery.fates import FATES, TensorFate, decide, describe_target, match
 from transfer_maskrcnn.surgery.load import SourceWeights
 from transfer_maskrcnn.surgery.parts import ClassAxis, group_of, parse_keep, part_of
-from transfer_maskrcnn.surgery.words import Code, How, Problem, Reason, listing, plan_table
+from transfer_maskrcnn.surgery.words import Code, How, Problem, Reason, listing
+from transfer_maskrcnn.text import WIDTH, few, wrapped
 
 VERSION = 2
+
+_MANY_EQUAL = 8
+_NAME, _FATE, _TENSORS, _COUNT = 44, 11, 7, 14
 
 
 @dataclass(frozen=True)
@@ -212,3 +216,60 @@ def _notes(t: Transfer) -> tuple[Problem, ...]:
         data = {"naming": t.source.naming, "settings": as_options(unseen)}
         notes.append(Problem(Code.WORKS_WITH, data))
     return tuple(notes)
+
+
+def _row(name: str, fate: str, tensors: str, count: str) -> str:
+    """One line of the table; a name that is too long loses its middle."""
+    if len(name) > _NAME:
+        name = f"{name[:12]}...{name[-(_NAME - 15) :]}"
+    return f"{name:<{_NAME}} {fate:<{_FATE}} {tensors:>{_TENSORS}} {count:>{_COUNT}}"
+
+
+def plan_table(plan: TransferPlan) -> str:
+    """See :meth:`TransferPlan.table`."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    told: dict[str, tuple[list[str], list[str]]] = {}
+    for tensor in plan.tensors:
+        group = group_of(tensor.target or tensor.source or "")
+        total = groups.setdefault((group, tensor.fate), [0, 0])
+        total[0] += 1
+        total[1] += tensor.moved if tensor.fate == "rows" else tensor.parameters
+        if tensor.fate != "kept":
+            fates, where = told.setdefault(tensor.reason, ([], []))
+            fates += [tensor.fate] if tensor.fate not in fates else []
+            where += [group] if group not in where else []
+    lines = [f"weights: {plan.source or 'none'}", _row("part", "fate", "tensors", "parameters")]
+    lines.append("-" * WIDTH)
+    lines += [_row(name, fate, str(n), f"{count:,}") for (name, fate), (n, count) in groups.items()]
+    lines.append("-" * WIDTH)
+    for fate, sums in plan.totals().items():
+        if sums["tensors"]:
+            count = sums["moved"] if fate == "rows" else sums["parameters"]
+            lines.append(_row("total", fate, str(sums["tensors"]), f"{count:,}"))
+    share = int(plan.loaded_fraction() * 1000) / 10  # 100.0% only if nothing is missing
+    lines.append(f"{share:.1f}% of the target's parameters are loaded from the source.")
+    sentences = [
+        f"{' and '.join(fates)}: {few(where, 3)}: {reason}"
+        for reason, (fates, where) in told.items()
+    ]
+    # what STAYS_INITIALISED says stands among the reasons already
+    notes = [f"note: {n}" for n in plan.notes if n.code is not Code.STAYS_INITIALISED]
+    lines += [wrapped(text) for text in (*sentences, *_classes(plan), *notes)]
+    return "\n".join(lines)
+
+
+def _classes(plan: TransferPlan) -> list[str]:
+    """A sentence a class that has a source; one for many of equal name, and for all the others."""
+    equal = [repr(row.target) for row in plan.classes if row.how is How.EQUAL]
+    many = len(equal) > _MANY_EQUAL
+    named = [f"class {few(equal, _MANY_EQUAL)}: own rows, {How.EQUAL.sentence()}"] if many else []
+    others: dict[str, list[str]] = {}
+    for row in plan.classes:
+        if row.averaged:
+            parents = ", ".join(map(repr, row.averaged))
+            named.append(f"class {row.target!r}: mean of the rows of {parents}, class map")
+        elif row.source is None:
+            others.setdefault(row.how.sentence(), []).append(repr(row.target))
+        elif not (many and row.how is How.EQUAL):
+            named.append(f"class {row.target!r}: rows of {row.source!r}, {row.how.sentence()}")
+    return named + [f"class {few(names, 8)}: {how}" for how, names in others.items()]
