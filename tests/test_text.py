@@ -1,0 +1,78 @@
+"""The words that every sentence of the project is built from."""
+
+from __future__ import annotations
+
+import pytest
+
+from transfer_maskrcnn import text
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (0, "0 images"),
+        (1, "1 image"),
+        (1200, "1,200 images"),
+        (2.0, "2 images"),  # a count out of a json file may be a float
+    ],
+)
+def test_plural(number: float, said: str) -> None:
+    assert text.plural(number, "image") == said
+
+
+@pytest.mark.parametrize(
+    ("items", "said"),
+    [
+        ([], ""),
+        (["a", "b"], "a, b"),  # as many as are shown: nothing is beside them
+        (["a", "b", "c", "d"], "a, b and 2 more"),
+    ],
+)
+def test_few(items: list[str], said: str) -> None:
+    assert text.few(items, 2) == said
+
+
+def test_quoted_names_are_what_was_written() -> None:
+    assert text.quoted(["a b", "it's"]) == "'a b', \"it's\""
+    assert text.quoted(["a", "b", "c"], 2) == "'a', 'b', ... (3 names)"
+
+
+@pytest.mark.parametrize(
+    ("items", "said"),
+    [([], ""), ([0], "0"), ([0, 1], "0 and 1"), ([0, 1, 2], "0, 1 and 2")],
+)
+def test_listed(items: list[int], said: str) -> None:
+    assert text.listed(items) == said
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [
+        (0.0, "0 %"),
+        (1.0, "100 %"),
+        (0.9996, "99.9 %"),  # never rounded up to "nothing is missing"
+        (0.5, "50.0 %"),
+        (0.0004, "0.0 %"),
+    ],
+)
+def test_percent(share: float, said: str) -> None:
+    assert text.percent(share) == said
+
+
+@pytest.mark.parametrize("most", [12, 24])
+def test_shorten_keeps_both_ends(most: int) -> None:
+    name = "a_very_long_folder/and_an_image_0001.jpg"
+    short = text.shorten(name, most)
+    assert len(short) == most
+    head, tail = short.split("...")
+    assert name.startswith(head)
+    assert name.endswith(tail)
+    assert text.shorten("short", most) == "short"
+
+
+def test_wrapped_lines_fit_a_terminal() -> None:
+    lines = text.wrapped("word " * 50).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len(lines) > 1
+    assert all(line.startswith("    ") for line in lines[1:])
+    assert text.wrapped("a-long-" * 8) == "a-long-" * 8  # paths and options stay in one piece
