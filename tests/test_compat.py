@@ -8,7 +8,7 @@ from typing import Any
 import detectron2
 import pytest
 from detectron2.engine import SimpleTrainer
-from detectron2.modeling.roi_heads import Res5ROIHeads
+from detectron2.modeling.roi_heads import BaseMaskRCNNHead
 
 from transfer_maskrcnn import compat
 from transfer_maskrcnn.errors import TransferError
@@ -19,9 +19,9 @@ def test_each_name_is_there(name: str) -> None:
     assert callable(getattr(compat, name))
 
 
-def test_protected_methods_that_subclasses_and_distillation_call() -> None:
+def test_methods_that_subclasses_and_distillation_call() -> None:
     assert callable(SimpleTrainer._write_metrics)
-    assert callable(Res5ROIHeads._shared_roi_transform)
+    assert callable(BaseMaskRCNNHead.layers)
 
 
 def test_a_name_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:

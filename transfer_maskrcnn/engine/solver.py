@@ -34,9 +34,8 @@ logger = logging.getLogger(__name__)
 class LatePullSGD(torch.optim.SGD):
     """SGD that calls ``pull`` when nothing but its own update is left to do.
 
-    By then the gradients are unscaled (AMP) and clipped. A step pre-hook of torch would come first
-    in a resumed run and last in others: with detectron2's clipping, which is a subclass, torch
-    hooks ``step`` of either class, depending on whether a state was loaded.
+    By then the gradients are unscaled (AMP) and clipped; a step pre-hook of torch comes before
+    detectron2's clipping, which is a subclass.
 
     Attributes:
         pull: changes the gradients in place.
@@ -72,13 +71,13 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     unclipped = cfg.clone()
     unclipped.defrost()
     unclipped.SOLVER.CLIP_GRADIENTS.ENABLED = False
-    optimizer: torch.optim.Optimizer = solver.build_optimizer(unclipped, model)
+    stock: torch.optim.Optimizer = solver.build_optimizer(unclipped, model)
     if cfg.SOLVER.LR_MULTIPLIERS:
-        _multiply_rates(optimizer, model, cfg.SOLVER.LR_MULTIPLIERS)
-    if cfg.SOLVER.L2_SP:
-        optimizer.__class__ = LatePullSGD  # clipping is then added on top, as a subclass
+        _multiply_rates(stock, model, cfg.SOLVER.LR_MULTIPLIERS)
+    kind: Any = LatePullSGD if cfg.SOLVER.L2_SP else type(stock)
     if cfg.SOLVER.CLIP_GRADIENTS.ENABLED:
-        optimizer.__class__ = _clipping(type(optimizer), cfg)
+        kind = _clipping(kind, cfg)
+    optimizer: torch.optim.Optimizer = kind(stock.param_groups, **stock.defaults)
     return optimizer
 
 

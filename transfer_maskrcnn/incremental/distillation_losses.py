@@ -172,7 +172,7 @@ def box_outputs(roi_heads: Any, features: Features, boxes: list[Boxes]) -> tuple
     """
     maps = [features[name] for name in roi_heads.in_features]
     if isinstance(roi_heads, Res5ROIHeads):
-        pooled = roi_heads._shared_roi_transform(maps, boxes).mean(dim=[2, 3])
+        pooled = roi_heads.res5(roi_heads.pooler(maps, boxes)).mean(dim=[2, 3])
     else:
         pooled = roi_heads.box_head(roi_heads.box_pooler(maps, boxes))
     logits, deltas = roi_heads.box_predictor(pooled)
@@ -183,7 +183,7 @@ def mask_logits(roi_heads: Any, features: Features, boxes: list[Boxes]) -> Tenso
     """Mask logits (M, K or 1, H, W) in M given boxes; arguments as of :func:`box_outputs`."""
     if isinstance(roi_heads, Res5ROIHeads):
         maps = [features[name] for name in roi_heads.in_features]
-        pooled = roi_heads._shared_roi_transform(maps, boxes)
+        pooled = roi_heads.res5(roi_heads.pooler(maps, boxes))
     else:
         maps = [features[name] for name in roi_heads.mask_in_features]
         pooled = roi_heads.mask_pooler(maps, boxes)
