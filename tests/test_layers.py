@@ -176,7 +176,7 @@ ALLOWED = [
     # module, source
     ("surgery/plan.py", "import torch\nfrom transfer_maskrcnn.surgery.apply import f"),
     ("surgery/plan.py", "from ..errors import TransferError\nfrom . import apply"),
-    ("surgery/translate.py", "from detectron2.checkpoint import c2_model_loading"),
+    ("surgery/names.py", "from detectron2.checkpoint import c2_model_loading"),
     ("data/formats/coco.py", "from detectron2.structures import BoxMode\nimport PIL.Image"),
     ("data/registry.py", "from .formats import coco\nfrom detectron2.data import DatasetCatalog"),
     (

@@ -23,7 +23,7 @@ from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.errors import TransferError
 from transfer_maskrcnn.inference.video import video_file
 from transfer_maskrcnn.modeling.build import build_model
-from transfer_maskrcnn.surgery.write import write_weights
+from transfer_maskrcnn.surgery.apply import write_weights
 
 TINY = [
     *("MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "start.pth", "MODEL.ROI_HEADS.NUM_CLASSES", 2),

@@ -75,7 +75,7 @@ def test_an_extended_model(run: Run, start: Path, tmp_path: Path) -> None:
     assert shown == run("--output", path, "--weights", start, *names, *extend).replace(
         f"Written to {path}\n", ""
     )
-    assert "class 'moon': rows of 'moon', equal name" in shown
+    assert "class 'star', 'moon', 'heart': own rows, equal name" in shown
     assert "class 'ring': new class, as detectron2 initialises it" in shown
     written = load_weights(path)
     assert written.classes == ("star", "moon", "heart", "ring")

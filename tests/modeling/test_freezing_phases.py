@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.modeling.freezing import FreezeSchedule, freeze, parse_phases
-from transfer_maskrcnn.surgery.parts import part_of
+from transfer_maskrcnn.surgery.names import part_of
 
 
 class Net(nn.Module):

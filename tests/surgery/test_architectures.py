@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from transfer_maskrcnn.surgery.apply import apply_plan
 from transfer_maskrcnn.surgery.load import SourceWeights
-from transfer_maskrcnn.surgery.parts import part_of
+from transfer_maskrcnn.surgery.names import part_of
 from transfer_maskrcnn.surgery.plan import TransferPlan, plan_transfer
 
 MASK = "COCO-InstanceSegmentation/mask_rcnn_"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.surgery.apply import apply_plan
-from transfer_maskrcnn.surgery.extension import extended_classes, known_classes
+from transfer_maskrcnn.surgery.classes import extended_classes, known_classes
 from transfer_maskrcnn.surgery.load import SourceWeights
 from transfer_maskrcnn.surgery.plan import TransferPlan, plan_transfer
 
@@ -142,7 +142,6 @@ def test_a_merged_class_scores_as_the_mean_of_its_sources_logits(
         boxes, merged = before["deltas"][0].view(-1, 4, 4), after["deltas"][0].view(-1, 2, 4)
         assert torch.allclose(merged[:, 1], boxes[:, :3].mean(1), atol=1e-6)
     assert "class 'vehicle': mean of the rows of 'car', 'truck', 'bus', class map" in plan.table()
-    assert TransferPlan.from_json(plan.to_json()) == plan
     assert plan.loaded_fraction() == 1
 
 
@@ -154,7 +153,6 @@ def test_one_parent_of_a_merged_class(tiny: Tiny) -> None:
     name = f"{BOX}.cls_score.weight"
     assert torch.equal(new.state_dict()[name][0], old.state_dict()[name][1])
     assert "class 'vehicle': rows of 'bus', parent class" in plan.table()
-    assert TransferPlan.from_json(plan.to_json()) == plan
 
 
 def test_a_split_class_starts_as_its_parent(tiny: Tiny) -> None:
@@ -166,7 +164,7 @@ def test_a_split_class_starts_as_its_parent(tiny: Tiny) -> None:
             there, here = (m.state_dict()[f"{name}.{leaf}"] for m in (old, new))
             for place in (0, 2):
                 assert torch.equal(here[size * place :][:size], there[:size])
-    assert "class 'van': rows of 'car', class map" in plan.table()
+    assert "class 'sedan', 'van': rows of 'car', class map" in plan.table()
 
 
 def test_many_classes_that_stay_are_one_line_of_the_table(tiny: Tiny) -> None:

@@ -8,7 +8,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
-from transfer_maskrcnn.surgery.fresh import fresh_tensor
+from transfer_maskrcnn.surgery.apply import fresh_tensor
 
 MASK = "COCO-InstanceSegmentation/mask_rcnn_"
 GN = [

@@ -20,7 +20,7 @@ from transfer_maskrcnn.config import add_transfer_config
 from transfer_maskrcnn.errors import TransferPlanError, WeightFileError
 from transfer_maskrcnn.surgery.hook import WeightSurgeryHook, source_class_names, transfer_weights
 from transfer_maskrcnn.surgery.load import load_weights
-from transfer_maskrcnn.surgery.plan import TransferPlan, plan_transfer
+from transfer_maskrcnn.surgery.plan import plan_transfer
 
 MASK = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x"
 SCORE = "roi_heads.box_predictor.cls_score.weight"
@@ -92,8 +92,8 @@ def test_default_trainer(
     assert not torch.equal(
         trained["backbone.fpn_lateral2.weight"], weights["backbone.fpn_lateral2.weight"]
     )
-    text = (tmp_path / "out" / "transfer_plan.json").read_text()
-    assert TransferPlan.from_json(text) == hook.plan
+    assert hook.plan is not None
+    assert (tmp_path / "out" / "transfer_plan.json").read_text() == hook.plan.to_json()
 
 
 def test_resumed_run_is_left_untouched(

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from transfer_maskrcnn.errors import WeightFileError
 from transfer_maskrcnn.surgery.load import load_weights, zoo_classes
-from transfer_maskrcnn.surgery.safe_pickle import NUMPY_GLOBALS
+from transfer_maskrcnn.surgery.read import NUMPY_GLOBALS
 
 TORCH = tuple(int(x) for x in torch.__version__.split(".")[:2])
 needs_safe_globals = pytest.mark.skipif(TORCH < (2, 6), reason="torch has no named safe globals")

@@ -13,8 +13,8 @@ from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 
 from transfer_maskrcnn.surgery.apply import apply_plan
 from transfer_maskrcnn.surgery.load import SourceWeights
+from transfer_maskrcnn.surgery.names import TORCHVISION_EXPECTS, translate
 from transfer_maskrcnn.surgery.plan import TransferPlan, plan_transfer
-from transfer_maskrcnn.surgery.translate import TORCHVISION_EXPECTS, translate
 
 MASK = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x"
 Build = Callable[..., nn.Module]

@@ -6,8 +6,8 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from transfer_maskrcnn.errors import WeightFileError
+from transfer_maskrcnn.surgery.apply import write_weights
 from transfer_maskrcnn.surgery.load import load_weights
-from transfer_maskrcnn.surgery.write import write_weights
 
 METADATA = {
     "thing_classes": ["cat", "traffic light"],
@@ -41,18 +41,11 @@ def test_a_stock_checkpointer_loads_it_by_exact_names(tmp_path: Path) -> None:
     assert rest == {"transfer_maskrcnn": METADATA}
 
 
-# name, metadata, words
-REFUSED = [
-    ("out.pkl", METADATA, "written as .pth or .safetensors"),
-    ("out.pth", {}, "thing_classes"),
-    ("out.pth", {"thing_classes": ["cat"], "t": torch.ones(1)}, "plain values"),
-]
-
-
-@pytest.mark.parametrize(("name", "metadata", "words"), REFUSED)
-def test_refused(name: str, metadata: dict, words: str, tmp_path: Path) -> None:
-    with pytest.raises(WeightFileError, match=words):
-        write_weights(tmp_path / name, {}, metadata)
+def test_refused(tmp_path: Path) -> None:
+    with pytest.raises(WeightFileError, match=r"written as .pth or .safetensors"):
+        write_weights(tmp_path / "out.pkl", {}, METADATA)
+    with pytest.raises(TypeError):  # nothing that a safe reader would refuse
+        write_weights(tmp_path / "out.pth", {}, {**METADATA, "t": torch.ones(1)})
     assert list(tmp_path.iterdir()) == []
 
 

@@ -83,11 +83,10 @@ def _transfer(args: argparse.Namespace) -> None:
 
     from transfer_maskrcnn.config import load_config
     from transfer_maskrcnn.incremental.classes import extend
-    from transfer_maskrcnn.surgery.apply import apply_plan
+    from transfer_maskrcnn.surgery.apply import apply_plan, write_weights
     from transfer_maskrcnn.surgery.hook import plan_of_config
     from transfer_maskrcnn.surgery.load import UNTRAINED_KEY
-    from transfer_maskrcnn.surgery.parts import part_of
-    from transfer_maskrcnn.surgery.write import write_weights
+    from transfer_maskrcnn.surgery.names import part_of
 
     cfg = load_config(args.config_file, args.opts)
     if args.weights is not None:

@@ -14,7 +14,6 @@ from torch import nn
 from transfer_maskrcnn.errors import CheckpointError, ConfigError, TrainingDivergedError
 from transfer_maskrcnn.files import atomic_path
 from transfer_maskrcnn.modeling.heads import check_same_classifier, score_by_task, tasks_of
-from transfer_maskrcnn.surgery.fates import align
 from transfer_maskrcnn.surgery.load import (
     UNTRAINED_KEY,
     SourceWeights,
@@ -22,6 +21,7 @@ from transfer_maskrcnn.surgery.load import (
     load_checkpoint,
     load_weights,
 )
+from transfer_maskrcnn.surgery.names import align
 from transfer_maskrcnn.surgery.read import METADATA_KEY
 from transfer_maskrcnn.text import few
 

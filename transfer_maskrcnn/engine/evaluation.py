@@ -39,7 +39,7 @@ from transfer_maskrcnn.incremental.forgetting import (
 )
 from transfer_maskrcnn.incremental.source import SourceFacts, source_facts
 from transfer_maskrcnn.modeling.precision import autocast_dtype
-from transfer_maskrcnn.surgery.parts import unwrapped
+from transfer_maskrcnn.surgery.names import unwrapped
 
 logger = logging.getLogger(__name__)
 

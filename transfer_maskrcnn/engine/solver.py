@@ -20,11 +20,11 @@ from transfer_maskrcnn.compat import gradient_clipper, with_gradient_clipping
 from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.engine.hooks.record import INITIAL_FILE
 from transfer_maskrcnn.errors import CheckpointError, ConfigError
+from transfer_maskrcnn.files import read_json
 from transfer_maskrcnn.modeling.freezing import names_of
 from transfer_maskrcnn.surgery.hook import PLAN_FILE
 from transfer_maskrcnn.surgery.load import load_weights
-from transfer_maskrcnn.surgery.parts import unwrapped
-from transfer_maskrcnn.surgery.plan import TransferPlan
+from transfer_maskrcnn.surgery.names import unwrapped
 
 LR_MULTIPLIERS_KEY = "SOLVER.LR_MULTIPLIERS"
 
@@ -222,11 +222,11 @@ class L2SP(HookBase):
 
     def _read_starts(self, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
         """Name -> where it started, of each transferred parameter; on the parameter's device."""
-        plan = TransferPlan.from_json(self._existing(PLAN_FILE).read_text(encoding="utf-8"))
+        plan = read_json(self._existing(PLAN_FILE), dict)
         path = self._existing(INITIAL_FILE)
         initial = load_weights(path).tensors
         starts = {}
-        for name in (t.target for t in plan.tensors if t.fate in ("kept", "rows")):
+        for name in (t["target"] for t in plan["tensors"] if t["fate"] in ("kept", "rows")):
             if name in parameters:
                 if name not in initial or initial[name].shape != parameters[name].shape:
                     raise CheckpointError(

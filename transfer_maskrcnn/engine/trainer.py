@@ -43,9 +43,9 @@ from transfer_maskrcnn.errors import (
 from transfer_maskrcnn.incremental.classes import in_model_classes
 from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.modeling.precision import step_trainer
+from transfer_maskrcnn.surgery.apply import write_weights
 from transfer_maskrcnn.surgery.hook import WeightSurgeryHook, moved, with_digest
 from transfer_maskrcnn.surgery.load import FINAL_FILE
-from transfer_maskrcnn.surgery.write import write_weights
 
 logger = logging.getLogger(__name__)
 

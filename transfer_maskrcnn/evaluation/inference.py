@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transfer_maskrcnn.evaluation.mask_rle import EncodedMasks, encode_masks
 from transfer_maskrcnn.evaluation.proposals import in_image, recorded_proposals
 from transfer_maskrcnn.modeling.rcnn import TransferRCNN
-from transfer_maskrcnn.surgery.parts import unwrapped
+from transfer_maskrcnn.surgery.names import unwrapped
 
 
 class FastInference(nn.Module):

@@ -30,7 +30,7 @@ from transfer_maskrcnn.feature_cache.cache import Canvases, FeatureCache, Memory
 from transfer_maskrcnn.modeling.freezing import FREEZE_KEY, parse_phases
 from transfer_maskrcnn.modeling.precision import autocast_dtype
 from transfer_maskrcnn.modeling.rcnn import FrozenPart, TransferRCNN
-from transfer_maskrcnn.surgery.parts import unwrapped
+from transfer_maskrcnn.surgery.names import unwrapped
 
 KEY = "MODEL.TRANSFER.CACHE_FEATURES"
 MODES = ("auto", "memory", "disk", "off")

@@ -16,8 +16,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from transfer_maskrcnn.errors import ConfigError, WeightFileError, nearest
 from transfer_maskrcnn.incremental.forgetting import EXTENSION_KEY
 from transfer_maskrcnn.modeling.heads import tasks_of
-from transfer_maskrcnn.surgery.classes import find_class, fold
-from transfer_maskrcnn.surgery.extension import extended_classes, known_classes
+from transfer_maskrcnn.surgery.classes import extended_classes, find_class, fold, known_classes
 from transfer_maskrcnn.surgery.hook import began_with, load_named_source
 from transfer_maskrcnn.surgery.load import load_weights, trained_file
 from transfer_maskrcnn.text import quoted

@@ -35,7 +35,7 @@ from transfer_maskrcnn.incremental.source import (
     read_facts,
 )
 from transfer_maskrcnn.modeling.precision import autocast_dtype
-from transfer_maskrcnn.surgery.extension import known_classes
+from transfer_maskrcnn.surgery.classes import known_classes
 
 logger = logging.getLogger(__name__)
 

@@ -35,7 +35,7 @@ from transfer_maskrcnn.incremental.distillation_losses import (
 from transfer_maskrcnn.incremental.source import COSINE_KEY, build_source_model, source_config
 from transfer_maskrcnn.modeling.rcnn import Features, FrozenPart, Step
 from transfer_maskrcnn.surgery.hook import load_named_source
-from transfer_maskrcnn.surgery.parts import unwrapped
+from transfer_maskrcnn.surgery.names import unwrapped
 
 logger = logging.getLogger(__name__)
 

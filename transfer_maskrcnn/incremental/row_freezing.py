@@ -29,7 +29,7 @@ from transfer_maskrcnn.modeling.freezing import (
     rows_per_class,
 )
 from transfer_maskrcnn.surgery.hook import load_named_source
-from transfer_maskrcnn.surgery.parts import unwrapped
+from transfer_maskrcnn.surgery.names import unwrapped
 from transfer_maskrcnn.text import quoted
 
 logger = logging.getLogger(__name__)

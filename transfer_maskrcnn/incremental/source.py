@@ -23,7 +23,7 @@ from transfer_maskrcnn.modeling.precision import describe_precision
 from transfer_maskrcnn.surgery.apply import apply_plan
 from transfer_maskrcnn.surgery.hook import began_with, load_named_source
 from transfer_maskrcnn.surgery.load import SourceWeights, load_weights, weights_digest
-from transfer_maskrcnn.surgery.parts import part_of
+from transfer_maskrcnn.surgery.names import part_of
 from transfer_maskrcnn.surgery.plan import plan_transfer
 
 logger = logging.getLogger(__name__)

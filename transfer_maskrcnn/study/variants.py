@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 
 from transfer_maskrcnn.errors import ConfigError, nearest
 from transfer_maskrcnn.modeling.freezing import ALL_BUT_NOVEL_ROWS
-from transfer_maskrcnn.surgery.parts import PRESETS
+from transfer_maskrcnn.surgery.names import PRESETS
 
 FAIR = "from_scratch"
 VARIANT_NAMES = (*PRESETS, FAIR)

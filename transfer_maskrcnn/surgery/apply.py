@@ -1,17 +1,32 @@
-"""A plan onto a model: in place, under ``no_grad``, drawing no global random number."""
+"""A plan onto a model, in place, under ``no_grad``, drawing no global random number; and a model
+into a file that knows what it is."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+import json
+import math
+import re
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from transfer_maskrcnn.errors import TransferPlanError
-from transfer_maskrcnn.surgery.fates import TensorFate, align
-from transfer_maskrcnn.surgery.fresh import fresh_tensor
+from transfer_maskrcnn.errors import TransferPlanError, WeightFileError
+from transfer_maskrcnn.files import atomic_path
+from transfer_maskrcnn.surgery.classes import ClassAxis
+from transfer_maskrcnn.surgery.fates import TensorFate
 from transfer_maskrcnn.surgery.load import SourceWeights
-from transfer_maskrcnn.surgery.parts import ClassAxis, part_of, unwrapped
+from transfer_maskrcnn.surgery.names import align, part_of, unwrapped
 from transfer_maskrcnn.surgery.plan import TransferPlan
+from transfer_maskrcnn.surgery.read import METADATA_KEY
 from transfer_maskrcnn.surgery.words import How
+
+_SEED = 20170320  # any constant: every process must draw the same numbers
+_FROZEN_BN_EPS = 1e-5
 
 
 def apply_plan(plan: TransferPlan, source: SourceWeights, model: nn.Module) -> tuple[str, ...]:
@@ -35,8 +50,9 @@ def apply_plan(plan: TransferPlan, source: SourceWeights, model: nn.Module) -> t
             that cannot be initialised again. The model is unchanged.
     """
     state = {k: v for k, v in unwrapped(model).state_dict().items() if isinstance(v, Tensor)}
-    _verify(plan, source, state)
-    anew = _initialised_again(_preloaded(plan, source, state), state)
+    _verify("model", {f.target: f.target_shape for f in plan.tensors if f.target}, state)
+    _verify("source", {f.source: f.source_shape for f in plan.tensors if f.source}, source.tensors)
+    anew = _initialised_again(plan, source, state)
     with torch.no_grad():
         for name, tensor in anew.items():
             state[name].copy_(tensor)
@@ -51,44 +67,31 @@ def apply_plan(plan: TransferPlan, source: SourceWeights, model: nn.Module) -> t
     return tuple(anew)
 
 
-def _verify(plan: TransferPlan, source: SourceWeights, state: dict[str, Tensor]) -> None:
-    mine = {f.target: f.target_shape for f in plan.tensors if f.target is not None}
-    theirs = {f.source: f.source_shape for f in plan.tensors if f.source is not None}
-    sides = (("model", mine, state), ("source", theirs, source.tensors))
-    for side, planned, tensors in sides:
-        found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        wrong = sorted(k for k in planned.keys() | found.keys() if planned.get(k) != found.get(k))
-        if wrong:
-            raise TransferPlanError(
-                f"The plan was made for another {side}: {wrong[0]} has the shape "
-                f"{found.get(wrong[0])}, planned was {planned.get(wrong[0])} ({len(wrong)} tensors "
-                "differ). Plan again with plan_transfer; nothing was changed."
-            )
+def _verify(side: str, planned: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    wrong = sorted(k for k in planned.keys() | found.keys() if planned.get(k) != found.get(k))
+    if wrong:
+        raise TransferPlanError(
+            f"The plan was made for another {side}: {wrong[0]} has the shape "
+            f"{found.get(wrong[0])}, planned was {planned.get(wrong[0])} ({len(wrong)} tensors "
+            "differ). Plan again with plan_transfer; nothing was changed."
+        )
 
 
-def _preloaded(plan: TransferPlan, source: SourceWeights, state: dict[str, Tensor]) -> list[str]:
-    """Target tensors that should be as built, but hold the source's tensor bit by bit."""
+def _initialised_again(
+    plan: TransferPlan, source: SourceWeights, state: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """New values for target tensors that should be as built, but hold the source's tensor bit by
+    bit, and that differ from what initialisation gives anyway."""
     partner, _ = align(source.tensors, state)
-    found = []
-    for fate in plan.tensors:
-        name = fate.target
-        if (
-            name is None
-            or fate.fate == "kept"
-            or name not in partner
-            or part_of(name) == "settings"
-        ):
+    stays = [f.name for f in plan.tensors if f.target and f.fate != "kept"]
+    anew: dict[str, Tensor] = {}
+    for name in stays:
+        if name not in partner or part_of(name) == "settings":
             continue
         here, there = state[name], source.tensors[partner[name]]
-        if here.shape == there.shape and torch.equal(here, there.to(here.device, here.dtype)):
-            found.append(name)
-    return found
-
-
-def _initialised_again(names: Sequence[str], state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """New values for the preloaded tensors that differ from what initialisation gives anyway."""
-    anew: dict[str, Tensor] = {}
-    for name in names:
+        if here.shape != there.shape or not torch.equal(here, there.to(here.device, here.dtype)):
+            continue
         tensor = fresh_tensor(name, state)
         if tensor is None:
             raise TransferPlanError(
@@ -96,9 +99,48 @@ def _initialised_again(names: Sequence[str], state: dict[str, Tensor]) -> dict[s
                 "surgery, and its kind of layer cannot be initialised again. Set MODEL.WEIGHTS '' "
                 "for the trainer and give the file to WeightSurgeryHook alone."
             )
-        if not torch.equal(tensor, state[name].cpu().float()):
+        if not torch.equal(tensor, here.cpu().float()):
             anew[name] = tensor
     return anew
+
+
+def fresh_tensor(name: str, state: Mapping[str, Tensor]) -> Tensor | None:
+    """``state[name]`` as detectron2 would have initialised it, the same in every process and run.
+
+    The rules are those of ``FPN``, ``ResNet``, ``StandardRPNHead``, ``FastRCNNConvFCHead``,
+    ``FastRCNNOutputLayers``, ``MaskRCNNConvUpsampleHead``, ``KRCNNConvDeconvUpsampleHead`` and
+    PointRend; the tests compare them with freshly built models.
+
+    Args:
+        name: a tensor's name in the model's state.
+        state: the model's state, whose names tell the kinds of layers.
+
+    Returns:
+        a float32 CPU tensor of the same shape; None for a layer that no rule covers.
+    """
+    shape, part = state[name].shape, part_of(name)
+    module, _, leaf = name.rpartition(".")
+    if leaf in ("bias", "running_mean", "num_batches_tracked") or "conv2_offset" in module:
+        return torch.zeros(shape)
+    if leaf == "running_var":
+        frozen = f"{module}.num_batches_tracked" not in state
+        return torch.ones(shape) - (_FROZEN_BN_EPS if frozen else 0)
+    if leaf != "weight":
+        return None
+    if len(shape) == 1:  # a norm's scale
+        return torch.ones(shape)
+    generator = torch.Generator().manual_seed(_SEED ^ zlib.crc32(name.encode()))
+    area, tensor = math.prod(shape[2:]), torch.empty(shape)
+    if part in ("predictors", "RPN"):
+        std = 0.01 if part == "RPN" or "cls_score" in name else 0.001
+        return tensor.normal_(0, std, generator=generator)
+    if part == "FPN" or (len(shape) == 2 and re.search(r"\.fc\d+\.weight$", name)):
+        bound = math.sqrt(3 / (shape[1] * area))  # c2_xavier_fill
+        return tensor.uniform_(-bound, bound, generator=generator)
+    if part in ("backbone", "box head", "mask head", "keypoint head") and len(shape) > 2:
+        std = math.sqrt(2 / (shape[0] * area))  # c2_msra_fill
+        return tensor.normal_(0, std, generator=generator)
+    return None
 
 
 def _copy_rows(target: Tensor, source: Tensor, fate: TensorFate, plan: TransferPlan) -> None:
@@ -116,16 +158,15 @@ def _copy_rows(target: Tensor, source: Tensor, fate: TensorFate, plan: TransferP
 
 def _pick(source: Tensor, size: int, axis: ClassAxis, plan: TransferPlan) -> tuple[Tensor, Tensor]:
     """The slices of ``source`` along ``axis`` that move, and their places in the target."""
+    names = list(plan.source_classes or ())
     take: list[int] = list(range(axis.before))
     place: list[int] = list(range(axis.before))
-    names = list(plan.source_classes or ())
     for i, row in enumerate(plan.classes):
         if row.source is not None:
             take += _block(axis, names.index(row.source))
             place += _block(axis, i)
-    for i in range(axis.after):
-        take.append(source.shape[axis.axis] - axis.after + i)
-        place.append(size - axis.after + i)
+    take += range(source.shape[axis.axis] - axis.after, source.shape[axis.axis])
+    place += range(size - axis.after, size)
     picked = [source.index_select(axis.axis, torch.tensor(take, dtype=torch.long))]
     means = [(i, row) for i, row in enumerate(plan.classes) if row.how in (How.MEAN, How.MERGED)]
     if means:
@@ -140,6 +181,36 @@ def _pick(source: Tensor, size: int, axis: ClassAxis, plan: TransferPlan) -> tup
     return torch.cat(picked, axis.axis), torch.tensor(place, dtype=torch.long)
 
 
-def _block(axis: ClassAxis, index: int) -> list[int]:
+def _block(axis: ClassAxis, index: int) -> range:
     start = axis.before + index * axis.per_class
-    return list(range(start, start + axis.per_class))
+    return range(start, start + axis.per_class)
+
+
+def write_weights(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
+) -> None:
+    """Writes weights and what they are, as .pth or .safetensors by the name's end.
+
+    The file is complete or absent, never half written. The .pth is a dict with ``model``, which a
+    stock ``DetectionCheckpointer`` loads by exact names.
+
+    Args:
+        path: where to; replaced in one step.
+        tensors: name -> tensor, for example ``model.state_dict()``.
+        metadata: plain values, with the class names in order under ``thing_classes``.
+
+    Raises:
+        WeightFileError: another ending.
+        TypeError: the metadata are not plain.
+    """
+    path, text = Path(path), json.dumps(dict(metadata))
+    if path.suffix not in (".pth", ".safetensors"):
+        raise WeightFileError(f"{path}: weights are written as .pth or .safetensors.")
+    plain = {name: tensor.detach() for name, tensor in tensors.items()}
+    with atomic_path(path) as unfinished:
+        if path.suffix == ".pth":
+            torch.save({"model": plain, METADATA_KEY: json.loads(text)}, unfinished)
+        else:
+            # a name each, not shared memory, is what the format stores
+            own = {name: tensor.cpu().clone().contiguous() for name, tensor in plain.items()}
+            save_file(own, unfinished, metadata={"format": "pt", METADATA_KEY: text})

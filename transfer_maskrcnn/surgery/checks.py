@@ -5,265 +5,189 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from transfer_maskrcnn.surgery.fates import Matching, TensorFate
-from transfer_maskrcnn.surgery.load import SourceWeights
-from transfer_maskrcnn.surgery.parts import PRESETS, group_of, is_statistic, part_of, under
+from transfer_maskrcnn.surgery.names import PRESETS, group_of, is_statistic, part_of, under
 from transfer_maskrcnn.surgery.words import Code, Problem, Reason
 from transfer_maskrcnn.text import few
 
-_BLOCK = re.compile(r"(?:^|\.)res([2-5])\.(\d+)\.(conv[123]|shortcut)\.weight$")
-_DEPTHS: dict[tuple[object, ...], int] = {
-    ("basic", 2, 2, 2, 2): 18,
-    ("basic", 3, 4, 6, 3): 34,
-    ("bottleneck", 3, 4, 6, 3): 50,
-    ("bottleneck", 3, 4, 23, 3): 101,
-    ("bottleneck", 3, 8, 36, 3): 152,
+_CONV = re.compile(r"(?:^|\.)(stem\.conv1|res[2-5]\.\d+\.(?:conv[123]|shortcut))\.weight$")
+_DEPTHS = {
+    "2-2-2-2 basic": 18,
+    "3-4-6-3 basic": 34,
+    "3-4-6-3 bottleneck": 50,
+    "3-4-23-3 bottleneck": 101,
+    "3-8-36-3 bottleneck": 152,
 }
 
 
-@dataclass(frozen=True)
-class Transfer:
-    """What the checks look at: the asker's arguments, both sides, and the decided fates."""
-
-    source: SourceWeights
-    matching: Matching
-    fates: Sequence[TensorFate]
-    target_classes: tuple[str, ...] | None
-    class_map: Sequence[Sequence[str]]
-    new_class_init: str | Sequence[Sequence[str]]
-
-    @property
-    def keep(self) -> str | list[str]:
-        """KEEP, as data."""
-        keep = self.matching.keep
-        return keep if isinstance(keep, str) else list(keep)
-
-    def of(self, *codes: Reason) -> list[TensorFate]:
-        """The target's tensors that have one of these reasons."""
-        return [fate for fate in self.fates if fate.target and fate.code in codes]
-
-
-def find_problems(transfer: Transfer) -> tuple[Problem, ...]:
+def find_problems(m: Matching, fates: Sequence[TensorFate]) -> tuple[Problem, ...]:
     """Runs every check; a check that would only repeat an earlier one's cause says nothing."""
     checks = (
         *(_nothing_to_keep, _unknown_prefixes, _another_backbone, _parts_left_out, _shapes, _norms),
-        *(_class_names, _class_counts, _rows_apart, _unused_class_arguments),
-        *(_input_convention, _not_finite, _frozen_random),
+        *(_class_names, _class_counts, _rows_apart, _input_convention, _not_finite, _frozen_random),
     )
-    return tuple(problem for check in checks for problem in check(transfer))
+    return tuple(problem for check in checks for problem in check(m, fates))
 
 
-def _moves(t: Transfer) -> bool:
-    return any(fate.fate in ("kept", "rows") for fate in t.fates)
+def _of(fates: Sequence[TensorFate], *codes: Reason) -> list[TensorFate]:
+    """The target's tensors that have one of these reasons."""
+    return [fate for fate in fates if fate.target and fate.code in codes]
 
 
-def _nothing_to_keep(t: Transfer) -> Iterator[Problem]:
-    if t.keep == "random_init" or _moves(t):
+def _moving(fates: Sequence[TensorFate]) -> list[TensorFate]:
+    return [fate for fate in fates if fate.fate in ("kept", "rows")]
+
+
+def _nothing_to_keep(m: Matching, fates: Sequence[TensorFate]) -> Iterator[Problem]:
+    path = m.source.path
+    if m.keep == "random_init" or _moving(fates):
         return
-    path = t.source.path
-    if not t.source.tensors:
-        yield Problem(Code.NO_WEIGHTS, {"keep": t.keep})
-    elif not t.matching.partner:
-        here, there = list(t.matching.target.tensors)[:3], list(t.source.tensors)[:3]
+    if not m.source.tensors:
+        yield Problem(Code.NO_WEIGHTS, {"keep": m.keep})
+    elif not m.partner:
+        here, there = list(m.target.tensors)[:3], list(m.source.tensors)[:3]
         yield Problem(Code.NO_MATCH, {"path": path, "there": there, "here": here})
     else:
-        yield Problem(Code.NOTHING_KEPT, {"keep": t.keep, "path": path})
+        yield Problem(Code.NOTHING_KEPT, {"keep": m.keep, "path": path})
 
 
-def _unknown_prefixes(t: Transfer) -> Iterator[Problem]:
-    if isinstance(t.keep, str):
+def _unknown_prefixes(m: Matching, fates: Sequence[TensorFate]) -> Iterator[Problem]:
+    if isinstance(m.keep, str):
         return
-    names = list(t.matching.target.tensors)
+    names = m.target.tensors
     modules = {n.rpartition(".")[0] for n in names} | {group_of(n) for n in names}
-    for prefix in t.keep:
+    for prefix in m.keep:
         if not any(under(name, prefix) for name in names):
             near = difflib.get_close_matches(prefix, [*PRESETS, *sorted(modules)], n=1)
-            yield Problem(Code.UNKNOWN_KEEP, {"prefix": prefix, "near": near[0] if near else None})
-    if not t.keep:
+            yield Problem(Code.UNKNOWN_KEEP, {"prefix": prefix, "near": "".join(near)})
+    if not m.keep:
         yield Problem(Code.EMPTY_KEEP)
 
 
-def _another_backbone(t: Transfer) -> Iterator[Problem]:
-    if t.keep == "random_init" or not t.source.tensors:
-        return
-    a, b = _backbone(t.source.tensors), _backbone(t.matching.target.tensors)
-    if a is None or b is None:
-        return
-    common = min(len(a.blocks), len(b.blocks))
-    differences, keys = [], []
-    if (a.kind, a.blocks[:common]) != (b.kind, b.blocks[:common]):
-        differences.append(["depth", a.name, b.name])
-        keys += [f"MODEL.RESNETS.DEPTH {a.depth}"] if a.depth else []
-    groups = a.inner // max(a.group_width, 1)
-    for what, old, new, key in (
-        ("stem width", a.stem, b.stem, f"STEM_OUT_CHANNELS {a.stem}"),
-        ("block width", a.res2_out, b.res2_out, f"RES2_OUT_CHANNELS {a.res2_out}"),
-        ("inner width", a.inner, b.inner, f"WIDTH_PER_GROUP {a.inner // max(groups, 1)}"),
-        ("width of a group", a.group_width, b.group_width, f"NUM_GROUPS {groups}"),
-    ):
-        if old != new:
-            differences.append([what, f"{old} channels", str(new)])
-            keys.append(f"MODEL.RESNETS.{key}")
-    if differences:
-        yield Problem(Code.BACKBONE_DIFFERS, {"differences": differences, "keys": keys})
+def _another_backbone(m: Matching, fates: Sequence[TensorFate]) -> Iterator[Problem]:
+    convs = [_backbone_convs(tensors) for tensors in (m.source.tensors, m.target.tensors)]
+    if m.keep == "random_init" or not all("res2.0.conv2" in names for names in convs):
+        return  # nothing is asked for, or not both are a ResNet of detectron2's form
+    stages = [s for s in "2345" if all(f"res{s}.0.conv1" in names for names in convs)]
+    there, here = (_outline(names, stages) for names in convs)
+    differ = [what for what in there if there[what][0] != here[what][0]]
+    if differ:
+        pairs = [f"{w} ({there[w][0]} in the source, {here[w][0]} in the target)" for w in differ]
+        keys = [f"MODEL.RESNETS.{there[what][1]}" for what in differ]
+        yield Problem(Code.BACKBONE_DIFFERS, {"differences": pairs, "keys": keys})
 
 
-@dataclass(frozen=True)
-class _Backbone:
-    """A ResNet's outline: blocks of res2..res5 and the channels of its stem, blocks and groups."""
-
-    kind: str
-    blocks: tuple[int, ...]
-    stem: int
-    res2_out: int
-    inner: int
-    group_width: int
-
-    @property
-    def depth(self) -> int | None:
-        return _DEPTHS.get((self.kind, *self.blocks))
-
-    @property
-    def name(self) -> str:
-        blocks = "-".join(map(str, self.blocks))
-        return (
-            f"ResNet-{self.depth}" if self.depth else f"a ResNet with {blocks} {self.kind} blocks"
-        )
+def _backbone_convs(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Place in a ResNet -> shape of its convolution, (out, in, height, width)."""
+    found = ((_CONV.search(k), v) for k, v in tensors.items() if part_of(k) == "backbone")
+    return {place[1]: tuple(v.shape) for place, v in found if place and v.dim() == 4}
 
 
-def _backbone(tensors: Mapping[str, Tensor]) -> _Backbone | None:
-    """Returns None where there is no ResNet of detectron2's form."""
-    blocks: dict[int, int] = {}
-    first: dict[str, tuple[int, ...]] = {}
-    stem = 0
-    for name, tensor in tensors.items():
-        if part_of(name) != "backbone":
-            continue
-        if re.search(r"(?:^|\.)stem\.conv1\.weight$", name) and tensor.dim():
-            stem = tensor.shape[0]
-        if (found := _BLOCK.search(name)) and tensor.dim() == 4:
-            stage, block = int(found[1]), int(found[2])
-            blocks[stage] = max(blocks.get(stage, 0), block + 1)
-            if (stage, block) == (2, 0):
-                first[found[3]] = tuple(tensor.shape)
-    if "conv2" not in first or "conv1" not in first:
-        return None
-    kind, last = ("bottleneck" if "conv3" in first else "basic"), first.get("conv3", first["conv2"])
-    counts = tuple(blocks[stage] for stage in sorted(blocks))
-    return _Backbone(kind, counts, stem, last[0], first["conv1"][0], first["conv2"][1])
+def _outline(convs: Mapping[str, tuple[int, ...]], stages: list[str]) -> dict[str, tuple[str, str]]:
+    """What tells one ResNet from another -> how it is here, and the key of MODEL.RESNETS for it."""
+    kind = "bottleneck" if "res2.0.conv3" in convs else "basic"
+    blocks = [sum(bool(re.match(rf"res{s}\.\d+\.conv1$", c)) for c in convs) for s in stages]
+    form = f"{'-'.join(map(str, blocks))} {kind}"
+    depth = _DEPTHS.get(form)
+    inner, group = convs["res2.0.conv1"][0], convs["res2.0.conv2"][1]
+    groups, out = inner // group, convs.get("res2.0.conv3", convs["res2.0.conv2"])[0]
+    stem = convs.get("stem.conv1", (0,))[0]
+    return {
+        "depth": (f"ResNet-{depth}" if depth else f"{form} blocks", f"DEPTH {depth or form}"),
+        "stem width": (f"{stem} channels", f"STEM_OUT_CHANNELS {stem}"),
+        "block width": (f"{out} channels", f"RES2_OUT_CHANNELS {out}"),
+        "inner width": (f"{inner} channels", f"WIDTH_PER_GROUP {inner // groups}"),
+        "width of a group": (f"{group} channels", f"NUM_GROUPS {groups}"),
+    }
 
 
-def _parts_left_out(t: Transfer) -> Iterator[Problem]:
+def _parts_left_out(m: Matching, fates: Sequence[TensorFate]) -> Iterator[Problem]:
     """A part that KEEP asks for, of which nothing came. A preset above the RPN asks for what the
     source has (a backbone has no mask head); a lower preset or a prefix names what it wants."""
-    if not _moves(t):
-        return
-    keep = t.keep
-    preset = isinstance(keep, str)
-    named = not isinstance(keep, str) or keep.startswith("backbone")
-    for part in PRESETS[keep] if isinstance(keep, str) else keep:
-        inside = [
-            fate
-            for fate in t.fates
-            if fate.target
-            and (part_of(fate.target) == part if preset else under(fate.target, part))
-            and part_of(fate.target) not in ("settings", "predictors")
-        ]
-        missing = bool(inside) and all(f.fate == "initialised" for f in inside)
-        has = part in t.matching.source_parts
-        if missing and (named or has or part == "backbone"):
-            data = {"keep": keep, "part": part, "count": len(inside), "first": inside[0].reason}
+    preset = isinstance(m.keep, str)
+    named = not isinstance(m.keep, str) or m.keep.startswith("backbone")
+    learnt = [f for f in fates if f.target and part_of(f.name) not in ("settings", "predictors")]
+    for part in PRESETS[m.keep] if isinstance(m.keep, str) else m.keep:
+        inside = [f for f in learnt if (part_of(f.name) == part if preset else under(f.name, part))]
+        has = part in m.source_parts
+        wanted = _moving(fates) and inside and (named or has or part == "backbone")
+        if wanted and all(fate.fate == "initialised" for fate in inside):
+            data = {"keep": m.keep, "part": part, "count": len(inside), "first": inside[0].reason}
             yield Problem(Code.PART_INITIALISED if has else Code.PART_ABSENT, data)
 
 
-def _shapes(t: Transfer) -> Iterator[Problem]:
-    told: tuple[str, ...] = ("backbone", "FPN") if any(_another_backbone(t)) else ()
-    told += ("predictors",) if t.keep == "class_rows" else ()
-    unfit = [f for f in t.of(Reason.SHAPES) if part_of(f.target or "") not in told]
+def _shapes(m: Matching, fates: Sequence[TensorFate]) -> Iterator[Problem]:
+    told = ["backbone", "FPN"] if any(_another_backbone(m, fates)) else []
+    told += ["predictors"] if m.keep == "class_rows" else []
+    unfit = [
+        f"{f.name}: {f.reason}" for f in _of(fates, Reason.SHAPES) if part_of(f.name) not in told
+    ]
     if unfit:
-        listed = "; ".join(f"{f.target}: {f.reason}" for f in unfit[:4])
-        more = f" and {len(unfit) - 4} more" if len(unfit) > 4 else ""
-        yield Problem(Code.SHAPE_MISMATCH, {"count": len(unfit), "listed": listed + more})
+        yield Problem(Code.SHAPE_MISMATCH, {"count": len(unfit), "listed": few(unfit, 4)})
 
 
-def _norms(t: Transfer) -> Iterator[Problem]:
-    clashes = t.of(Reason.NORMS, Reason.FUSED)
+def _norms(m: Matching, fates: Sequence[TensorFate]) -> Iterator[Problem]:
+    clashes = _of(fates, Reason.NORMS, Reason.FUSED)
     if clashes:
-        groups = list(dict.fromkeys(group_of(f.target or "") for f in clashes))
-        yield Problem(Code.NORMS_DIFFER, {"groups": groups[:5], "reason": clashes[0].reason})
+        data = {"groups": _groups(clashes)[:5], "reason": clashes[0].reason}
+        yield Problem(Code.NORMS_DIFFER, data)
 
 
-def _class_names(t: Transfer) -> Iterator[Problem]:
-    """Predictors kept whole go by position, and only names say what a position means."""
-    if t.keep == "class_rows":
-        yield from _unknown_names(t)
+def _groups(fates: Sequence[TensorFate]) -> list[str]:
+    return list(dict.fromkeys(group_of(fate.name) for fate in fates))
+
+
+def _class_names(m: Matching, fates: Sequence[TensorFate]) -> Iterator[Problem]:
+    """Rows need names; predictors kept whole go by position, and only names say what that means."""
+    old, new = m.source.classes, m.target_classes
+    if m.keep == "class_rows":
+        if "predictors" not in m.source_parts:
+            yield Problem(Code.NO_PREDICTORS)
+            return
+        if old is None:
+            yield Problem(Code.UNKNOWN_SOURCE_CLASSES, {"path": m.source.path})
+        if new is None:
+            yield Problem(Code.UNKNOWN_TARGET_CLASSES)
         return
-    whole = [f.target for f in t.fates if f.target and f.fate == "kept" and _by_class(t, f.target)]
-    old, new = t.source.classes, t.target_classes
+    whole = [f.name for f in fates if f.fate == "kept" and _by_class(m, f.name)]
     if whole and (old is None or new is None or old != new):
-        data = {"keep": t.keep, "first": whole[0], "more": len(whole) - 1}
-        yield Problem(
-            Code.CLASS_NAMES, {**data, "old": old and list(old), "new": new and list(new)}
-        )
+        data = {"keep": m.keep, "first": whole[0], "more": len(whole) - 1, "old": old, "new": new}
+        yield Problem(Code.CLASS_NAMES, data)
 
 
-def _by_class(t: Transfer, name: str) -> bool:
-    columns = ".point_head." in name and name.endswith("weight") and not isinstance(t.keep, str)
+def _by_class(m: Matching, name: str) -> bool:
+    columns = ".point_head." in name and name.endswith("weight") and not isinstance(m.keep, str)
     return part_of(name) == "predictors" or columns
 
 
-def _unknown_names(t: Transfer) -> Iterator[Problem]:
-    if "predictors" not in t.matching.source_parts:
-        yield Problem(Code.NO_PREDICTORS)
-        return
-    if t.source.classes is None:
-        yield Problem(Code.UNKNOWN_SOURCE_CLASSES, {"path": t.source.path})
-    if t.target_classes is None:
-        yield Problem(Code.UNKNOWN_TARGET_CLASSES)
-
-
-def _class_counts(t: Transfer) -> Iterator[Problem]:
-    sides = (("source", t.source.classes), ("target", t.target_classes))
-    for (side, names), rows in zip(sides, t.matching.counts, strict=True):
+def _class_counts(m: Matching, fates: Sequence[TensorFate]) -> Iterator[Problem]:
+    theirs = "MODEL.TRANSFER.SOURCE_CLASSES"
+    ours = "MODEL.ROI_HEADS.NUM_CLASSES or the dataset's thing_classes"
+    sides = (("source", m.source.classes, theirs), ("target", m.target_classes, ours))
+    for (side, names, key), rows in zip(sides, m.counts, strict=True):
         if names is not None and rows and len(names) != rows:
-            data = {"side": side, "count": len(names), "names": list(names), "rows": rows}
+            data = {"side": side, "count": len(names), "names": names, "rows": rows, "key": key}
             yield Problem(Code.CLASS_COUNT, data)
 
 
-def _rows_apart(t: Transfer) -> Iterator[Problem]:
+def _rows_apart(m: Matching, fates: Sequence[TensorFate]) -> Iterator[Problem]:
     """Classifier, regressor and mask rows move together or not at all."""
-    if t.keep != "class_rows" or not any(f.fate == "rows" for f in t.fates):
-        return
-    apart = [f for f in t.of(Reason.SHAPES) if part_of(f.target or "") == "predictors"]
-    if apart:
-        listed = few([f.target or "" for f in apart], 1)
+    apart = [f for f in _of(fates, Reason.SHAPES) if part_of(f.name) == "predictors"]
+    if apart and m.keep == "class_rows" and any(f.fate == "rows" for f in fates):
+        listed = few([fate.name for fate in apart], 1)
         yield Problem(Code.ROWS_APART, {"listed": listed, "reason": apart[0].reason})
 
 
-def _unused_class_arguments(t: Transfer) -> Iterator[Problem]:
-    init = () if t.new_class_init == "default" else t.new_class_init
-    used = [k for k, v in (("CLASS_MAP", t.class_map), ("NEW_CLASS_INIT", init)) if v]
-    if used and t.keep != "class_rows":
-        yield Problem(Code.UNUSED, {"keys": used, "keep": t.keep})
-
-
-def _input_convention(t: Transfer) -> Iterator[Problem]:
+def _input_convention(m: Matching, fates: Sequence[TensorFate]) -> Iterator[Problem]:
     """Weights that are known to need other pixels, or another stride, than the model has."""
-    settings = t.matching.target.settings
-    backbone = any(f.fate == "kept" and part_of(f.target or "") == "backbone" for f in t.fates)
-    wrong = {
-        key: value
-        for key, value in t.source.expects.items()
-        if backbone and key in settings and not _same(settings[key], value)
-    }
-    if wrong:
-        has = [f"{key} {settings[key]}" for key in wrong]
-        yield Problem(Code.INPUT_DIFFERS, {"has": has, "needs": as_options(wrong)})
+    has = m.target.settings
+    wrong = {k: v for k, v in m.source.expects.items() if k in has and not _same(has[k], v)}
+    if wrong and any(f.fate == "kept" and part_of(f.name) == "backbone" for f in fates):
+        data = {"has": as_options({key: has[key] for key in wrong}), "needs": as_options(wrong)}
+        yield Problem(Code.INPUT_DIFFERS, data)
 
 
 def as_options(settings: Mapping[str, object]) -> str:
@@ -277,32 +201,28 @@ def _same(a: object, b: object) -> bool:
     return a == b
 
 
-def _not_finite(t: Transfer) -> Iterator[Problem]:
-    moved = [f.source for f in t.fates if f.source and f.fate in ("kept", "rows")]
-    bad = [name for name in moved if not _finite(t.source.tensors[name])]
+def _not_finite(m: Matching, fates: Sequence[TensorFate]) -> Iterator[Problem]:
+    moved = [fate.source or "" for fate in _moving(fates)]
+    bad = [name for name in moved if not _finite(m.source.tensors[name])]
     if bad:
         yield Problem(Code.NOT_FINITE, {"count": len(bad), "names": bad[:4]})
 
 
 def _finite(tensor: Tensor) -> bool:
     """One cheap sum decides; only a sum that overflows makes it look at every number."""
-    if not tensor.is_floating_point():
-        return True
-    total = tensor.sum(dtype=torch.float64 if tensor.dtype == torch.float64 else torch.float32)
-    return bool(total.isfinite()) or bool(tensor.isfinite().all())
+    return bool(tensor.float().sum().isfinite() or tensor.isfinite().all())
 
 
-def _frozen_random(t: Transfer) -> Iterator[Problem]:
+def _frozen_random(m: Matching, fates: Sequence[TensorFate]) -> Iterator[Problem]:
     """Random weights that stay random: frozen, or under norms that have no statistics."""
-    target = t.matching.target
-    random = {f.target: f for f in t.fates if f.target and f.fate == "initialised"}
-    frozen = [f for name, f in random.items() if name in target.frozen and not is_statistic(name)]
-    norms = [n for n in target.frozen_norms if f"{n}.weight" in random and _conv(n) in random]
+    random = {fate.name: fate for fate in fates if fate.fate == "initialised"}
+    frozen = [f for k, f in random.items() if k in m.target.frozen and not is_statistic(k)]
+    norms = [
+        name
+        for name in m.target.frozen_norms
+        if f"{name}.weight" in random and f"{name.removesuffix('.norm')}.weight" in random
+    ]
     if frozen or norms:
-        groups = list(dict.fromkeys(group_of(f.target or "") for f in frozen))
-        count = sum(f.parameters for f in frozen)
-        yield Problem(Code.FROZEN_RANDOM, {"count": count, "groups": groups, "norms": len(norms)})
-
-
-def _conv(norm: str) -> str:
-    return norm.removesuffix(".norm") + ".weight"
+        count = sum(fate.parameters for fate in frozen)
+        data = {"count": count, "groups": _groups(frozen), "norms": len(norms)}
+        yield Problem(Code.FROZEN_RANDOM, data)

@@ -1,15 +1,23 @@
-"""Class names: which target class gets the rows of which source class. By name, never by index."""
+"""Classes: which of the target's gets the rows of which of the source's, and where rows lie.
+
+By name, never by index.
+"""
+
+from __future__ import annotations
 
 import difflib
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
+from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.surgery.names import part_of
 from transfer_maskrcnn.surgery.words import Code, How, Problem
 
 ClassMap = Sequence[Sequence[str]]
 NewClassInit = str | Sequence[Sequence[str]]  # of all new classes, or (new class, init) pairs
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -23,6 +31,11 @@ class ClassRow:
     source: str | None
     how: How
     averaged: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> str:
+        """Where the rows come from, as a sentence goes on after the class's name."""
+        return self.how.sentence(asdict(self))
 
 
 def fold(name: str) -> str:
@@ -41,6 +54,20 @@ def same_name(a: str, b: str) -> bool:
 
 def _plurals(name: str) -> set[str]:
     return {name + "s", name + "es", *([name[:-1] + "ies"] if name.endswith("y") else [])}
+
+
+def find_class(name: str, names: Sequence[str]) -> str | None:
+    """The one of ``names`` that means ``name``; None where none or several do."""
+    levels: list[Callable[[str], bool]] = [
+        lambda other: other == name,
+        lambda other: fold(other) == fold(name),
+        lambda other: same_name(other, name),
+    ]
+    for level in levels:
+        found = [other for other in names if other and level(other)]
+        if found:
+            return found[0] if len(found) == 1 else None
+    return None
 
 
 def match_classes(
@@ -62,15 +89,19 @@ def match_classes(
     Returns:
         one row a target class, in order; and what is wrong with the names.
     """
-    mapped, problems = _mapped(source, target, class_map)
-    started, fallback, wrong = new_rows(source, target, new_class_init)
-    problems += wrong
+    problems: list[Problem] = []
+    mapped = _mapped(source, target, class_map, problems)
+    fallback, started = ClassRow("", None, How.NEW), dict[str, ClassRow]()
+    if isinstance(new_class_init, str):
+        fallback = _start("", new_class_init, source, problems) or fallback
+    else:
+        started = _started(source, target, new_class_init, problems)
     rows = []
     for name in target:
-        found = find_class(name, source)
+        found, parents = find_class(name, source), mapped.get(name, [])
         if name in started:
             rows.append(started[name])
-        elif len(parents := mapped.get(name, ())) > 1:
+        elif len(parents) > 1:
             rows.append(ClassRow(name, None, How.MERGED, tuple(parents)))
         elif parents:
             rows.append(ClassRow(name, parents[0], How.MAPPED))
@@ -85,87 +116,166 @@ def match_classes(
 
 
 def _mapped(
-    source: Sequence[str], target: Sequence[str], class_map: ClassMap
-) -> tuple[dict[str, list[str]], list[Problem]]:
+    source: Sequence[str], target: Sequence[str], class_map: ClassMap, problems: list[Problem]
+) -> dict[str, list[str]]:
     """Target class -> its source classes, each once, in the order of the pairs."""
     mapped: dict[str, list[str]] = {}
-    problems = []
     for pair in class_map:
         if len(pair) != 2 or isinstance(pair, str):
             problems.append(Problem(Code.CLASS_MAP_PAIR, {"pair": pair}))
             continue
-        old, new = find_class(pair[0], source), find_class(pair[1], target)
-        if old is None:
-            problems.append(_unknown("CLASS_MAP", pair[0], "source", source))
-        if new is None:
-            problems.append(_unknown("CLASS_MAP", pair[1], "target", target))
+        old = _find("CLASS_MAP", pair[0], "source", source, problems)
+        new = _find("CLASS_MAP", pair[1], "target", target, problems)
         if old is not None and new is not None and old not in mapped.setdefault(new, []):
             mapped[new].append(old)
-    return mapped, problems
+    return mapped
 
 
-def new_rows(
-    source: Sequence[str], target: Sequence[str], init: NewClassInit
-) -> tuple[dict[str, ClassRow], ClassRow, list[Problem]]:
-    """What NEW_CLASS_INIT says: the rows of the classes that it names, and those of all others.
-
-    Returns:
-        target class -> its row; the row of new classes that are not named, its target ""; and what
-        is wrong with the names.
-    """
-    fallback = ClassRow("", None, How.NEW)
-    if isinstance(init, str):
-        row, problem = _start("", init, source)
-        return {}, row or fallback, [problem] if problem else []
+def _started(
+    source: Sequence[str], target: Sequence[str], init: ClassMap, problems: list[Problem]
+) -> dict[str, ClassRow]:
+    """Target class -> its row, of the new classes that NEW_CLASS_INIT names."""
     rows: dict[str, ClassRow] = {}
-    problems = []
     for pair in init:
-        row, problem = _start_of(pair, source, target)
-        if row is not None and rows.setdefault(row.target, row) != row:
-            problem = Problem(Code.STARTED_TWICE, {"name": row.target})
-        problems += [problem] if problem else []
-    return rows, fallback, problems
+        if len(pair) != 2 or isinstance(pair, str):
+            problems.append(Problem(Code.CLASS_INIT_PAIR, {"pair": pair}))
+            continue
+        name = _find("NEW_CLASS_INIT", pair[0], "target", target, problems)
+        if name is None:
+            continue
+        if own := find_class(name, source):
+            problems.append(Problem(Code.NOT_NEW, {"name": name, "own": own}))
+            continue
+        row = _start(name, pair[1], source, problems)
+        if row is not None and rows.setdefault(name, row) != row:
+            problems.append(Problem(Code.STARTED_TWICE, {"name": name}))
+    return rows
 
 
-def _start_of(
-    pair: Sequence[str], source: Sequence[str], target: Sequence[str]
-) -> tuple[ClassRow | None, Problem | None]:
-    if len(pair) != 2 or isinstance(pair, str):
-        return None, Problem(Code.CLASS_INIT_PAIR, {"pair": pair})
-    name = find_class(pair[0], target)
-    if name is None:
-        return None, _unknown("NEW_CLASS_INIT", pair[0], "target", target)
-    own = find_class(name, source)
-    if own is not None:
-        return None, Problem(Code.NOT_NEW, {"name": name, "own": own})
-    return _start(name, pair[1], source)
-
-
-def _start(name: str, init: str, source: Sequence[str]) -> tuple[ClassRow | None, Problem | None]:
+def _start(name: str, init: str, source: Sequence[str], problems: list[Problem]) -> ClassRow | None:
     """The row of the new class ``name``: "default", "mean", or of a source class."""
     if init in ("default", "mean"):
-        return ClassRow(name, None, How.MEAN if init == "mean" else How.NEW), None
-    parent = find_class(init, source)
-    if parent is None:
-        return None, _unknown("NEW_CLASS_INIT", init, "source", source)
-    return ClassRow(name, parent, How.PARENT), None
+        return ClassRow(name, None, How.MEAN if init == "mean" else How.NEW)
+    parent = _find("NEW_CLASS_INIT", init, "source", source, problems)
+    return ClassRow(name, parent, How.PARENT) if parent else None
 
 
-def find_class(name: str, names: Sequence[str]) -> str | None:
-    """The one of ``names`` that means ``name``; None where none or several do."""
-    levels: list[Callable[[str], bool]] = [
-        lambda other: other == name,
-        lambda other: fold(other) == fold(name),
-        lambda other: same_name(other, name),
-    ]
-    for level in levels:
-        found = [other for other in names if other and level(other)]
-        if found:
-            return found[0] if len(found) == 1 else None
-    return None
+def _find(
+    key: str, name: str, side: str, names: Sequence[str], problems: list[Problem]
+) -> str | None:
+    """:func:`find_class`, with a problem where there is none."""
+    found = find_class(name, names)
+    if found is None:
+        near = difflib.get_close_matches(name, names, n=1)
+        data = {"key": key, "name": name, "side": side, "names": list(names)}
+        problems.append(Problem(Code.UNKNOWN_CLASS, {**data, "near": "".join(near)}))
+    return found
 
 
-def _unknown(key: str, name: str, side: str, names: Sequence[str]) -> Problem:
-    near = difflib.get_close_matches(name, names, n=1)
-    data = {"key": key, "name": name, "side": side, "names": list(names)}
-    return Problem(Code.UNKNOWN_CLASS, {**data, "near": near[0] if near else ""})
+def extended_classes(source: Sequence[str], dataset: Sequence[str]) -> tuple[str, ...]:
+    """The classes of a model that keeps its source's and gains a dataset's: the source's names in
+    their order, then the dataset's new ones in theirs.
+
+    A class is not new where :func:`known_classes` finds it in the source. Rows without a class
+    ("" in ``source``) are left out.
+
+    Raises:
+        ConfigError: two of the dataset's classes are one of the source's.
+    """
+    named = tuple(dict.fromkeys(name for name in source if name))
+    known = known_classes(dataset, named)
+    return named + tuple(name for name in dataset if name not in known)
+
+
+def known_classes(dataset: Sequence[str], model: Sequence[str]) -> dict[str, str]:
+    """The class of the model that each of the dataset's is, where there is one.
+
+    The same name; else a name equal but for case, space, underscore or plural, unless the dataset
+    has that one, too.
+
+    Raises:
+        ConfigError: two of the dataset's classes are one of the model's.
+    """
+    known = {name: name for name in dataset if name in model}
+    free = [name for name in model if name not in known]
+    claimed: dict[str, str] = {}
+    for name in dataset:
+        found = None if name in known else find_class(name, free)
+        if found is None:
+            continue
+        if (other := claimed.setdefault(found, name)) != name:
+            raise ConfigError(
+                f"the dataset's classes {other!r} and {name!r} both are the model's class "
+                f"{found!r}; rename one of them, or make them one with `merge` where the dataset "
+                "is declared"
+            )
+        known[name] = found
+    return known
+
+
+@dataclass(frozen=True)
+class ClassAxis:
+    """Where classes lie along one axis of a tensor: ``[shared ..., K blocks ..., shared ...]``.
+
+    Attributes:
+        axis: 0 for rows (outputs), 1 for input columns (PointRend reads coarse class masks).
+        before: indices before the first class.
+        per_class: indices of one class: 1 for scores and masks, 4 for boxes.
+        after: indices after the last class: 1 for the background of ``cls_score``.
+    """
+
+    axis: int
+    before: int
+    per_class: int
+    after: int
+
+    def size(self, classes: int) -> int:
+        return self.before + self.per_class * classes + self.after
+
+
+def class_axes(
+    name: str, source: Shape, target: Shape, counts: tuple[int, int], fc_out: int | None
+) -> tuple[ClassAxis, ...] | None:
+    """How the classes of two tensors of the same name correspond.
+
+    Args:
+        name: the target tensor.
+        source: its shape in the source; ``target``: in the target.
+        counts: number of classes of source and target.
+        fc_out: output channels of PointRend's ``point_head.fc1``, where there is one.
+
+    Returns:
+        one axis each that depends on classes; () if none does (class-agnostic on both sides);
+        None if the two layouts have nothing to do with each other.
+    """
+    if len(source) != len(target) or not source:
+        return None
+    axes = []
+    if part_of(name) == "predictors":
+        row = _row_axis(name, source[0], target[0], counts)
+        if row is None:
+            return None
+        axes += [row] if row.per_class else []
+    if len(target) > 1 and (
+        name.endswith("point_head.fc1.weight")
+        or (".point_head." in name and fc_out is not None and target[1] > fc_out)
+    ):
+        axes.append(ClassAxis(1, source[1] - counts[0], 1, 0))
+    sizes = {a.axis: (a.size(counts[0]), a.size(counts[1])) for a in axes}
+    pairs = [sizes.get(i, (s, s)) for i, s in enumerate(source)]
+    fit = [p[0] for p in pairs] == list(source) and [p[1] for p in pairs] == list(target)
+    return tuple(axes) if fit else None
+
+
+def _row_axis(name: str, source: int, target: int, counts: tuple[int, int]) -> ClassAxis | None:
+    """``per_class`` is 0 where the rows do not depend on classes."""
+    if "cls_score." in name:
+        return ClassAxis(0, 0, 1, 1)
+    if source == target and any(
+        rows < count or (rows == 4 and count > 1 and "bbox_pred." in name)
+        for rows, count in zip((source, target), counts, strict=True)
+    ):
+        return ClassAxis(0, source, 0, 0)
+    if source % counts[0] or target % counts[1] or source // counts[0] != target // counts[1]:
+        return None
+    return ClassAxis(0, 0, source // counts[0], 0)

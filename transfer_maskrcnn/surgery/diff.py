@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transfer_maskrcnn.surgery.fates import align
 from transfer_maskrcnn.surgery.load import SourceWeights
-from transfer_maskrcnn.surgery.parts import group_of
+from transfer_maskrcnn.surgery.names import align, group_of
 from transfer_maskrcnn.text import WIDTH
 
 STATES = ("identical", "changed", "other shape", "only in a", "only in b")
@@ -95,18 +94,17 @@ def diff_weights(a: SourceWeights, b: SourceWeights) -> WeightDiff:
     half-precision copy are identical. NaN equals NaN.
     """
     partner, _ = align(a.tensors, b.tensors)
-    tensors = []
-    for name, tensor in b.tensors.items():
-        if name in partner:
-            tensors.append(_compare(name, a.tensors[partner[name]], tensor))
-        else:
-            tensors.append(TensorDiff(name, "only in b"))
-    used = set(partner.values())
-    tensors += [TensorDiff(name, "only in a") for name in a.tensors if name not in used]
+    tensors = [
+        _compare(name, a.tensors.get(partner.get(name, "")), b.tensors[name]) for name in b.tensors
+    ]
+    rest = a.tensors.keys() - partner.values()
+    tensors += [TensorDiff(name, "only in a") for name in a.tensors if name in rest]
     return WeightDiff(a.path, b.path, tuple(tensors))
 
 
-def _compare(name: str, a: Tensor, b: Tensor) -> TensorDiff:
+def _compare(name: str, a: Tensor | None, b: Tensor) -> TensorDiff:
+    if a is None:
+        return TensorDiff(name, "only in b")
     if a.shape != b.shape:
         return TensorDiff(name, "other shape")
     narrow = min(a.dtype, b.dtype, key=lambda dtype: dtype.itemsize)

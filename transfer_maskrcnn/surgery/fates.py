@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from transfer_maskrcnn.surgery.parts import (
+from transfer_maskrcnn.surgery.classes import ClassAxis, Shape, class_axes
+from transfer_maskrcnn.surgery.load import SourceWeights
+from transfer_maskrcnn.surgery.names import (
     PRESETS,
-    ClassAxis,
-    Shape,
-    class_axes,
+    align,
     is_statistic,
     part_of,
     under,
@@ -23,7 +23,7 @@ from transfer_maskrcnn.surgery.parts import (
 from transfer_maskrcnn.surgery.words import Data, Reason
 
 FATES = ("kept", "rows", "initialised", "dropped")
-_BACKBONE = re.compile(r"(?:^|\.)((?:stem|res[2-5])\..+)$")
+_SCORE = re.compile(r"box_predictor\.(\d\.)?cls_score\.weight$")
 _GROUP, _FROZEN, _BATCH = "GroupNorm", "FrozenBN", "BatchNorm"
 _Why = tuple[Reason, Data]
 
@@ -49,15 +49,14 @@ def describe_target(target: nn.Module | Mapping[str, Tensor]) -> Target:
     """A module tells what is frozen and how it was configured; a state dict only its tensors."""
     if not isinstance(target, nn.Module):
         return Target({k: v for k, v in target.items() if isinstance(v, Tensor)})
-    model = unwrapped(target)
+    model: Any = unwrapped(target)
     modules = dict(model.named_modules())
     settings: dict[str, Any] = {}
     if isinstance(getattr(model, "input_format", None), str):
         settings["INPUT.FORMAT"] = model.input_format
     for key, name in (("MODEL.PIXEL_MEAN", "pixel_mean"), ("MODEL.PIXEL_STD", "pixel_std")):
-        value = getattr(model, name, None)
-        if isinstance(value, Tensor):
-            settings[key] = [float(v) for v in value.flatten().tolist()]
+        if isinstance(getattr(model, name, None), Tensor):
+            settings[key] = getattr(model, name).flatten().tolist()
     for name, module in modules.items():
         if name.endswith("res3.0") and isinstance(getattr(module, "conv3", None), nn.Conv2d):
             settings["MODEL.RESNETS.STRIDE_IN_1X1"] = module.conv1.stride != (1, 1)
@@ -98,6 +97,11 @@ class TensorFate:
     axes: tuple[ClassAxis, ...] = ()
 
     @property
+    def name(self) -> str:
+        """The target's, or, where it has no place there, the source's."""
+        return self.target or self.source or ""
+
+    @property
     def reason(self) -> str:
         """Why, in words."""
         return self.code.sentence(self.data)
@@ -105,16 +109,23 @@ class TensorFate:
 
 @dataclass(frozen=True)
 class Matching:
-    """Everything about the pair of source and target that single decisions look up."""
+    """The pair of source and target, and what is asked for: all that decisions look up.
 
-    source: Mapping[str, Tensor]
+    Attributes:
+        partner: target name -> source name; ``ambiguous``: see :func:`align`.
+        norms: target norm module -> why its source must not be copied.
+        counts: numbers of classes in the classifiers of source and target, 0 without one.
+    """
+
+    source: SourceWeights
     target: Target
     keep: str | tuple[str, ...]
+    target_classes: tuple[str, ...] | None
     partner: Mapping[str, str]
-    ambiguous: frozenset[str]
+    ambiguous: set[str]
     norms: Mapping[str, _Why]
     counts: tuple[int, int]
-    source_parts: frozenset[str] = field(default_factory=frozenset)
+    source_parts: frozenset[str]
 
     def keeps(self, name: str) -> bool:
         """Whether KEEP asks for a target tensor."""
@@ -124,69 +135,27 @@ class Matching:
 
 
 def match(
-    source: Mapping[str, Tensor],
-    renamed: Mapping[str, str],
+    source: SourceWeights,
     target: Target,
     keep: str | tuple[str, ...],
+    target_classes: tuple[str, ...] | None,
 ) -> Matching:
     """Pairs the names of both sides and counts their classes."""
-    partner, ambiguous = align(source, target.tensors)
-    scores = [
-        t for t in target.tensors if re.search(r"box_predictor\.(\d\.)?cls_score\.weight$", t)
-    ]
-    here = _class_count(target.tensors, scores)
-    there = _class_count(source, [partner[t] for t in scores if t in partner])
-    norms = _norm_conflicts(source, renamed, target.tensors, partner)
-    parts = frozenset(part_of(name) for name in source)
+    tensors = source.tensors
+    partner, ambiguous = align(tensors, target.tensors)
+    scores = [name for name in target.tensors if _SCORE.search(name)]
+    theirs = [tensors[partner[name]] for name in scores if name in partner]
     return Matching(
-        source, target, keep, partner, frozenset(ambiguous), norms, (there, here), parts
+        *(source, target, keep, target_classes, partner, ambiguous),
+        _norm_conflicts(source, target.tensors, partner),
+        (_class_count(theirs), _class_count([target.tensors[name] for name in scores])),
+        frozenset(map(part_of, tensors)),
     )
 
 
-def align(source: Iterable[str], target: Iterable[str]) -> tuple[dict[str, str], set[str]]:
-    """Which source tensor each target tensor corresponds to, by name alone.
-
-    The same name; else the longest source name that ends the target's name at a dot (zoo backbones
-    leave ``backbone.bottom_up.`` away); else the same place in a ResNet backbone that is nested
-    elsewhere (an FPN detector's backbone in a C4 detector).
-
-    Returns:
-        target name -> source name, each source name at most once; and the source names that were
-        left out because they end the names of several target tensors.
-    """
-    free = set(source)
-    target = list(target)
-    found = {name: name for name in target if name in free}
-    free -= set(found)
-    candidates: dict[str, list[str]] = {}
-    for name in (n for n in target if n not in found):
-        pieces = name.split(".")
-        endings = (".".join(pieces[i:]) for i in range(1, len(pieces)))
-        suffix = next((ending for ending in endings if ending in free), None)
-        if suffix is not None:
-            candidates.setdefault(suffix, []).append(name)
-    ambiguous = {name for name, places in candidates.items() if len(places) > 1}
-    found.update({places[0]: n for n, places in candidates.items() if len(places) == 1})
-    free -= set(candidates)
-    nested = _backbone_places(free)
-    homes = _backbone_places(name for name in target if name not in found)
-    found.update({homes[place]: nested[place] for place in homes if place in nested})
-    return found, ambiguous
-
-
-def _backbone_places(names: Iterable[str]) -> dict[str, str]:
-    """Place in a backbone (``res2.0.conv1.weight``) -> name, for places that one name only has."""
-    places: dict[str, list[str]] = {}
-    for name in names:
-        if part_of(name) == "backbone" and (found := _BACKBONE.search(name)):
-            places.setdefault(found[1], []).append(name)
-    return {place: names[0] for place, names in places.items() if len(names) == 1}
-
-
-def _class_count(tensors: Mapping[str, Tensor], names: Sequence[str]) -> int:
+def _class_count(scores: Sequence[Tensor]) -> int:
     """Foreground classes, from the first classifier's K + 1 rows; 0 where there is none."""
-    rows = (tensors[name].shape[0] for name in names if tensors[name].dim())
-    return max(next(rows, 1) - 1, 0)
+    return max(next((len(score) for score in scores if score.dim()), 1) - 1, 0)
 
 
 def _norm_kinds(names: Iterable[str]) -> dict[str, str]:
@@ -207,10 +176,7 @@ def _norm_kinds(names: Iterable[str]) -> dict[str, str]:
 
 
 def _norm_conflicts(
-    source: Mapping[str, Any],
-    renamed: Mapping[str, str],
-    target: Mapping[str, Any],
-    partner: Mapping[str, str],
+    source: SourceWeights, target: Iterable[str], partner: Mapping[str, str]
 ) -> dict[str, _Why]:
     """Target norm modules whose source counterpart must not be copied, and why.
 
@@ -219,13 +185,12 @@ def _norm_conflicts(
     Caffe2's names say which they are; of whole detectors, only GroupNorm stands outside the
     backbone.
     """
-    there = _norm_kinds(source)
+    there = _norm_kinds(source.tensors)
     conflicts: dict[str, _Why] = {}
-    outside = [k for m, k in there.items() if "fpn_" in m or ".mask_fcn" in m or ".box_head." in m]
-    group_norm = _GROUP in outside or any("_gn_" in old for old in renamed.values())
+    outside = [k for m, k in there.items() if re.search(r"fpn_|\.mask_fcn|\.box_head\.", m)]
+    group_norm = _GROUP in outside or any("_gn_" in old for old in source.renamed.values())
     for module, kind in _norm_kinds(target).items():
-        name = partner.get(f"{module}.weight")
-        old = there.get(name.rpartition(".")[0]) if name else None
+        old = there.get(partner.get(f"{module}.weight", "").rpartition(".")[0])
         if old is None or (old == _GROUP) == (kind == _GROUP):
             continue
         if old != _GROUP or group_norm:
@@ -235,28 +200,22 @@ def _norm_conflicts(
     return conflicts
 
 
-def decide(matching: Matching, classes: int) -> tuple[TensorFate, ...]:
+def decide(m: Matching, classes: int) -> tuple[TensorFate, ...]:
     """The fates of all tensors: the target's in its order, then the source's that have no place.
 
     Args:
-        matching: both sides.
+        m: both sides.
         classes: how many target classes get the rows of a source class.
     """
-    fates: list[TensorFate] = []
-    reasons: dict[str, _Why] = {}
-    for name in matching.target.tensors:
-        fate = _decide_target(matching, name, classes)
-        fates.append(fate)
-        if fate.source is None and name in matching.partner:
-            reasons[matching.partner[name]] = (fate.code, fate.data)
-    used = {f.source for f in fates}
-    for name, tensor in matching.source.items():
+    fates = [_decide_target(m, name, classes) for name in m.target.tensors]
+    used = {fate.source for fate in fates}
+    refused = {m.partner.get(f.name): (f.code, f.data) for f in fates if f.source is None}
+    for name, tensor in m.source.tensors.items():
         if name not in used:
-            why = reasons.get(name) or _why_homeless(matching, name)
+            why = refused.get(name) or _why_homeless(m, name)
             shape = tuple(tensor.shape)
-            fates.append(
-                TensorFate("dropped", None, name, None, shape, _count(name, shape), 0, *why)
-            )
+            count = _count(name, shape)
+            fates.append(TensorFate("dropped", None, name, None, shape, count, 0, *why))
     return tuple(fates)
 
 
@@ -271,17 +230,19 @@ def _decide_target(m: Matching, name: str, classes: int) -> TensorFate:
     stays = TensorFate("initialised", name, None, shape, None, count, 0, *(why or (Reason.SAME,)))
     if why or partner is None:
         return stays
-    there = tuple(m.source[partner].shape)
+    there = tuple(m.source.tensors[partner].shape)
     moves = replace(stays, fate="kept", source=partner, source_shape=there, moved=count)
     axes: tuple[ClassAxis, ...] | None = ()
     if _asks_for_classes(m, name):
         fc1 = name.rpartition("point_head.")[0] + "point_head.fc1.bias"
-        fc_out = m.target.tensors[fc1].shape[0] if fc1 in m.target.tensors else None
+        fc_out = len(m.target.tensors[fc1]) if fc1 in m.target.tensors else None
         axes = class_axes(name, there, shape, m.counts, fc_out) if all(m.counts) else None
     if axes:
-        moved = moved_count(shape, axes, classes)
-        data = {"axes": [a.axis for a in axes], "background": any(a.after for a in axes)}
-        code, data = (Reason.ROWS, data) if m.keep == "class_rows" else (Reason.COLUMNS, {})
+        sizes = {axis.axis: axis.size(classes) for axis in axes}
+        moved = math.prod(sizes.get(i, size) for i, size in enumerate(shape))
+        scores = Reason.SCORES if any(axis.after for axis in axes) else Reason.ROWS
+        code = scores if m.keep == "class_rows" else Reason.COLUMNS
+        data = {"what": ["input columns" if axis.axis else "rows" for axis in axes]}
         return replace(moves, fate="rows", moved=moved, code=code, data=data, axes=axes)
     if axes is None or there != shape:
         keypoints = "keypoint_head.score_lowres." in name
@@ -296,14 +257,6 @@ def _asks_for_classes(m: Matching, name: str) -> bool:
     return ".point_head." in name and isinstance(m.keep, str)
 
 
-def moved_count(shape: Shape, axes: Sequence[ClassAxis], classes: int) -> int:
-    """Numbers that ``rows`` copies into a tensor of ``shape`` for ``classes`` matched classes."""
-    sizes = list(shape)
-    for axis in axes:
-        sizes[axis.axis] = axis.size(classes)
-    return math.prod(sizes)
-
-
 def _why_initialised(m: Matching, name: str, partner: str | None) -> _Why | None:
     """Why a target tensor stays as built whatever its shape; None where only that matters."""
     part, module = part_of(name), name.rpartition(".")[0]
@@ -312,10 +265,10 @@ def _why_initialised(m: Matching, name: str, partner: str | None) -> _Why | None
     if not m.keeps(name):
         if part == "predictors" and m.keep == "all_but_predictors":
             return Reason.CLASS_NAMES, {}
-        return Reason.NOT_ASKED, {"keep": m.keep if isinstance(m.keep, str) else list(m.keep)}
+        return Reason.NOT_ASKED, {"keep": m.keep}
     if partner is not None:
         return m.norms.get(module)
-    if not m.source:
+    if not m.source.tensors:
         return Reason.NO_WEIGHTS, {}
     if part not in m.source_parts:
         return Reason.NO_PART, {"part": part}

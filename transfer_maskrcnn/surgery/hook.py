@@ -1,5 +1,7 @@
 """Weight surgery inside a training run, for any detectron2 trainer, and without one."""
 
+from __future__ import annotations
+
 import logging
 import os
 from collections import Counter
@@ -20,9 +22,9 @@ from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.surgery.apply import apply_plan
 from transfer_maskrcnn.surgery.classes import ClassMap, NewClassInit
 from transfer_maskrcnn.surgery.load import SourceWeights, load_weights, weights_digest
-from transfer_maskrcnn.surgery.parts import unwrapped
+from transfer_maskrcnn.surgery.names import unwrapped
 from transfer_maskrcnn.surgery.plan import TransferPlan, plan_transfer
-from transfer_maskrcnn.text import quoted
+from transfer_maskrcnn.text import few, quoted
 
 PLAN_FILE = "transfer_plan.json"
 _DIGEST = "digest"  # of the source, in a checkpoint's metadata
@@ -53,7 +55,7 @@ def load_named_source(cfg: CfgNode) -> SourceWeights:
         WeightFileError: see :func:`load_weights`.
     """
     source, weights = load_source(cfg), cfg.MODEL.WEIGHTS
-    names = list(source.classes or ())
+    names = source.classes or ()
     if not names:
         raise ConfigError(
             f"MODEL.TRANSFER.EXTEND needs the class names of MODEL.WEIGHTS {weights!r}, which does "
@@ -124,18 +126,15 @@ def plan_of_config(
         WeightFileError: the file cannot be read.
         ConfigError: ``MODEL.TRANSFER.FREEZE`` names no module, or leaves nothing to train.
     """
+    model, source = build_model(cfg), load_source(cfg)
+    return source, model, plan_transfer(source, model, target_classes=classes, **_asked(cfg))
+
+
+def _asked(cfg: CfgNode) -> dict[str, Any]:
+    """What ``MODEL.TRANSFER`` asks of :func:`plan_transfer`."""
     transfer = cfg.MODEL.TRANSFER
-    model = build_model(cfg)
-    source = load_source(cfg)
-    plan = plan_transfer(
-        source,
-        model,
-        keep=transfer.KEEP,
-        target_classes=classes,
-        class_map=transfer.CLASS_MAP,
-        new_class_init=transfer.NEW_CLASS_INIT or "default",
-    )
-    return source, model, plan
+    init = transfer.NEW_CLASS_INIT or "default"
+    return {"keep": transfer.KEEP, "class_map": transfer.CLASS_MAP, "new_class_init": init}
 
 
 def transfer_weights(
@@ -150,15 +149,28 @@ def transfer_weights(
     new_class_init: NewClassInit = "default",
     trust_pickle: bool = False,
 ) -> TransferPlan:
-    """Loads, plans, checks and applies; logs the plan's table and warnings.
+    """Moves the weights of a file into a model: loads, plans, checks, applies, and logs the plan::
+
+        model = detectron2.modeling.build_model(cfg)
+        plan = transfer_weights(
+            model, "model_final.pth", keep="class_rows", target_classes=["cat", "owl"]
+        )
+        print(plan.table())
 
     Args:
         model: any detectron2 model, changed in place.
-        weights: see :func:`load_weights`.
-        source_classes: class names, or the name of one registered dataset, for files without.
-        keep, target_classes, class_map, new_class_init: see :func:`plan_transfer`.
+        weights: a file, the OUTPUT_DIR of a run or an address, see :func:`load_weights`.
+        keep: which parts come from the file: a preset (``random_init``, ``backbone``,
+            ``backbone_fpn``, ``backbone_fpn_rpn``, ``all_but_predictors``, ``class_rows``) or
+            module prefixes.
         strict: raise on problems instead of warning.
-        trust_pickle: see :func:`load_weights`.
+        source_classes: class names, or the name of one registered dataset, for files without.
+        target_classes: the model's class names, in order; ``class_rows`` needs them.
+        class_map, new_class_init: with ``class_rows``, see :func:`plan_transfer`.
+        trust_pickle: see :func:`load_weights`; it runs code from the file.
+
+    Returns:
+        what was done, tensor by tensor.
 
     Raises:
         WeightFileError: the file cannot be read safely.
@@ -183,15 +195,13 @@ def transfer_weights(
         logger.info(
             "%d tensors had been loaded by position before the surgery and were initialised "
             "again: %s",
-            len(restored),
-            ", ".join(restored[:6]) + (", ..." if len(restored) > 6 else ""),
+            *(len(restored), few(restored, 6)),
         )
     return plan
 
 
-def _training_classes(trainer: Any) -> list[str] | None:
-    """Class names of the first training dataset, where the trainer has a config that names one."""
-    cfg = getattr(trainer, "cfg", None)
+def _training_classes(cfg: Any) -> list[str] | None:
+    """Class names of the first training dataset, where there is a config that names one."""
     train = cfg.DATASETS.TRAIN if isinstance(cfg, CfgNode) else ()
     return MetadataCatalog.get(train[0]).get("thing_classes") if train else None
 
@@ -244,27 +254,21 @@ class WeightSurgeryHook(HookBase):
         }
 
     @classmethod
-    def from_cfg(cls, cfg: CfgNode, classes: Sequence[str] | None = None) -> "WeightSurgeryHook":
+    def from_cfg(cls, cfg: CfgNode, classes: Sequence[str] | None = None) -> WeightSurgeryHook:
         """Reads ``MODEL.WEIGHTS``, ``MODEL.TRANSFER``, ``OUTPUT_DIR``.
 
         Args:
             classes: the model's; None: those of the first training dataset.
         """
         transfer = cfg.MODEL.TRANSFER
-        train = cfg.DATASETS.TRAIN
-        target_classes = list(classes or ()) or (
-            MetadataCatalog.get(train[0]).get("thing_classes") if train else None
-        )
         hook = cls(
             cfg.MODEL.WEIGHTS,
-            keep=transfer.KEEP,
             strict=transfer.STRICT,
             source_classes=transfer.SOURCE_CLASSES,
-            target_classes=target_classes,
-            class_map=transfer.CLASS_MAP,
-            new_class_init=transfer.NEW_CLASS_INIT or "default",
+            target_classes=classes or _training_classes(cfg),
             trust_pickle=transfer.TRUST_PICKLE,
             output_dir=cfg.OUTPUT_DIR,
+            **_asked(cfg),
         )
         hook._enabled = transfer.ENABLED
         return hook
@@ -282,7 +286,9 @@ class WeightSurgeryHook(HookBase):
         if not logging.getLogger("transfer_maskrcnn").hasHandlers():  # as DefaultTrainer does
             setup_logger(self._output_dir, name="transfer_maskrcnn", abbrev_name="transfer")
         if self._arguments["target_classes"] is None:
-            self._arguments["target_classes"] = _training_classes(self.trainer)
+            self._arguments["target_classes"] = _training_classes(
+                getattr(self.trainer, "cfg", None)
+            )
         model = unwrapped(self.trainer.model)
         self.plan = transfer_weights(model, self._weights, **self._arguments)
         if self._output_dir and comm.is_main_process():

@@ -23,9 +23,8 @@ from torch import Tensor
 
 from transfer_maskrcnn.errors import WeightFileError
 from transfer_maskrcnn.files import file_digest
-from transfer_maskrcnn.surgery.parts import part_of
+from transfer_maskrcnn.surgery.names import TORCHVISION_EXPECTS, part_of, translate
 from transfer_maskrcnn.surgery.read import METADATA_KEY, read_file
-from transfer_maskrcnn.surgery.translate import TORCHVISION_EXPECTS, translate
 
 #: in a checkpoint's metadata: names of tensors that were initialised and never trained
 UNTRAINED_KEY = "untrained"
@@ -33,9 +32,8 @@ UNTRAINED_KEY = "untrained"
 FINAL_FILE = "model_final.safetensors"
 
 _STATE_KEYS = ("model", "model_state", "state_dict", "model_state_dict", "blobs")
-_HEURISTICS = re.compile(
-    r"\?matching_heuristics=\w+$"
-)  # detectron2's mark; names match here anyway
+# detectron2's mark; names match here anyway
+_HEURISTICS = re.compile(r"\?matching_heuristics=\w+$")
 _TORCHVISION_ROWS = 90  # COCO's category ids 1..90, of which 80 exist
 
 # model-zoo files lie under <family>/<config>/<id>/model_final_<hash>.pkl
@@ -48,6 +46,10 @@ _LVIS_FAMILIES = {
     "LVISv0.5-InstanceSegmentation": "lvis_v0.5",
     "LVISv1-InstanceSegmentation": "lvis_v1",
 }
+_INPUT_KEYS = (
+    *("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"),
+    "MODEL.RESNETS.STRIDE_IN_1X1",
+)
 # what the backbones under ImageNetPretrained/ were trained with
 _BACKBONES: Mapping[str, Mapping[str, Any]] = {
     "MSRA/": {
@@ -62,10 +64,6 @@ _BACKBONES: Mapping[str, Mapping[str, Any]] = {
     },
     "torchvision/": TORCHVISION_EXPECTS,
 }
-_INPUT_KEYS = (
-    *("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"),
-    "MODEL.RESNETS.STRIDE_IN_1X1",
-)
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,10 @@ def load_weights(
     classes: Sequence[str] | None = None,
     trust_pickle: bool = False,
 ) -> SourceWeights:
-    """Opens weights, once per process for each state of the file, and finds their class names.
+    """Opens weights, once per process for each state of the file, and finds their class names::
+
+        source = load_weights("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml")
+        source.classes[:2]  # ("person", "bicycle")
 
     Args:
         address: a ``.pkl``, ``.pth`` or ``.safetensors`` file (the content decides, not the name),
@@ -113,6 +114,9 @@ def load_weights(
             torchvision's detectors need none: their address or their rows say what they are.
         trust_pickle: unpickle whatever the file says. This runs code from it.
 
+    Returns:
+        tensors under detectron2's names, with what is known of them; only to be read.
+
     Raises:
         WeightFileError: it cannot be fetched, is missing, damaged or no weight file, asks to run
             code, or carries other class names than ``classes``.
@@ -120,16 +124,17 @@ def load_weights(
     address = os.fspath(address)
     if not address:
         return SourceWeights({})
-    path, plain = local_file(address), _HEURISTICS.sub("", address)
+    path = local_file(address)
     source = _opened(str(path), trust_pickle, _state(path))
-    own = source.classes
+    own, plain = source.classes, _HEURISTICS.sub("", address)
     if own and classes and own != tuple(classes):
         raise WeightFileError(
             f"{address}: carries the class names {list(own)}, but SOURCE_CLASSES says "
             f"{list(classes)}. Remove SOURCE_CLASSES, the file knows."
         )
-    known = own or tuple(classes or ()) or _known_classes(source, plain) or None
-    expects = source.expects or _zoo_expects(plain)
+    place = plain if _ZOO.search(plain) else str(path)  # a zoo file's place in the cache tells, too
+    known = own or tuple(classes or ()) or _known_classes(source, place) or None
+    expects = source.expects or _zoo_expects(place)
     return replace(source, path=address, classes=known, expects=expects)
 
 
@@ -221,10 +226,7 @@ def weights_digest(address: str) -> str:
         return ""
 
 
-_State = tuple[int, ...]
-
-
-def _state(path: Path) -> _State:
+def _state(path: Path) -> tuple[int, ...]:
     """What changes when the file at ``path`` does; () where there is none."""
     try:
         found = path.stat()
@@ -234,23 +236,23 @@ def _state(path: Path) -> _State:
 
 
 @lru_cache(maxsize=4)  # a source, a run's own file and two more; pickles lie in memory
-def _opened(path: str, trust_pickle: bool, state: _State) -> SourceWeights:
+def _opened(path: str, trust_pickle: bool, state: tuple[int, ...]) -> SourceWeights:
     return _source(Path(path), read_file(Path(path), trust_pickle))
 
 
 @lru_cache(maxsize=16)
-def _digest(path: str, state: _State) -> str:
+def _digest(path: str, state: tuple[int, ...]) -> str:
     return file_digest(path)
 
 
 def _source(path: Path, content: Mapping[str, Any]) -> SourceWeights:
     state = next((content[k] for k in _STATE_KEYS if isinstance(content.get(k), Mapping)), content)
     raw = {
-        str(k): _tensor(path, str(k), v)
-        for k, v in state.items()
-        if isinstance(v, (Tensor, np.ndarray))
+        str(name): _tensor(path, str(name), value)
+        for name, value in state.items()
+        if isinstance(value, (Tensor, np.ndarray))
+        and not str(name).endswith("_momentum")  # Caffe2's optimizer
     }
-    raw = {k: v for k, v in raw.items() if not k.endswith("_momentum")}  # Caffe2's optimizer
     if not raw:
         keys = ", ".join(sorted(map(str, content))[:8]) or "none"
         raise WeightFileError(
@@ -261,13 +263,13 @@ def _source(path: Path, content: Mapping[str, Any]) -> SourceWeights:
         names = translate(raw, author=str(content.get("__author__", "")))
     except (AssertionError, ValueError, IndexError, KeyError) as error:
         raise WeightFileError(f"{path}: its tensor names make no sense: {error}") from error
-    metadata = content.get(METADATA_KEY)
-    metadata = metadata if isinstance(metadata, Mapping) else None
-    needs = (metadata or {}).get("expects")
+    found = content.get(METADATA_KEY)
+    metadata = found if isinstance(found, Mapping) else {}
+    needs = metadata.get("expects")
     expects = {**names.expects, **(needs if isinstance(needs, Mapping) else {})}
     return SourceWeights(
-        *(names.tensors, str(path), _own_classes(metadata or {}), names.naming),
-        *(metadata, names.renamed, expects),
+        *(names.tensors, str(path), _own_classes(metadata), names.naming),
+        *(metadata or None, names.renamed, expects),
     )
 
 
@@ -275,9 +277,8 @@ def _own_classes(metadata: Mapping[str, Any]) -> tuple[str, ...] | None:
     names = metadata.get("thing_classes")
     if any(part_of(str(name)) == "predictors" for name in metadata.get(UNTRAINED_KEY) or ()):
         return None  # its rows are random: the names say what they are for, not what they know
-    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
-        return None
-    return tuple(names)
+    known = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
+    return tuple(names) if names and known else None
 
 
 def _tensor(path: Path, name: str, value: Any) -> Tensor:
@@ -288,8 +289,7 @@ def _tensor(path: Path, name: str, value: Any) -> Tensor:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "not writable": nobody writes to a source
-            native = value.astype(value.dtype.newbyteorder("="), copy=False)
-            return torch.from_numpy(native)
+            return torch.from_numpy(value.astype(value.dtype.newbyteorder("="), copy=False))
     except TypeError:
         raise WeightFileError(
             f"{path}: {name} is an array of {value.dtype}, not numbers."
@@ -302,9 +302,8 @@ def _known_classes(source: SourceWeights, address: str) -> tuple[str, ...] | Non
     if source.naming == "torchvision" and score is not None and len(score) == _TORCHVISION_ROWS + 1:
         coco = _coco_classes()
         return tuple(coco.get(i + 1, "") for i in range(_TORCHVISION_ROWS))
-    if any(part_of(name) == "predictors" for name in source.tensors):
-        return zoo_classes(address)
-    return None
+    has_classes = any(part_of(name) == "predictors" for name in source.tensors)
+    return zoo_classes(address) if has_classes else None
 
 
 def zoo_classes(address: str) -> tuple[str, ...] | None:
@@ -331,12 +330,9 @@ def _coco_classes() -> dict[int, str]:
 
 def _zoo_expects(address: str) -> Mapping[str, Any]:
     """Pixels and strides that a file of the model zoo was trained with; {} for other files."""
-    _, found, backbone = address.partition("ImageNetPretrained/")
-    if found:
-        return next((v for k, v in _BACKBONES.items() if backbone.startswith(k)), {})
-    zoo = _ZOO.search(address)
+    backbone, zoo = address.partition("ImageNetPretrained/")[2], _ZOO.search(address)
     if zoo is None:
-        return {}
+        return next((v for k, v in _BACKBONES.items() if backbone.startswith(k)), {})
     from detectron2 import model_zoo
 
     try:

@@ -1,31 +1,50 @@
-"""The content of a weight file of any kind. Reading one never runs code from it."""
+"""The content of a weight file of any kind. Reading one never runs code from it.
+
+A pickle is a program. The ``find_class`` below hands out only the callables of
+:data:`SAFE_GLOBALS`: numpy arrays, numpy numbers and plain containers. Even numpy's own
+reconstructors are replaced by small Python ones, because a crafted state for
+``numpy.dtype.__setstate__`` can corrupt memory.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import math
 import pickle
 import re
-from collections.abc import Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from safetensors import safe_open
 
 from transfer_maskrcnn.errors import WeightFileError
-from transfer_maskrcnn.surgery.safe_pickle import (
-    NUMPY_GLOBALS,
-    ForbiddenGlobalError,
-    safe_load,
-    unwrap,
-)
 
 #: where our own checkpoints say what they are: a key of a .pth, a metadata key of a .safetensors
 METADATA_KEY = "transfer_maskrcnn"
 
+_DTYPE_CODE = re.compile(r"[<>|=]?(?:b1|\?|[iu][1248]|f[248]|c(?:8|16))")
 # torch.save before 1.6 begins with this pickled number
 _LEGACY_TORCH = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+# what is no weight file, by its first bytes
+_STRANGERS = (
+    (rb"\Z", "the file is empty (0 bytes). Get it again."),
+    (
+        rb"version https://git-lfs",
+        "a git-lfs pointer, not the weights themselves. Run `git lfs pull` in the repository that "
+        "it came from.",
+    ),
+    (
+        rb"(?i)(?:\xef\xbb\xbf)?\s*<(?:!doctype|!--|html|head|\?xml)",
+        "a web page (html), not weights: the download got an error or a login page. Open the "
+        "address in a browser and get the file itself.",
+    ),
+)
 
 
 def read_file(
@@ -48,12 +67,17 @@ def read_file(
     try:
         if kind == "safetensors":
             content = _read_safetensors(path)
-        elif kind == "torch":
-            content = _read_torch(path, trust_pickle, memory_mapped)
+        elif kind == "pickle":
+            with path.open("rb") as f:
+                content = pickle.load(f, encoding="latin1") if trust_pickle else safe_load(f)
         else:
-            content = _read_pickle(path, trust_pickle)
+            content = _read_torch(path, trust_pickle, memory_mapped and kind == "zip")
     except ForbiddenGlobalError as error:
-        raise _refusal(path, error) from None
+        raise WeightFileError(
+            f"{path}: loading it would run code: it asks for {error}, and weights need numbers and "
+            "plain containers only. If you made this file yourself, or trust whoever did with your "
+            "account, set MODEL.TRANSFER.TRUST_PICKLE True; better, save it as .safetensors."
+        ) from None
     except Exception as error:  # a damaged file makes the readers raise nearly anything
         raise WeightFileError(
             f"{path}: the file is truncated or damaged ({type(error).__name__}: "
@@ -76,20 +100,13 @@ def _kind(path: Path) -> str:
         )
     with path.open("rb") as f:
         head = f.read(1024)
-    if not head:
-        raise WeightFileError(f"{path}: the file is empty (0 bytes). Get it again.")
-    if head.startswith(b"version https://git-lfs"):
-        raise WeightFileError(
-            f"{path}: a git-lfs pointer, not the weights themselves. Run `git lfs pull` in the "
-            "repository that it came from."
-        )
-    if re.match(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype|!--|html|head|\?xml)", head, re.IGNORECASE):
-        raise WeightFileError(
-            f"{path}: a web page (html), not weights: the download got an error or a login page. "
-            "Open the address in a browser and get the file itself."
-        )
-    if head.startswith(b"PK\x03\x04") or _LEGACY_TORCH in head[:16]:
-        return "torch"
+    for pattern, what in _STRANGERS:
+        if re.match(pattern, head):
+            raise WeightFileError(f"{path}: {what}")
+    if head.startswith(b"PK\x03\x04"):
+        return "zip"
+    if _LEGACY_TORCH in head[:16]:
+        return "legacy"
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32:
         return "safetensors"
     if head.startswith(b"\x80") or path.suffix in (".pkl", ".pickle"):
@@ -97,14 +114,6 @@ def _kind(path: Path) -> str:
     raise WeightFileError(
         f"{path}: neither a .pkl, a .pth nor a .safetensors file (it begins with {head[:8]!r}). "
         "It may be damaged; get it again."
-    )
-
-
-def _refusal(path: Path, error: ForbiddenGlobalError) -> WeightFileError:
-    return WeightFileError(
-        f"{path}: loading it would run code: it asks for {error.name}, and weights need numbers "
-        "and plain containers only. If you made this file yourself, or trust whoever did with "
-        "your account, set MODEL.TRANSFER.TRUST_PICKLE True; better, save it as .safetensors."
     )
 
 
@@ -118,25 +127,18 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     with safe_open(str(path), framework="pt") as f:
         metadata = (f.metadata() or {}).get(METADATA_KEY)
         model = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
-    return (
-        {"model": model}
-        if metadata is None
-        else {"model": model, METADATA_KEY: json.loads(metadata)}
-    )
+    return {"model": model, METADATA_KEY: None if metadata is None else json.loads(metadata)}
 
 
-def _read_pickle(path: Path, trust_pickle: bool) -> Any:
-    with path.open("rb") as f:
-        return pickle.load(f, encoding="latin1") if trust_pickle else safe_load(f)
-
-
-def _read_torch(path: Path, trust_pickle: bool, memory_mapped: bool) -> Any:
-    with path.open("rb") as f:
-        mmap = memory_mapped and f.read(2) == b"PK"
+def _read_torch(path: Path, trust_pickle: bool, mmap: bool) -> Any:
     if trust_pickle:
         return torch.load(str(path), map_location="cpu", weights_only=False, mmap=mmap)
+    # Training checkpoints hold numpy scalars (losses, best metrics); before 2.6 torch refuses.
+    named = tuple(int(x) for x in torch.__version__.split(".")[:2]) >= (2, 6)
+    serialization: Any = torch.serialization
+    admitted = serialization.safe_globals(NUMPY_GLOBALS) if named else contextlib.nullcontext()
     try:
-        with _numpy_numbers_admitted():
+        with admitted:
             return unwrap(torch.load(str(path), map_location="cpu", weights_only=True, mmap=mmap))
     except pickle.UnpicklingError as error:
         found = re.search(r"nsupported (?:global: )?(?:GLOBAL|class) ([\w.]+)", str(error))
@@ -145,11 +147,144 @@ def _read_torch(path: Path, trust_pickle: bool, memory_mapped: bool) -> Any:
         raise
 
 
-@contextlib.contextmanager
-def _numpy_numbers_admitted() -> Iterator[None]:
-    """Training checkpoints hold numpy scalars (losses, best metrics); before 2.6 torch refuses."""
-    if tuple(int(x) for x in torch.__version__.split(".")[:2]) < (2, 6):
-        yield
-        return
-    with torch.serialization.safe_globals(NUMPY_GLOBALS):  # type: ignore[arg-type]
-        yield
+class ForbiddenGlobalError(pickle.UnpicklingError):
+    """The pickle asks for a callable that plain data does not need, of this name."""
+
+
+class _Dtype:
+    """Stands in for ``numpy.dtype`` while unpickling; numbers only, no objects, no structures."""
+
+    def __init__(self, code: str = "", align: Any = False, copy: Any = False):
+        self.code = code
+        self.order: Literal["<", ">", "|", "="] = "="
+
+    def __setstate__(self, state: Any) -> None:
+        order = state[1]
+        if order not in ("<", ">", "|", "="):
+            raise pickle.UnpicklingError(f"byte order {order!r} of a numpy dtype")
+        self.order = order
+
+    def resolve(self) -> np.dtype[Any]:
+        """Returns the real dtype. Raises UnpicklingError for anything but numbers and booleans."""
+        if not isinstance(self.code, str) or not _DTYPE_CODE.fullmatch(self.code):
+            raise pickle.UnpicklingError(f"numpy dtype {self.code!r} holds no plain numbers")
+        dtype = np.dtype(self.code)
+        return dtype if self.order in "|=" else dtype.newbyteorder(self.order)
+
+
+class _Array:
+    """Stands in for ``numpy.ndarray``; a view of the pickle's own bytes, so it copies nothing."""
+
+    def __init__(self, *_: Any):
+        self.value: np.ndarray[Any, Any] = np.empty(0)
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, fortran, raw = state
+        self.value = _as_array(raw, dtype, shape, "F" if fortran else "C")
+
+
+def _as_array(raw: Any, dtype: Any, shape: Any, order: str) -> np.ndarray[Any, Any]:
+    if isinstance(raw, str):  # a Python 2 pickle, read as latin-1
+        raw = raw.encode("latin1")
+    if not isinstance(raw, (bytes, bytearray, pickle.PickleBuffer)):
+        raise pickle.UnpicklingError(f"a numpy array made of {type(raw).__name__}")
+    kind = dtype.resolve()
+    shape = tuple(int(size) for size in shape)
+    size = memoryview(raw).nbytes
+    if math.prod(shape) * kind.itemsize != size or min(shape, default=0) < 0:
+        raise pickle.UnpicklingError(f"{size} bytes for {kind} of shape {shape}")
+    flat = np.frombuffer(memoryview(raw), dtype=kind) if size else np.empty(0, dtype=kind)
+    return flat.reshape(shape, order="F" if order == "F" else "C")
+
+
+def _from_buffer(raw: Any, dtype: Any, shape: Any, order: str = "C") -> _Array:
+    array = _Array()
+    array.value = _as_array(raw, dtype, shape, order)
+    return array
+
+
+def _scalar(dtype: Any, raw: Any = b"") -> int | float | bool | complex:
+    return _as_array(raw, dtype, (), "C").item()
+
+
+def _latin1(text: str, encoding: str = "latin1") -> bytes:
+    if encoding not in ("latin1", "latin-1"):
+        raise pickle.UnpicklingError(f"bytes in the encoding {encoding!r}")
+    return text.encode("latin1")
+
+
+def _empty_bytes() -> bytes:
+    return b""  # how the oldest protocols write it
+
+
+_NUMPY_CORE: dict[str, Callable[..., Any]] = {
+    "multiarray._reconstruct": _Array,
+    "multiarray.scalar": _scalar,
+    "numeric._frombuffer": _from_buffer,
+}
+
+#: every global a weight file may name, and what it gets for it
+SAFE_GLOBALS: dict[str, Callable[..., Any]] = {
+    "collections.OrderedDict": OrderedDict,
+    "_codecs.encode": _latin1,
+    "__builtin__.bytes": _empty_bytes,
+    "builtins.bytes": _empty_bytes,
+    "numpy.ndarray": _Array,
+    "numpy.dtype": _Dtype,
+    **{f"numpy.{core}.{k}": v for core in ("core", "_core") for k, v in _NUMPY_CORE.items()},
+}
+
+#: the part of it that ``torch.load(weights_only=True)`` does not already admit by itself
+NUMPY_GLOBALS = [(v, k) for k, v in SAFE_GLOBALS.items() if not k.startswith("collections")]
+
+
+class _Unpickler(pickle._Unpickler):
+    """The one written in Python: the one in C lets four bytes of a file claim gigabytes (a memo
+    index), and a damaged or hostile file must cost an error message and no more."""
+
+    stack: list[Any]
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
+
+    def find_class(self, module: str, name: str) -> Any:
+        full = f"{module}.{name}"
+        if full not in SAFE_GLOBALS:
+            raise ForbiddenGlobalError(full)
+        return SAFE_GLOBALS[full]
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise pickle.UnpicklingError("a reference to data outside the file")
+
+    def load_build(self) -> None:
+        """Sets the state of arrays and dtypes; a pickle may not set attributes of anything else."""
+        state = self.stack.pop()
+        built = self.stack[-1]
+        if isinstance(built, (_Array, _Dtype)):
+            built.__setstate__(state)
+        elif not isinstance(built, OrderedDict):  # whose extra attributes weights do not need
+            raise pickle.UnpicklingError(f"attributes for a {type(built).__name__}")
+
+    dispatch[pickle.BUILD[0]] = load_build
+
+
+def safe_load(file: io.BufferedIOBase) -> Any:
+    """Reads one pickle of plain data, as ``pickle.load(file, encoding="latin1")`` would.
+
+    Returns:
+        the object; numpy arrays are read-only views of the bytes that were read.
+
+    Raises:
+        ForbiddenGlobalError: the file names a callable outside :data:`SAFE_GLOBALS`.
+        Exception: whatever a damaged pickle makes Python raise; callers translate it.
+    """
+    return unwrap(_Unpickler(file, encoding="latin1").load())
+
+
+def unwrap(value: Any) -> Any:
+    """Returns ``value`` with the stand-ins for numpy arrays inside plain containers resolved."""
+    if isinstance(value, _Array):
+        return value.value
+    if isinstance(value, dict):
+        return {k: unwrap(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(unwrap(v) for v in value)
+    return value

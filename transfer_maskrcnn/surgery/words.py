@@ -8,62 +8,48 @@ from __future__ import annotations
 import string
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum, EnumMeta
+from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
-from transfer_maskrcnn.surgery.parts import PRESETS
-from transfer_maskrcnn.text import plural, quoted
+from transfer_maskrcnn.surgery.names import PRESETS
+from transfer_maskrcnn.text import listed, plural, quoted
 
 Data = Mapping[str, Any]
-Sentence = str | Callable[[Data], str]
+_PRESETS = ", ".join(PRESETS)
+
+# how ``{x:names}`` and so on show a value
+_SHOWN: Mapping[str, Callable[[Any], str]] = {
+    "names": lambda names: "unknown" if names is None else quoted(names),
+    "few": lambda names: quoted(names, 4),
+    "list": lambda items: ", ".join(items) or "none",
+    "and": listed,
+    "keep": lambda keep: keep if isinstance(keep, str) else ",".join(keep),
+    "near": lambda name: f"Did you mean {name!r}? " if name else "",
+}
 
 
 class _Words(string.Formatter):
-    """``{x:names}``: 'a', 'b'; ``{x:list}``: a, b; ``{x:keep}``: as in a config; ``{x:near}``."""
+    """``str.format`` with the format specs of ``_SHOWN``."""
 
     def format_field(self, value: Any, format_spec: str) -> str:
-        if format_spec == "names":
-            return quoted(value)
-        if format_spec == "few":
-            return quoted(value, 4)
-        if format_spec == "list":
-            return ", ".join(value)
-        if format_spec == "keep":
-            return value if isinstance(value, str) else ",".join(value)
-        if format_spec == "near":
-            return f"Did you mean {value!r}? " if value else ""
-        return str(super().format_field(value, format_spec))
-
-
-def _said(sentence: Sentence, data: Data) -> str:
-    return _Words().vformat(sentence, (), data) if isinstance(sentence, str) else sentence(data)
+        show = _SHOWN.get(format_spec)
+        return show(value) if show else str(super().format_field(value, format_spec))
 
 
 class _Code(str, Enum):
     """A code whose members carry their sentences: what is so, and what to do about it."""
 
-    text: Sentence
-    remedy: Sentence
+    text: str
+    remedy: str
 
-    def __new__(cls, code: str, text: Sentence, remedy: Sentence = "") -> _Code:
+    def __new__(cls, code: str, text: str, remedy: str = "") -> _Code:
         member = str.__new__(cls, code)
         member._value_, member.text, member.remedy = code, text, remedy
         return member
 
-    @classmethod
-    def of(cls, code: str) -> Any:
-        """The member of a code that was written. Raises ValueError for any other."""
-        return EnumMeta.__call__(cls, code)
-
     def sentence(self, data: Data = MappingProxyType({})) -> str:
-        return _said(self.text, data)
-
-
-def _rows(data: Data) -> str:
-    kinds = ["input columns" if axis else "rows" for axis in data["axes"]]
-    kept = ", background kept" if data["background"] else ""
-    return f"{' and '.join(kinds)} of matched classes{kept}"
+        return _Words().vformat(self.text, (), data)
 
 
 class Reason(_Code):
@@ -71,7 +57,8 @@ class Reason(_Code):
 
     SAME = "same", "same name and shape"
     SAME_PLACE = "same_place", "same place, name and shape"
-    ROWS = "rows", _rows
+    ROWS = "rows", "{what:and} of matched classes"
+    SCORES = "scores", "rows of matched classes, background kept"
     COLUMNS = "columns", "all but the columns that read coarse masks of classes"
     SETTINGS = "settings", "the configuration sets it"
     CLASS_NAMES = (
@@ -103,64 +90,13 @@ class Reason(_Code):
 class How(_Code):
     """How a target class got its rows."""
 
-    EQUAL = "equal", "equal name"
-    FOLDED = "folded", "equal but for case, space, underscore or plural"
-    MAPPED = "mapped", "class map"
-    MERGED = "merged", "class map of several"
-    PARENT = "parent", "parent class"
+    EQUAL = "equal", "own rows, equal name"
+    FOLDED = "folded", "rows of {source!r}, equal but for case, space, underscore or plural"
+    MAPPED = "mapped", "rows of {source!r}, class map"
+    MERGED = "merged", "mean of the rows of {averaged:names}, class map"
+    PARENT = "parent", "rows of {source!r}, parent class"
     MEAN = "mean", "mean of all source rows"
     NEW = "new", "new class, as detectron2 initialises it"
-
-
-def _backbones(data: Data) -> str:
-    found = (f"{what} ({a} in the source, {b} in the target)" for what, a, b in data["differences"])
-    return f"The source's backbone is another one: {'; '.join(found)}."
-
-
-def _backbone_remedy(data: Data) -> str:
-    keys = " ".join(data["keys"])
-    asked = f"Build the source's backbone with {keys}" if keys else "Build the same one"
-    return f"{asked}, or take weights made for this one."
-
-
-def _class_names(data: Data) -> str:
-    old, new = data["old"], data["new"]
-    if old is None or new is None:
-        what = f"the class names of the {'source' if old is None else 'target'} are unknown"
-    else:
-        what = f"the source's classes are {quoted(old)}, the target's {quoted(new)}"
-    copied = f"{data['first']} and {data['more']} more class predictors"
-    return _said("KEEP {keep:keep}", data) + f" would copy {copied} by position, but {what}."
-
-
-def _unused(data: Data) -> str:
-    verb = "only counts" if len(data["keys"]) == 1 else "only count"
-    keys = " and ".join(data["keys"])
-    return f"{keys} {verb} with KEEP class_rows; KEEP is " + _said("{keep:keep}.", data)
-
-
-def _frozen(data: Data) -> str:
-    parts = []
-    if data["groups"]:
-        groups = ", ".join(data["groups"])
-        parts.append(f"{data['count']:,} random parameters are about to be frozen ({groups})")
-    if data["norms"]:
-        parts.append(f"{data['norms']} FrozenBN layers have no statistics and never learn any")
-    what = " and ".join(parts)
-    return f"{what}: training cannot mend them, and the loss may overflow at once."
-
-
-def _count_remedy(data: Data) -> str:
-    if data["side"] == "source":
-        return "Correct MODEL.TRANSFER.SOURCE_CLASSES."
-    return "Correct MODEL.ROI_HEADS.NUM_CLASSES or the dataset's thing_classes."
-
-
-def _known(data: Data) -> str:
-    return _said("{near:near}", data).strip() or f"Use a name of the {data['side']}'s list."
-
-
-_PRESETS = ", ".join(PRESETS)
 
 
 class Code(_Code):
@@ -190,7 +126,11 @@ class Code(_Code):
         "backbone.bottom_up.",
     )
     EMPTY_KEEP = "empty_keep", "KEEP is empty.", f"Use one of {_PRESETS}."
-    BACKBONE_DIFFERS = "backbone_differs", _backbones, _backbone_remedy
+    BACKBONE_DIFFERS = (
+        "backbone_differs",
+        "The source's backbone is another one: {differences:list}.",
+        "Build the source's backbone with {keys:list}, or take weights made for this one.",
+    )
     PART_INITIALISED = (
         "part_initialised",
         "KEEP {keep:keep} asks for {part}, but all of its {count} tensors stay initialised: the "
@@ -216,7 +156,8 @@ class Code(_Code):
     )
     CLASS_NAMES = (
         "class_names",
-        _class_names,
+        "KEEP {keep:keep} would copy {first} and {more} more class predictors by position, but the "
+        "class names of the source are {old:names}, those of the target {new:names}.",
         "Use KEEP class_rows, which copies rows by name, or all_but_predictors.",
     )
     NO_PREDICTORS = (
@@ -238,7 +179,7 @@ class Code(_Code):
     CLASS_COUNT = (
         "class_count",
         "The {side} has {count} class names ({names:few}) for {rows} classes in its classifier.",
-        _count_remedy,
+        "Correct {key}.",
     )
     ROWS_APART = (
         "rows_apart",
@@ -246,10 +187,14 @@ class Code(_Code):
         "Set CLS_AGNOSTIC_BBOX_REG and CLS_AGNOSTIC_MASK as the source has them, and the same "
         "channels.",
     )
-    UNUSED = "unused", _unused, "Set MODEL.TRANSFER.KEEP class_rows, or remove them."
+    UNUSED = (
+        "unused",
+        "{key} only counts with KEEP class_rows; KEEP is {keep:keep}.",
+        "Set MODEL.TRANSFER.KEEP class_rows, or remove it.",
+    )
     INPUT_DIFFERS = (
         "input_differs",
-        "The source's backbone was trained for other input or strides: the model has {has:list}.",
+        "The source's backbone was trained for other input or strides: the model has {has}.",
         "Set {needs}.",
     )
     NOT_FINITE = (
@@ -259,7 +204,9 @@ class Code(_Code):
     )
     FROZEN_RANDOM = (
         "frozen_random",
-        _frozen,
+        "{count:,} random parameters are about to be frozen ({groups:list}), and {norms} FrozenBN "
+        "layers have no statistics and never learn any: training cannot mend them, and the loss "
+        "may overflow at once.",
         "Keep a pretrained backbone, or train it too: MODEL.BACKBONE.FREEZE_AT 0, "
         "MODEL.RESNETS.NORM GN and MODEL.PIXEL_STD [57.375, 57.12, 58.395].",
     )
@@ -276,7 +223,7 @@ class Code(_Code):
     UNKNOWN_CLASS = (
         "unknown_class",
         "{key} names the {side} class {name!r}, which is none of {names:names}.",
-        _known,
+        "{near:near}Use a name of the {side}'s list.",
     )
     STARTED_TWICE = (
         "started_twice",
@@ -311,12 +258,12 @@ class Problem:
     @property
     def text(self) -> str:
         """What is wrong."""
-        return _said(self.code.text, self.data)
+        return self.code.sentence(self.data)
 
     @property
     def remedy(self) -> str:
         """What to do about it."""
-        return _said(self.code.remedy, self.data)
+        return _Words().vformat(self.code.remedy, (), self.data)
 
     def __str__(self) -> str:
         return f"{self.text} {self.remedy}".strip()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.errors import ConfigError
-from transfer_maskrcnn.surgery.parts import unwrapped
+from transfer_maskrcnn.surgery.names import unwrapped
 
 logger = logging.getLogger(__name__)
 

@@ -19,10 +19,10 @@ from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.data.loader import derive_seed
 from transfer_maskrcnn.engine.manifest import note
 from transfer_maskrcnn.files import write_json
+from transfer_maskrcnn.surgery.apply import write_weights
 from transfer_maskrcnn.surgery.diff import diff_weights
 from transfer_maskrcnn.surgery.load import FINAL_FILE, load_weights
-from transfer_maskrcnn.surgery.parts import is_statistic
-from transfer_maskrcnn.surgery.write import write_weights
+from transfer_maskrcnn.surgery.names import is_statistic
 
 INITIAL_FILE = "model_initial.safetensors"
 DRIFT_FILE = "drift.json"
