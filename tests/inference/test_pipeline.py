@@ -15,7 +15,7 @@ import pycocotools.mask as mask_util
 import pytest
 from pycocotools.coco import COCO
 
-from transfer_maskrcnn.data.formats.labelme import load_labelme_json
+from transfer_maskrcnn.data.formats.labelme_via import load_labelme_json
 from transfer_maskrcnn.errors import ConfigError, DatasetError
 from transfer_maskrcnn.inference import pipeline
 from transfer_maskrcnn.inference.outputs import JSON, LABELME, MASKS, OVERLAY

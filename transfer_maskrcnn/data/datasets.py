@@ -30,7 +30,6 @@ from numpy.typing import NDArray
 from transfer_maskrcnn import __version__
 from transfer_maskrcnn.data import formats
 from transfer_maskrcnn.data.cache import Entry, digest_of, user_cache
-from transfer_maskrcnn.data.formats.assemble import labels_of, merge_classes
 from transfer_maskrcnn.data.formats.base import LoadedDataset, LoadReport, Place, Reason
 from transfer_maskrcnn.errors import DatasetError
 from transfer_maskrcnn.files import file_digest
@@ -117,17 +116,17 @@ def take_part(spec: DatasetSpec, loaded: LoadedDataset) -> LoadedDataset:
 
 
 def _parse_whole(spec: DatasetSpec) -> LoadedDataset:
-    asked = spec.classes
-    if spec.merge and asked is not None:
-        asked = labels_of(asked, spec.merge, by_position=spec.format == "png_masks")
     # Python's garbage collector looks at all of millions of new objects again and again, and finds
     # nothing: it takes two fifths of the time.
     enabled = gc.isenabled()
     gc.disable()
     try:
-        read = formats.FORMATS[spec.format]
-        loaded = read(spec.annotations, spec.image_root, classes=asked, **spec.options)
-        return merge_classes(loaded, spec.merge, spec.classes)
+        return formats.FORMATS[spec.format](
+            *(spec.annotations, spec.image_root),
+            classes=spec.classes,
+            merge=spec.merge,
+            **spec.options,
+        )
     finally:
         if enabled:
             gc.enable()

@@ -12,8 +12,8 @@ import numpy as np
 import pycocotools.mask as mask_util
 
 from transfer_maskrcnn.cli import progress
-from transfer_maskrcnn.data.export.base import new_folder
-from transfer_maskrcnn.data.export.coco import fill_coco_folder
+from transfer_maskrcnn.data.export.base import fill_folder, new_folder
+from transfer_maskrcnn.data.export.documents import fill_coco
 from transfer_maskrcnn.data.export.masks import (
     Segmentation,
     as_rle,
@@ -88,7 +88,7 @@ def repair(dataset: LoadedDataset, out: Path) -> list[Change]:
     counts = tuple(len(record["annotations"]) for record in records)
     mended = replace(dataset, dicts=records, instances=counts, places=())
     with new_folder(out) as folder:
-        copied = fill_coco_folder(mended, folder, out)
+        copied = fill_folder("coco", fill_coco, mended, folder, out).copied
         for source, name in zip(copied.sources, copied.names, strict=True):
             kind = "image_saved_anew" if source in copied.saved_anew else "image_renamed"
             before = Path(source).name

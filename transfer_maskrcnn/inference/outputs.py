@@ -14,7 +14,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 from detectron2.structures import BoxMode
 
-from transfer_maskrcnn.data.export.labelme import labelme_document
+from transfer_maskrcnn.data.export import labelme_document
 from transfer_maskrcnn.errors import DatasetError
 from transfer_maskrcnn.files import atomic_path, write_json
 from transfer_maskrcnn.inference.overlay import draw_detections

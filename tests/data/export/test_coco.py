@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from transfer_maskrcnn.data.export.coco import coco_document, export_coco
+from transfer_maskrcnn.data.export import EXPORTERS, coco_document
 from transfer_maskrcnn.data.export.masks import segmentation_area, segmentation_box
 
 from .conftest import HEIGHT, MASKS, POLYGONS, RING, WIDTH, MakeDataset, square, with_two_classes
@@ -87,7 +87,7 @@ def test_what_the_dataset_says_of_boxes_and_areas_does_not_count(make_dataset: M
 
 
 def test_files(tmp_path: Path, make_dataset: MakeDataset) -> None:
-    export_coco(make_dataset(MASKS), tmp_path / "out")
+    EXPORTERS["coco"](make_dataset(MASKS), tmp_path / "out")
     document = json.loads((tmp_path / "out" / "annotations.json").read_text())
     names = [image["file_name"] for image in document["images"]]
     assert names == ["a b.png", "sub_a b.png", "größe.in.dots.jpg"]

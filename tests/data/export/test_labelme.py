@@ -10,8 +10,8 @@ import pycocotools.mask as mask_util
 import pytest
 from PIL import Image
 
-from transfer_maskrcnn.data.export.labelme import export_labelme, labelme_document
-from transfer_maskrcnn.data.formats.labelme import load_labelme_json
+from transfer_maskrcnn.data.export import EXPORTERS, labelme_document
+from transfer_maskrcnn.data.formats.labelme_via import load_labelme_json
 from transfer_maskrcnn.errors import DatasetError
 
 from .conftest import HEIGHT, POLYGONS, RING, WIDTH, MakeDataset, pixels, square
@@ -78,7 +78,7 @@ def test_predictions() -> None:
 
 
 def test_crowds_are_told_of(tmp_path: Path, make_dataset: MakeDataset) -> None:
-    report = export_labelme(make_dataset(POLYGONS), tmp_path / "out")
+    report = EXPORTERS["labelme"](make_dataset(POLYGONS), tmp_path / "out")
     assert report.notes == (
         "1 crowd region became ordinary: labelme has no flag for crowds. Remove them, or use coco, "
         "which has one.",
@@ -87,7 +87,7 @@ def test_crowds_are_told_of(tmp_path: Path, make_dataset: MakeDataset) -> None:
 
 def test_json_lies_beside_its_image(tmp_path: Path, make_dataset: MakeDataset) -> None:
     images = {"a.png": [("cat", RING, 0)], "sub/a.png": [("cat", [square(1, 1, 5)], 0)]}
-    report = export_labelme(make_dataset(images), tmp_path / "out")
+    report = EXPORTERS["labelme"](make_dataset(images), tmp_path / "out")
     folder = tmp_path / "out" / "images"
     names = sorted(path.name for path in folder.iterdir())
     assert names == ["a.json", "a.png", "sub_a.json", "sub_a.png"]

@@ -12,13 +12,16 @@ from hypothesis.extra.numpy import arrays
 from transfer_maskrcnn.data.export.masks import (
     drop_collinear,
     join_rings,
-    mask_to_polygons,
     mask_to_simple_polygons,
     trace_rings,
 )
 from transfer_maskrcnn.data.formats.masks import polygons_area, polygons_to_rle, rle_to_mask
 
 MASKS = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(lambda s: arrays(bool, s))
+
+
+def corners_of(mask: np.ndarray) -> list[list[np.ndarray]]:
+    return [[drop_collinear(ring) for ring in piece] for piece in trace_rings(mask)]
 
 
 def mask_of(text: str) -> np.ndarray:
@@ -53,28 +56,26 @@ def fill(ring: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     ],
 )
 def test_pieces_and_corners(text: str, corners: list[list[int]]) -> None:
-    pieces = mask_to_polygons(mask_of(text))
-    found = [[len(piece.outer), *map(len, piece.holes)] for piece in pieces]
-    assert found == corners
+    assert [[*map(len, piece)] for piece in corners_of(mask_of(text))] == corners
 
 
 def test_runs_along_the_edges_of_pixels_clockwise() -> None:
-    (piece,) = mask_to_polygons(mask_of(".... .##."))
-    assert piece.outer.tolist() == [[1, 1], [3, 1], [3, 2], [1, 2]]
-    assert piece.outer.dtype == np.float64
+    ((outer,),) = corners_of(mask_of(".... .##."))
+    assert outer.tolist() == [[1, 1], [3, 1], [3, 2], [1, 2]]
+    assert outer.dtype == np.float64
 
 
 @settings(max_examples=150, deadline=None)
 @given(MASKS)
 def test_rings_are_the_mask(mask: np.ndarray) -> None:
-    pieces = mask_to_polygons(mask)
+    pieces = corners_of(mask)
     assert len(pieces) == cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)[0] - 1
     filled = np.zeros(mask.shape, dtype=int)
-    for piece in pieces:
-        filled += fill(piece.outer, mask.shape)
-        for hole in piece.holes:
+    for outer, *holes in pieces:
+        filled += fill(outer, mask.shape)
+        for hole in holes:
             filled -= fill(hole, mask.shape)
-        for ring in (piece.outer, *piece.holes):
+        for ring in (outer, *holes):
             step = np.roll(ring, -1, axis=0) - ring
             assert ((step == 0).sum(axis=1) == 1).all()  # along x or y
             assert ((step != 0) != np.roll(step != 0, 1, axis=0)).all()  # and turns at every point

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transfer_maskrcnn.data.export.png_masks import export_png_masks
+from transfer_maskrcnn.data.export import EXPORTERS
 from transfer_maskrcnn.data.formats import LoadedDataset, load_png_masks
-from transfer_maskrcnn.errors import DatasetError
 
 from .conftest import HEIGHT, WIDTH, Images, MakeDataset, pixels, square
 
@@ -24,7 +23,7 @@ def values(path: Path) -> np.ndarray:
 
 def test_one_class_is_a_folder_per_sample(tmp_path: Path, make_dataset: MakeDataset) -> None:
     dataset = make_dataset({"a.png": [CAT, OVERLAPPING], "b.c.png": [CAT]})
-    report = export_png_masks(dataset, tmp_path / "out")
+    report = EXPORTERS["png_masks"](dataset, tmp_path / "out")
     assert (report.images, report.instances, report.notes) == (2, 3, ())
     samples = tmp_path / "out" / "samples"
     files = sorted(str(p.relative_to(samples)) for p in samples.rglob("*.png"))
@@ -43,7 +42,7 @@ def test_images_without_objects_need_the_indexed_layout(
     tmp_path: Path, make_dataset: MakeDataset
 ) -> None:
     touching = ("cat", pixels((9, 2, 12, 9)), 0)
-    export_png_masks(make_dataset({"a.png": [CAT, touching], "b.png": []}), tmp_path / "out")
+    EXPORTERS["png_masks"](make_dataset({"a.png": [CAT, touching], "b.png": []}), tmp_path / "out")
     mask = values(tmp_path / "out" / "masks" / "a.png")
     assert np.unique(mask).tolist() == [0, 1, 2] and (mask == 2).sum() == 21
     assert not values(tmp_path / "out" / "masks" / "b.png").any()
@@ -51,7 +50,7 @@ def test_images_without_objects_need_the_indexed_layout(
 
 def test_overlaps_beside_images_without_objects(tmp_path: Path, make_dataset: MakeDataset) -> None:
     dataset = make_dataset({"a.png": [CAT, OVERLAPPING], "b.png": []})
-    report = export_png_masks(dataset, tmp_path / "out")
+    report = EXPORTERS["png_masks"](dataset, tmp_path / "out")
     assert report.notes == (
         "1 image without objects got an empty mask, since the layout cannot do without: the loader "
         "counts it as an instance left out.",
@@ -61,7 +60,7 @@ def test_overlaps_beside_images_without_objects(tmp_path: Path, make_dataset: Ma
 
 
 def test_several_classes_are_values(tmp_path: Path, make_dataset: MakeDataset) -> None:
-    export_png_masks(make_dataset({"a.png": [DOG, CAT]}), tmp_path / "out")
+    EXPORTERS["png_masks"](make_dataset({"a.png": [DOG, CAT]}), tmp_path / "out")
     mask = values(tmp_path / "out" / "masks" / "a.png")
     assert ((mask == 1).sum(), (mask == 2).sum()) == (49, 9)
 
@@ -71,17 +70,8 @@ def test_more_instances_than_a_byte_has_values(
 ) -> None:
     cells = [(x, y) for x in range(0, WIDTH, 2) for y in range(0, HEIGHT, 4)]
     many = [("cat", pixels((x, y, x + 1, y + 1)), 0) for x, y in cells]
-    export_png_masks(make_dataset({"a.png": many, "b.png": []}), tmp_path / "out")
+    EXPORTERS["png_masks"](make_dataset({"a.png": many, "b.png": []}), tmp_path / "out")
     assert len(read_back(tmp_path / "out").dicts[0]["annotations"]) == len(cells) == 300
-
-
-def test_more_instances_than_a_png_has_values(
-    tmp_path: Path, make_dataset: MakeDataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("transfer_maskrcnn.data.export.png_masks._MOST_VALUES", 1)
-    far = ("cat", pixels((30, 2, 33, 5)), 0)
-    with pytest.raises(DatasetError, match="more instances than a PNG has values, 1"):
-        export_png_masks(make_dataset({"a.png": [CAT, far], "b.png": []}), tmp_path / "out")
 
 
 @pytest.mark.parametrize("others", [[], [("cat", [square(20, 20, 5)], 0)]])
@@ -92,7 +82,7 @@ def test_what_covers_no_pixel_becomes_one(
     read_back: Callable[[Path], LoadedDataset],
 ) -> None:
     images: Images = {"a.png": [("cat", [square(10.6, 30.6, 0.3)], 0), *others]}
-    report = export_png_masks(make_dataset(images), tmp_path / "out")
+    report = EXPORTERS["png_masks"](make_dataset(images), tmp_path / "out")
     assert report.notes == ("1 instance that covered no pixel's centre became one pixel.",)
     (record,) = read_back(tmp_path / "out").dicts
     assert record["annotations"][0]["bbox"] == [10, 30, 11, 31]

@@ -117,25 +117,22 @@ def test_its_catalog_registers(format: str, tmp_path: Path, make_dataset: MakeDa
 
 
 @pytest.mark.parametrize(
-    ("images", "message"),
+    "images",
     [
         # instances of one class that touch would become one
-        ({"a.png": [("cat", pixels((0, 0, 5, 5)), 0), ("cat", pixels((5, 0, 9, 5)), 0)]}, "touch"),
+        {"a.png": [("cat", pixels((0, 0, 5, 5)), 0), ("cat", pixels((5, 0, 9, 5)), 0)]},
         # so would those that meet at a corner
-        ({"a.png": [("cat", pixels((0, 0, 5, 5)), 0), ("cat", pixels((5, 5, 9, 9)), 0)]}, "touch"),
+        {"a.png": [("cat", pixels((0, 0, 5, 5)), 0), ("cat", pixels((5, 5, 9, 9)), 0)]},
         # one of two parts would become two, and one that touches makes up for the number
-        ({"a.png": [("cat", pixels((0, 0, 5, 5), (8, 0, 9, 5)), 0)]}, "several parts"),
+        {"a.png": [("cat", pixels((0, 0, 5, 5), (8, 0, 9, 5)), 0)]},
         # a pixel has one class
-        (
-            {"a.png": [("cat", pixels((0, 0, 5, 5)), 0), ("dog", pixels((4, 0, 9, 5)), 0)]},
-            "overlap",
-        ),
+        {"a.png": [("cat", pixels((0, 0, 5, 5)), 0), ("dog", pixels((4, 0, 9, 5)), 0)]},
     ],
 )
 def test_png_masks_say_what_does_not_fit(
-    images: Images, message: str, tmp_path: Path, make_dataset: MakeDataset
+    images: Images, tmp_path: Path, make_dataset: MakeDataset
 ) -> None:
     dataset = make_dataset({**images, "b.png": [("dog", pixels((20, 20, 25, 25)), 0)]})
-    with pytest.raises(DatasetError, match=rf"a\.png .*{message}.* as coco"):
+    with pytest.raises(DatasetError, match=r"a\.png has instances that overlap.* as coco"):
         EXPORTERS["png_masks"](dataset, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -12,6 +12,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from transfer_maskrcnn.data.formats.base import Patch, Reason
 from transfer_maskrcnn.data.formats.masks import (
+    box_of,
     clean_polygons,
     clean_rle,
     clip_polygon,
@@ -19,8 +20,8 @@ from transfer_maskrcnn.data.formats.masks import (
     labels_to_rles,
     mask_to_rle,
     paste,
+    polygons_area,
     polygons_to_rle,
-    rle_box,
     rle_to_mask,
     screen_polygons,
 )
@@ -60,9 +61,9 @@ SQUARE = [2, 2, 8, 2, 8, 8, 2, 8]
     ],
 )
 def test_problems(part: Any, problem: str) -> None:
-    cleaned = clean_polygons([part], HEIGHT, WIDTH)
-    assert cleaned.problem == problem
-    assert bool(cleaned.polygons) is not bool(problem)
+    polygons, found, _ = clean_polygons([part], HEIGHT, WIDTH)
+    assert found == problem
+    assert bool(polygons) is not bool(problem)
     assert not screen_polygons([part], HEIGHT, WIDTH)[0] or not problem
 
 
@@ -82,10 +83,10 @@ def test_problems(part: Any, problem: str) -> None:
     ],
 )
 def test_repairs(parts: list[Any], polygons: list[Any], repairs: list[str]) -> None:
-    cleaned = clean_polygons(parts, HEIGHT, WIDTH)
-    assert cleaned.problem is None
-    assert cleaned.repairs == repairs
-    assert [sorted(zip(p[::2], p[1::2], strict=True)) for p in cleaned.polygons] == [
+    cleaned, problem, mended = clean_polygons(parts, HEIGHT, WIDTH)
+    assert problem is None
+    assert mended == repairs
+    assert [sorted(zip(p[::2], p[1::2], strict=True)) for p in cleaned] == [
         sorted(zip(p[::2], p[1::2], strict=True)) for p in polygons
     ]
 
@@ -130,21 +131,22 @@ part = st.one_of(
 @settings(max_examples=300, deadline=None)
 @given(st.lists(part, max_size=5))
 def test_the_fast_look_agrees_with_the_thorough_one(parts: list[Any]) -> None:
-    clean = screen_polygons(parts, HEIGHT, WIDTH)
-    assert len(clean) == len(parts)
-    for one, flag in zip(parts, clean, strict=True):
-        cleaned = clean_polygons([one], HEIGHT, WIDTH)
-        for polygon in cleaned.polygons:
+    areas = screen_polygons(parts, HEIGHT, WIDTH)
+    assert len(areas) == len(parts)
+    for one, area in zip(parts, areas, strict=True):
+        cleaned, problem, repairs = clean_polygons([one], HEIGHT, WIDTH)
+        for polygon in cleaned:
             assert len(polygon) >= 6
             x, y = np.array(polygon).reshape(-1, 2).T
             assert x.min() >= 0 and y.min() >= 0 and x.max() <= WIDTH and y.max() <= HEIGHT
-        if flag:
-            assert cleaned.polygons == [one] and not cleaned.repairs and not cleaned.problem
+        if area:
+            assert area == pytest.approx(polygons_area([one]), rel=1e-3)
+            assert cleaned == [one] and not repairs and not problem
 
 
 def test_the_fast_look_passes_ordinary_polygons() -> None:
     parts = [SQUARE, [*SQUARE, 2, 2], [2, 2, 2, 2, 8, 2, 8, 8], SQUARE, [2, 2, 8, 2], SQUARE]
-    assert screen_polygons(parts, HEIGHT, WIDTH).tolist() == [True, True, False, True, False, True]
+    assert screen_polygons(parts, HEIGHT, WIDTH).tolist() == [36, 36, 0, 36, 0, 36]
     assert screen_polygons([], HEIGHT, WIDTH).tolist() == []
 
 
@@ -165,7 +167,7 @@ def test_ellipse(rx: float, ry: float, theta: float) -> None:
 @pytest.mark.parametrize("rx, ry", [(0, 1), (-1, 1), (math.nan, 1), (1, math.inf)])
 def test_ellipse_without_a_size(rx: float, ry: float) -> None:
     polygon = ellipse(5, 5, rx, ry)
-    assert clean_polygons([polygon], HEIGHT, WIDTH).problem == Reason.BAD_COORDINATES
+    assert clean_polygons([polygon], HEIGHT, WIDTH)[1] == Reason.BAD_COORDINATES
 
 
 masks = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=40))
@@ -199,7 +201,7 @@ def test_long_runs() -> None:
     mask[500:510, 500:510] = False
     rle, problem = clean_rle(mask_to_rle(mask), 3000, 2000)
     assert problem is None and (rle_to_mask(rle) == mask).all()
-    assert rle_box(rle) == [100, 10, 1900, 2900]
+    assert box_of(rle) == [100, 10, 1900, 2900]
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from PIL import Image, ImageOps
@@ -32,6 +32,82 @@ class ExportReport:
     images: int
     instances: int
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CopiedImages:
+    """``names[i]`` is the file name of the copy of ``sources[i]``; ``saved_anew`` says of which the
+    pixels were saved again, and why."""
+
+    sources: tuple[str, ...]
+    names: tuple[str, ...]
+    saved_anew: dict[str, str]
+
+    @property
+    def stems(self) -> list[str]:
+        """The names without suffix; no two are the same, whatever their case."""
+        return [Path(name).stem for name in self.names]
+
+    def notes(self) -> list[str]:
+        counts = Counter(self.saved_anew.values())
+        notes = [f"Saved anew as PNG: {plural(n, 'image')} {why}." for why, n in counts.items()]
+        renamed = sum(
+            Path(source).stem != stem for source, stem in zip(self.sources, self.stems, strict=True)
+        )
+        if renamed:
+            notes.append(f"Renamed, since another had the same name: {plural(renamed, 'image')}.")
+        return notes
+
+
+class Filled(NamedTuple):
+    """What an exporter has put into a folder.
+
+    ``entry`` holds the paths in it, and the options, that the format's loader needs; ``notes`` are
+    sentences on what the format could not hold as it was.
+    """
+
+    copied: CopiedImages
+    entry: dict[str, Any]
+    notes: Sequence[str] = ()
+
+
+Fill = Callable[[LoadedDataset, Path], Filled]
+
+
+def export(format: str, fill: Fill, dataset: LoadedDataset, out: Path) -> ExportReport:
+    """Write a dataset with its images and a ``catalog.yaml`` into the new folder ``out``.
+
+    Raises:
+        DatasetError: ``out`` is anything but missing or empty, or the format cannot hold the
+            dataset.
+    """
+    with new_folder(out) as folder:
+        filled = fill_folder(format, fill, dataset, folder, out)
+    annotations = [a for record in dataset.dicts for a in record["annotations"]]
+    crowds = sum(bool(a["iscrowd"]) for a in annotations)
+    notes = [*filled.notes]
+    if crowds and format != "coco":
+        notes.append(
+            f"{plural(crowds, 'crowd region')} became ordinary: {format} has no flag for crowds. "
+            "Remove them, or use coco, which has one."
+        )
+    notes += filled.copied.notes()
+    return ExportReport(len(dataset.dicts), len(annotations), tuple(notes))
+
+
+def fill_folder(
+    format: str, fill: Fill, dataset: LoadedDataset, folder: Path, out: str | os.PathLike[str]
+) -> Filled:
+    """Fill ``folder``, and write a catalog of one dataset, named after ``out`` and the format."""
+    filled = fill(dataset, folder)
+    name = f"{Path(out).expanduser().resolve().name}_{format}"
+    content = {name: {"format": format, **filled.entry, "classes": list(dataset.classes)}}
+    write_yaml(folder / "catalog.yaml", content)
+    return filled
+
+
+def write_yaml(path: Path, content: Any) -> None:
+    write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
 @contextmanager
@@ -61,34 +137,6 @@ def new_folder(out: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_catalog(
-    folder: Path, out: str | os.PathLike[str], format: str, classes: Sequence[str], **entry: Any
-) -> None:
-    """Write ``catalog.yaml`` with one dataset, named after ``out`` and the format.
-
-    ``entry`` holds the paths, relative to ``folder``, and the options of the format's loader.
-    """
-    name = f"{Path(out).expanduser().resolve().name}_{format}"
-    content = {name: {"format": format, **entry, "classes": list(classes)}}
-    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    write_text(folder / "catalog.yaml", text)
-
-
-def count_instances(dataset: LoadedDataset) -> int:
-    return sum(len(record["annotations"]) for record in dataset.dicts)
-
-
-def crowd_notes(dataset: LoadedDataset, format: str) -> list[str]:
-    """The note on crowd regions for a format that has no flag for them; empty without any."""
-    count = sum(bool(a["iscrowd"]) for record in dataset.dicts for a in record["annotations"])
-    if not count:
-        return []
-    return [
-        f"{plural(count, 'crowd region')} became ordinary: {format} has no flag for crowds. Remove "
-        "them, or use coco, which has one."
-    ]
-
-
 _EXIF_ORIENTATION = 0x0112
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
 _THREADS = 8
@@ -107,31 +155,6 @@ def common_folder(paths: Iterable[str]) -> str:
             "the images lie on different drives; move the datasets to one, so that file names can "
             "be relative to one folder"
         ) from None
-
-
-@dataclass(frozen=True)
-class CopiedImages:
-    """``names[i]`` is the file name of the copy of ``sources[i]``; ``saved_anew`` says of which the
-    pixels were saved again, and why."""
-
-    sources: tuple[str, ...]
-    names: tuple[str, ...]
-    saved_anew: dict[str, str]
-
-    @property
-    def stems(self) -> list[str]:
-        """The names without suffix; no two are the same, whatever their case."""
-        return [Path(name).stem for name in self.names]
-
-    def notes(self) -> list[str]:
-        counts = Counter(self.saved_anew.values())
-        notes = [f"Saved anew as PNG: {plural(n, 'image')} {why}." for why, n in counts.items()]
-        renamed = sum(
-            Path(source).stem != stem for source, stem in zip(self.sources, self.stems, strict=True)
-        )
-        if renamed:
-            notes.append(f"Renamed, since another had the same name: {plural(renamed, 'image')}.")
-        return notes
 
 
 def copy_images(sources: Sequence[str], folder_of: Callable[[str], Path]) -> CopiedImages:
@@ -158,6 +181,10 @@ def copy_images(sources: Sequence[str], folder_of: Callable[[str], Path]) -> Cop
     return CopiedImages(tuple(sources), names, anew)
 
 
+def image_files(dataset: LoadedDataset) -> tuple[str, ...]:
+    return tuple(record["file_name"] for record in dataset.dicts)
+
+
 def distinct_stems(files: Sequence[str]) -> list[str]:
     """The name without suffix of each file; where one is taken, its folder's name goes before it,
     then a number behind it. Two that differ in case alone are taken for the same."""
@@ -178,26 +205,18 @@ def distinct_stems(files: Sequence[str]) -> list[str]:
 
 def _copy(source: Path, folder: Path, stem: str) -> tuple[str, str]:
     """The name of the copy, and why it is no exact one, or ""."""
-    why = ""
-    if source.suffix.lower() not in IMAGE_SUFFIXES:
-        why = f"with the suffix {source.suffix!r}"
-    if _is_turned(source):
-        why = "turned by EXIF orientation"
-    if not why:
-        shutil.copyfile(source, folder / (stem + source.suffix))
-        return stem + source.suffix, ""
     with Image.open(source) as image:
+        why = (
+            "" if source.suffix.lower() in IMAGE_SUFFIXES else f"with the suffix {source.suffix!r}"
+        )
+        with suppress(Exception):  # of broken EXIF data, which detectron2 ignores in the same way
+            if image.getexif().get(_EXIF_ORIENTATION) in range(2, 9):
+                why = "turned by EXIF orientation"
+        if not why:
+            shutil.copyfile(source, folder / (stem + source.suffix))
+            return stem + source.suffix, ""
         upright = ImageOps.exif_transpose(image)
         if upright.mode not in _PNG_MODES:
             upright = upright.convert("RGB")
         upright.save(folder / f"{stem}.png", "PNG")
     return f"{stem}.png", why
-
-
-def _is_turned(source: Path) -> bool:
-    with Image.open(source) as image:
-        try:
-            orientation = image.getexif().get(_EXIF_ORIENTATION)
-        except Exception:  # detectron2 ignores broken EXIF data in the same way
-            return False
-    return orientation in range(2, 9)

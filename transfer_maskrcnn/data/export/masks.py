@@ -14,7 +14,7 @@ beside the others adds to the area, one inside another cuts a hole.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -80,34 +80,22 @@ def join_rings(rings: Sequence[np.ndarray]) -> np.ndarray:
     path = newest = np.flatnonzero(owner == 0)
     waiting = owner != 0
     for _ in rings[1:]:
-        _update(points, newest, np.flatnonzero(waiting), nearest, distance)
+        left = np.flatnonzero(waiting)
+        for block in np.array_split(left, 1 + len(left) * len(newest) // _MOST_DISTANCES):
+            x, y = (points[block, None] - points[newest]).transpose(2, 0, 1)
+            squared = x * x + y * y
+            best = squared.argmin(axis=1)
+            shortest = squared[np.arange(len(block)), best]
+            nearest[block] = np.where(shortest < distance[block], newest[best], nearest[block])
+            distance[block] = np.minimum(shortest, distance[block])
         entry = int(np.argmin(np.where(waiting, distance, np.inf)))
         newest = np.flatnonzero(owner == owner[entry])
         waiting[newest] = False
         loop = np.append(np.roll(newest, newest[0] - entry), entry)
         at = np.flatnonzero(path == nearest[entry])[0]
         path = np.concatenate([path[: at + 1], loop, path[at:]])
-    return _without_repeats(points[path])
-
-
-def _update(
-    points: np.ndarray,
-    newest: np.ndarray,
-    waiting: np.ndarray,
-    nearest: np.ndarray,
-    distance: np.ndarray,
-) -> None:
-    """Take the newest ring into account, in place; distances are squared."""
-    size = max(1, _MOST_DISTANCES // len(newest))
-    for start in range(0, len(waiting), size):
-        block = waiting[start : start + size]
-        x, y = (points[block, None] - points[newest]).transpose(2, 0, 1)
-        squared = x * x + y * y
-        best = squared.argmin(axis=1)
-        shortest = squared[np.arange(len(block)), best]
-        nearer = shortest < distance[block]
-        distance[block[nearer]] = shortest[nearer]
-        nearest[block[nearer]] = newest[best[nearer]]
+    joined = points[path]
+    return joined[(joined != np.roll(joined, 1, axis=0)).any(axis=1)]  # no point twice on end
 
 
 def drop_collinear(ring: np.ndarray) -> np.ndarray:
@@ -118,116 +106,64 @@ def drop_collinear(ring: np.ndarray) -> np.ndarray:
     return ring[~straight]
 
 
-def _without_repeats(ring: np.ndarray) -> np.ndarray:
-    return ring[(ring != np.roll(ring, 1, axis=0)).any(axis=1)]
-
-
-_STEPS = np.array([(1, 0), (0, 1), (-1, 0), (0, -1)])  # right, down, left, up
-_RIGHT_TURN, _STRAIGHT, _LEFT_TURN = 1, 0, 3  # what is added to the number of a step
-
-
-class Outline(NamedTuple):
-    """One piece of a mask: its outer ring and the rings of its holes, corners alone."""
-
-    outer: np.ndarray
-    holes: list[np.ndarray]
-
-
-class _Edges(NamedTuple):
-    """Pixel edges between mask and background, the mask on their right as one walks."""
-
-    pixels: np.ndarray  # (E, 2) the pixel of the mask beside the edge
-    starts: np.ndarray  # (E, 2)
-    steps: np.ndarray  # (E,) into _STEPS
-
-
-def mask_to_polygons(mask: np.ndarray) -> list[Outline]:
-    """The pieces of a (height, width) mask; none for an empty one.
-
-    Pixels that only touch at a corner belong to different pieces, and background that does so to
-    one hole or to the outside (4 neighbours for the mask, 8 for the background).
-    """
-    return [
-        Outline(drop_collinear(outer), [drop_collinear(hole) for hole in holes])
-        for outer, *holes in trace_rings(mask)
-    ]
-
-
 def mask_to_simple_polygons(mask: np.ndarray) -> list[list[float]]:
     """Each piece as one flat x, y polygon without holes: they are cut in by bridges of no width."""
     joined = (drop_collinear(join_rings(piece)) for piece in trace_rings(mask))
     return [points.reshape(-1).tolist() for points in joined]
 
 
-def trace_rings(mask: np.ndarray) -> list[list[np.ndarray]]:
-    """The rings of each piece, the outer one first, with a point at every corner of a pixel.
+# Of the four directions in which an edge between mask and background runs, with the mask on its
+# right: right, down, left, up.
+_STEP_Y, _STEP_X = np.array([0, 1, 0, -1]), np.array([1, 0, -1, 0])
+_PIXEL_Y, _PIXEL_X = np.array([0, 0, -1, -1]), np.array([0, -1, -1, 0])  # from its start
 
-    Bridges between such rings can be the shortest there are, which cross no other ring.
+
+def trace_rings(mask: np.ndarray) -> list[list[np.ndarray]]:
+    """The rings of each piece of a (height, width) mask, the outer one first, with a point at every
+    corner of a pixel; none for an empty mask.
+
+    Pixels that only touch at a corner belong to different pieces, and background that does so to
+    one hole or to the outside (4 neighbours for the mask, 8 for the background). Bridges between
+    such rings can be the shortest there are, which cross no other ring.
     """
     ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(ys):
         return []
-    inside = np.ascontiguousarray(mask[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1] != 0)
-    edges = _edges(inside)
-    order, ring_starts = _walk(_successors(edges, inside.shape[1] + 1))
-    starts = edges.starts[order]
-    following = edges.starts[order] + _STEPS[edges.steps[order]]
-    cross = starts[:, 0] * following[:, 1] - starts[:, 1] * following[:, 0]
-    is_hole = np.add.reduceat(cross, ring_starts) < 0
+    inside = np.pad(mask[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1] != 0, 1)
+    direction, y, x, successors = _edges(inside)
     _, labels = cv2.connectedComponents(inside.astype(np.uint8), connectivity=4)
-    x, y = edges.pixels[order[ring_starts]].T
-    rings = np.split(starts + np.array([xs[0], ys[0]], dtype=np.float64), ring_starts[1:])
+    labels = labels[y + _PIXEL_Y[direction], x + _PIXEL_X[direction]]
+    points = np.stack([x + (xs[0] - 1.0), y + (ys[0] - 1.0)], axis=1)
     pieces: dict[int, list[np.ndarray]] = {}
-    for ring in np.lexsort((is_hole, labels[y, x])).tolist():
-        pieces.setdefault(int(labels[y[ring], x[ring]]), []).append(rings[ring])
+    seen: set[int] = set()
+    for first in range(len(successors)):
+        if first in seen:
+            continue
+        ring = [first]
+        while (edge := successors[ring[-1]]) != first:
+            ring.append(edge)
+        seen.update(ring)
+        is_hole = (
+            x[ring] * _STEP_Y[direction[ring]] - y[ring] * _STEP_X[direction[ring]]
+        ).sum() < 0
+        piece = pieces.setdefault(int(labels[first]), [])
+        piece.insert(len(piece) if is_hole else 0, points[ring])
     return list(pieces.values())
 
 
-def _edges(inside: np.ndarray) -> _Edges:
-    padded = np.pad(inside, 1)
-    neighbours = (padded[:-2, 1:-1], padded[1:-1, 2:], padded[2:, 1:-1], padded[1:-1, :-2])
-    corners = ((0, 0), (1, 0), (1, 1), (0, 1))  # of the pixel, where its edge to each begins
-    pixels = [np.argwhere(inside & ~neighbour)[:, ::-1] for neighbour in neighbours]
-    return _Edges(
-        np.concatenate(pixels),
-        np.concatenate([xy + corner for xy, corner in zip(pixels, corners, strict=True)]),
-        np.repeat(np.arange(4), [len(xy) for xy in pixels]),
-    )
-
-
-def _successors(edges: _Edges, stride: int) -> np.ndarray:
-    """(E,) the edge that follows each. Where two mask pixels meet at a corner alone, the one to the
-    right, which is of the same pixel."""
-    keys = (edges.starts @ (1, stride)) * 4 + edges.steps
-    ends = (edges.starts + _STEPS[edges.steps]) @ (1, stride)
-    by_key = np.argsort(keys)
-    sorted_keys = keys[by_key]
-    successors = np.empty(len(keys), dtype=np.int64)
-    for turn in (_LEFT_TURN, _STRAIGHT, _RIGHT_TURN):  # the last one found stays
-        wanted = ends * 4 + (edges.steps + turn) % 4
-        place = np.searchsorted(sorted_keys, wanted).clip(max=len(keys) - 1)
-        found = sorted_keys[place] == wanted
-        successors[found] = by_key[place[found]]
-    return successors
-
-
-def _walk(successors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All edges, ring after ring, each in walking order, and where in that order rings begin.
-
-    Steps are doubled instead of taken (list ranking by pointer jumping), so that numpy can do it.
-    """
-    count = len(successors)
-    doublings = range(count.bit_length())
-    heads, jumps = np.arange(count), successors  # the head of a ring is its first edge
-    for _ in doublings:
-        heads = np.minimum(heads, heads[jumps])
-        jumps = jumps[jumps]
-    is_head = heads == np.arange(count)
-    to_head = (~is_head).astype(np.int64)
-    jumps = np.where(is_head, np.arange(count), successors)
-    for _ in doublings:
-        to_head = to_head + to_head[jumps]
-        jumps = jumps[jumps]
-    to_head[is_head] = count
-    order = np.lexsort((-to_head, heads))
-    return order, np.flatnonzero(is_head[order])
+def _edges(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[int]]:
+    """Direction and start (y, x) of every edge, (E,) each, and which edge follows it. ``inside`` is
+    the mask within a border of background."""
+    core = inside[1:-1, 1:-1]
+    walls = np.zeros((4, *inside.shape), dtype=bool)
+    walls[0, 1:-1, 1:-1] = core & ~inside[:-2, 1:-1]
+    walls[1, 1:-1, 2:] = core & ~inside[1:-1, 2:]
+    walls[2, 2:, 2:] = core & ~inside[2:, 1:-1]
+    walls[3, 2:, 1:-1] = core & ~inside[1:-1, :-2]
+    direction, y, x = np.nonzero(walls)
+    end = y + _STEP_Y[direction], x + _STEP_X[direction]
+    # Where two pixels of the mask meet at a corner alone, the edge to the right is the same one's.
+    turns = [(direction + turn) % 4 for turn in (1, 0, 3)]
+    following = np.select([walls[(turn, *end)] for turn in turns], turns)
+    wanted = np.ravel_multi_index((following, *end), walls.shape)
+    return direction, y, x, np.searchsorted(np.flatnonzero(walls), wanted).tolist()

@@ -7,19 +7,17 @@ instance; several parts, and holes, are joined into it by bridges of no width.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from transfer_maskrcnn.data.formats.base import LoadedDataset
 from transfer_maskrcnn.data.formats.masks import polygons_to_rle, rle_to_mask
 from transfer_maskrcnn.files import write_text
 from transfer_maskrcnn.text import plural
 
-from .base import ExportReport, copy_images, count_instances, crowd_notes, new_folder, write_catalog
+from .base import Filled, copy_images, image_files, write_yaml
 from .masks import Segmentation, as_rle, drop_collinear, join_rings, trace_rings
 
 _PARTS = "of several parts became one line, its parts joined by bridges of no width"
@@ -27,31 +25,22 @@ _HOLES = "with holes became one line, the holes cut in by bridges of no width"
 _OVERLAPS = "with parts that overlap became the outline of its pixels"
 
 
-def export_yolo(dataset: LoadedDataset, out: Path) -> ExportReport:
-    """Write ``data.yaml``, ``images/``, ``labels/`` and ``catalog.yaml`` into the new folder
-    ``out``.
+def fill_yolo(dataset: LoadedDataset, folder: Path) -> Filled:
+    """``data.yaml``, ``images/`` and ``labels/``.
 
-    ``train`` and ``val``, which Ultralytics both asks for, are the same images. Raises DatasetError
-    where ``out`` is anything but missing or empty.
+    ``train`` and ``val``, which Ultralytics both asks for, are the same images.
     """
     counts: Counter[str] = Counter()
-    with new_folder(out) as folder:
-        for name in ("images", "labels"):
-            (folder / name).mkdir()
-        sources = [record["file_name"] for record in dataset.dicts]
-        copied = copy_images(sources, lambda stem: folder / "images")
-        for record, stem in zip(dataset.dicts, copied.stems, strict=True):
-            lines = _label_lines(record, counts)
-            write_text(folder / "labels" / f"{stem}.txt", "".join(f"{line}\n" for line in lines))
-        names = dict(enumerate(dataset.classes))
-        content = {"train": "images", "val": "images", "names": names}
-        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-        write_text(folder / "data.yaml", text)
-        write_catalog(folder, out, "yolo", dataset.classes, annotations="data.yaml", split="train")
+    (folder / "labels").mkdir()
+    copied = copy_images(image_files(dataset), lambda stem: folder / "images")
+    for record, stem in zip(dataset.dicts, copied.stems, strict=True):
+        lines = _label_lines(record, counts)
+        write_text(folder / "labels" / f"{stem}.txt", "".join(f"{line}\n" for line in lines))
+    content = {"train": "images", "val": "images", "names": dict(enumerate(dataset.classes))}
+    write_yaml(folder / "data.yaml", content)
     notes = [f"{plural(count, 'instance')} {what}." for what, count in sorted(counts.items())]
     notes += ["train and val in data.yaml are the same images: name others as val to measure AP."]
-    notes += crowd_notes(dataset, "yolo") + copied.notes()
-    return ExportReport(len(dataset.dicts), count_instances(dataset), tuple(notes))
+    return Filled(copied, {"annotations": "data.yaml", "split": "train"}, notes)
 
 
 def _label_lines(record: dict[str, Any], counts: Counter[str]) -> list[str]:
@@ -102,9 +91,7 @@ def single_ring(
 
 
 def _traced(rle: dict[str, Any], counts: Counter[str]) -> np.ndarray:
-    pieces: Sequence[Sequence[np.ndarray]] = trace_rings(rle_to_mask(rle))
-    if len(pieces) > 1:
-        counts[_PARTS] += 1
-    if any(len(piece) > 1 for piece in pieces):
-        counts[_HOLES] += 1
+    pieces = trace_rings(rle_to_mask(rle))
+    joined = {_PARTS: len(pieces) > 1, _HOLES: any(len(piece) > 1 for piece in pieces)}
+    counts.update(what for what, is_so in joined.items() if is_so)
     return drop_collinear(join_rings([ring for piece in pieces for ring in piece]))

@@ -1,6 +1,6 @@
-"""One module a format: annotation files in, detectron2 dataset dicts and a report of losses out.
+"""Annotation files in, detectron2 dataset dicts and a report of losses out.
 
-Nothing here prints, logs or registers; a format that is added needs a module and a line below.
+Nothing here prints, logs or registers; a format that is added needs a parser and a line below.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from collections.abc import Callable
 
 from .base import LoadedDataset, LoadReport, MaskFormat
 from .coco import load_coco_json
-from .labelme import load_labelme_json
+from .labelme_via import load_labelme_json, load_via_json
 from .png_masks import load_png_masks
-from .via import load_via_json
 from .yolo import load_yolo
 
 FORMATS: dict[str, Callable[..., LoadedDataset]] = {

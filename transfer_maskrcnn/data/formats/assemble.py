@@ -1,10 +1,15 @@
-"""From what a parser found to detectron2 dataset dicts, and labels merged into classes."""
+"""From what a parser found to detectron2 dataset dicts.
+
+All formats go through the one pass of :func:`assemble`: whatever is wrong with an image or an
+instance is counted there, by its code, and labels become classes.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from detectron2.structures import BoxMode
@@ -12,14 +17,21 @@ from detectron2.structures import BoxMode
 from transfer_maskrcnn.errors import DatasetError
 
 from .base import LoadedDataset, LoadReport, MaskFormat, Place, RawImage, RawInstance, Reason
-from .files import ImageProbe, clip, number, probe_images
+from .files import (
+    ImageProbe,
+    check_labels,
+    clip,
+    count_labels,
+    natural_key,
+    number,
+    probe_images,
+)
 from .masks import (
     TOLERANCE,
     Segmentation,
     box_of,
     clean_polygons,
     clean_rle,
-    is_empty,
     mask_to_rle,
     paste,
     polygons_area,
@@ -27,8 +39,9 @@ from .masks import (
     rle_area,
     rle_to_mask,
     screen_polygons,
-    to_points,
 )
+
+Merge = Mapping[str, Sequence[str]]  # class -> its labels in the annotations
 
 _PLACE = "place"  # of an annotation in its file, until all are gathered
 _AREA_FACTOR = 2.0  # how far a stated area may be from the mask's, either way
@@ -36,177 +49,217 @@ _AREA_FACTOR = 2.0  # how far a stated area may be from the mask's, either way
 
 def assemble(
     images: Sequence[RawImage],
-    *,
-    classes: tuple[str, ...],
-    category_ids: tuple[int, ...] | None = None,
     source: str,
+    classes: tuple[str, ...] | None,
+    merge: Merge | None = None,
+    *,
+    known: Mapping[str, int] | None = None,
+    used: Counter[str] | None = None,
     report: LoadReport | None = None,
+    hint: str = "",
 ) -> LoadedDataset:
-    """Probe the image files, clean the instances, and bring all masks to one format.
+    """Choose the classes, probe the image files, clean the instances, and bring all masks to one
+    format.
 
-    ``category_ids`` are 1 to K unless given. ``report`` may bring counts of the parser's own.
-    Raises DatasetError where no image is left; ``source`` names the dataset in it.
+    Args:
+        images: what the parser found.
+        source: the dataset's name in errors.
+        classes: the user's, checked; None: as in ``known``, or else all labels, sorted.
+        merge: class -> the labels in ``images`` that become it, checked.
+        known: label -> category id, where the annotations list their labels.
+        used: how many instances have each label; None: those that the parser could read.
+        report: with counts of the parser's own.
+        hint: another remedy for labels that ``classes`` lacks.
+
+    Raises:
+        DatasetError: labels that ``classes`` lacks; no class, or no usable image.
     """
     report = report or LoadReport()
     if not images:
         raise DatasetError(f"{source} lists no images; expected at least one")
-    index = {name: k for k, name in enumerate(classes)}
+    used = count_labels(images) if used is None else used
+    class_of = {label: name for name, labels in (merge or {}).items() for label in labels}
+    labels = sorted(used, key=natural_key) if known is None else list(known)
+    if classes is None and known is None and not labels:
+        raise DatasetError(
+            f"{source}: no instance has a usable mask and a label, so the classes cannot be told; "
+            "pass classes, or check the annotations"
+        )
+    chosen = _choose_classes(labels, classes, class_of, source)
+    check_labels(used, chosen, class_of, source, hint)
+    index = {label: chosen.index(class_of.get(label, label)) for label in used}
     dicts: list[dict[str, Any]] = []
     positions: list[int] = []
     report.images_read += len(images)
     report.instances_read += sum(len(image.instances) for image in images)
     files = tuple(image.file_name for image in images)
-    probes = probe_images(files)
-    for position, (image, probe) in enumerate(zip(images, probes, strict=True)):
-        problem = image.problem or probe.problem or _size_problem(image, probe)
-        if problem:
-            report.leave_out_image(problem, _place(image, probe))
-            report.leave_out(Reason.IN_LEFT_OUT_IMAGE, Place(image.file_name), len(image.instances))
+    for position, (image, probe) in enumerate(zip(images, probe_images(files), strict=True)):
+        if _leaves_out(image, probe, report):
             continue
+        height, width = probe.size
+        record = {"file_name": image.file_name, "image_id": image.image_id}
+        annotations = list(_annotations(image, height, width, index, report))
+        dicts.append({**record, "height": height, "width": width, "annotations": annotations})
         positions.append(position)
-        dicts.append(_record(image, *probe.size, index, report))
     if not dicts:
         reasons = report.reasons(report.images_left_out)
         raise DatasetError(f"{source}: none of its {len(images)} images can be used: {reasons}")
     mask_format = _unify(dicts, report)
-    places = [[a.pop(_PLACE) for a in d["annotations"]] for d in dicts]
     instances = tuple(len(d["annotations"]) for d in dicts)
-    labels = tuple(
-        tuple(a["category_id"] for a in d["annotations"] if not a["iscrowd"]) for d in dicts
-    )
     report.images_kept, report.instances_kept = len(dicts), sum(instances)
-    ids = category_ids or tuple(range(1, len(classes) + 1))
     return LoadedDataset(
-        dicts, classes, ids, mask_format, report, tuple(positions), instances, files, labels, places
+        dicts,
+        chosen,
+        _category_ids(chosen, known or {}, class_of),
+        mask_format,
+        report,
+        tuple(positions),
+        instances,
+        files,
+        tuple(tuple(a["category_id"] for a in d["annotations"] if not a["iscrowd"]) for d in dicts),
+        places=[[a.pop(_PLACE) for a in d["annotations"]] for d in dicts],
     )
 
 
-def _size_problem(image: RawImage, probe: ImageProbe) -> Reason | None:
-    if image.stated_size in (None, probe.size):
-        return None
-    return (
-        Reason.IMAGE_ROTATED if image.stated_size == probe.stored_size else Reason.IMAGE_OTHER_SIZE
-    )
+def _choose_classes(
+    labels: Sequence[str],
+    classes: tuple[str, ...] | None,
+    class_of: Mapping[str, str],
+    source: str,
+) -> tuple[str, ...]:
+    """The user's, or else those of the labels; a merged one stands where its first label does."""
+    if classes is not None:
+        return classes
+    chosen = tuple(dict.fromkeys(class_of.get(label, label) for label in labels))
+    for name in class_of.values():
+        if name not in chosen:
+            own = [label for label, other in class_of.items() if other == name]
+            raise DatasetError(
+                f"merge: the class {name!r} has none of its labels {own} among those of the "
+                f"annotations, {labels}; correct merge, or state classes"
+            )
+    return chosen
 
 
-def _place(image: RawImage, probe: ImageProbe) -> Place:
-    if probe.problem or image.stated_size is None or image.stated_size == probe.size:
-        return Place(image.file_name)
-    height, width = image.stated_size
-    shown = f"a viewer shows {probe.size[1]}x{probe.size[0]}"
-    return Place(image.file_name, note=f"annotated as {width}x{height}, {shown}")
+def _category_ids(
+    classes: tuple[str, ...], known: Mapping[str, int], class_of: Mapping[str, str]
+) -> tuple[int, ...]:
+    """The lowest id of each class's labels; one without gets an id above all others."""
+    ids: dict[str, int] = {}
+    for label, category in known.items():
+        name = class_of.get(label, label)
+        ids[name] = min(category, ids.get(name, category))
+    for name in classes:
+        ids.setdefault(name, max(ids.values(), default=0) + 1)
+    return tuple(ids[name] for name in classes)
 
 
-def _record(
-    image: RawImage, height: int, width: int, index: Mapping[str, int], report: LoadReport
-) -> dict[str, Any]:
-    return {
-        "file_name": image.file_name,
-        "image_id": image.image_id,
-        "height": height,
-        "width": width,
-        "annotations": _annotations(image, height, width, index, report),
-    }
+def _leaves_out(image: RawImage, probe: ImageProbe, report: LoadReport) -> bool:
+    """Whether an image cannot be used; then it is counted, and its instances with it."""
+    problem, note = image.problem or probe.problem, ""
+    stated, shown = image.stated_size, probe.size
+    if not problem and stated is not None and stated != shown:
+        turned = stated == probe.stored_size
+        problem = Reason.IMAGE_ROTATED if turned else Reason.IMAGE_OTHER_SIZE
+        note = f"annotated as {stated[1]}x{stated[0]}, a viewer shows {shown[1]}x{shown[0]}"
+    if problem:
+        report.leave_out_image(problem, Place(image.file_name, note=note))
+        report.leave_out(Reason.IN_LEFT_OUT_IMAGE, Place(image.file_name), len(image.instances))
+    return problem is not None
 
 
 def _annotations(
     image: RawImage, height: int, width: int, index: Mapping[str, int], report: LoadReport
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """The usable instances of one image as detectron2 annotations; the others are counted."""
     for instance in image.instances:
         if instance.relative:
             instance.polygons = [_to_pixels(p, height, width) for p in instance.polygons]
-    clean = iter(screen_polygons([p for i in image.instances for p in i.polygons], height, width))
-    annotations = []
+    polygons = [polygon for instance in image.instances for polygon in instance.polygons]
+    screened = iter(screen_polygons(polygons, height, width).tolist())
     for instance in image.instances:
-        flags = [next(clean) for _ in instance.polygons]  # all of them, so that the next fit
-        place = instance.place._replace(image=image.file_name)
-        segmentation, problem, repairs = _segmentation(instance, all(flags), height, width)
-        if problem:
-            report.leave_out(problem, place)
+        areas = list(islice(screened, len(instance.polygons)))
+        area = (
+            sum(areas) if areas and all(areas) else None
+        )  # of polygons that are sound as they are
+        segmentation = _segmentation(instance, area is not None, height, width)
+        if instance.problem:
+            report.leave_out(instance.problem, instance.place)
             continue
-        box = _box(instance, segmentation, height, width, repairs)
-        area = _area(instance, segmentation, repairs)
-        for repair in repairs:
-            report.repair(repair, place)
         annotation = {
-            "bbox": box,
+            "bbox": _box(instance, segmentation, height, width),
             "bbox_mode": BoxMode.XYXY_ABS,
             "category_id": index[instance.label],
             "segmentation": segmentation,
             "iscrowd": instance.iscrowd,
-            _PLACE: place,
+            _PLACE: instance.place,
         }
-        annotations.append(annotation | area)
-    return annotations
+        if _states_area(instance, segmentation, area):
+            annotation["area"] = float(instance.area)
+        for repair in instance.repairs:
+            report.repair(repair, instance.place)
+        yield annotation
 
 
 def _to_pixels(polygon: Sequence[float], height: int, width: int) -> list[float]:
     return [value * (height if k % 2 else width) for k, value in enumerate(polygon)]
 
 
-def _segmentation(
-    instance: RawInstance, is_clean: bool, height: int, width: int
-) -> tuple[Segmentation, Reason | None, list[Reason]]:
-    """The mask of one instance, the reason why it has none, and what was repaired."""
+def _segmentation(instance: RawInstance, is_clean: bool, height: int, width: int) -> Segmentation:
+    """The mask of one instance, which learns why it has none, or what of it was mended."""
     if instance.problem:
-        return [], instance.problem, []
+        return []
     if instance.rle is not None:
-        rle, problem = clean_rle(instance.rle, height, width)
-        return rle, problem, []
-    if is_clean and instance.polygons and not instance.patches:
+        rle, instance.problem = clean_rle(instance.rle, height, width)
+        return rle
+    if is_clean and not instance.patches:
         # Floats, since detectron2's transforms would write scaled coordinates into integer arrays.
-        return [list(map(float, polygon)) for polygon in instance.polygons], None, []
-    cleaned = clean_polygons(instance.polygons, height, width)
+        return [list(map(float, polygon)) for polygon in instance.polygons]
+    polygons, problem, repairs = clean_polygons(instance.polygons, height, width)
+    instance.repairs += repairs
     if not instance.patches:
-        return cleaned.polygons, cleaned.problem, cleaned.repairs
-    if not any(patch.mask.any() for patch in instance.patches) and not cleaned.polygons:
-        return [], Reason.ZERO_AREA, []
+        instance.problem = problem
+        return polygons
     mask = paste(instance.patches, height, width)
-    if cleaned.polygons:
-        mask |= rle_to_mask(polygons_to_rle(cleaned.polygons, height, width))
-    return mask_to_rle(mask), None if mask.any() else Reason.OUTSIDE_IMAGE, cleaned.repairs
+    if polygons:
+        mask |= rle_to_mask(polygons_to_rle(polygons, height, width))
+    if not mask.any():
+        drawn = any(patch.mask.any() for patch in instance.patches)
+        instance.problem = Reason.OUTSIDE_IMAGE if drawn else Reason.ZERO_AREA
+    return mask_to_rle(mask)
 
 
-def _box(
-    instance: RawInstance,
-    segmentation: Segmentation,
-    height: int,
-    width: int,
-    repairs: list[Reason],
-) -> list[float]:
+def _box(instance: RawInstance, segmentation: Segmentation, height: int, width: int) -> list[float]:
     """x0, y0, x1, y1 in pixels, inside the image: the file's own box where that is sound."""
     if not instance.states_bbox:
         return box_of(segmentation)
-    points = to_points(instance.bbox_xywh)
-    if points is not None and points.shape == (2, 2) and (points[1] > 0).all():
-        (x0, y0), (w, h) = points.tolist()
-        box = [max(x0, 0.0), max(y0, 0.0), min(x0 + w, float(width)), min(y0 + h, float(height))]
-        moved = max(box[0] - x0, box[1] - y0, x0 + w - box[2], y0 + h - box[3])
-        if box[0] < box[2] and box[1] < box[3]:
-            if moved > TOLERANCE:
-                repairs.append(Reason.BOX_CLIPPED)
+    stated = instance.bbox_xywh
+    if isinstance(stated, list) and len(stated) == 4:
+        x, y, w, h = map(number, stated)
+        box = [max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height))]
+        if w > 0 and h > 0 and box[0] < box[2] and box[1] < box[3]:
+            if max(box[0] - x, box[1] - y, x + w - box[2], y + h - box[3]) > TOLERANCE:
+                instance.repairs.append(Reason.BOX_CLIPPED)
             return box
-    repairs.append(Reason.BOX_RECOMPUTED)
+    instance.repairs.append(Reason.BOX_RECOMPUTED)
     return box_of(segmentation)
 
 
-def _area(
-    instance: RawInstance, segmentation: Segmentation, repairs: list[Reason]
-) -> dict[str, float]:
-    """The file's own area as ``{"area": pixels}``; empty where it has none, or an unlikely one."""
+def _states_area(instance: RawInstance, segmentation: Segmentation, area: float | None) -> bool:
+    """Whether the file has an area of the instance, and a likely one; ``area`` is that of its
+    polygons, where it is known already."""
     stated = number(instance.area)
     # Of a clipped instance, it is the area of what was drawn.
-    if not 0 < stated < math.inf or Reason.CLIPPED in repairs:
-        return {}
+    if not 0 < stated < math.inf or Reason.CLIPPED in instance.repairs:
+        return False
     if isinstance(segmentation, dict):
         area = float(rle_area(segmentation))
-    else:
+    elif area is None:
         area = polygons_area(segmentation)
     if area / _AREA_FACTOR <= stated <= area * _AREA_FACTOR:
-        return {"area": stated}
-    repairs.append(Reason.AREA_MISMATCH)
-    return {}
+        return True
+    instance.repairs.append(Reason.AREA_MISMATCH)
+    return False
 
 
 def _unify(dicts: list[dict[str, Any]], report: LoadReport) -> MaskFormat:
@@ -218,21 +271,17 @@ def _unify(dicts: list[dict[str, Any]], report: LoadReport) -> MaskFormat:
     ):
         return "polygon"
     for record in dicts:
-        height, width = record["height"], record["width"]
         kept = []
         for annotation in record["annotations"]:
-            if isinstance(annotation["segmentation"], list):
-                rle = polygons_to_rle(annotation["segmentation"], height, width)
-                annotation["segmentation"] = rle
-            if is_empty(annotation["segmentation"]):
+            rle = annotation["segmentation"]
+            if isinstance(rle, list):
+                rle = polygons_to_rle(rle, record["height"], record["width"])
+            if rle_area(rle) == 0:
                 report.leave_out(Reason.ZERO_AREA, annotation[_PLACE])
             else:
-                kept.append(annotation)
+                kept.append(annotation | {"segmentation": rle})
         record["annotations"] = kept
     return "bitmask"
-
-
-Merge = Mapping[str, Sequence[str]]  # class -> its labels in the annotations
 
 
 def check_merge(merge: Any, classes: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
@@ -258,7 +307,12 @@ def check_merge(merge: Any, classes: Sequence[str] | None) -> dict[str, tuple[st
                     f"merge: the label {label!r} cannot go to {name!r} and also be, or go to, "
                     f"{other if other != name else label!r}; give each label one class"
                 )
-    _check_against(classes, class_of, merge)
+            if label in (classes or ()) and label != name:
+                raise DatasetError(
+                    f"classes names {label!r}, which merge makes part of {name!r}; leave it out"
+                )
+        if classes is not None and name not in classes:
+            raise DatasetError(f"merge makes the class {name!r}, which classes lacks; add it")
     return {name: tuple(labels) for name, labels in merge.items()}
 
 
@@ -266,67 +320,3 @@ def _is_entry(entry: tuple[Any, Any]) -> bool:
     name, labels = entry
     is_list = isinstance(labels, (list, tuple)) and bool(labels)
     return is_list and all(isinstance(text, str) and text.strip() for text in (name, *labels))
-
-
-def _check_against(
-    classes: Sequence[str] | None, class_of: Mapping[str, str], merge: Merge
-) -> None:
-    if classes is None:
-        return
-    for label, name in class_of.items():
-        if label in classes and label != name:
-            raise DatasetError(
-                f"classes names {label!r}, which merge makes part of {name!r}; leave it out"
-            )
-    for name in merge:
-        if name not in classes:
-            raise DatasetError(f"merge makes the class {name!r}, which classes lacks; add it")
-
-
-def labels_of(classes: Sequence[str], merge: Merge, *, by_position: bool) -> tuple[str, ...]:
-    """The labels to ask a format's loader for: ``classes`` with each merged one's labels instead.
-
-    Args:
-        classes: after merging.
-        merge: checked.
-        by_position: labels are positions (PNG masks), so that nothing may come between them; else
-            a merged class's own name may be a label, too.
-    """
-    labels: list[str] = []
-    for name in classes:
-        labels += merge.get(name, (name,)) if by_position else (name, *merge.get(name, ()))
-    return tuple(dict.fromkeys(labels))
-
-
-def merge_classes(
-    loaded: LoadedDataset, merge: Merge, classes: Sequence[str] | None
-) -> LoadedDataset:
-    """``loaded``, whose classes are labels, with its labels merged; its dicts change in place.
-
-    A merged class has the lowest category id of its labels. Labels that ``merge`` does not name
-    stay. Without ``classes``, it stands where the first of its labels stood.
-
-    Raises:
-        DatasetError: the annotations have none of a merged class's labels (without ``classes``).
-    """
-    if not merge:
-        return loaded
-    class_of = {label: name for name, labels in merge.items() for label in labels}
-    names = [class_of.get(label, label) for label in loaded.classes]
-    for name, labels in merge.items():
-        if name not in names:
-            raise DatasetError(
-                f"merge: the class {name!r} has none of its labels {list(labels)} among those of "
-                f"the annotations, {list(loaded.classes)}; correct merge, or state classes"
-            )
-    chosen = tuple(dict.fromkeys(names)) if classes is None else tuple(classes)
-    place = {name: k for k, name in enumerate(chosen)}
-    of_images = tuple(tuple(place[names[k]] for k in image) for image in loaded.labels)
-    for record in loaded.dicts:
-        for annotation in record["annotations"]:
-            annotation["category_id"] = place[names[annotation["category_id"]]]
-    ids = [
-        min(i for i, other in zip(loaded.category_ids, names, strict=True) if other == name)
-        for name in chosen
-    ]
-    return replace(loaded, classes=chosen, category_ids=tuple(ids), labels=of_images)

@@ -221,10 +221,11 @@ class RawInstance:
 
     Its mask is the union of ``polygons`` (each flat x, y, in pixels, or in fractions of the image's
     width and height where ``relative``) and ``patches``, or else the COCO ``rle``. A parser that
-    already knows why the instance cannot be used says so in ``problem``.
+    already knows why the instance cannot be used says so in ``problem``, and what it mended in
+    ``repairs``; ``assemble`` adds what it finds, and counts all of it.
     """
 
-    place: Place  # without its image
+    place: Place
     label: str = ""
     polygons: list[Any] = field(default_factory=list)
     patches: list[Patch] = field(default_factory=list)
@@ -235,6 +236,7 @@ class RawInstance:
     area: Any = None  # as the file states it, in pixels
     iscrowd: int = 0
     problem: Reason | None = None
+    repairs: list[Reason] = field(default_factory=list)
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,22 +10,27 @@ from typing import Any
 from transfer_maskrcnn.errors import DatasetError
 from transfer_maskrcnn.text import few
 
-from .assemble import assemble
+from .assemble import Merge, assemble
 from .base import LoadedDataset, LoadReport, Place, RawImage, RawInstance, Reason
 from .files import (
+    ImageFolder,
     check_classes,
-    choose_classes,
     existing,
     list_counts,
     need,
     read_json,
+    stated_size,
     wrong_kind,
     wrong_type,
 )
 
 
 def load_coco_json(
-    annotations: str | Path, image_root: str | Path, *, classes: Sequence[str] | None = None
+    annotations: str | Path,
+    image_root: str | Path,
+    *,
+    classes: Sequence[str] | None = None,
+    merge: Merge | None = None,
 ) -> LoadedDataset:
     """Load a COCO json file.
 
@@ -39,6 +43,7 @@ def load_coco_json(
         image_root: the folder of the images.
         classes: category names, in the order wanted; categories may be missing from it only where
             no annotation uses them. Default: the file's categories, ordered by their id.
+        merge: class -> the categories that become it, which has the lowest of their ids.
 
     Raises:
         DatasetError: for a file or folder that is missing, broken or of another kind, duplicate
@@ -47,41 +52,36 @@ def load_coco_json(
     """
     wanted = check_classes(classes)
     path = existing(annotations, "annotation file", "file")
-    root = existing(image_root, "image_root", "folder")
+    root = ImageFolder(image_root)
     source = str(path)
     data = read_json(path)
     if not isinstance(data, dict) or "images" not in data or "annotations" not in data:
         raise wrong_kind(data, source, "a COCO json")
     report = LoadReport()
-    images = parse_images(data, str(root), source)
+    images = parse_images(data, root, source)
     usage = count_categories(data, source)
     names = parse_categories(data, usage, source, report)
     parse_annotations(data, images, names, source, report)
-    labels = Counter({names[category]: count for category, count in usage.items()})
-    chosen = tuple(names.values()) if wanted is None else choose_classes(labels, wanted, source)
     return assemble(
         [images[key] for key in sorted(images)],
-        classes=chosen,
-        category_ids=_category_ids(chosen, names),
-        source=source,
+        *(source, wanted, merge),
+        known={name: category for category, name in names.items()},
+        used=Counter({names[category]: count for category, count in usage.items()}),
         report=report,
     )
 
 
-def parse_images(data: dict[str, Any], image_root: str, source: str) -> dict[int, RawImage]:
+def parse_images(data: dict[str, Any], root: ImageFolder, source: str) -> dict[int, RawImage]:
     """Image id -> image, without its instances. Size is what the file states, where it does."""
     images: dict[int, RawImage] = {}
     ids: Counter[int] = Counter()
     for k, record in enumerate(need(data, "images", list, source, "the file")):
         place = f"images[{k}]"
         image_id = need(record, "id", int, source, place)
-        file_name = need(record, "file_name", str, source, place)
-        size = None
-        if record.get("height") is not None and record.get("width") is not None:
-            height = need(record, "height", int, source, place)
-            size = (height, need(record, "width", int, source, place))
+        file_name = root.path(need(record, "file_name", str, source, place))
         ids[image_id] += 1
-        images[image_id] = RawImage(os.path.join(image_root, file_name), image_id, stated_size=size)
+        images[image_id] = RawImage(file_name, image_id)
+        images[image_id].stated_size = stated_size(record, ("height", "width"), source, place)
     repeated = [f"{image_id} ({count} times)" for image_id, count in ids.items() if count > 1]
     if repeated:
         raise DatasetError(
@@ -109,33 +109,35 @@ def parse_annotations(
     """Hang every annotation on its image; those of unknown images are counted as left out."""
     seen: set[int | str] = set()
     for k, record in enumerate(data["annotations"]):
-        here = ("annotations", k)
         place = f"annotations[{k}]"
         image_id = need(record, "image_id", int, source, place)
         annotation_id = record.get("id")
         if isinstance(annotation_id, (int, str)):
             if annotation_id in seen:
-                report.repair(Reason.DUPLICATE_ID, Place("", *here, f"id {annotation_id}"))
+                again = Place("", "annotations", k, f"id {annotation_id}")
+                report.repair(Reason.DUPLICATE_ID, again)
             seen.add(annotation_id)
-        if image_id in images:
-            label = names[int(record["category_id"])]
-            instance = _parse_annotation(record, label, source, Place("", *here))
-            images[image_id].instances.append(instance)
-            if instance.polygons and instance.polygons is not record["segmentation"]:
-                report.repair(Reason.NESTED, Place(images[image_id].file_name, *here))
-        else:
+        if record.get("iscrowd", 0) not in (0, 1):
+            raise wrong_type(record["iscrowd"], int, source, f"{place}.iscrowd")
+        image = images.get(image_id)
+        if image is None:
             report.instances_read += 1
-            report.leave_out(Reason.UNKNOWN_IMAGE, Place("", *here, f"image_id {image_id}"))
+            unknown = Place("", "annotations", k, f"image_id {image_id}")
+            report.leave_out(Reason.UNKNOWN_IMAGE, unknown)
+        else:
+            label = names[int(record["category_id"])]
+            here = Place(image.file_name, "annotations", k)
+            image.instances.append(_parse_annotation(record, label, here))
 
 
-def _parse_annotation(record: dict[str, Any], label: str, source: str, place: Place) -> RawInstance:
-    iscrowd = record.get("iscrowd", 0)
-    if iscrowd not in (0, 1):
-        raise wrong_type(iscrowd, int, source, f"{place}.iscrowd")
+def _parse_annotation(record: dict[str, Any], label: str, place: Place) -> RawInstance:
     instance = RawInstance(
-        place, label, bbox_xywh=record.get("bbox"), states_bbox=True, iscrowd=int(iscrowd)
+        *(place, label),
+        bbox_xywh=record.get("bbox"),
+        states_bbox=True,
+        area=record.get("area"),
+        iscrowd=int(record.get("iscrowd", 0)),
     )
-    instance.area = record.get("area")
     segmentation = record.get("segmentation")
     if segmentation in (None, [], {}):
         instance.problem = Reason.NO_MASK
@@ -143,6 +145,8 @@ def _parse_annotation(record: dict[str, Any], label: str, source: str, place: Pl
         instance.rle = segmentation
     elif isinstance(segmentation, list):
         instance.polygons = unnested(segmentation)
+        if instance.polygons is not segmentation:
+            instance.repairs.append(Reason.NESTED)
     else:
         instance.problem = Reason.BAD_COORDINATES
     return instance
@@ -155,13 +159,14 @@ def unnested(segmentation: list[Any]) -> list[Any]:
     """
     if all(type(value) in (int, float) for value in segmentation):
         return [segmentation]
-    if all(isinstance(p, list) and p and all(_is_pair(q) for q in p) for p in segmentation):
+    if all(
+        isinstance(polygon, list)
+        and polygon
+        and all(isinstance(pair, list) and len(pair) == 2 for pair in polygon)
+        for polygon in segmentation
+    ):
         return [[value for pair in polygon for value in pair] for polygon in segmentation]
     return segmentation
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2
 
 
 def parse_categories(
@@ -207,14 +212,3 @@ def _without_duplicates(
         if usage[category]:
             kept[name] = category
     return {category: name for category, name in names.items() if kept[name] == category}
-
-
-def _category_ids(classes: tuple[str, ...], names: dict[int, str]) -> tuple[int, ...]:
-    """The file's id of each class; classes that the file lacks get ids above all of the file's."""
-    ids = {name: category for category, name in names.items()}
-    unused = max(ids.values(), default=0) + 1
-    for name in classes:
-        if name not in ids:
-            ids[name] = unused
-            unused += 1
-    return tuple(ids[name] for name in classes)

@@ -8,10 +8,11 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Literal
 
 from PIL import Image
@@ -91,6 +92,15 @@ def need(record: Any, key: str, kind: type, source: str, place: str) -> Any:
     raise wrong_type(value, kind, source, f"{place}.{key}" if place else key)
 
 
+def stated_size(
+    record: dict[str, Any], keys: tuple[str, str], source: str, place: str
+) -> tuple[int, int] | None:
+    """Height and width of an image in pixels, named so, where the file states both."""
+    if any(record.get(key) is None for key in keys):
+        return None
+    return need(record, keys[0], int, source, place), need(record, keys[1], int, source, place)
+
+
 def wrong_type(value: Any, kind: type, source: str, place: str) -> DatasetError:
     return DatasetError(f"{source}: {place} is {clip(repr(value))}; expected {_KINDS[kind]}")
 
@@ -107,18 +117,21 @@ def describe(data: Any) -> str:
             return "a COCO results file, which holds predictions and no ground truth"
         return f"a list of {len(data)} items"
     if not isinstance(data, dict):
-        return f"{clip(repr(data))}"
-    if isinstance(data.get("images"), list) and "annotations" in data:
-        return "a COCO json (format: coco)"
-    if "_via_img_metadata" in data or any(
-        isinstance(value, dict) and "regions" in value for value in data.values()
-    ):
-        return "a VIA json (format: via)"
-    if isinstance(data.get("shapes"), list):
-        return "a labelme json (format: labelme, whose annotations are a folder of such files)"
-    if {"project", "metadata", "view"} <= data.keys():
-        return "a VIA 3 project, which is not supported: export its annotations as COCO json"
-    return f"an object with the keys {clip(', '.join(map(str, data)) or '(none)')}"
+        return clip(repr(data))
+    via = any(isinstance(value, dict) and "regions" in value for value in data.values())
+    kinds = {
+        "a COCO json (format: coco)": isinstance(data.get("images"), list)
+        and "annotations" in data,
+        "a VIA json (format: via)": via or "_via_img_metadata" in data,
+        "a labelme json (format: labelme, whose annotations are a folder of such files)": (
+            isinstance(data.get("shapes"), list)
+        ),
+        "a VIA 3 project, which is not supported: export its annotations as COCO json": (
+            {"project", "metadata", "view"} <= data.keys()
+        ),
+    }
+    keys = f"an object with the keys {clip(', '.join(map(str, data)) or '(none)')}"
+    return next((kind for kind, fits in kinds.items() if fits), keys)
 
 
 def number(value: Any) -> float:
@@ -138,19 +151,6 @@ _LATE_EXIF = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 _THREADS = 8
 
 
-@dataclass(frozen=True)
-class ImageProbe:
-    """What the header of an image file says. Sizes are (height, width) in pixels.
-
-    ``size`` is what a viewer, and detectron2's ``read_image``, shows: EXIF orientation applied.
-    ``stored_size`` is the size before that. ``problem`` is why it cannot be used, or None.
-    """
-
-    size: tuple[int, int] = (0, 0)
-    stored_size: tuple[int, int] = (0, 0)
-    problem: Reason | None = None
-
-
 def natural_key(text: str) -> list[tuple[int, str]]:
     """Sort key that puts "cat2" before "cat10"."""
     parts = re.split(r"([0-9]+)", text)
@@ -167,9 +167,57 @@ def list_images(folder: Path, *, recursive: bool = False) -> list[Path]:
     return sorted(images, key=lambda p: natural_key(p.as_posix()))
 
 
-def images_by_stem(images: Iterable[Path]) -> dict[str, Path]:
-    """Name without suffix -> path; of several with one name, the first."""
-    return {path.stem: path for path in reversed([*images])}
+class ImageFolder:
+    """The images of a dataset, found by what its annotations call them.
+
+    Attributes:
+        root: the folder of the images.
+    """
+
+    def __init__(self, image_root: str | Path):
+        self.root = existing(image_root, "image_root", "folder")
+
+    @cached_property
+    def files(self) -> list[Path]:
+        """The images directly in the folder, in natural order."""
+        return list_images(self.root)
+
+    def by_stem(self, leave_out: Container[Path] = ()) -> dict[str, Path]:
+        """Name without suffix -> image; of several with one name, the first."""
+        return {p.stem: p for p in reversed(self.files) if p.resolve() not in leave_out}
+
+    def path(self, name: str) -> str:
+        """Where the image lies that annotations call ``name``, whether it is there or not."""
+        return os.path.join(self.root, name)
+
+    def find(self, name: Any, stem: str) -> str:
+        """The image called ``name`` in the folder, or in no folder, or else the one called ``stem``
+        but for its suffix; where there is none, the path it ought to have."""
+        if not isinstance(name, str) or not name:
+            return str(self._of_stem.get(stem, self.root / stem))
+        relative = PurePosixPath(name.replace("\\", "/"))  # Windows writes backslashes
+        leaves_root = relative.is_absolute() or ".." in relative.parts
+        for candidate in (self.root / relative, self.root / relative.name)[leaves_root:]:
+            if candidate.is_file():
+                return str(candidate)
+        return str(self._of_stem.get(stem, self.root / relative.name))
+
+    @cached_property
+    def _of_stem(self) -> dict[str, Path]:
+        return self.by_stem()
+
+
+@dataclass(frozen=True)
+class ImageProbe:
+    """What the header of an image file says. Sizes are (height, width) in pixels.
+
+    ``size`` is what a viewer, and detectron2's ``read_image``, shows: EXIF orientation applied.
+    ``stored_size`` is the size before that. ``problem`` is why it cannot be used, or None.
+    """
+
+    size: tuple[int, int] = (0, 0)
+    stored_size: tuple[int, int] = (0, 0)
+    problem: Reason | None = None
 
 
 def probe_images(paths: Sequence[str]) -> list[ImageProbe]:
@@ -188,63 +236,46 @@ def probe_image(path: str) -> ImageProbe:
     if not os.path.isfile(path):
         return ImageProbe(problem=Reason.IMAGE_MISSING)
     try:
-        return _probe_file(path)
+        with open(path, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            tail = file.read()
+            file.seek(0)
+            return _probe(file, tail)
     except Exception:  # PIL's decoders raise nearly every type of exception on damaged files
         return ImageProbe(problem=Reason.IMAGE_UNREADABLE)
 
 
-def _probe_file(path: str) -> ImageProbe:
-    with open(path, "rb") as file:
-        tail = _tail(file)
-        with Image.open(file) as image:
-            width, height = image.size
-            orientation = _orientation(image, tail)
-            if image.format == "TIFF" and orientation in range(2, 9):
-                # Pillow turns a TIFF when it decodes it, detectron2's read_image once more.
-                return ImageProbe(problem=Reason.IMAGE_TURNED_TIFF)
-            if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-                return ImageProbe(problem=Reason.IMAGE_DEEP)
-            if image.format == "PNG":
-                _check_png(file)
-            elif not _looks_complete(image.format, tail):
-                image.load()
-    turned = orientation in (5, 6, 7, 8)
-    shown = (width, height) if turned else (height, width)
-    return ImageProbe(size=shown, stored_size=(height, width))
-
-
-def _tail(file: BinaryIO) -> bytes:
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - _TAIL_BYTES))
-    tail = file.read()
-    file.seek(0)
-    return tail
-
-
-def _check_png(file: BinaryIO) -> None:
-    """Raise unless every chunk's checksum is right: detectron2's ``read_image`` looks for EXIF data
-    first, swallows the error of a broken picture there, and trains on the half that was decoded."""
-    file.seek(0)
+def _probe(file: BinaryIO, tail: bytes) -> ImageProbe:
     with Image.open(file) as image:
-        image.verify()
-
-
-def _looks_complete(image_format: str | None, tail: bytes) -> bool:
-    if image_format in ("JPEG", "MPO"):
-        # The last end-of-image marker must come after the last start of scan: a thumbnail inside
-        # the header has such a marker too.
-        return tail.rfind(b"\xff\xd9") > tail.rfind(b"\xff\xda")
-    return False
+        width, height = image.size
+        orientation = _orientation(image, tail)
+        if image.format == "TIFF" and orientation in range(2, 9):
+            # Pillow turns a TIFF when it decodes it, detectron2's read_image once more.
+            return ImageProbe(problem=Reason.IMAGE_TURNED_TIFF)
+        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+            return ImageProbe(problem=Reason.IMAGE_DEEP)
+        if image.format == "PNG":
+            # Every chunk's checksum: detectron2's read_image looks for EXIF data first, swallows
+            # the error of a broken picture there, and trains on the half that was decoded.
+            file.seek(0)
+            with Image.open(file) as again:
+                again.verify()
+        # The last end-of-image marker of a JPEG must come after the last start of scan: a thumbnail
+        # inside the header has such a marker too.
+        elif image.format not in ("JPEG", "MPO") or (
+            tail.rfind(b"\xff\xd9") <= tail.rfind(b"\xff\xda")
+        ):
+            image.load()
+    shown = (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+    return ImageProbe(size=shown, stored_size=(height, width))
 
 
 def _orientation(image: Image.Image, tail: bytes) -> int | None:
     """The EXIF orientation as detectron2's ``read_image`` sees it, 1 to 8."""
+    # PngImageFile.getexif decodes the whole image to find metadata behind the pixels.
+    is_early = image.format == "PNG" and not any(marker in tail for marker in _LATE_EXIF)
     try:
-        if image.format == "PNG" and not any(marker in tail for marker in _LATE_EXIF):
-            # PngImageFile.getexif decodes the whole image to find metadata behind the pixels.
-            exif = Image.Image.getexif(image)
-        else:
-            exif = image.getexif()
+        exif = Image.Image.getexif(image) if is_early else image.getexif()
     except Exception:  # detectron2 ignores broken EXIF data in the same way
         return None
     value = exif.get(_EXIF_ORIENTATION)
@@ -278,28 +309,21 @@ def count_labels(images: Iterable[RawImage]) -> Counter[str]:
     )
 
 
-def choose_classes(
-    labels: Counter[str], classes: tuple[str, ...] | None, source: str, *, hint: str = ""
-) -> tuple[str, ...]:
-    """The classes of the dataset: the user's in the user's order, or else all labels, sorted.
-
-    Raises DatasetError, with counts, where ``labels`` has any that ``classes`` lacks.
-    """
-    if classes is None:
-        if not labels:
-            raise DatasetError(
-                f"{source}: no instance has a usable mask and a label, so the classes cannot be "
-                "told; pass classes, or check the annotations"
-            )
-        return tuple(sorted(labels, key=natural_key))
-    unknown = {label: count for label, count in labels.items() if label not in classes}
+def check_labels(
+    labels: Counter[str],
+    classes: Sequence[str],
+    class_of: Mapping[str, str],
+    source: str,
+    hint: str = "",
+) -> None:
+    """Raises DatasetError, with counts, where ``classes`` lacks any label, or its class."""
+    unknown = {label: n for label, n in labels.items() if class_of.get(label, label) not in classes}
     if unknown:
-        listed = list_counts(unknown, classes)
         raise DatasetError(
-            f"{source}: labels that are not among the classes {list(classes)!r}: {listed}. "
-            f"Add them to classes, or correct them in the annotations{hint}"
+            f"{source}: labels that are not among the classes {list(classes)!r}: "
+            f"{list_counts(unknown, classes)}. Add them to classes, or correct them in the "
+            f"annotations{hint}"
         )
-    return classes
 
 
 def list_counts(counts: dict[str, int], known: Iterable[str] = ()) -> str:

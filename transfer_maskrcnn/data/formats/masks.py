@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,8 @@ from .base import Patch, Reason
 Rle = dict[str, Any]
 Segmentation = Sequence[Sequence[float]] | Rle
 
+# Pixels: annotation tools write x == width, or half a pixel more, as a matter of course.
+TOLERANCE = 1.0
 _MAX_POINTS = 1000
 _SAGITTA = 0.1  # how far, in pixels, an edge of the polygon may run inside the true curve
 
@@ -42,88 +43,98 @@ def ellipse(cx: float, cy: float, rx: float, ry: float, theta: float = 0.0) -> l
     count = _MAX_POINTS
     if radius < 20_000:  # with more points the edges would be closer than needed
         count = max(16, math.ceil(math.pi / math.acos(max(0.5, 1 - _SAGITTA / radius))))
+    angles = np.arange(count) * (2 * math.pi / count)
+    u, v = rx * np.cos(angles), ry * np.sin(angles)
     cos, sin = math.cos(theta), math.sin(theta)
-    points: list[float] = []
-    for k in range(count):
-        u = rx * math.cos(2 * math.pi * k / count)
-        v = ry * math.sin(2 * math.pi * k / count)
-        points += [cx + u * cos - v * sin, cy + u * sin + v * cos]
-    return points
+    points = np.stack([cx + u * cos - v * sin, cy + u * sin + v * cos], axis=1)
+    flat: list[float] = points.reshape(-1).tolist()
+    return flat
 
 
-TOLERANCE = (
-    1.0  # pixels: annotation tools write x == width, or half a pixel more, as a matter of course
-)
+def screen_polygons(polygons: Sequence[Any], height: int, width: int) -> np.ndarray:
+    """For many polygons at once: which need no look by :func:`clean_polygons`.
+
+    Those are finite, have no consecutive repeated points, lie inside the image and have an area.
+
+    Returns:
+        (N,) float64, the area of each of these in pixels; 0 of the others.
+    """
+    areas = np.zeros(len(polygons))
+    flat = {
+        k: array
+        for k, polygon in enumerate(polygons)
+        if (array := _flat_numbers(polygon)) is not None and array.size >= 6
+    }
+    if not flat:
+        return areas
+    points = np.concatenate(list(flat.values())).astype(np.float64).reshape(-1, 2)
+    ends = np.cumsum([array.size // 2 for array in flat.values()]) - 1
+    starts = np.append(0, ends[:-1] + 1)
+    following = np.roll(points, -1, axis=0)
+    same = (points == following).all(axis=1)
+    same[ends] = False
+    following[ends] = points[starts]
+    inside = (points >= 0).all(axis=1) & (points <= (width, height)).all(axis=1)
+    with np.errstate(invalid="ignore", over="ignore"):
+        cross = points[:, 0] * following[:, 1] - points[:, 1] * following[:, 0]
+        doubled = np.abs(np.add.reduceat(cross, starts))
+    good = np.logical_and.reduceat(inside & ~same, starts) & (doubled > 1e-3)
+    areas[list(flat)] = np.where(good, doubled / 2, 0)
+    return areas
 
 
-@dataclass
-class CleanPolygons:
-    """Usable polygons of one instance. Where there are none, ``problem`` is the reason."""
-
-    polygons: list[list[float]] = field(default_factory=list)
-    problem: Reason | None = None
-    repairs: list[Reason] = field(default_factory=list)
-
-
-def clean_polygons(parts: Sequence[Any], height: int, width: int) -> CleanPolygons:
+def clean_polygons(
+    parts: Sequence[Any], height: int, width: int
+) -> tuple[list[list[float]], Reason | None, list[Reason]]:
     """Check every part (flat x, y) of an instance and keep what is usable.
 
     A part may repeat its first point at its end. Points up to ``TOLERANCE`` outside the image are
     moved onto its border without a word.
+
+    Returns:
+        the polygons that are usable, the reason why none is, and what was mended.
     """
-    result = CleanPolygons()
+    polygons: list[list[float]] = []
     problems: list[Reason] = []
+    repairs: dict[Reason, None] = {}  # each once
     for part in parts:
-        points, problem, repairs = _clean_part(part, height, width)
-        if problem:
-            problems.append(problem)
+        points, found = _clean_part(part, height, width)
+        if points is None:
+            problems += found
         else:
-            result.polygons.append(points.reshape(-1).tolist())
-            result.repairs += [r for r in repairs if r not in result.repairs]
-    if not result.polygons:
-        result.problem = problems[0] if problems else Reason.BAD_COORDINATES
-    elif problems:
-        result.repairs.append(Reason.PART_DROPPED)
-    return result
+            polygons.append(points.reshape(-1).tolist())
+            repairs |= dict.fromkeys(found)
+    if not polygons:
+        return [], problems[0] if problems else Reason.BAD_COORDINATES, []
+    return polygons, None, [*repairs, *([Reason.PART_DROPPED] if problems else [])]
 
 
-def _clean_part(
-    part: Any, height: int, width: int
-) -> tuple[np.ndarray, Reason | None, list[Reason]]:
-    """(N, 2) float64 points, the problem or None, the repairs."""
-    repairs: list[Reason] = []
-    points = to_points(part)
-    if points is None:
-        return np.empty((0, 2)), Reason.BAD_COORDINATES, repairs
+def _clean_part(part: Any, height: int, width: int) -> tuple[np.ndarray | None, list[Reason]]:
+    """(N, 2) float64 points and what of them was mended; or None and why."""
+    flat = _flat_numbers(part)
+    points = np.full((1, 2), np.nan) if flat is None else flat.astype(np.float64).reshape(-1, 2)
+    # Beyond 1e9 pixels the area would lose the digits that decide whether a polygon is flat.
+    if not (np.abs(points) < 1e9).all():
+        return None, [Reason.BAD_COORDINATES]
+    repairs = []
     repeated = (points[1:] == points[:-1]).all(axis=1)
     if repeated.any():
-        points = points[np.concatenate(([True], ~repeated))]
+        points = points[np.append(True, ~repeated)]
         repairs.append(Reason.REPEATED_POINTS)
     if len(np.unique(points, axis=0)) < 3:
-        return points, Reason.TOO_FEW_POINTS, repairs
+        return None, [Reason.TOO_FEW_POINTS]
     border = np.array([width, height], dtype=np.float64)
     if (points < -TOLERANCE).any() or (points > border + TOLERANCE).any():
         points = clip_polygon(points, height, width)
         if len(points) < 3:
-            return points, Reason.OUTSIDE_IMAGE, repairs
+            return None, [Reason.OUTSIDE_IMAGE]
         repairs.append(Reason.CLIPPED)
     points = np.clip(points, 0.0, border)
-    if _is_flat(points):
-        return points, Reason.ZERO_AREA, repairs
-    return points, None, repairs
-
-
-def to_points(part: Any) -> np.ndarray | None:
-    """Flat numbers as (N, 2) float64, or None where they are not finite pairs of numbers."""
-    flat = _flat_numbers(part)
-    if flat is None:
-        return None
-    points = flat.astype(np.float64).reshape(-1, 2)
-    # Beyond 1e9 pixels the area would lose the digits that decide whether a polygon is flat.
-    return points if (np.abs(points) < 1e9).all() else None
+    return (None, [Reason.ZERO_AREA]) if _is_flat(points) else (points, repairs)
 
 
 def _flat_numbers(part: Any) -> np.ndarray | None:
+    """An even number of numbers, whole or not; None where it is anything else."""
     try:
         flat = np.asarray(part)
     except (ValueError, TypeError, OverflowError):
@@ -141,15 +152,6 @@ def _is_flat(points: np.ndarray) -> bool:
     return bool((np.abs(x * y[far] - y * x[far]) <= 1e-6).all())
 
 
-def polygons_area(polygons: Sequence[Sequence[float]]) -> float:
-    """The areas of flat x, y polygons, summed."""
-    total = 0.0
-    for polygon in polygons:
-        x, y = (np.asarray(polygon).reshape(-1, 2) - polygon[:2]).T
-        total += abs(float(x[:-1] @ y[1:] - y[:-1] @ x[1:])) / 2  # the first point is the origin
-    return total
-
-
 def clip_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:
     """The part of a polygon inside the image (Sutherland and Hodgman), (N, 2) to (M, 2).
 
@@ -157,8 +159,6 @@ def clip_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:
     pieces are joined along the border of the image, which covers the same pixels.
     """
     for axis, limit, sign in ((0, 0, 1), (0, width, -1), (1, 0, 1), (1, height, -1)):
-        if len(points) == 0:
-            break
         inside = sign * (points[:, axis] - limit)  # negative: outside
         following = np.roll(points, -1, axis=0)
         following_inside = np.roll(inside, -1)
@@ -172,29 +172,27 @@ def clip_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:
     return points
 
 
-def screen_polygons(polygons: Sequence[Any], height: int, width: int) -> np.ndarray:
-    """For many polygons at once: which need no look by :func:`clean_polygons`. (N,) bool.
+def polygons_area(polygons: Sequence[Sequence[float]]) -> float:
+    """The areas of flat x, y polygons, summed."""
+    total = 0.0
+    for polygon in polygons:
+        x, y = (np.asarray(polygon).reshape(-1, 2) - polygon[:2]).T
+        total += abs(float(x[:-1] @ y[1:] - y[:-1] @ x[1:])) / 2  # the first point is the origin
+    return total
 
-    Those are finite, have no consecutive repeated points, lie inside the image and have an area.
-    """
-    arrays = [_flat_numbers(polygon) for polygon in polygons]
-    clean = np.array([array is not None and array.size >= 6 for array in arrays], dtype=bool)
-    chosen = [array for array in arrays if array is not None and array.size >= 6]
-    if not chosen:
-        return clean
-    points = np.concatenate(chosen).astype(np.float64).reshape(-1, 2)
-    starts = np.cumsum([0] + [a.size // 2 for a in chosen[:-1]])
-    ends = np.append(starts[1:], len(points)) - 1
-    following = np.roll(points, -1, axis=0)
-    same = (points == following).all(axis=1)
-    same[ends] = False
-    following[ends] = points[starts]
-    inside = (points >= 0).all(axis=1) & (points <= (width, height)).all(axis=1)
-    with np.errstate(invalid="ignore", over="ignore"):
-        cross = points[:, 0] * following[:, 1] - points[:, 1] * following[:, 0]
-        area = np.abs(np.add.reduceat(cross, starts))
-    clean[clean] = np.logical_and.reduceat(inside & ~same, starts) & (area > 1e-3)
-    return clean
+
+def box_of(segmentation: Segmentation) -> list[float]:
+    """x0, y0, x1, y1 in pixels of the smallest box around a mask, its far edges included."""
+    if isinstance(segmentation, dict):
+        x, y, width, height = mask_util.toBbox(segmentation).tolist()
+        return [x, y, x + width, y + height]
+    points = np.concatenate([np.asarray(p).reshape(-1, 2) for p in segmentation])
+    return [*points.min(axis=0).tolist(), *points.max(axis=0).tolist()]
+
+
+def rle_area(rle: Rle) -> int:
+    """The number of pixels of a compressed RLE."""
+    return int(mask_util.area(rle))
 
 
 def polygons_to_rle(polygons: Sequence[Sequence[float]], height: int, width: int) -> Rle:
@@ -222,12 +220,10 @@ def paste(patches: Sequence[Patch], height: int, width: int) -> np.ndarray:
     """The union of patches on an empty (height, width) bool mask; what lies outside is cut off."""
     canvas = np.zeros((height, width), dtype=bool)
     for patch in patches:
-        x0, y0 = max(patch.x, 0), max(patch.y, 0)
-        x1 = min(patch.x + patch.mask.shape[1], width)
-        y1 = min(patch.y + patch.mask.shape[0], height)
-        if x0 < x1 and y0 < y1:
-            inner = patch.mask[y0 - patch.y : y1 - patch.y, x0 - patch.x : x1 - patch.x]
-            canvas[y0:y1, x0:x1] |= inner
+        inner = patch.mask[max(-patch.y, 0) :, max(-patch.x, 0) :]
+        under = canvas[max(patch.y, 0) :, max(patch.x, 0) :]
+        rows, columns = np.minimum(inner.shape, under.shape)
+        under[:rows, :columns] |= inner[:rows, :columns]
     return canvas
 
 
@@ -235,7 +231,7 @@ def labels_to_rles(labels: np.ndarray) -> dict[int, Rle]:
     """Every value but 0 of an integer (height, width) array as compressed RLE, in one pass."""
     height, width = labels.shape
     flat = labels.reshape(-1, order="F")
-    starts = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
+    starts = np.append(0, np.flatnonzero(flat[1:] != flat[:-1]) + 1)
     ends = np.append(starts[1:], flat.size)
     values = flat[starts]
     order = np.argsort(values, kind="stable")
@@ -244,8 +240,7 @@ def labels_to_rles(labels: np.ndarray) -> dict[int, Rle]:
     for value, runs in zip(found.tolist(), np.split(order, first[1:]), strict=True):
         if value != 0:
             edges = np.stack([starts[runs], ends[runs]], axis=1).reshape(-1)
-            counts = np.diff(np.concatenate(([0], edges, [flat.size])))
-            rles[value] = _compress(counts, height, width)
+            rles[value] = _compress(np.diff(edges, prepend=0, append=flat.size), height, width)
     return rles
 
 
@@ -257,55 +252,29 @@ def clean_rle(rle: Rle, height: int, width: int) -> tuple[Rle, Reason | None]:
     size, counts = rle.get("size"), rle.get("counts")
     if size != [height, width] and size != (height, width):
         return {}, Reason.MASK_OTHER_SIZE
-    runs = _decode_counts(counts) if isinstance(counts, (str, bytes)) else _plain_counts(counts)
-    if runs is None or (runs < 0).any() or (runs > height * width).any():
-        return {}, Reason.BAD_MASK
-    if runs.sum() != height * width:
+    runs = _run_lengths(counts)
+    if runs is None or ((runs < 0) | (runs > height * width)).any() or runs.sum() != height * width:
         return {}, Reason.BAD_MASK
     if runs[1::2].sum() == 0:
         return {}, Reason.ZERO_AREA
     return _compress(runs, height, width), None
 
 
-def box_of(segmentation: Segmentation) -> list[float]:
-    """x0, y0, x1, y1 in pixels of the smallest box around a mask."""
-    if isinstance(segmentation, dict):
-        return rle_box(segmentation)
-    points = np.concatenate([np.asarray(p).reshape(-1, 2) for p in segmentation])
-    return [*points.min(axis=0).tolist(), *points.max(axis=0).tolist()]
-
-
-def rle_box(rle: Rle) -> list[float]:
-    """x0, y0, x1, y1 around the pixels of a compressed RLE; x1, y1 are the far edges."""
-    x, y, width, height = mask_util.toBbox(rle).tolist()
-    return [x, y, x + width, y + height]
-
-
-def is_empty(rle: Rle) -> bool:
-    return rle_area(rle) == 0
-
-
-def rle_area(rle: Rle) -> int:
-    """The number of pixels of a compressed RLE."""
-    return int(mask_util.area(rle))
-
-
-def _plain_counts(counts: Any) -> np.ndarray | None:
+def _run_lengths(counts: Any) -> np.ndarray | None:
+    """Run lengths, int64, of a list or of COCO's compressed counts; None where it is neither."""
     try:
+        if isinstance(counts, (str, bytes)):
+            raw = counts.encode("ascii") if isinstance(counts, str) else counts
+            return _decode_counts(np.frombuffer(raw, dtype=np.uint8).astype(np.int64) - 48)
         runs = np.asarray(counts)
     except (ValueError, TypeError, OverflowError):
         return None
     return runs.astype(np.int64) if runs.ndim == 1 and runs.dtype.kind in "iu" else None
 
 
-def _decode_counts(counts: str | bytes) -> np.ndarray | None:
-    """Run lengths, int64, of COCO's compressed counts: 5 bits a character, lowest first, bit 5 set
-    where more follow, bit 4 of the last the sign; from the fourth on, differences to two before."""
-    try:
-        raw = counts.encode("ascii") if isinstance(counts, str) else counts
-    except UnicodeEncodeError:
-        return None
-    codes = np.frombuffer(raw, dtype=np.uint8).astype(np.int64) - 48
+def _decode_counts(codes: np.ndarray) -> np.ndarray | None:
+    """Run lengths of COCO's compressed counts: 5 bits a character, lowest first, bit 5 set where
+    more follow, bit 4 of the last the sign; from the fourth on, differences to two before."""
     if codes.size == 0 or (codes < 0).any() or (codes > 63).any() or codes[-1] & 0x20:
         return None
     ends = np.flatnonzero((codes & 0x20) == 0)

@@ -13,12 +13,12 @@ from PIL import Image
 
 from transfer_maskrcnn.errors import DatasetError
 
-from .assemble import assemble
+from .assemble import Merge, assemble
 from .base import LoadedDataset, Place, RawImage, RawInstance, Reason
 from .files import (
+    ImageFolder,
     check_classes,
     existing,
-    images_by_stem,
     list_counts,
     list_images,
     natural_key,
@@ -35,6 +35,7 @@ def load_png_masks(
     image_root: str | Path,
     *,
     classes: Sequence[str] | None = None,
+    merge: Merge | None = None,
     pixel_values: PixelValues = "instance",
 ) -> LoadedDataset:
     """Load masks that are PNG files, in one of two layouts.
@@ -52,6 +53,7 @@ def load_png_masks(
         annotations: the folder of masks or samples.
         image_root: the folder of the images, or the same folder of samples.
         classes: class names. Default: ["object"].
+        merge: class -> its labels, which stand in its place where classes are counted.
         pixel_values: what the values of an indexed PNG mean. ``instance``: a number for each
             instance, all of one class. ``class``: k is the k-th class (from 1), and each connected
             region of it (8 neighbours) one instance, so that instances that touch become one.
@@ -61,9 +63,11 @@ def load_png_masks(
             pixel values above the number of classes, several classes where only one can be told,
             and where no image can be used.
     """
-    names = check_classes(classes) or ("object",)
+    wanted = check_classes(classes)
+    own = wanted or ("object",)
+    names = tuple(label for name in own for label in (merge or {}).get(name, (name,)))
     folder = existing(annotations, "annotations", "folder")
-    root = existing(image_root, "image_root", "folder")
+    root = ImageFolder(image_root)
     if pixel_values not in ("instance", "class"):
         raise DatasetError(f"pixel_values is {pixel_values!r}; expected 'instance' or 'class'")
     samples = [p for p in folder.iterdir() if (p / "images").is_dir()]
@@ -71,7 +75,8 @@ def load_png_masks(
         images = read_samples(samples, names)
     else:
         images = read_indexed(folder, root, names, pixel_values)
-    return assemble(images, classes=names, source=str(folder))
+    known = {name: k for k, name in enumerate(names, start=1)}
+    return assemble(images, str(folder), wanted, merge, known=known)
 
 
 def read_samples(samples: Sequence[Path], names: tuple[str, ...]) -> list[RawImage]:
@@ -84,15 +89,14 @@ def read_samples(samples: Sequence[Path], names: tuple[str, ...]) -> list[RawIma
             found = list_images(sample / "images")
             if len(found) > 1:
                 raise DatasetError(f"{sample / 'images'} has {len(found)} images; expected one")
-            file_name = found[0] if found else sample / "images" / f"{sample.name}.png"
-            image = RawImage(str(file_name), image_id)
+            file_name = str(found[0] if found else sample / "images" / f"{sample.name}.png")
+            image = RawImage(file_name, image_id)
             masks = sorted((sample / "masks").glob("*.png"), key=lambda p: natural_key(p.name))
             for mask, rle in zip(masks, pool.map(_read_binary, masks), strict=True):
-                problem = None if rle else Reason.BAD_MASK
-                place = Place(part=mask.name)
-                image.instances.append(RawInstance(place, names[0], rle=rle, problem=problem))
-            if not masks:
-                image.problem = Reason.IMAGE_WITHOUT_MASK_FILE
+                instance = RawInstance(Place(file_name, mask.name), names[0], rle=rle)
+                instance.problem = None if rle else Reason.BAD_MASK
+                image.instances.append(instance)
+            image.problem = None if masks else Reason.IMAGE_WITHOUT_MASK_FILE
             images.append(image)
     return images
 
@@ -108,7 +112,7 @@ def _read_binary(path: Path) -> dict[str, Any] | None:
 
 
 def read_indexed(
-    folder: Path, root: Path, names: tuple[str, ...], pixel_values: PixelValues
+    folder: Path, root: ImageFolder, names: tuple[str, ...], pixel_values: PixelValues
 ) -> list[RawImage]:
     """One image a mask file, and one without a mask for every other image in ``root``."""
     masks = [p for p in list_images(folder) if p.suffix.lower() == ".png"]
@@ -118,36 +122,35 @@ def read_indexed(
         )
     if pixel_values == "instance":
         _only_class(names, "pixel values that are instance numbers (pixel_values='instance')")
-    own = {mask.resolve() for mask in masks}
-    by_stem = images_by_stem(p for p in list_images(root) if p.resolve() not in own)
+    mask_of = {mask.stem: mask for mask in masks}
+    by_stem = root.by_stem(leave_out={mask.resolve() for mask in masks})
+    images, masked = [], []
+    for image_id, stem in enumerate(sorted(mask_of | by_stem, key=natural_key), start=1):
+        file = by_stem.get(stem) or mask_of[stem].with_suffix("")  # a stand-in beside the mask
+        image = RawImage(str(file), image_id, problem=Reason.IMAGE_WITHOUT_MASK_FILE)
+        images.append(image)
+        if stem in mask_of:
+            masked.append((image, mask_of[stem], names, pixel_values))
     with ThreadPoolExecutor(_THREADS) as pool:
-        parsed = list(pool.map(lambda path: _read_mask(path, names, pixel_values), masks))
-    found = {mask.stem: image for mask, image in zip(masks, parsed, strict=True)}
-    for stem, path in by_stem.items():
-        image = found.setdefault(stem, RawImage("", 0, problem=Reason.IMAGE_WITHOUT_MASK_FILE))
-        image.file_name = str(path)
-    ordered = [found[stem] for stem in sorted(found, key=natural_key)]
-    for image_id, image in enumerate(ordered, start=1):
-        image.image_id = image_id
-    return ordered
+        list(pool.map(_read_mask, *zip(*masked, strict=True)))
+    return images
 
 
-def _read_mask(path: Path, names: tuple[str, ...], pixel_values: PixelValues) -> RawImage:
-    """The instances of one indexed PNG; ``file_name`` is a stand-in beside it."""
-    image = RawImage(str(path.with_suffix("")), 0)
+def _read_mask(
+    image: RawImage, path: Path, names: tuple[str, ...], pixel_values: PixelValues
+) -> None:
+    """Add the instances of an image's indexed PNG to it."""
     labels = read_labels(path)
     if labels is None:
         image.problem = Reason.IMAGE_BAD_MASK_FILE
-        return image
-    image.stated_size = (labels.shape[0], labels.shape[1])
-    if pixel_values == "instance":
-        image.instances = [
-            RawInstance(Place("", "value", value), names[0], rle=rle)
-            for value, rle in labels_to_rles(labels).items()
-        ]
-    else:
-        image.instances = split_classes(labels, names, str(path))
-    return image
+        return
+    image.problem, image.stated_size = None, (labels.shape[0], labels.shape[1])
+    if pixel_values == "class":
+        image.instances = split_classes(labels, names, str(path), image.file_name)
+        return
+    for value, rle in labels_to_rles(labels).items():
+        place = Place(image.file_name, "value", value)
+        image.instances.append(RawInstance(place, names[0], rle=rle))
 
 
 def read_labels(path: Path) -> np.ndarray | None:
@@ -168,7 +171,9 @@ def read_labels(path: Path) -> np.ndarray | None:
     return values
 
 
-def split_classes(labels: np.ndarray, names: tuple[str, ...], source: str) -> list[RawInstance]:
+def split_classes(
+    labels: np.ndarray, names: tuple[str, ...], source: str, file_name: str
+) -> list[RawInstance]:
     """Each connected region of a class, (height, width) with values 0 to K, as an instance."""
     values, pixels = np.unique(labels, return_counts=True)
     unknown = {
@@ -185,7 +190,7 @@ def split_classes(labels: np.ndarray, names: tuple[str, ...], source: str) -> li
     for value in values[values > 0].tolist():
         _, regions = cv2.connectedComponents((labels == value).astype(np.uint8), connectivity=8)
         for number, rle in labels_to_rles(regions).items():
-            place = Place("", "value", value, f"region {number}")
+            place = Place(file_name, "value", value, f"region {number}")
             instances.append(RawInstance(place, names[value - 1], rle=rle))
     return instances
 

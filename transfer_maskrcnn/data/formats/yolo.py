@@ -12,14 +12,12 @@ import yaml
 
 from transfer_maskrcnn.errors import DatasetError
 
-from .assemble import assemble
+from .assemble import Merge, assemble
 from .base import LoadedDataset, LoadReport, Place, RawImage, RawInstance, Reason
 from .files import (
     IMAGE_SUFFIXES,
     check_classes,
-    choose_classes,
     clip,
-    count_labels,
     existing,
     list_counts,
     list_images,
@@ -32,6 +30,7 @@ def load_yolo(
     image_root: str | Path | None = None,
     *,
     classes: Sequence[str] | None = None,
+    merge: Merge | None = None,
     split: str = "train",
 ) -> LoadedDataset:
     """Load one split of an Ultralytics segmentation dataset.
@@ -47,6 +46,7 @@ def load_yolo(
             data.yaml itself, their root ``path``.
         image_root: what ``train`` and ``val`` are relative to; replaces ``path``.
         classes: class names, in the order wanted. Default: ``names``.
+        merge: class -> the names that become it.
         split: the key of the data.yaml to load.
 
     Raises:
@@ -59,14 +59,13 @@ def load_yolo(
     config = read_yaml(path)
     names = parse_names(config.get("names"), str(path))
     root = _root(config, path, image_root)
-    files = [image for entry in _entries(config, split, path) for image in find_images(entry, root)]
-    files = list(dict.fromkeys(files))
+    found = [image for entry in _entries(config, split, path) for image in find_images(entry, root)]
+    files = list(dict.fromkeys(found))
     images = _read_labels(files, names, source)
-    labels = count_labels(images)
-    chosen = tuple(names.values()) if wanted is None else choose_classes(labels, wanted, source)
     report = LoadReport()
     _count_orphans(files, report)
-    return assemble(images, classes=chosen, source=source, report=report)
+    known = {name: k for k, name in enumerate(names.values(), start=1)}
+    return assemble(images, source, wanted, merge, known=known, report=report)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -89,13 +88,12 @@ def parse_names(names: Any, source: str) -> dict[int, str]:
             f"{source}: names is {clip(repr(names))}; expected a list or dict of classes"
         )
     pairs = names if isinstance(names, dict) else dict(enumerate(names))
-    result: dict[int, str] = {}
-    for key, name in pairs.items():
-        if not isinstance(key, int) and not str(key).isdecimal():
-            raise DatasetError(
-                f"{source}: names has the key {key!r}; expected class numbers 0, 1, ..."
-            )
-        result[int(key)] = str(name)
+    wrong = [key for key in pairs if not isinstance(key, int) and not str(key).isdecimal()]
+    if wrong:
+        raise DatasetError(
+            f"{source}: names has the key {wrong[0]!r}; expected class numbers 0, 1, ..."
+        )
+    result = {int(key): str(name) for key, name in pairs.items()}
     check_classes(list(result.values()))
     return dict(sorted(result.items()))
 
@@ -169,16 +167,11 @@ def _count_orphans(files: list[str], report: LoadReport) -> None:
 
 
 def _read_labels(files: list[str], names: dict[int, str], source: str) -> list[RawImage]:
-    images = []
+    images = [RawImage(file, image_id) for image_id, file in enumerate(files, start=1)]
     unknown: Counter[str] = Counter()
-    labelled = 0
-    for image_id, file in enumerate(files, start=1):
-        path = label_path(file)
-        image = RawImage(file, image_id)
-        if path.is_file():
-            labelled += 1
-            image.instances = parse_labels(read_text(path), names, str(path), unknown)
-        images.append(image)
+    labelled = [image for image in images if label_path(image.file_name).is_file()]
+    for image in labelled:
+        image.instances = _parse_labels(image.file_name, names, unknown)
     if unknown:
         raise DatasetError(
             f"{source}: class numbers that names lacks: {list_counts(unknown)}; "
@@ -192,24 +185,26 @@ def _read_labels(files: list[str], names: dict[int, str], source: str) -> list[R
     return images
 
 
-def parse_labels(
-    text: str, names: dict[int, str], source: str, unknown: Counter[str]
-) -> list[RawInstance]:
-    """The instances of one label file; class numbers that ``names`` lacks go into ``unknown``."""
+def _parse_labels(file: str, names: dict[int, str], unknown: Counter[str]) -> list[RawInstance]:
+    """The instances of one image; class numbers that ``names`` lacks go into ``unknown``."""
+    path = label_path(file)
     instances = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         if not line.strip():
             continue
         first, *rest = line.split()
-        if not _is_class_number(first):
+        try:
+            if int(float(first)) != float(first):
+                raise ValueError
+        except (ValueError, OverflowError):
             raise DatasetError(
-                f"{source}, line {number}: {clip(line)!r}; expected a class number, "
+                f"{path}, line {number}: {clip(line)!r}; expected a class number, "
                 "then x y of each point"
-            )
+            ) from None
         if int(float(first)) not in names:
             unknown[first] += 1
             continue
-        instance = RawInstance(Place("", "line", number), names[int(float(first))], relative=True)
+        instance = RawInstance(Place(file, "line", number), names[int(float(first))], relative=True)
         try:
             instance.polygons = [[float(value) for value in rest]]
         except ValueError:
@@ -218,10 +213,3 @@ def parse_labels(
             instance.problem = Reason.NO_MASK
         instances.append(instance)
     return instances
-
-
-def _is_class_number(text: str) -> bool:
-    try:
-        return float(text).is_integer()
-    except (ValueError, OverflowError):
-        return False

@@ -1,0 +1,131 @@
+"""The formats that are json: one file of COCO's, which holds all that a dataset has, crowd flags
+included; or one of labelme's beside each image (https://github.com/wkentaro/labelme)."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from transfer_maskrcnn.data.formats.base import LoadedDataset
+from transfer_maskrcnn.data.formats.masks import rle_to_mask
+from transfer_maskrcnn.files import write_text
+
+from .base import Filled, copy_images, image_files
+from .masks import segmentation_area, segmentation_box
+
+_LABELME_VERSION = "5.4.1"  # the first number is what labelme compares with its own
+
+
+def fill_coco(dataset: LoadedDataset, folder: Path) -> Filled:
+    """``annotations.json`` and ``images/``."""
+    copied = copy_images(image_files(dataset), lambda stem: folder / "images")
+    write_text(folder / "annotations.json", json.dumps(coco_document(dataset, copied.names)))
+    return Filled(copied, {"annotations": "annotations.json", "image_root": "images"})
+
+
+def fill_labelme(dataset: LoadedDataset, folder: Path) -> Filled:
+    """``images/`` with the json files in it; ``labelme out/images`` opens them."""
+    copied = copy_images(image_files(dataset), lambda stem: folder / "images")
+    for record, name in zip(dataset.dicts, copied.names, strict=True):
+        document = labelme_document({**record, "file_name": name}, dataset.classes)
+        path = folder / "images" / f"{Path(name).stem}.json"
+        write_text(path, json.dumps(document, indent=1) + "\n")
+    return Filled(copied, {"annotations": "images", "image_root": "images"})
+
+
+def coco_document(dataset: LoadedDataset, file_names: Sequence[str]) -> dict[str, Any]:
+    """The content of a COCO json; ``file_names[i]`` is the name that image ``i`` has in it.
+
+    Image and category ids are the dataset's, annotation ids run from 1. Masks stay as they are,
+    polygons or compressed RLE; ``bbox`` (x, y, width, height) and ``area`` are those of the mask,
+    whatever the dataset says.
+    """
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for record, file_name in zip(dataset.dicts, file_names, strict=True):
+        size = {"height": record["height"], "width": record["width"]}
+        images.append({"id": record["image_id"], "file_name": file_name, **size})
+        for annotation in record["annotations"]:
+            segmentation = annotation["segmentation"]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": record["image_id"],
+                    "category_id": dataset.category_ids[annotation["category_id"]],
+                    "segmentation": segmentation,
+                    "bbox": segmentation_box(segmentation),
+                    "area": segmentation_area(segmentation, **size),
+                    "iscrowd": int(annotation["iscrowd"]),
+                }
+            )
+    categories = [
+        {"id": number, "name": name}
+        for number, name in zip(dataset.category_ids, dataset.classes, strict=True)
+    ]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def labelme_document(record: dict[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+    """The content of the labelme json that lies beside the image of one detectron2 record.
+
+    Polygons become polygon shapes, those of one instance with a ``group_id`` of their own; RLE
+    becomes a mask shape, exact to the pixel. An RLE without a pixel has no shape. Where an
+    annotation has a ``score``, the shape's description shows it.
+    """
+    shapes: list[dict[str, Any]] = []
+    for number, annotation in enumerate(record["annotations"], start=1):
+        score, segmentation = annotation.get("score"), annotation["segmentation"]
+        if isinstance(segmentation, dict):
+            drawn = _mask_shapes(rle_to_mask(segmentation))
+        else:
+            group = number if len(segmentation) > 1 else None
+            drawn = [
+                {
+                    "points": np.reshape(part, (-1, 2)).astype(float).tolist(),
+                    "group_id": group,
+                    "shape_type": "polygon",
+                    "mask": None,
+                }
+                for part in segmentation
+            ]
+        common = {
+            "label": classes[annotation["category_id"]],
+            "description": "" if score is None else f"score {score:.3f}",
+            "flags": {},
+        }
+        shapes += [{**common, **shape} for shape in drawn]
+    return {
+        "version": _LABELME_VERSION,
+        "flags": {},
+        "shapes": shapes,
+        "imagePath": Path(record["file_name"]).name,
+        "imageData": None,
+        "imageHeight": record["height"],
+        "imageWidth": record["width"],
+    }
+
+
+def _mask_shapes(mask: np.ndarray) -> list[dict[str, Any]]:
+    """The one shape of a mask: a PNG of its box, whose last row and column ``points`` include."""
+    ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(ys):
+        return []
+    x0, y0, x1, y1 = (int(value) for value in (xs[0], ys[0], xs[-1], ys[-1]))
+    file = io.BytesIO()
+    # bool, so that the PNG has one bit a pixel: labelme indexes an array with what it decodes
+    Image.fromarray(mask[y0 : y1 + 1, x0 : x1 + 1]).save(file, "PNG")
+    return [
+        {
+            "points": [[float(x0), float(y0)], [float(x1), float(y1)]],
+            "group_id": None,
+            "shape_type": "mask",
+            "mask": base64.b64encode(file.getvalue()).decode("ascii"),
+        }
+    ]

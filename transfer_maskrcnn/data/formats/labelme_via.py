@@ -1,0 +1,292 @@
+"""The json of two annotation tools in which shapes are drawn by hand: labelme, and VIA 1 and 2."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from transfer_maskrcnn.errors import DatasetError
+
+from .assemble import Merge, assemble
+from .base import LoadedDataset, Patch, Place, RawImage, RawInstance, Reason
+from .files import (
+    ImageFolder,
+    check_classes,
+    clip,
+    existing,
+    natural_key,
+    need,
+    number,
+    read_json,
+    stated_size,
+    wrong_kind,
+    wrong_type,
+)
+from .masks import ellipse, rectangle
+
+Shape = list[float] | Patch | Reason  # flat x, y of a polygon, a part of a mask, or why neither
+
+
+def load_labelme_json(
+    annotations: str | Path,
+    image_root: str | Path,
+    *,
+    classes: Sequence[str] | None = None,
+    merge: Merge | None = None,
+    label_map: Mapping[str, str] | None = None,
+) -> LoadedDataset:
+    """Load a folder of labelme json files, one an image.
+
+    Polygon, rectangle, circle and mask shapes; shapes with the same label and the same ``group_id``
+    are parts of one instance. Other shapes (points, lines) are left out and counted.
+
+    Args:
+        annotations: the folder of the json files; all ``*.json`` directly in it are read.
+        image_root: the folder of the images. An ``imagePath`` that is missing, or not found in it,
+            is replaced by the image whose name is the json file's. Images directly in it that no
+            json file belongs to are left out and counted.
+        classes: class names, in the order wanted. Default: all labels found, sorted.
+        merge: class -> the labels in the file that become it.
+        label_map: label in the files -> class name ({"cat1": "cat", "cat2": "cat"}); labels it does
+            not name stay as they are. Instances are grouped by the label in the file.
+
+    Raises:
+        DatasetError: for a file or folder that is missing, broken or of another kind, labels that
+            ``classes`` lacks, and where no image can be used.
+    """
+    wanted = check_classes(classes)
+    mapping = check_label_map(label_map)
+    folder = existing(annotations, "annotations", "folder")
+    root = ImageFolder(image_root)
+    files = sorted(folder.glob("*.json"), key=lambda p: natural_key(p.name))
+    if not files:
+        raise DatasetError(
+            f"{folder} has no *.json file; expected the folder of labelme's json files"
+        )
+    images = [labelme_image(file, k, root, mapping) for k, file in enumerate(files, start=1)]
+    used = {image.file_name for image in images}
+    others = [path for path in map(str, root.files) if path not in used]
+    images += [RawImage(path, 0, problem=Reason.IMAGE_WITHOUT_JSON) for path in others]
+    hint = ", or map them to classes with label_map"
+    return assemble(images, str(folder), wanted, merge, hint=hint)
+
+
+def check_label_map(label_map: Any) -> dict[str, str]:
+    """``label_map`` as a dict; yaml reads the label 2 as a number, so keys may be numbers too."""
+    if label_map is None:
+        return {}
+    if not isinstance(label_map, Mapping) or not all(
+        type(label) in (str, int) and isinstance(name, str) and name.strip()
+        for label, name in label_map.items()
+    ):
+        raise DatasetError(
+            f"label_map is {clip(repr(label_map))}; expected a mapping of labels to class names, "
+            "each a text, as {'cat1': 'cat'}"
+        )
+    return {str(label): name for label, name in label_map.items()}
+
+
+def labelme_image(
+    file: Path, image_id: int, root: ImageFolder, label_map: Mapping[str, str]
+) -> RawImage:
+    """The image of one json file, and its instances."""
+    data, source = read_json(file), str(file)
+    if not isinstance(data, dict) or not isinstance(data.get("shapes"), list):
+        raise wrong_kind(data, source, "a labelme json")
+    image = RawImage(root.find(data.get("imagePath"), file.stem), image_id)
+    image.stated_size = stated_size(data, ("imageHeight", "imageWidth"), source, "the file")
+    instances: dict[Any, RawInstance] = {}
+    for k, shape in enumerate(data["shapes"]):
+        label = need(shape, "label", str, source, f"shapes[{k}]")
+        drawn = labelme_shape(shape, source, f"shapes[{k}]")
+        note = str(shape.get("shape_type")) if drawn is Reason.OTHER_SHAPE else ""
+        own = RawInstance(Place(image.file_name, "shapes", k, note), label_map.get(label, label))
+        group = shape.get("group_id")
+        if isinstance(drawn, Reason):
+            own.problem, group = drawn, None
+        instance = instances.setdefault(k if group is None else (label, str(group)), own)
+        if isinstance(drawn, list):
+            instance.polygons.append(drawn)
+        elif isinstance(drawn, Patch):
+            instance.patches.append(drawn)
+    image.instances = list(instances.values())
+    return image
+
+
+def labelme_shape(shape: dict[str, Any], source: str, place: str) -> Shape:
+    """What one shape covers, in pixels."""
+    kind = shape.get("shape_type") or "polygon"  # labelme 3 and older knew nothing else
+    points = need(shape, "points", list, source, place)
+    for k, point in enumerate(points):
+        if not isinstance(point, list) or len(point) != 2:
+            raise wrong_type(point, list, source, f"{place}.points[{k}]")
+    flat = [number(value) for point in points for value in point]
+    if kind == "polygon" or (kind == "rectangle" and len(points) == 4):
+        return flat
+    if kind not in ("rectangle", "circle", "mask"):
+        return Reason.OTHER_SHAPE
+    if len(points) != 2 or math.isnan(sum(flat)):
+        return Reason.BAD_COORDINATES
+    if kind == "mask":
+        return parse_mask(shape.get("mask"), flat) or Reason.BAD_MASK
+    x0, y0, x1, y1 = flat
+    radius = math.hypot(x1 - x0, y1 - y0)
+    return rectangle(*flat) if kind == "rectangle" else ellipse(x0, y0, radius, radius)
+
+
+def parse_mask(encoded: Any, box: Sequence[float]) -> Patch | None:
+    """A labelme mask, a PNG in base64 that fills ``box`` (x0, y0, x1, y1; the far edge included).
+
+    None where it is no such PNG, or its size is not the box's.
+    """
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(encoded, validate=True))) as image:
+            mask = np.asarray(image.convert("L")) != 0
+        x0, y0, x1, y1 = (int(value) for value in box)
+    except Exception:  # PIL's decoders raise nearly every type of exception on damaged data
+        return None
+    height, width = mask.shape
+    fits = abs(x1 - x0 + 1 - width) <= 1 and abs(y1 - y0 + 1 - height) <= 1
+    return Patch(mask, x0, y0) if fits else None
+
+
+def load_via_json(
+    annotations: str | Path,
+    image_root: str | Path,
+    *,
+    classes: Sequence[str] | None = None,
+    merge: Merge | None = None,
+    attribute: str | None = None,
+) -> LoadedDataset:
+    """Load a json that VIA 1 or 2 exported, or a saved VIA 2 project.
+
+    Polygon, polyline (closed), rect, circle and ellipse regions become polygons; other regions are
+    left out and counted.
+
+    Args:
+        annotations: the json file.
+        image_root: the folder of the images; VIA's ``filename`` is relative to it.
+        classes: class names, in the order wanted. Default: all labels found, sorted.
+        merge: class -> the labels in the file that become it.
+        attribute: the region attribute that holds the class: a text, or a checkbox with exactly one
+            box ticked. Default: the only attribute there is. Where ``classes`` is one name: the
+            attribute that has this name as a value; where none has, every region is of that class,
+            whatever its attributes.
+
+    Raises:
+        DatasetError: for a file or folder that is missing, broken or of another kind, an attribute
+            that cannot be told, labels that ``classes`` lacks, and where no image can be used.
+    """
+    wanted = check_classes(classes)
+    path = existing(annotations, "annotation file", "file")
+    root = ImageFolder(image_root)
+    source = str(path)
+    records = via_records(read_json(path), source)
+    only = wanted[0] if wanted is not None and len(wanted) == 1 else ""
+    attribute = choose_attribute(
+        [r["region_attributes"] for record in records.values() for r in record["regions"]],
+        *(attribute, only, source),
+    )
+    images = []
+    for image_id, (key, record) in enumerate(records.items(), start=1):
+        image = RawImage(root.path(record["filename"]), image_id)
+        for k, region in enumerate(record["regions"]):
+            shape = region["shape_attributes"]
+            where = f"image {key!r}.regions[{k}].shape_attributes"
+            kind = need(shape, "name", str, source, where)
+            drawn = via_shape(kind, shape)
+            note = kind if drawn is Reason.OTHER_SHAPE else ""
+            label = only
+            if attribute is not None:
+                label = parse_label(region["region_attributes"].get(attribute))
+            instance = RawInstance(Place(image.file_name, "regions", k, note), label)
+            if isinstance(drawn, Reason):
+                instance.problem = drawn
+            else:
+                instance.polygons = [drawn]
+                instance.problem = None if label else Reason.NO_LABEL
+            image.instances.append(instance)
+        images.append(image)
+    return assemble(images, source, wanted, merge)
+
+
+def via_records(data: Any, source: str) -> dict[str, dict[str, Any]]:
+    """The entry of each image, its regions a list (VIA 1 writes an object of numbered regions)."""
+    records = data.get("_via_img_metadata", data) if isinstance(data, dict) else data
+    if not isinstance(records, dict) or (
+        records and not any(isinstance(r, dict) and "regions" in r for r in records.values())
+    ):
+        raise wrong_kind(data, source, "a VIA json")
+    result = {}
+    for key, record in records.items():
+        place = f"image {key!r}"
+        need(record, "filename", str, source, place)
+        regions = record.get("regions")
+        regions = list(regions.values()) if isinstance(regions, dict) else regions
+        for k, region in enumerate(need({"regions": regions}, "regions", list, source, place)):
+            region_place = f"{place}.regions[{k}]"
+            need(region, "shape_attributes", dict, source, region_place)
+            region.setdefault("region_attributes", {})
+            need(region, "region_attributes", dict, source, region_place)
+        result[key] = {**record, "regions": regions}
+    return result
+
+
+def choose_attribute(
+    attributes: Sequence[Mapping[str, Any]], chosen: str | None, only: str, source: str
+) -> str | None:
+    """The region attribute that holds the class; where it cannot be told, an error lists all.
+
+    None: all regions are of the class ``only``, which none of their ``attributes`` has as a value.
+    """
+    if chosen is None and only:
+        fitting = [k for a in attributes for k, value in a.items() if parse_label(value) == only]
+        return max(Counter(fitting), key=fitting.count, default=None)
+    found = Counter(name for own in attributes for name in own)
+    listed = ", ".join(f"{name!r} (in {count} regions)" for name, count in found.most_common())
+    if chosen is not None and found and chosen not in found:
+        raise DatasetError(f"{source}: no region has the attribute {chosen!r}; there are: {listed}")
+    if chosen is None and len(found) > 1:
+        raise DatasetError(
+            f"{source}: the regions have several attributes: {listed}. Name the one that holds the "
+            "class as attribute, or pass one name as classes if all are of one class"
+        )
+    if chosen is None and attributes and not found:
+        raise DatasetError(
+            f"{source}: the regions have no attribute to tell their class; "
+            "pass one name as classes, which all of them will have"
+        )
+    return next(iter(found), "") if chosen is None else chosen
+
+
+def parse_label(value: Any) -> str:
+    """The class in an attribute's value; "" where there is none, or more than one box is ticked."""
+    if isinstance(value, dict):
+        ticked = [str(name).strip() for name, on in value.items() if on is True]
+        return ticked[0] if len(ticked) == 1 else ""
+    return "" if value is None or isinstance(value, (list, bool)) else str(value).strip()
+
+
+def via_shape(kind: str, shape: dict[str, Any]) -> list[float] | Reason:
+    """The outline of a region, flat x, y in pixels. VIA's ``theta`` is in radians."""
+    if kind in ("polygon", "polyline"):
+        xs, ys = shape.get("all_points_x"), shape.get("all_points_y")
+        if not isinstance(xs, list) or not isinstance(ys, list) or len(xs) != len(ys):
+            return Reason.BAD_COORDINATES
+        return [number(value) for point in zip(xs, ys, strict=True) for value in point]
+    of = {key: number(value) for key, value in {"theta": 0.0, **shape}.items()}
+    keys = {"rect": "x y width height", "circle": "cx cy r r", "ellipse": "cx cy rx ry"}
+    if kind not in keys:
+        return Reason.OTHER_SHAPE
+    x, y, a, b = (of.get(key, math.nan) for key in keys[kind].split())
+    if kind == "rect":
+        return rectangle(x, y, x + a, y + b)
+    return ellipse(x, y, a, b, of["theta"] if kind == "ellipse" else 0.0)
