@@ -14,15 +14,13 @@ from PIL import Image
 
 from transfer_maskrcnn.report.doctor_page import (
     CLOSE_COLOURS,
-    close_tile,
-    whole_tile,
-    write_doctor_page,
-)
-from transfer_maskrcnn.report.doctor_plots import (
     aspects_picture,
     classes_picture,
+    close_tile,
     image_sizes_picture,
     sides_picture,
+    whole_tile,
+    write_doctor_page,
 )
 from transfer_maskrcnn.report.page import Picture
 

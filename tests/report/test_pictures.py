@@ -19,7 +19,7 @@ from transfer_maskrcnn.report.tiles import comparison_tiles
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, Path]:
-    """One grey image with one square, and three predictions: right, elsewhere, below the score."""
+    """One grey image with one square; folders of models that are sure of it, and not sure."""
     cv2.imwrite(str(tmp_path / "a.png"), np.full((60, 60, 3), 128, np.uint8))
     mask = np.zeros((60, 60), np.uint8, order="F")
     mask[10:40, 10:40] = 1
@@ -32,16 +32,23 @@ def files(tmp_path: Path) -> dict[str, Path]:
         "categories": [{"id": 5, "name": "box"}],
         "annotations": [{**thing, "id": 1, "segmentation": [[10, 10, 40, 10, 40, 40, 10, 40]]}],
     }
-    contents: dict[str, Any] = {
-        "truth": truth,
-        "seen": [{**thing, "segmentation": segmentation, "score": 0.9}],
-        "doubted": [{**thing, "segmentation": segmentation, "score": 0.3}],
-    }
     paths = {}
-    for name, content in contents.items():
-        paths[name] = tmp_path / f"{name}.json"
-        paths[name].write_text(json.dumps(content))
+    for name, score in (("seen", 0.9), ("doubted", 0.3)):
+        paths[name] = tmp_path / name / "val"
+        paths[name].mkdir(parents=True)
+        found = [{**thing, "segmentation": segmentation, "score": score}]
+        (paths[name] / "coco_instances_results.json").write_text(json.dumps(found))
+        (paths[name] / "val_ground_truth.json").write_text(json.dumps(truth))
     return paths
+
+
+def truth_of(files: dict[str, Path]) -> Path:
+    """The ground truth that is shown: the first model's."""
+    return files["seen"] / "val_ground_truth.json"
+
+
+def tiles_of(files: dict[str, Path], *names: str) -> dict[str, Any] | None:
+    return comparison_tiles({name: [files[name] / "gone", files[name]] for name in names})
 
 
 def coloured(picture: npt.NDArray[np.uint8]) -> int:
@@ -55,35 +62,39 @@ def decoded(picture: Picture) -> npt.NDArray[np.uint8]:
 
 
 def test_tiles_are_single_pictures_in_words_and_colours(files: dict[str, Path]) -> None:
-    columns = {"seen": files["seen"], "doubted": files["doubted"]}
-    tiles = comparison_tiles(files["truth"], columns, min_score=0.5)
+    tiles = tiles_of(files, "seen", "doubted")
     assert tiles is not None
-    assert tiles.titles == ("ground truth", "seen", "doubted")
-    assert [[p.alt for p in row] for row in tiles.rows] == [["box", "box 0.90", "nothing"]]
-    assert list(tiles.colours) == ["box"]
-    truth, seen, doubted = (coloured(decoded(picture)) for picture in tiles.rows[0])
+    assert tiles["titles"] == ["ground truth", "seen", "doubted"]
+    assert [[p.alt for p in row] for row in tiles["rows"]] == [["box", "box 0.90", "nothing"]]
+    assert list(tiles["colours"]) == ["box"]
+    truth, seen, doubted = (coloured(decoded(picture)) for picture in tiles["rows"][0])
     assert truth > 300 and seen > 300 and doubted == 0
 
 
 def test_images_that_are_gone_give_no_tiles(files: dict[str, Path]) -> None:
-    (files["truth"].parent / "a.png").unlink()
-    assert comparison_tiles(files["truth"], {}, min_score=0.5) is None
+    (files["seen"].parents[1] / "a.png").unlink()
+    assert tiles_of(files, "seen") is None
+
+
+def test_without_predictions_there_are_no_tiles(files: dict[str, Path]) -> None:
+    (files["seen"] / "coco_instances_results.json").unlink()
+    assert tiles_of(files, "seen") is None
 
 
 def outline(files: dict[str, Path], change: dict[str, Any], side: int = 60) -> list[int]:
     """Left, top, right and bottom of the coloured pixels of one tile, in 60ths of its side."""
     picture = np.full((side, side, 3), 128, np.uint8)
-    cv2.imwrite(str(files["truth"].parent / "a.png"), picture)
-    truth = json.loads(files["truth"].read_text())
+    cv2.imwrite(str(files["seen"].parents[1] / "a.png"), picture)
+    truth = json.loads(truth_of(files).read_text())
     truth["images"][0] |= {"height": side, "width": side}
     truth["categories"][0]["name"] = " "
     truth["annotations"][0] |= change
     if not truth["annotations"][0].get("segmentation"):
         del truth["annotations"][0]["segmentation"]
-    files["truth"].write_text(json.dumps(truth))
-    tiles = comparison_tiles(files["truth"], {}, min_score=0.5)
+    truth_of(files).write_text(json.dumps(truth))
+    tiles = tiles_of(files, "seen")
     assert tiles is not None
-    pixels = decoded(tiles.rows[0][0])
+    pixels = decoded(tiles["rows"][0][0])
     rows, columns = np.nonzero(pixels.max(axis=2).astype(int) - pixels.min(axis=2) > 80)
     scale = 60 / len(pixels)
     edges = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
@@ -122,26 +133,26 @@ def test_an_object_at_the_border_has_a_closed_outline(files: dict[str, Path]) ->
 
 
 def test_a_mask_without_pixels_is_no_outline(files: dict[str, Path]) -> None:
-    truth = json.loads(files["truth"].read_text())
+    truth = json.loads(truth_of(files).read_text())
     truth["annotations"][0]["segmentation"] = {"size": [60, 60], "counts": [3600]}
-    files["truth"].write_text(json.dumps(truth))
-    tiles = comparison_tiles(files["truth"], {}, min_score=0.5)
-    assert tiles is not None and coloured(decoded(tiles.rows[0][0])) == 0
+    truth_of(files).write_text(json.dumps(truth))
+    tiles = tiles_of(files, "seen")
+    assert tiles is not None and coloured(decoded(tiles["rows"][0][0])) == 0
 
 
 def test_names_are_left_out_where_there_are_too_many(files: dict[str, Path]) -> None:
     counts = []
     for many in (1, 11):
-        truth = json.loads(files["truth"].read_text())
+        truth = json.loads(truth_of(files).read_text())
         truth["annotations"] = [dict(truth["annotations"][0], id=i) for i in range(many)]
-        files["truth"].write_text(json.dumps(truth))
-        tiles = comparison_tiles(files["truth"], {}, min_score=0.5)
+        truth_of(files).write_text(json.dumps(truth))
+        tiles = tiles_of(files, "seen")
         assert tiles is not None
-        counts.append(int((decoded(tiles.rows[0][0]).max(axis=2) < 60).sum()))
+        counts.append(int((decoded(tiles["rows"][0][0]).max(axis=2) < 60).sum()))
     assert counts[0] > 50 and counts[1] == 0  # the black rim of letters
 
 
 def test_damaged_predictions_are_named(files: dict[str, Path]) -> None:
-    files["seen"].write_text("[{")
-    with pytest.raises(TransferError, match=r"seen\.json cannot be read as JSON"):
-        comparison_tiles(files["truth"], {"seen": files["seen"]}, min_score=0.5)
+    (files["seen"] / "coco_instances_results.json").write_text("[{")
+    with pytest.raises(TransferError, match=r"results\.json cannot be read as JSON"):
+        tiles_of(files, "seen")

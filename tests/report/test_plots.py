@@ -11,7 +11,6 @@ from matplotlib.artist import Artist
 
 from transfer_maskrcnn.report.page import Picture
 from transfer_maskrcnn.report.plots import (
-    gaps,
     legend_above,
     line,
     looks,
@@ -43,21 +42,21 @@ def test_a_look_depends_on_the_variants_before_alone() -> None:
 def test_any_name_can_be_drawn(name: str) -> None:
     figure, axes = page_axes()
     axes.set_title(plain(name))
-    entries: list[tuple[str, Artist]] = [(plain(name), line(axes, [0, 1], [0, 1]))]
+    entries: list[tuple[str, Artist]] = [(plain(name), line(axes, [(0, 0), (1, 1)]))]
     legend_above(axes, entries)
     assert page_picture(figure, name).data.startswith(b"\x89PNG")
 
 
 def test_entries_of_a_legend_may_have_the_same_name() -> None:
     _, axes = page_axes()
-    legend_above(axes, [("a", line(axes, [0], [0])), ("a", line(axes, [0], [1]))])
+    legend_above(axes, [("a", line(axes, [(0, 0)])), ("a", line(axes, [(0, 1)]))])
     legend = axes.get_legend()
     assert legend is not None and len(legend.get_texts()) == 2
 
 
 def test_undefined_values_leave_gaps() -> None:
-    values = gaps([1.0, None])
-    assert values[0] == 1.0 and math.isnan(values[1])
+    drawn = line(page_axes()[1], [(0, 1.0), (1, None)]).get_path().vertices
+    assert drawn[0].tolist() == [0.0, 1.0] and math.isnan(drawn[1][1])
 
 
 def test_picture_as_a_data_uri() -> None:

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 
 from transfer_maskrcnn.errors import TransferError
 from transfer_maskrcnn.report.plots import page_axes
+from transfer_maskrcnn.report.study_page import Study, write_study_figure
 from transfer_maskrcnn.report.study_plots import (
     curves_picture,
     draw_by_images,
@@ -20,9 +21,7 @@ from transfer_maskrcnn.report.study_plots import (
     draw_reference,
     final_picture,
     study_figure,
-    write_study_figure,
 )
-from transfer_maskrcnn.report.study_view import Study
 
 Content = dict[str, Any]
 Read = Callable[[Content], Study]

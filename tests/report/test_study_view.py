@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from transfer_maskrcnn.errors import TransferError
-from transfer_maskrcnn.report.study_view import Study
+from transfer_maskrcnn.report.study_page import Study
 
 Content = dict[str, Any]
 Read = Callable[[Content], Study]
@@ -89,8 +89,8 @@ def test_an_unknown_class_has_no_row(study_json: Content, read: Read) -> None:
 def test_drift_is_the_mean_over_the_seeds(study_json: Content, read: Read) -> None:
     where, table = read(study_json).moved() or pytest.fail("no table")
     assert where == "48 images"
-    assert table.columns == tuple(variant["name"] for variant in study_json["variants"])
-    texts = {name: [cell.text for cell in cells] for name, cells in table.rows}
+    assert table["columns"] == [variant["name"] for variant in study_json["variants"]]
+    texts = {name: [cell.text for cell in cells] for name, cells in table["rows"]}
     # the third variant's second seed diverged: its mean is that of the first
     assert texts == {
         "backbone.bottom_up.res2": ["1.0 %"] * 3,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from transfer_maskrcnn.report import texts
-from transfer_maskrcnn.report.texts import drift_table, mean
+from transfer_maskrcnn.report import page as texts
+from transfer_maskrcnn.report.page import drift_table, mean
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_the_further_the_darker() -> None:
     distances = [0.0, 0.0005, 0.005, 0.05, 0.5]
     table = drift_table({str(i): {"part": value} for i, value in enumerate(distances)})
     assert table is not None
-    shades = [brightness(cell.colour) for cell in table.rows[0][1]]
+    shades = [brightness(cell.colour) for cell in table["rows"][0][1]]
     assert shades == sorted(shades, reverse=True)
     assert shades[0] == shades[1] == 3 * 255  # what moves less than the scale begins stays white
     assert len(set(shades)) == 4
@@ -121,7 +121,7 @@ def test_the_further_the_darker() -> None:
 def test_shades_end_where_the_scale_ends() -> None:
     table = drift_table({"a": {"part": 1.0}, "b": {"part": 50.0}})
     assert table is not None
-    one, fifty = table.rows[0][1]
+    one, fifty = table["rows"][0][1]
     assert one.colour == fifty.colour
     assert brightness(one.colour) > 300  # dark text stays readable on it
 
@@ -129,7 +129,7 @@ def test_shades_end_where_the_scale_ends() -> None:
 def test_a_part_that_one_variant_lacks() -> None:
     table = drift_table({"a": {"roi_heads.mask_head": 0.1}, "b": {"backbone.fpn": None}})
     assert table is not None
-    assert [(name, [cell.text for cell in cells]) for name, cells in table.rows] == [
+    assert [(name, [cell.text for cell in cells]) for name, cells in table["rows"]] == [
         ("roi_heads.mask_head", ["10 %", "–"]),
         ("backbone.fpn", ["–", "–"]),
     ]

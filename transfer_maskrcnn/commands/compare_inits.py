@@ -56,7 +56,7 @@ def _main(args: argparse.Namespace, train_net: Path) -> None:
 def print_study(content: dict[str, Any], output_dir: Path) -> None:
     """What a study found, for a terminal."""
     from transfer_maskrcnn.report.page import REPORT_FILE
-    from transfer_maskrcnn.report.study_view import STUDY_FILE
+    from transfer_maskrcnn.report.study_page import STUDY_FILE
     from transfer_maskrcnn.study.words import table
 
     print(f"\n{table(content)}\n")

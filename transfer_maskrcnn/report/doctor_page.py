@@ -5,30 +5,25 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from transfer_maskrcnn.report.doctor_plots import (
+from transfer_maskrcnn.report.page import Picture, count, decimal, write_page
+from transfer_maskrcnn.report.plots import (
+    INK,
     MOST_BARS,
-    aspects_picture,
-    classes_picture,
-    image_sizes_picture,
-    sides_picture,
+    PAGE_HEIGHT,
+    dress,
+    logarithmic,
+    looks,
+    name_rows,
+    page_axes,
+    page_picture,
 )
-from transfer_maskrcnn.report.page import Picture, write_page
-from transfer_maskrcnn.report.plots import looks
-from transfer_maskrcnn.report.texts import count
-from transfer_maskrcnn.report.tiles import (
-    Drawn,
-    Window,
-    draw_tile,
-    open_upright,
-    outline,
-    window_around,
-)
+from transfer_maskrcnn.report.tiles import Drawn, outline, picture_of, window_around
 from transfer_maskrcnn.text import few, listed, plural, shorten
 
 _SEVERITIES = ("error", "warning", "note")  # the worst first
@@ -42,6 +37,9 @@ CLOSE_COLOURS = ("#E69F00", "#0072B2")
 # In pixels of a tile. Where two shapes lie on each other, both are seen.
 _ONE_WIDTH, _TWO_WIDTHS = (4.7,), (10.8, 4.0)
 _FEW, _WIDTH, _THIN_WIDTH = 40, 2.5, 1.6  # above that many shapes, thin lines hide less
+_IMBALANCED = 10  # times as many: from here on a linear scale hides the rare classes
+_LEAST_SIDE = 1.0  # pixel; smaller objects are counted there
+_WIDEST = 16  # times as wide as high; what is beyond is counted there
 
 Json = Mapping[str, Any]
 
@@ -78,10 +76,14 @@ def _finding(found: Json) -> dict[str, Any]:
     places = found["places"][:_MOST_PLACES]
     folder = _common_folder([place["file"] for place in places])
     is_close = any(place["drawn"] for place in found["places"])
-    drawn = [
-        _picture_of(picture, _words(found["places"][k], folder), is_close)
-        for k, picture in found["pictures"]
-    ]
+    drawn = []
+    for k, picture in found["pictures"]:
+        words = _words(found["places"][k], folder)
+        caption = _LONG_WORD.sub(lambda word: shorten(word[0], _LONGEST_WORD), words)
+        whole = _colours([picture])[0]
+        drawn.append(
+            close_tile(picture, caption) if is_close else whole_tile(picture, whole, caption)
+        )
     pictures = [picture for picture in drawn if picture is not None]
     return {
         "severity": found["severity"],
@@ -94,13 +96,6 @@ def _finding(found: Json) -> dict[str, Any]:
         "pictures": pictures,
         "undrawn": len(drawn) - len(pictures),  # whose image is not to be had
     }
-
-
-def _picture_of(picture: Json, text: str, is_close: bool) -> Picture | None:
-    caption = _LONG_WORD.sub(lambda word: shorten(word[0], _LONGEST_WORD), text)
-    if is_close:
-        return close_tile(picture, caption)
-    return whole_tile(picture, _colours([picture])[0], caption)
 
 
 def _common_folder(files: Sequence[str]) -> str:
@@ -125,7 +120,11 @@ def _dataset(dataset: Json) -> dict[str, Any]:
     )
     classes = sorted(dataset["classes"].items(), key=lambda item: (-item[1], item[0]))
     colours, key = _colours(dataset["pictures"])
-    tiles = [whole_tile(p, colours, _gallery_words(p)) for p in dataset["pictures"]]
+    tiles = []
+    for picture in dataset["pictures"]:
+        name = shorten(os.path.basename(picture["file"]), _LONGEST_WORD)
+        words = f"{name}: {plural(len(picture['shapes']), 'object')}"
+        tiles.append(whole_tile(picture, colours, words))
     return {
         "name": dataset["name"],
         "facts": _facts(dataset),
@@ -139,24 +138,20 @@ def _dataset(dataset: Json) -> dict[str, Any]:
 def _facts(dataset: Json) -> list[tuple[str, str]]:
     classes, sizes = dataset["classes"], dataset["image_sizes"]
     some = few([f"{name} {count(number)}" for name, number in classes.items()], 6)
-    facts = [
-        ("images", count(dataset["images"])),
-        ("instances", count(dataset["instances"])),
-        ("classes", some if len(classes) <= 6 else f"{count(len(classes))}: {some}"),
-        ("image sizes", few([f"{w} × {h} ({count(n)})" for w, h, n in sizes], 5)),
-    ]
-    if dataset["sides"]:
-        low, middle, high = (count(v) for v in np.quantile(dataset["sides"], (0, 0.5, 1)))
-        facts.append(("object size at the input", f"{low} to {high} pixels, median {middle}"))
-    facts.append(("masks", f"{dataset['mask_format']}s"))
-    if dataset["annotations"]:
-        facts.append(("read from", f"{dataset['annotations']} ({dataset['format']})"))
-    return [*facts, ("loaded", dataset["loader"])]
-
-
-def _gallery_words(picture: Json) -> str:
-    name = shorten(os.path.basename(picture["file"]), _LONGEST_WORD)
-    return f"{name}: {plural(len(picture['shapes']), 'object')}"
+    low, middle, high = (count(v) for v in np.quantile(dataset["sides"] or 0, (0, 0.5, 1)))
+    sides = f"{low} to {high} pixels, median {middle}" if dataset["sides"] else ""
+    file = f"{dataset['annotations']} ({dataset['format']})" if dataset["annotations"] else ""
+    facts = {
+        "images": count(dataset["images"]),
+        "instances": count(dataset["instances"]),
+        "classes": some if len(classes) <= 6 else f"{count(len(classes))}: {some}",
+        "image sizes": few([f"{w} × {h} ({count(n)})" for w, h, n in sizes], 5),
+        "object size at the input": sides,
+        "masks": f"{dataset['mask_format']}s",
+        "read from": file,
+        "loaded": dataset["loader"],
+    }
+    return [(name, text) for name, text in facts.items() if text]
 
 
 def _colours(pictures: Sequence[Json]) -> tuple[dict[str, str], dict[str, str]]:
@@ -169,7 +164,7 @@ def _colours(pictures: Sequence[Json]) -> tuple[dict[str, str], dict[str, str]]:
     return colours | dict.fromkeys(others, _OTHER_COLOUR), colours | words
 
 
-def close_tile(picture: Mapping[str, Any], caption: str) -> Picture | None:
+def close_tile(picture: Json, caption: str) -> Picture | None:
     """What is around the shapes of a picture; the first one's line is the widest.
 
     Args:
@@ -179,35 +174,102 @@ def close_tile(picture: Mapping[str, Any], caption: str) -> Picture | None:
     Returns:
         None where the image cannot be read, or has another size by now.
     """
+    width, height = size = picture["width"], picture["height"]
     widths = _ONE_WIDTH if len(picture["shapes"]) < 2 else _TWO_WIDTHS
     drawn = [
-        Drawn(_lines(shape, picture), CLOSE_COLOURS[min(i, 1)], widths[min(i, 1)])
+        Drawn(outline(shape, height, width), CLOSE_COLOURS[min(i, 1)], widths[min(i, 1)])
         for i, shape in enumerate(picture["shapes"])
     ]
-    lines = [line for one in drawn for line in one.lines]
-    left, top, right, bottom = window = window_around(lines, picture["width"], picture["height"])
-    size, whole = f"{right - left} × {bottom - top}", f"{picture['width']} × {picture['height']}"
-    part = "" if size == whole else f" (cut out: {size} of {whole} pixels)"
-    return _tile(picture, drawn, window, f"{caption}{part}")
+    window = window_around([line for one in drawn for line in one.lines], *size)
+    shown = window[2] - window[0], window[3] - window[1]
+    if shown != size:
+        caption += " (cut out: {} × {} of {} × {} pixels)".format(*shown, *size)
+    return picture_of(picture["file"], *size, drawn, caption, window)
 
 
-def whole_tile(
-    picture: Mapping[str, Any], colours: Mapping[str, str], caption: str
-) -> Picture | None:
+def whole_tile(picture: Json, colours: Mapping[str, str], caption: str) -> Picture | None:
     """A whole image with all its shapes, in the colours of their labels; else as close_tile."""
-    width = _WIDTH if len(picture["shapes"]) <= _FEW else _THIN_WIDTH
-    drawn = [Drawn(_lines(s, picture), colours[s["label"]], width) for s in picture["shapes"]]
-    return _tile(picture, drawn, None, caption)
+    size, shapes = (picture["width"], picture["height"]), picture["shapes"]
+    width = _WIDTH if len(shapes) <= _FEW else _THIN_WIDTH
+    drawn = [Drawn(outline(s, *size[::-1]), colours[s["label"]], width) for s in shapes]
+    return picture_of(picture["file"], *size, drawn, caption)
 
 
-def _tile(
-    picture: Mapping[str, Any], drawn: Sequence[Drawn], window: Window | None, caption: str
-) -> Picture | None:
-    image = open_upright(picture["file"], picture["width"], picture["height"])
-    if image is None:
+def classes_picture(classes: Mapping[str, int]) -> Picture | None:
+    """A bar a class, the most frequent ones first; None for a single class."""
+    ranked = sorted(classes.items(), key=lambda item: -item[1])
+    if len(ranked) < 2:
         return None
-    return Picture(draw_tile(image, drawn, window), "jpeg", caption, caption)
+    names, counts = zip(*ranked[:MOST_BARS], strict=True)
+    figure, axes = page_axes(1.1 + 0.24 * len(names))
+    bars = axes.barh(range(len(names)), counts, color=_COLOURS[0], height=0.7)
+    axes.bar_label(bars, [count(number) for number in counts], padding=3, fontsize=8.5, color=INK)
+    is_log = counts[0] >= _IMBALANCED * min(filter(None, counts), default=np.inf)
+    dress(axes, "instances (logarithmic)" if is_log else "instances", grid="x")
+    if is_log:
+        logarithmic(axes, 10, count)
+        axes.set_xlim(left=0.7)
+    axes.margins(x=0.12)
+    name_rows(axes, names)
+    some = few([f"{name} {count(number)}" for name, number in ranked[:MOST_BARS]], 10)
+    which = f", the {MOST_BARS} most frequent of {len(ranked)}" if len(ranked) > MOST_BARS else ""
+    return page_picture(figure, f"Instances of each class: {some}.", f"Instances by class{which}")
 
 
-def _lines(shape: Mapping[str, Any], picture: Mapping[str, Any]) -> Any:
-    return outline(shape, picture["height"], picture["width"])
+def image_sizes_picture(sizes: Sequence[Sequence[int]]) -> Picture | None:
+    """Widths and heights of images, larger where there are more; None for a single size.
+
+    Args:
+        sizes: (width, height, how many), in pixels.
+    """
+    if len(sizes) < 2:
+        return None
+    width, height, number = np.array(sizes, dtype=float).T
+    figure, axes = page_axes(PAGE_HEIGHT)
+    area = 24 + 400 * number / number.max()
+    axes.scatter(width, height, s=area, color=_COLOURS[0], alpha=0.45, linewidths=0)
+    dress(axes, "width, pixels", "height, pixels", grid="both")
+    axes.margins(0.12)
+    axes.set(xlim=(0, None), ylim=(0, None))
+    largest = f"{count(width.max())} wide and {count(height.max())} high at most"
+    return page_picture(figure, f"{len(sizes)} sizes of images, {largest}.", "Image sizes")
+
+
+def sides_picture(sides: Sequence[float]) -> Picture | None:
+    """How large objects are: square roots of box areas, in pixels of the network's input."""
+    if not sides:
+        return None
+    values = np.maximum(sides, _LEAST_SIDE)
+    bins = 2 ** np.arange(np.floor(np.log2(values.min())), np.log2(values.max()) + 0.5, 0.25)
+    alt = f"Object sides, half of them up to {decimal(float(np.median(values)), 0)} pixels."
+    xlabel = "√(box area), pixels of the network's input"
+    return _histogram(values, bins, xlabel, count, alt, "Object size")
+
+
+def aspects_picture(aspects: Sequence[float]) -> Picture | None:
+    """How wide objects are: width / height of their boxes."""
+    if not aspects:
+        return None
+    values = np.clip(aspects, 1 / _WIDEST, _WIDEST)
+    bins = 2 ** np.arange(-4.125, 4.25, 0.25)  # a square lies in the middle of one
+    alt = f"Width / height of objects, {decimal(float(np.median(values)), 2)} at the median."
+    return _histogram(values, bins, "width : height of the box", _ratio, alt, "Aspect ratio")
+
+
+def _histogram(
+    values: np.ndarray,
+    bins: np.ndarray,
+    xlabel: str,
+    words: Callable[[float], str],
+    alt: str,
+    caption: str,
+) -> Picture:
+    figure, axes = page_axes(PAGE_HEIGHT)
+    axes.hist(values, bins=list(bins), color=_COLOURS[0], edgecolor="white", linewidth=0.5)
+    dress(axes, f"{xlabel} (logarithmic)", "objects")
+    logarithmic(axes, 2, words)
+    return page_picture(figure, alt, caption)
+
+
+def _ratio(value: float) -> str:
+    return f"{value:g}:1" if value >= 1 else f"1:{1 / value:g}"

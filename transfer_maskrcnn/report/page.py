@@ -1,8 +1,11 @@
-"""From a template and its content to one HTML file that needs nothing beside itself."""
+"""What all pages are made of: templates, pictures, and numbers and names as a reader wants them."""
 
 from __future__ import annotations
 
 import base64
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,10 +14,23 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from transfer_maskrcnn.files import write_text
-from transfer_maskrcnn.report import texts
 from transfer_maskrcnn.text import listed, percent
 
 REPORT_FILE = "report.html"
+UNKNOWN = "–"
+Figures = Mapping[str, float | None]  # None where the result is undefined
+
+_KEPT = {
+    "random_init": "nothing: every weight starts at random",
+    "backbone": "the backbone",
+    "backbone_fpn": "backbone and FPN",
+    "backbone_fpn_rpn": "backbone, FPN and RPN",
+    "all_but_predictors": "everything but the predictors",
+    "class_rows": "everything; predictors class by class, by name",
+}
+_TASKS = {"bbox": "box", "segm": "mask", "keypoints": "keypoint"}
+_LEAST, _MOST = 1e-3, 1.0  # relative distances where the shades begin and end
+_MOVED = (0x7A, 0xB4, 0xDC)  # the darkest shade
 
 
 @dataclass(frozen=True)
@@ -31,6 +47,124 @@ class Picture:
         return f"data:image/{self.kind};base64,{base64.b64encode(self.data).decode('ascii')}"
 
 
+@dataclass(frozen=True)
+class HeatCell:
+    """A number in words, and the CSS colour behind it."""
+
+    text: str
+    colour: str = "#ffffff"
+
+
+def heat(text: str, depth: float, full: Sequence[int]) -> HeatCell:
+    """``depth`` from 0 (white) to 1 (``full``: red, green and blue)."""
+    shade = (round(255 + (dark - 255) * max(0.0, min(depth, 1.0))) for dark in full)
+    return HeatCell(text, "#" + "".join(f"{channel:02x}" for channel in shade))
+
+
+def drift_table(columns: Mapping[str, Figures]) -> dict[str, Any] | None:
+    """How far each part moved, ``|final - initial| / |initial|``, shaded on a logarithmic scale.
+
+    Args:
+        columns: title -> part, as named in ``drift.json`` -> distance.
+
+    Returns:
+        ``columns``, and ``rows`` of a part and its cells; None where there are no parts.
+    """
+    parts = dict.fromkeys(part for column in columns.values() for part in column)
+    rows = [(part, [_moved(column.get(part)) for column in columns.values()]) for part in parts]
+    return {"columns": list(columns), "rows": rows} if rows else None
+
+
+def _moved(value: float | None) -> HeatCell:
+    depth = math.log(max(value or 0, _LEAST) / _LEAST) / math.log(_MOST / _LEAST)
+    return heat(drift(value), depth, _MOVED)
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """The mean of the numbers that are there."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def decimal(value: float | None, digits: int = 1, sign: bool = False) -> str:
+    """``-0.26`` -> "−0.3"; None -> a dash. ``sign``: a plus before positive numbers, too."""
+    if value is None:
+        return UNKNOWN
+    rounded = round(value, digits) + 0.0  # -0.0 becomes 0.0
+    text = f"{rounded:{'+' if sign and rounded else ''},.{digits}f}"
+    return text.replace("-", "−")
+
+
+def count(value: float | None) -> str:
+    """``1219584`` -> "1,219,584"; None -> a dash."""
+    return decimal(value, 0)
+
+
+def interval(bounds: Sequence[float | None] | None, sign: bool = False) -> str:
+    """``(25.1, 32.04)`` -> "25.1 to 32.0"; a dash where either bound is None."""
+    if bounds is None or None in bounds:
+        return UNKNOWN
+    return " to ".join(decimal(bound, 1, sign) for bound in bounds)
+
+
+def drift(share: float | None) -> str:
+    """A relative distance with two digits: ``0.01342`` -> "1.3 %"."""
+    if not share:
+        return UNKNOWN if share is None else "0 %"
+    digits = max(0, 1 - math.floor(math.log10(share * 100)))
+    return f"{share * 100:,.{min(digits, 4)}f} %"
+
+
+def either(items: Iterable[Any]) -> str:
+    """``[12, 24, 48]`` -> "12, 24 or 48"."""
+    return " or ".join(listed(items).rsplit(" and ", 1))
+
+
+def described(facts: Any) -> str:
+    """``{"torch": "2.1", "numpy": "2.0"}`` -> "torch 2.1, numpy 2.0"; anything else as it is."""
+    if not isinstance(facts, Mapping):
+        return str(facts)
+    return ", ".join(f"{name} {value}" for name, value in facts.items())
+
+
+def metric_name(metric: str) -> str:
+    """``segm/AP50`` -> "mask AP50"; what is no metric of a known task stays as it is."""
+    task, _, figure = metric.partition("/")
+    return f"{_TASKS[task]} {figure}" if task in _TASKS and figure else metric
+
+
+def task_name(task: str) -> str:
+    """``segm`` -> "mask"."""
+    return _TASKS.get(task, task)
+
+
+def kept(keep: str) -> str:
+    """A value of ``MODEL.TRANSFER.KEEP`` in words; module prefixes stay as they are."""
+    return _KEPT.get(keep, keep)
+
+
+def pieces(name: str) -> list[str]:
+    """A long name cut where a line may break: after ``_``, ``@``, ``/``, ``.`` and ``-``."""
+    return re.findall(r".*?(?:[_@/.-]+|$)", name, re.DOTALL)[:-1] or [name]
+
+
+def ap_text(figure: str, results: Figures) -> str:
+    """A figure of one task, or why COCO has no number for it.
+
+    Args:
+        figure: "AP", "APs", "AP-star".
+        results: all figures of the task; detectron2 leaves all undefined where nothing is detected.
+    """
+    value = results.get(figure)
+    if value is not None:
+        return decimal(value)
+    if results.get("AP") is None:
+        return "nothing detected"
+    if figure in ("APs", "APm", "APl"):
+        return "no object of that size"
+    return "no object of this class" if figure.startswith("AP-") else "undefined"
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
@@ -40,7 +174,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (texts.decimal, texts.count, texts.interval, texts.pieces, listed, percent)
+    filters = (decimal, count, interval, pieces, listed, percent)
     environment.filters.update({show.__name__: show for show in filters})
     return environment
 
@@ -48,12 +182,15 @@ def _environment() -> Environment:
 def write_page(
     folder: Path, template: str, content: dict[str, Any], name: str = REPORT_FILE
 ) -> Path:
-    """Write a page into ``folder``, whole or not at all, and return its path.
+    """Write a page that needs nothing beside itself into ``folder``, whole or not at all.
 
     Args:
         template: the name of a file in ``templates``.
         content: its variables. All text is escaped.
         name: of the page's file.
+
+    Returns:
+        its path.
     """
     output = folder / name
     write_text(output, _environment().get_template(template).render(content))

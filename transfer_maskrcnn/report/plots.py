@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from transfer_maskrcnn.report.page import Picture
 from transfer_maskrcnn.text import shorten
 
 INK, FAINT = "#222222", "#d9d9d9"
-PAGE_WIDTH = 5.4  # inches; shown at about 100 CSS pixels an inch
-PAGE_HEIGHT = 3.6
+PAGE_WIDTH, PAGE_HEIGHT = 5.4, 3.6  # inches; shown at about 100 CSS pixels an inch
+MOST_BARS = 24
 _PAGE_DPI = 190
 
 # Okabe and Ito's palette (https://jfly.uni-koeln.de/color/) is meant for colour-blind readers, too;
 # its yellow, invisible on white, is left out. Markers tell variants apart without any colour.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
 _MARKERS = (("o", "●"), ("s", "■"), ("^", "▲"), ("D", "◆"), ("v", "▼"), ("P", "✚"), ("X", "✖"))
+
+Points = Sequence[tuple[float, float | None]]
+Entries = list[tuple[str, Artist]]  # of a legend
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Look:
     glyph: str
 
 
-def looks(names: Sequence[str]) -> dict[str, Look]:
+def looks(names: Iterable[str]) -> dict[str, Look]:
     """A look a name: colours repeat after seven, pairs of colour and marker after 49."""
     size = len(_COLOURS)
     return {
@@ -48,9 +50,7 @@ def looks(names: Sequence[str]) -> dict[str, Look]:
 
 def new_figure(width: float, height: float) -> Figure:
     """An empty white figure, in inches, that lays its axes out by itself."""
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
 def page_axes(height: float = PAGE_HEIGHT) -> tuple[Figure, Axes]:
@@ -66,12 +66,33 @@ def page_picture(figure: Figure, alt: str, caption: str = "") -> Picture:
     return Picture(buffer.getvalue(), "png", alt, caption)
 
 
+def lines_picture(
+    lines: Iterable[tuple[str, Points, dict[str, Any]]],
+    ylabel: str,
+    alt: str,
+    caption: str,
+    least: float = 1.0,
+) -> Picture | None:
+    """Lines over the iterations, from zero to ``least`` or above; None where none has a point.
+
+    Args:
+        lines: name, points and style of each; those without a point are left out.
+    """
+    there = [line for line in lines if line[1]]
+    if not there:
+        return None
+    figure, axes = page_axes()
+    entries: Entries = [(plain(name), line(axes, some, **style)) for name, some, style in there]
+    dress(axes, "iteration", ylabel)
+    axes.set_ylim(0, max(axes.get_ylim()[1], least))
+    legend_above(axes, entries)
+    return page_picture(figure, alt, caption)
+
+
 def dress(axes: Axes, xlabel: str, ylabel: str = "", grid: str = "y") -> None:
     """Thin lines, no box: the data stand out."""
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color("#888888")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#888888")
     axes.tick_params(colors=INK, color="#888888", labelsize=9.5)
     axes.set_xlabel(xlabel, color=INK, fontsize=10)
     axes.set_ylabel(ylabel, color=INK, fontsize=10)
@@ -81,12 +102,26 @@ def dress(axes: Axes, xlabel: str, ylabel: str = "", grid: str = "y") -> None:
         axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
 
 
+def name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """A name at each whole number of the y axis, the first on top."""
+    axes.set_yticks(range(len(names)), [plain(name) for name in names])
+    axes.invert_yaxis()
+
+
+def logarithmic(axes: Axes, base: int, words: Callable[[float], str]) -> None:
+    """An x axis in powers of ``base``, each put in ``words``."""
+    axes.set_xscale("log", base=base)
+    axes.xaxis.set_major_locator(LogLocator(base, numticks=9))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: words(value)))
+
+
 def plain(text: str, most: int = 24) -> str:
     """A name for a plot: neither too long nor read as a formula between dollars."""
     return shorten(text, most).replace("$", r"\$")
 
 
-def legend_above(axes: Axes, entries: Sequence[tuple[str, Artist]]) -> None:
+def legend_above(axes: Axes, entries: Entries) -> None:
     """A legend between the figure's top and the axes, in as many columns as its names allow."""
     longest = max((len(name) for name, _ in entries), default=0)
     axes.legend(
@@ -104,16 +139,7 @@ def legend_above(axes: Axes, entries: Sequence[tuple[str, Artist]]) -> None:
     )
 
 
-def line(axes: Axes, x: Sequence[float], y: Sequence[float | None], **style: Any) -> Line2D:
-    """A line with a gap where ``y`` is None."""
-    return axes.plot(x, gaps(y), **{"linewidth": 1.8, **style})[0]
-
-
-def gaps(values: Iterable[float | None]) -> list[float]:
-    """NaN, where matplotlib leaves a gap, for None."""
-    return [float("nan") if value is None else value for value in values]
-
-
-def from_zero(axes: Axes, least: float = 1.0) -> None:
-    """A y axis that begins at 0 and ends at ``least`` or above."""
-    axes.set_ylim(0, max(axes.get_ylim()[1], least))
+def line(axes: Axes, points: Points, **style: Any) -> Line2D:
+    """A line with a gap where a value is None; a lone point is a dot."""
+    x, y = zip(*points, strict=True)
+    return axes.plot(x, y, **{"linewidth": 1.8, "marker": "." * (len(points) == 1), **style})[0]

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from transfer_maskrcnn.errors import TransferError
 from transfer_maskrcnn.files import read_json
-from transfer_maskrcnn.report.page import write_page
+from transfer_maskrcnn.report.page import (
+    Figures,
+    ap_text,
+    count,
+    decimal,
+    described,
+    drift_table,
+    task_name,
+    write_page,
+)
 from transfer_maskrcnn.report.run_sections import (
     View,
     losses_picture,
@@ -20,11 +29,10 @@ from transfer_maskrcnn.report.run_sections import (
     view_extension,
     view_plan,
 )
-from transfer_maskrcnn.report.texts import Figures, ap_text, count, decimal, drift_table, task_name
 from transfer_maskrcnn.report.tiles import (
     DETECTION_COLOUR,
+    MIN_SCORE,
     OBJECT_COLOUR,
-    Tiles,
     comparison_tiles,
 )
 from transfer_maskrcnn.text import listed
@@ -39,13 +47,10 @@ FILES = (
 )
 # Of run.json, what a reader needs to repeat the run.
 _REPEAT = ("seed", "device", "machine", "precision", "threads", "processes", "versions")
-MIN_SCORE = 0.5
-_EXTENSION = "extension"  # the only part of evaluation.json that is no dataset
 _SUMMARY = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 _SIZES = {"APs": "small objects", "APm": "medium objects", "APl": "large objects"}
 
 T = TypeVar("T")
-Row = dict[str, Any]
 
 
 def write_run_report(folder: Path) -> Path:
@@ -77,44 +82,48 @@ class _Run:
     def view(self) -> View:
         """The variables of the template."""
         curve = self._read("eval_history.json", list, list) or []
-        plots = [losses_picture(self._losses(), curve), validation_picture(curve)]
-        nothing = {"sentences": ["This run has no evaluation: evaluation.json is missing."]}
-        evaluated = self._read("evaluation.json", dict, _evaluated) or nothing
-        manifest = self._read("run.json", dict, _manifest) or {}
-        labelled = self._read("pseudo_labels.json", dict, dict) or {}
+        losses, lost = read_lines(self._folder / "metrics.json")
+        if lost:
+            self.damaged.append(f"metrics.json: {lost} of its lines are damaged and left out.")
+        plots = [losses_picture(losses, curve), validation_picture(curve)]
+        evaluated = self._read("evaluation.json", dict, _evaluated) or {
+            **_evaluated({}),
+            "sentences": ["This run has no evaluation: evaluation.json is missing."],
+        }
+        manifest = self._read("run.json", dict, _manifest) or _manifest({})
+        if (self._folder / "config.yaml").is_file():
+            manifest["repeat"].append(("configuration", "config.yaml beside this page, complete"))
         tested = sorted(path for path in (self._folder / "inference").glob("*") if path.is_dir())
         explained = [
             self._read(f"inference/{p.name}/explanation.json", dict, partial(view_explanation, p))
             for p in tested
         ]
         pictures = [
-            (p.name, self._guard(f"inference/{p.name}", partial(_tiles, p))) for p in tested
+            (
+                p.name,
+                self._guard(f"inference/{p.name}", partial(comparison_tiles, {"predictions": [p]})),
+            )
+            for p in tested
         ]
         return {
             "name": self._folder.resolve().name,
-            "extension": None,
-            "evaluations": [],
             **evaluated,
-            "cost": manifest.get("cost", ""),
+            **manifest,
             "plots": [plot for plot in plots if plot is not None],
-            "pseudo_labels": labelled.get("sentence", ""),
+            "pseudo_labels": self._read("pseudo_labels.json", dict, lambda file: file["sentence"]),
             "explanations": [view for view in explained if view],
             "colours": {"there": OBJECT_COLOUR, "detected": DETECTION_COLOUR},
             "plan": self._read("transfer_plan.json", dict, view_plan),
             "moved": self._read("drift.json", dict, lambda drift: drift_table({"moved": drift})),
             "pictures": [(name, tiles) for name, tiles in pictures if tiles],
             "min_score": MIN_SCORE,
-            "command": manifest.get("command", ""),
-            "repeat": [*manifest.get("repeat", ()), *_config(self._folder)],
             "damaged": self.damaged,
         }
 
     def _read(self, name: str, kind: type[Any], show: Callable[[Any], T | None]) -> T | None:
         """What ``show`` makes of a file; None where there is none, or it is damaged."""
         path = self._folder / name
-        if not path.is_file():
-            return None
-        return self._guard(name, lambda: show(read_json(path, kind)))
+        return self._guard(name, lambda: show(read_json(path, kind))) if path.is_file() else None
 
     def _guard(self, name: str, show: Callable[[], T | None]) -> T | None:
         try:
@@ -123,21 +132,15 @@ class _Run:
             self.damaged.append(f"{name} is damaged; what it holds is left out.")
             return None
 
-    def _losses(self) -> list[Row]:
-        rows, lost = read_lines(self._folder / "metrics.json")
-        if lost:
-            self.damaged.append(f"metrics.json: {lost} of its lines are damaged and left out.")
-        return rows
 
-
-def read_lines(path: Path) -> tuple[list[Row], int]:
+def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     """The rows of detectron2's ``metrics.json``, by iteration, and how many lines are damaged.
 
     Lines of the same iteration, as resumed runs write them, become one row; the last has its say. A
     last line that was cut is a sign of a kill, not of damage.
     """
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    rows: dict[int, Row] = {}
+    rows: dict[int, dict[str, Any]] = {}
     lost = 0
     for line in text.splitlines(keepends=True):
         try:
@@ -150,7 +153,7 @@ def read_lines(path: Path) -> tuple[list[Row], int]:
 
 def _evaluated(content: dict[str, Any]) -> View:
     """Of ``evaluation.json``: AP in sentences and tables, and what is known of base classes."""
-    extension = content.pop(_EXTENSION, {})
+    extension = content.pop("extension", {})  # the only part that is no dataset
     return {
         "sentences": [_sentence(dataset, tasks) for dataset, tasks in content.items()],
         "evaluations": [_tables(dataset, tasks) for dataset, tasks in content.items()],
@@ -190,36 +193,15 @@ def _tables(dataset: str, tasks: Mapping[str, Figures]) -> View:
     }
 
 
-def _cost(cost: Mapping[str, float]) -> str:
-    seconds, memory = count(cost["seconds"]), count(cost["peak_memory_mb"])
-    return f"Training took {seconds} s and {memory} MB of memory at its peak."
-
-
-def _tiles(inference: Path) -> Tiles | None:
-    """Sample predictions, where images, ground truth and predictions are there."""
-    truth = inference / f"{inference.name}_ground_truth.json"
-    predictions = {"predictions": inference / "coco_instances_results.json"}
-    if not truth.is_file() or not predictions["predictions"].is_file():
-        return None
-    return comparison_tiles(truth, predictions, min_score=MIN_SCORE)
-
-
 def _manifest(content: dict[str, Any]) -> View:
     """Of ``run.json``: its command, its cost, and the rest of what a reader needs to repeat it."""
-    content["seed"] = content.get("spec", {}).get("seed")
+    known = {**content, "seed": content.get("spec", {}).get("seed")}
+    cost = content.get("cost")
     return {
         "command": shlex.join(map(str, content.get("command", ()))),
-        "cost": _cost(content["cost"]) if "cost" in content else "",
-        "repeat": [(k, _words(content[k])) for k in _REPEAT if content.get(k) is not None],
+        "cost": f"Training took {count(cost['seconds'])} s and {count(cost['peak_memory_mb'])} MB "
+        "of memory at its peak."
+        if cost
+        else "",
+        "repeat": [(k, described(known[k])) for k in _REPEAT if known.get(k) is not None],
     }
-
-
-def _words(value: Any) -> str:
-    if not isinstance(value, Mapping):
-        return str(value)
-    return ", ".join(f"{key} {v}" for key, v in value.items())
-
-
-def _config(folder: Path) -> Iterator[tuple[str, str]]:
-    if (folder / "config.yaml").is_file():
-        yield "configuration", "config.yaml beside this page, complete"

@@ -9,23 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
 
-from transfer_maskrcnn.report.page import Picture
-from transfer_maskrcnn.report.plots import (
-    INK,
-    dress,
-    from_zero,
-    legend_above,
-    line,
-    looks,
-    page_axes,
-    page_picture,
-    plain,
-)
-from transfer_maskrcnn.report.texts import (
+from transfer_maskrcnn.report.page import (
     HeatCell,
+    Picture,
     count,
     decimal,
     heat,
@@ -33,6 +20,18 @@ from transfer_maskrcnn.report.texts import (
     kept,
     metric_name,
     task_name,
+)
+from transfer_maskrcnn.report.plots import (
+    INK,
+    MOST_BARS,
+    Entries,
+    dress,
+    legend_above,
+    lines_picture,
+    looks,
+    name_rows,
+    page_axes,
+    page_picture,
 )
 from transfer_maskrcnn.report.tiles import mistake_tiles
 from transfer_maskrcnn.text import percent, plural
@@ -49,7 +48,6 @@ _FATES = {
 }
 _FIGURES = {"base": "base classes", "before": "before", "novel": "novel classes", "all": "all",
             "harmonic_mean": "harmonic mean"}  # fmt: skip
-MOST_BARS = 24
 _BAR = 0.38  # of the place of a class
 _LOSSES = {
     "loss_cls": "class",
@@ -101,8 +99,7 @@ def _source(row: Json) -> str:
 
 
 def _shape(tensor: Json) -> str:
-    shape = tensor["target_shape"] or tensor["source_shape"] or []
-    return " × ".join(map(str, shape)) or "scalar"
+    return " × ".join(map(str, tensor["target_shape"] or tensor["source_shape"] or ())) or "scalar"
 
 
 def view_extension(extension: Json) -> View | None:
@@ -110,23 +107,23 @@ def view_extension(extension: Json) -> View | None:
     tasks = [task for task in ("segm", "bbox") if task in extension]
     if not tasks:
         return None
-    sets = extension["sets"]
+    first = extension[tasks[0]]
     return {
         "lines": extension.get("lines", ()),
         "titles": [*_FIGURES.values(), "forgotten", "95 % interval"],
         "rows": [(f"{task_name(task)} AP", _row(extension[task])) for task in tasks],
-        "sets": {"base": sets["base"], "novel": sets["novel"]},
-        "images": plural(extension[tasks[0]]["images"], "image"),
-        "plot": before_and_after_picture(extension[tasks[0]]["classes"], task_name(tasks[0])),
+        "sets": {"base": extension["sets"]["base"], "novel": extension["sets"]["novel"]},
+        "images": plural(first["images"], "image"),
+        "plot": before_and_after_picture(first["classes"], task_name(tasks[0])),
     }
 
 
 def _row(figures: Json) -> list[str]:
-    lost = figures["forgetting"] or {}
+    lost = figures["forgetting"] or dict.fromkeys(("ap", "low", "high"))
     return [
         *(decimal(figures[name]) for name in _FIGURES),
-        decimal(lost.get("ap")),
-        interval([lost.get("low"), lost.get("high")]),
+        decimal(lost["ap"]),
+        interval([lost["low"], lost["high"]]),
     ]
 
 
@@ -138,11 +135,7 @@ def view_explanation(folder: Path, content: Json) -> View:
         content: of the file: task -> explanation.
     """
     first = next(iter(content.values()))
-    tiles = mistake_tiles(
-        folder / f"{folder.name}_ground_truth.json",
-        folder / "coco_instances_results.json",
-        first["examples"],
-    )
+    tiles = mistake_tiles(folder, first["examples"])
     return {
         "dataset": folder.name,
         "sentence": first["sentence"],
@@ -154,13 +147,13 @@ def view_explanation(folder: Path, content: Json) -> View:
 
 def _task(task: str, explanation: Json) -> View:
     figures = explanation["figures"]
-    kinds = [kind for kind in figures["repairs"] if kind != "mask" or task == "segm"]
+    repairs, ap50 = figures["repairs"], figures["class_ap50"]
+    kinds = [kind for kind in repairs if kind != "mask" or task == "segm"]
     sizes = [(figures["sizes"][size]["found"], figures["sizes"][size]["objects"]) for size in SIZES]
     found, objects = (sum(numbers) for numbers in zip(*sizes, strict=True))
     loose = f"{decimal(figures['loose_boxes'])} to inexact boxes"
     if task == "segm":
         loose += f" and {decimal(figures['loose_masks'])} to masks worse than their boxes"
-    ap50 = figures["class_ap50"]
     worst = sorted(ap50, key=lambda name: ap50[name])
     return {
         "title": f"{task_name(task).capitalize()} AP",
@@ -168,27 +161,32 @@ def _task(task: str, explanation: Json) -> View:
         f"AP, stricter thresholds lose {loose}. {plural(figures['detections'], 'detection')} of "
         f"{plural(objects, 'object')}.",
         "sentence": explanation["sentence"],
-        "mistakes": [_mistake(k, explanation["kinds"][k], figures["repairs"][k]) for k in kinds],
+        "mistakes": [
+            {
+                "kind": kind,
+                "what": explanation["kinds"][kind],
+                "count": count(repairs[kind]["count"]),
+                "gains": _cells([repairs[kind]["gain"], *map(repairs[kind]["by_size"].get, SIZES)]),
+            }
+            for kind in kinds
+        ],
         "found": [
             f"{count(f)} of {count(o)}" if o else "none there"
             for f, o in [(found, objects), *sizes]
         ],
         "kinds": kinds,
         "classes": [
-            (name, [HeatCell(decimal(ap50[name])), *_of_class(figures["repairs"], kinds, name)])
+            (
+                name,
+                [
+                    HeatCell(decimal(ap50[name])),
+                    *_cells([repairs[kind]["by_class"].get(name) for kind in kinds]),
+                ],
+            )
             for name in worst[:_MOST_CLASSES]
         ],
         "more_classes": max(0, len(worst) - _MOST_CLASSES),
     }
-
-
-def _mistake(kind: str, what: str, repair: Json) -> View:
-    gains = [repair["gain"], *(repair["by_size"][size] for size in SIZES)]
-    return {"kind": kind, "what": what, "count": count(repair["count"]), "gains": _cells(gains)}
-
-
-def _of_class(repairs: Json, kinds: Sequence[str], name: str) -> list[HeatCell]:
-    return _cells([repairs[kind]["by_class"].get(name) for kind in kinds])
 
 
 def _cells(gains: Sequence[float | None]) -> list[HeatCell]:
@@ -202,54 +200,48 @@ def losses_picture(metrics: Sequence[Json], curve: Sequence[Json]) -> Picture | 
         metrics: rows of ``metrics.json``, by iteration.
         curve: rows of ``eval_history.json``, by iteration.
     """
-    parts = sorted({k for row in metrics for k in row if k.startswith("loss_")})
-    series = {key: _series(metrics, key) for key in ["total_loss", *parts]}
-    series = {key: points for key, points in series.items() if points}
-    validation = _series(curve, "val_loss")
-    if not series and not validation:
-        return None
-    figure, axes = page_axes()
-    entries: list[tuple[str, Artist]] = []
-    styles = looks(parts)
-    for key, points in series.items():
-        colour, width = (styles[key].colour, 1.3) if key in styles else (INK, 2.2)
-        style = {"color": colour, "linewidth": width, "marker": "." if len(points) == 1 else ""}
-        name = "total" if key == "total_loss" else _LOSSES.get(key, key)
-        entries.append((plain(name), _line(axes, points, **style)))
-    if validation:
-        style = {"color": INK, "linestyle": "--", "marker": "o", "markersize": 4}
-        entries.append(("total, validation", _line(axes, validation, **style)))
-    dress(axes, "iteration", "loss")
-    from_zero(axes, least=0.1)
-    legend_above(axes, entries)
-    totals = {"the total": series.get("total_loss"), "the total on validation images": validation}
+    total, validation = _series(metrics, "total_loss"), _series(curve, "val_loss")
+    parts = sorted({key for row in metrics for key in row if key.startswith("loss_")})
+    dashed = {"color": INK, "linestyle": "--", "marker": "o", "markersize": 4}
+    lines = [
+        ("total", total, {"color": INK, "linewidth": 2.2}),
+        *(
+            (_LOSSES.get(k, k), _series(metrics, k), {"color": look.colour, "linewidth": 1.3})
+            for k, look in looks(parts).items()
+        ),
+        ("total, validation", validation, dashed),
+    ]
     words = [
         f"; {name} goes from {decimal(points[0][1], 2)} to {decimal(points[-1][1], 2)}"
-        for name, points in totals.items()
+        for name, points in (("the total", total), ("the total on validation images", validation))
         if points
     ]
-    return page_picture(figure, f"Losses during training{''.join(words)}.", "Losses")
+    return lines_picture(
+        lines, "loss", f"Losses during training{''.join(words)}.", "Losses", least=0.1
+    )
 
 
 def validation_picture(curve: Sequence[Json]) -> Picture | None:
     """AP on the validation images during training; None where it was measured only once."""
     keys = sorted({key for row in curve for key in row if _AP.fullmatch(key)}, reverse=True)
-    series = {key: points for key in keys if (points := _series(curve, key))}
+    series = {_ap_name(key): points for key in keys if (points := _series(curve, key))}
     if len({iteration for points in series.values() for iteration, _ in points}) < 2:
         return None
-    figure, axes = page_axes()
-    entries: list[tuple[str, Artist]] = []
-    words = []
-    for (key, points), look in zip(series.items(), looks(keys).values(), strict=False):
-        dataset, _, task = key.removesuffix("/AP").rpartition("/")
-        name = f"{metric_name(f'{task}/AP')}{f', {dataset}' if dataset else ''}"
-        style = {"color": look.colour, "marker": look.marker, "markersize": 4.5}
-        entries.append((plain(name), _line(axes, points, **style)))
-        words.append(f"{name} from {decimal(points[0][1])} to {decimal(points[-1][1])}")
-    dress(axes, "iteration", "AP")
-    from_zero(axes)
-    legend_above(axes, entries)
-    return page_picture(figure, f"AP during training: {'; '.join(words)}.", "Validation AP")
+    lines = [
+        (name, series[name], {"color": look.colour, "marker": look.marker, "markersize": 4.5})
+        for name, look in looks(series).items()
+    ]
+    words = "; ".join(
+        f"{name} from {decimal(points[0][1])} to {decimal(points[-1][1])}"
+        for name, points in series.items()
+    )
+    return lines_picture(lines, "AP", f"AP during training: {words}.", "Validation AP")
+
+
+def _ap_name(key: str) -> str:
+    """``a_val/segm/AP`` -> "mask AP, a_val"."""
+    dataset, _, task = key.removesuffix("/AP").rpartition("/")
+    return f"{metric_name(f'{task}/AP')}{f', {dataset}' if dataset else ''}"
 
 
 def before_and_after_picture(classes: Mapping[str, Json], kind: str) -> Picture | None:
@@ -265,29 +257,23 @@ def before_and_after_picture(classes: Mapping[str, Json], kind: str) -> Picture 
     changed = sorted(known, key=lambda name: -abs(known[name]["before"] - known[name]["after"]))
     names = [name for name in known if name in changed[:MOST_BARS]]
     figure, axes = page_axes(1.2 + 0.34 * len(names))
-    places, entries = np.arange(len(names)), []
-    for when, look in looks(["after", "before"]).items():
-        above = places + (_BAR / 2 if when == "after" else -_BAR / 2)
-        aps = [known[name][when] for name in names]
-        bars = axes.barh(above, aps, height=_BAR, color=look.colour)
+    entries: Entries = []
+    for (when, look), shift in zip(looks(["after", "before"]).items(), (1, -1), strict=True):
+        places = np.arange(len(names)) + shift * _BAR / 2
+        bars = axes.barh(places, [known[name][when] for name in names], _BAR, color=look.colour)
         axes.bar_label(bars, fmt=decimal, padding=3, fontsize=8)
         entries.append((f"{when} training", bars[0]))
     dress(axes, f"{kind} AP", grid="x")
     axes.margins(x=0.1)
-    axes.set_yticks(places, [plain(name) for name in names])
-    axes.invert_yaxis()
+    name_rows(axes, names)
     legend_above(axes, entries[::-1])
     words = "; ".join(
         f"{name} {decimal(known[name]['before'])} before, {decimal(known[name]['after'])} after"
         for name in names
     )
-    hidden = len(known) > len(names)
-    which = f", the {MOST_BARS} of {len(known)} that changed most" if hidden else ""
-    return page_picture(figure, f"{kind} AP: {words}.", f"Base classes, before and after{which}")
-
-
-def _line(axes: Axes, points: Sequence[tuple[float, float]], **style: Any) -> Artist:
-    return line(axes, [x for x, _ in points], [y for _, y in points], **style)
+    most = f", the {MOST_BARS} of {len(known)} that changed most"
+    caption = f"Base classes, before and after{most if len(known) > len(names) else ''}"
+    return page_picture(figure, f"{kind} AP: {words}.", caption)
 
 
 def _series(rows: Sequence[Json], key: str) -> list[tuple[float, float]]:

@@ -9,10 +9,9 @@ in COCO's polygons and boxes.
 from __future__ import annotations
 
 import io
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from typing import Any
 import contourpy
 import matplotlib
 import numpy as np
-import numpy.typing as npt
 import pycocotools.mask as mask_util
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
@@ -29,25 +27,27 @@ from transfer_maskrcnn.report.page import Picture
 from transfer_maskrcnn.report.plots import looks
 from transfer_maskrcnn.text import few
 
-Line = npt.NDArray[np.float64]  # (N, 2), from point to point
+Line = np.ndarray  # (N, 2), from point to point
 Window = tuple[int, int, int, int]  # left, top, right, bottom
 
 SIDE = 312  # pixels of a tile's longer side
 _FINE = 3  # lines are drawn so many times larger and shrunk: Pillow's own have hard edges
 _EDGE = 1.5  # pixels of white on both sides of a line, which is then seen on any background
 _TEXT = 13  # pixels
+# that of the plots; Pillow's own knows fewer letters
+_FONT = ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", _TEXT)
 _LEAST_SIDE = 48  # pixels of the image; less shows nothing of what is around
 _MARGIN = 0.7  # of the longer side, on each side
 _NEARLY_WHOLE = 0.8  # of the image's longer side
 _FAR = 1e5  # pixels of a tile; Pillow counts in 32 bits
 
-
 Instance = Mapping[str, Any]
 
-GROUND_TRUTH = "ground truth"
+MIN_SCORE = 0.5  # of predictions that are shown
 #: what is there, and what the model says; Okabe and Ito's blue and orange
 OBJECT_COLOUR, DETECTION_COLOUR = "#56B4E9", "#E69F00"
 _WIDTH, _CLOSE_WIDTH = 2.2, 3.2  # of lines, in pixels of a tile
+_MOST_IMAGES = 4
 _MOST_LABELS = 10  # in one picture: more of them hide what they name
 
 
@@ -99,8 +99,8 @@ def outline(instance: Mapping[str, Any], height: int, width: int) -> list[Line]:
     x, y, w, h = (int(v) for v in mask_util.toBbox(mask))
     inside = np.pad(mask_util.decode(mask)[y : y + h, x : x + w], 1)
     lines = contourpy.contour_generator(z=inside.astype(float)).lines(0.5)
-    shift = np.array([x - 0.5, y - 0.5])  # the border; and a pixel's middle is at its index
-    return [np.asarray(line) + shift for line in lines]
+    # half a pixel for the border, as a pixel's middle is at its index
+    return [np.asarray(line) + np.array([x - 0.5, y - 0.5]) for line in lines]
 
 
 def window_around(lines: Sequence[Line], width: int, height: int) -> Window:
@@ -149,81 +149,85 @@ def draw_tile(image: Image.Image, drawn: Sequence[Drawn], window: Window | None 
 def _write(tile: Image.Image, points: Line, text: str) -> None:
     """``text`` above the points, and within the tile."""
     pen, (width, height) = ImageDraw.Draw(tile), tile.size
-    half = pen.textlength(text, _font()) / 2
+    half = pen.textlength(text, _FONT) / 2
     (low, top), (high, _) = points.min(axis=0), points.max(axis=0)
     x = max(min((low + high) / 2, width - half), half)
     where = (float(x), float(np.clip(top - 2, _TEXT, height)))
-    pen.text(where, text, "white", _font(), "mb", stroke_width=1, stroke_fill="black")
+    pen.text(where, text, "white", _FONT, "mb", stroke_width=1, stroke_fill="black")
 
 
-@cache
-def _font() -> ImageFont.FreeTypeFont:
-    """That of the plots; Pillow's own knows fewer letters."""
-    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", _TEXT)
+def inference_files(folder: Path) -> tuple[Path, Path]:
+    """Ground truth and predictions in ``OUTPUT_DIR/inference/<dataset>``, be they there or not."""
+    return folder / f"{folder.name}_ground_truth.json", folder / "coco_instances_results.json"
 
 
-@dataclass(frozen=True)
-class Tiles:
-    """The pictures of a page: a row an image, a column an entry of ``titles``.
-
-    ``colours``: class name -> colour of its outlines, for the classes that are drawn.
-    """
-
-    titles: tuple[str, ...]
-    rows: tuple[tuple[Picture, ...], ...]
-    colours: Mapping[str, str]
-
-
-def comparison_tiles(
-    ground_truth: Path, predictions: Mapping[str, Path], *, min_score: float, images: int = 4
-) -> Tiles | None:
-    """Ground truth beside a column an entry of ``predictions``, on the images with most objects.
+def comparison_tiles(folders: Mapping[str, Sequence[Path]]) -> dict[str, Any] | None:
+    """Ground truth beside the predictions of models, on the images with most objects.
 
     Args:
-        ground_truth: COCO json whose ``file_name`` entries can be opened as they stand.
-        predictions: column title -> COCO results json; a ``segmentation`` is in RLE.
-        min_score: predictions below are not drawn.
+        folders: column title -> ``OUTPUT_DIR/inference/<dataset>`` of a model's runs, of which the
+            first counts that holds ground truth (COCO json whose ``file_name`` entries can be
+            opened as they stand) and predictions (COCO results json).
 
     Returns:
-        None where no image of the ground truth is there any more.
+        ``titles`` of the columns, ``rows`` of pictures, an image each, and ``colours`` of the
+        outlines, by class name; None where there are no predictions, or no image of the ground
+        truth is there any more.
 
     Raises:
         TransferError: a JSON file is damaged.
     """
-    truth = read_json(ground_truth, dict)
-    names = {c["id"]: c["name"] for c in sorted(truth["categories"], key=lambda c: c["id"])}
-    colours = {i: look.colour for i, look in looks(list(names)).items()}
-    columns = {GROUND_TRUTH: _by_image(truth["annotations"])} | {
-        title: _by_image([i for i in read_json(path, list) if i["score"] > min_score])
-        for title, path in predictions.items()
+    files = {
+        title: there[0]
+        for title, some in folders.items()
+        if (there := [own for own in map(inference_files, some) if all(p.is_file() for p in own)])
     }
-    fullest = sorted(truth["images"], key=lambda image: -len(columns[GROUND_TRUTH][image["id"]]))
-    opened = ((image, _open(image)) for image in fullest)
+    if not files:
+        return None
+    truth = read_json(next(iter(files.values()))[0], dict)
+    names = {c["id"]: c["name"] for c in sorted(truth["categories"], key=lambda c: c["id"])}
+    colours = {i: look.colour for i, look in looks(names).items()}
+    columns = {"ground truth": truth["annotations"]} | {
+        title: [i for i in read_json(path, list) if i["score"] > MIN_SCORE]
+        for title, (_, path) in files.items()
+    }
+    objects = Counter(a["image_id"] for a in truth["annotations"])
+    fullest = sorted(truth["images"], key=lambda image: -objects[image["id"]])
+    opened = ((i, open_upright(i["file_name"], i["width"], i["height"])) for i in fullest)
     rows, seen = [], set()
-    for image, pixels in islice(((i, p) for i, p in opened if p is not None), images):
+    for image, pixels in islice(((i, p) for i, p in opened if p is not None), _MOST_IMAGES):
         row = []
         for found in columns.values():
-            instances = found[image["id"]]
-            labels = [_label(instance, names) for instance in instances]
-            shown = labels if len(labels) <= _MOST_LABELS else [""] * len(labels)
-            drawn = [
-                Drawn(_outline(instance, image), colours[instance["category_id"]], _WIDTH, label)
-                for instance, label in zip(instances, shown, strict=True)
-            ]
-            row.append(Picture(draw_tile(pixels, drawn), "jpeg", few(labels, 10) or "nothing"))
+            instances = [i for i in found if i["image_id"] == image["id"]]
+            row.append(_labelled(pixels, instances, names, colours))
             seen |= {instance["category_id"] for instance in instances}
-        rows.append(tuple(row))
+        rows.append(row)
     key = {names[i]: colours[i] for i in names if i in seen}
-    return Tiles(tuple(columns), tuple(rows), key) if rows else None
+    return {"titles": list(columns), "rows": rows, "colours": key} if rows else None
+
+
+def _labelled(
+    pixels: Image.Image,
+    instances: Sequence[Instance],
+    names: Mapping[int, str],
+    colours: Mapping[Any, str],
+) -> Picture:
+    labels = [_label(instance, names) for instance in instances]
+    shown = labels if len(labels) <= _MOST_LABELS else [""] * len(labels)
+    drawn = [
+        Drawn(outline(i, pixels.height, pixels.width), colours[i["category_id"]], _WIDTH, label)
+        for i, label in zip(instances, shown, strict=True)
+    ]
+    return Picture(draw_tile(pixels, drawn), "jpeg", few(labels, 10) or "nothing")
 
 
 def mistake_tiles(
-    ground_truth: Path, results: Path, examples: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> dict[str, tuple[Picture, ...]]:
+    folder: Path, examples: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> dict[str, list[Picture]]:
     """Kind of mistake -> a picture an example, with what is there and what was said as caption.
 
     Args:
-        ground_truth, results: COCO json, as for :func:`comparison_tiles`.
+        folder: ``OUTPUT_DIR/inference/<dataset>``.
         examples: of ``explanation.json``. One whose image is not there any more is left out, and so
             is a kind that has none left.
 
@@ -231,46 +235,46 @@ def mistake_tiles(
         TransferError: a JSON file is damaged.
         LookupError: the examples are of other files.
     """
+    ground_truth, results = inference_files(folder)
     truth, detections = read_json(ground_truth, dict), read_json(results, list)
     images = {image["id"]: image for image in truth["images"]}
     names = {category["id"]: category["name"] for category in truth["categories"]}
+    sources = (
+        ("object", truth["annotations"], OBJECT_COLOUR, "there"),
+        ("detection", detections, DETECTION_COLOUR, "detected"),
+    )
 
     def tile(example: Mapping[str, Any]) -> Picture | None:
         image = images[example["image_id"]]
+        height, width = image["height"], image["width"]
         said = [
             (found[example[key]], colour, word)
-            for found, key, colour, word in (
-                (truth["annotations"], "object", OBJECT_COLOUR, "there"),
-                (detections, "detection", DETECTION_COLOUR, "detected"),
-            )
+            for key, found, colour, word in sources
             if example[key] is not None
         ]
-        drawn = [Drawn(_outline(i, image), colour, _CLOSE_WIDTH) for i, colour, _ in said]
-        pixels = _open(image)
-        if pixels is None:
-            return None
-        window = window_around([line for one in drawn for line in one.lines], *pixels.size)
+        drawn = [Drawn(outline(i, height, width), colour, _CLOSE_WIDTH) for i, colour, _ in said]
         caption = ", ".join(f"{word}: {_label(i, names)}" for i, _, word in said)
-        return Picture(draw_tile(pixels, drawn, window), "jpeg", caption, caption)
+        window = window_around([line for one in drawn for line in one.lines], width, height)
+        return picture_of(image["file_name"], width, height, drawn, caption, window)
 
-    tiles = {kind: [tile(example) for example in some] for kind, some in examples.items()}
-    there = {kind: tuple(filter(None, some)) for kind, some in tiles.items()}
-    return {kind: some for kind, some in there.items() if some}
-
-
-def _by_image(instances: Sequence[Instance]) -> dict[int, list[Instance]]:
-    grouped: dict[int, list[Instance]] = defaultdict(list)
-    for instance in instances:
-        grouped[instance["image_id"]].append(instance)
-    return grouped
+    tiles = {kind: [*filter(None, map(tile, some))] for kind, some in examples.items()}
+    return {kind: some for kind, some in tiles.items() if some}
 
 
-def _open(image: Mapping[str, Any]) -> Any:
-    return open_upright(image["file_name"], image["width"], image["height"])
-
-
-def _outline(instance: Instance, image: Mapping[str, Any]) -> Any:
-    return outline(instance, image["height"], image["width"])
+def picture_of(
+    file: str,
+    width: int,
+    height: int,
+    drawn: Sequence[Drawn],
+    caption: str,
+    window: Window | None = None,
+) -> Picture | None:
+    """An image, or what ``window`` shows of it, with what is drawn on it; None where it cannot be
+    read, or has another size by now."""
+    image = open_upright(file, width, height)
+    if image is None:
+        return None
+    return Picture(draw_tile(image, drawn, window), "jpeg", caption, caption)
 
 
 def _label(instance: Instance, names: Mapping[int, str]) -> str:

@@ -13,9 +13,13 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from transfer_maskrcnn.engine.manifest import read_manifest, versions
 from transfer_maskrcnn.files import write_json
-from transfer_maskrcnn.report.study_page import write_study_report
-from transfer_maskrcnn.report.study_plots import write_study_figure
-from transfer_maskrcnn.report.study_view import COSTS_FILE, STUDY_FILE, VERSION
+from transfer_maskrcnn.report.study_page import (
+    COSTS_FILE,
+    STUDY_FILE,
+    VERSION,
+    write_study_figure,
+    write_study_report,
+)
 from transfer_maskrcnn.study.design import Design, Run, check_variants, images_by_fraction
 from transfer_maskrcnn.study.results import load_matches, task_of
 from transfer_maskrcnn.study.runner import StudyRunner
