@@ -21,7 +21,7 @@ from pycocotools.coco import COCO
 from transfer_maskrcnn.commands.predict import _parser, main
 from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.errors import TransferError
-from transfer_maskrcnn.inference.video import video_file
+from transfer_maskrcnn.inference.outputs import video_file
 from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.surgery.apply import write_weights
 

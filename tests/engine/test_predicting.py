@@ -19,7 +19,7 @@ from transfer_maskrcnn.engine.run import evaluate
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.inference.load import find_weights, load_predictor
 from transfer_maskrcnn.inference.outputs import JSON
-from transfer_maskrcnn.inference.pipeline import predict_images
+from transfer_maskrcnn.inference.pipeline import predict
 from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.surgery.load import UNTRAINED_KEY
 from transfer_maskrcnn.surgery.read import METADATA_KEY
@@ -50,7 +50,7 @@ def own_results(cfg: CfgNode, weights: Path, folder: Path, batch: int) -> list[d
     )
     folder.mkdir()
     paths = [Path(name) for name in records]
-    predict_images(
+    predict(
         predictor, paths, folder, kinds=[JSON], batch=batch, report=lambda line: pytest.fail(line)
     )
     images = json.loads((folder / "images.json").read_text())["images"]

@@ -1,4 +1,4 @@
-"""Overlays: pixels that a reader must be able to see. Of overlay.py, labels.py and colours.py."""
+"""Overlays: pixels that a reader must be able to see."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 
-from transfer_maskrcnn.inference.colours import Colour, class_colour
-from transfer_maskrcnn.inference.labels import LabelPlates
-from transfer_maskrcnn.inference.overlay import draw_detections
+from transfer_maskrcnn.inference.drawing import Colour, class_colour, draw_detections, put_label
 from transfer_maskrcnn.inference.predictor import Detection
 
 CLASSES = [f"class {i}" for i in range(80)]
@@ -109,13 +107,18 @@ WHERE: list[tuple[tuple[float, float, float, float], str]] = [
 ]
 
 
+def free(image: np.ndarray) -> np.ndarray:
+    """Where plates are, while there is none."""
+    return np.zeros(image.shape[:2], bool)
+
+
 @pytest.mark.parametrize(("box", "case"), WHERE)
 def test_plates_lie_inside_and_apart(box: tuple[float, float, float, float], case: str) -> None:
     image = np.full((200, 300, 3), 7, np.uint8)
-    plates, sizes = LabelPlates(image), []
+    taken, sizes = free(image), []
     for i in range(3):
         before = image.copy()
-        assert plates.put("kiwi 0.93", box, class_colour(i)), case
+        assert put_label(image, taken, "kiwi 0.93", box, class_colour(i)), case
         changed = (image != before).any(axis=2)
         sizes.append(int(changed.sum()))
         assert (image[changed] == class_colour(i)).all(axis=1).sum() > 100
@@ -124,10 +127,12 @@ def test_plates_lie_inside_and_apart(box: tuple[float, float, float, float], cas
 
 def test_a_plate_without_a_place_is_left_out() -> None:
     image = np.zeros((12, 20, 3), np.uint8)
-    assert not LabelPlates(image).put("a name too long", (0, 0, 20, 12), (0, 165, 255))
+    assert not put_label(image, free(image), "a name too long", (0, 0, 20, 12), (0, 165, 255))
     assert image.max() == 0
-    plates = LabelPlates(np.zeros((20, 200, 3), np.uint8))
-    put = [plates.put("cat 0.50", (20, 5, 30, 10), (0, 165, 255)) for _ in range(5)]
+    image = np.zeros((20, 200, 3), np.uint8)
+    taken = free(image)
+    box = (20, 5, 30, 10)
+    put = [put_label(image, taken, "cat 0.50", box, (0, 165, 255)) for _ in range(5)]
     assert put[0] and not put[-1]
 
 
@@ -135,5 +140,5 @@ def test_letters_of_other_alphabets_are_letters() -> None:
     images = []
     for text in ("ель", "пни", "£é"):
         images.append(np.zeros((40, 120, 3), np.uint8))
-        LabelPlates(images[-1]).put(text, (10, 20, 20, 10), (0, 165, 255))
+        put_label(images[-1], free(images[-1]), text, (10, 20, 20, 10), (0, 165, 255))
     assert (images[0] != images[1]).any(), "not the same boxes for letters that the font lacks"

@@ -1,13 +1,13 @@
-"""Files in, files out: pipeline.py, outputs.py, results.py, video.py; a stub for the model."""
+"""Files in, files out; a stub for the model."""
 
 from __future__ import annotations
 
 import json
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -18,11 +18,19 @@ from pycocotools.coco import COCO
 from transfer_maskrcnn.data.formats.labelme_via import load_labelme_json
 from transfer_maskrcnn.errors import ConfigError, DatasetError
 from transfer_maskrcnn.inference import pipeline
-from transfer_maskrcnn.inference.outputs import JSON, LABELME, MASKS, OVERLAY
-from transfer_maskrcnn.inference.pipeline import Found, predict_images, predict_video
+from transfer_maskrcnn.inference.inputs import Video
+from transfer_maskrcnn.inference.outputs import (
+    JSON,
+    LABELME,
+    MASKS,
+    OVERLAY,
+    Picture,
+    check_output,
+    result_files,
+    video_file,
+)
+from transfer_maskrcnn.inference.pipeline import Found, predict
 from transfer_maskrcnn.inference.predictor import Detection, Pixels
-from transfer_maskrcnn.inference.results import ResultFiles, check_output
-from transfer_maskrcnn.inference.video import Video, video_file
 
 ALL = [OVERLAY, JSON, MASKS, LABELME]
 
@@ -69,9 +77,9 @@ def photos(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def run(paths: Sequence[Path], out: Path, model: Any = None, **options: Any) -> Found:
+def run(source: Sequence[Path] | Video, out: Path, model: Any = None, **options: Any) -> Found:
     options = {"kinds": ALL, "report": lambda line: None, **options}
-    return predict_images(model or BrightIsCat(), paths, out, **options)
+    return predict(model or BrightIsCat(), source, out, **options)
 
 
 def files(folder: Path) -> set[str]:
@@ -197,12 +205,17 @@ def test_ctrl_c_leaves_whole_files_of_what_is_done(photos: list[Path], out: Path
     assert len(coco.loadRes(str(out / "predictions.json")).anns) == len(coco.imgs) == 1
 
 
-def test_ctrl_c_in_the_middle_of_a_line(out: Path) -> None:
+def test_ctrl_c_in_the_middle_of_an_image(out: Path) -> None:
     found = Detection(0, 0.5, (1.0, 2.0, 3.0, 4.0), None)
-    with pytest.raises(KeyboardInterrupt), ResultFiles(out, ["dog"]) as results:
-        results.add({"name": "whole"}, [found])
-        results._file.write(b',\n{"image_id": 2, "bb')
+
+    def until_stopped() -> Iterator[Detection]:
+        yield found
         raise KeyboardInterrupt
+
+    image, stopped = Picture(Path("a.png"), "a", picture(5)), cast("Any", until_stopped())
+    with pytest.raises(KeyboardInterrupt), result_files(out, ["dog"]) as add:
+        add(image, [found])
+        add(image, stopped)
     assert [r["image_id"] for r in json.loads((out / "predictions.json").read_text())] == [1]
     assert len(json.loads((out / "images.json").read_text())["images"]) == 1
 
@@ -227,7 +240,7 @@ def clip(tmp_path: Path) -> Path:
 def test_a_video_frame_by_frame(clip: Path, out: Path) -> None:
     video = Video(clip)
     assert (video.frames, video.rate, video.size) == (5, 10.0, (96, 128))
-    found = predict_video(BrightIsCat(), video, out, kinds=[OVERLAY, JSON, MASKS], batch=2)  # type: ignore[arg-type]
+    found = run(video, out, kinds=[OVERLAY, JSON, MASKS], batch=2)
     assert (found.pictures, found.instances.total()) == (5, 5)
     drawn = Video(out / "overlays" / "clip.mp4")
     assert (drawn.frames, drawn.rate, drawn.size) == (5, 10.0, (96, 128))
@@ -242,7 +255,7 @@ def test_a_video_frame_by_frame(clip: Path, out: Path) -> None:
 
 def test_a_video_that_is_stopped_plays(clip: Path, out: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        predict_video(BrightIsCat(stop_at=3), Video(clip), out, kinds=[OVERLAY, JSON])  # type: ignore[arg-type]
+        run(Video(clip), out, BrightIsCat(stop_at=3), kinds=[OVERLAY, JSON])
     assert Video(out / "overlays" / "clip.mp4").frames == 3
     assert files(out) == {"overlays/clip.mp4", "predictions.json", "images.json"}
     assert len(json.loads((out / "images.json").read_text())["images"]) == 3

@@ -134,8 +134,3 @@ def test_thresholds_that_make_no_sense(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         class_thresholds(CLASSES, score, by_class)
-
-
-def test_one_threshold_a_class() -> None:
-    with pytest.raises(ConfigError, match="2 thresholds for 3 classes"):
-        predictor(tiny(), thresholds=[0.5, 0.5])

@@ -7,13 +7,9 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from transfer_maskrcnn.cli import parse_arguments, run_tool, tool_parser
 from transfer_maskrcnn.errors import ConfigError
-
-if TYPE_CHECKING:  # what is heavy is imported once the command line is understood
-    from transfer_maskrcnn.inference.pipeline import Found
 
 EXAMPLES = """
 Written into --output DIR (default: --overlay --json):
@@ -42,7 +38,6 @@ Exit status: 0; 1 for an error, or where an image could not be read (the
 others are predicted on); 130 after Ctrl-C, with the files of what was done.
 """
 SOME_LEFT_OUT = 1  # exit status
-_MOST_CLASSES = 8  # in the summary
 _KINDS = {
     "overlay": "write the images with what was found drawn on them",
     "json": "write predictions.json and images.json",
@@ -63,19 +58,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         TransferError: what is wrong with the input, the config or the model.
     """
     args = parse_arguments(_parser(), argv)
+    # what is heavy is imported once the command line is understood
     from transfer_maskrcnn.config import load_config
-    from transfer_maskrcnn.inference.inputs import find_inputs, is_video
+    from transfer_maskrcnn.inference.inputs import Video, find_inputs, is_video
     from transfer_maskrcnn.inference.load import find_weights, load_predictor
-    from transfer_maskrcnn.inference.outputs import JSON, LABELME, OVERLAY
-    from transfer_maskrcnn.inference.pipeline import predict_images, predict_video
-    from transfer_maskrcnn.inference.results import check_output
-    from transfer_maskrcnn.inference.video import Video
+    from transfer_maskrcnn.inference.outputs import JSON, LABELME, OVERLAY, check_output
+    from transfer_maskrcnn.inference.pipeline import predict
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     kinds = [kind for kind in _KINDS if getattr(args, kind)] or [OVERLAY, JSON]
     paths = find_inputs(args.input, args.output)
-    video = Video(paths[0]) if is_video(paths[0]) else None
-    if video and LABELME in kinds:
+    source = Video(paths[0]) if is_video(paths[0]) else paths
+    if source is not paths and LABELME in kinds:
         raise ConfigError("--labelme: labelme opens images; save the video's frames as images")
     cfg = load_config(args.config_file, args.opts)
     check_output(args.output)
@@ -86,13 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         score=args.score,
         class_scores=dict(args.class_score),
     )
-    if video:
-        found = predict_video(predictor, video, args.output, kinds=kinds, batch=args.batch)
-    else:
-        found = predict_images(
-            predictor, paths, args.output, kinds=kinds, batch=args.batch, report=_report
-        )
-    print(_summary(found, "frames" if video else "images", args.output))
+    found = predict(predictor, source, args.output, kinds=kinds, batch=args.batch, report=_report)
+    print(found.summary("images" if source is paths else "frames"))
+    print(f"Written to {args.output}")
     return SOME_LEFT_OUT if found.failed else 0
 
 
@@ -158,13 +148,3 @@ def _report(problem: str) -> None:
     from tqdm import tqdm
 
     tqdm.write(f"left out: {problem}", file=sys.stderr)
-
-
-def _summary(found: Found, unit: str, folder: Path) -> str:
-    shown = [f"{name} {times}" for name, times in found.instances.most_common(_MOST_CLASSES)]
-    shown += ["..."] * (len(found.instances) > _MOST_CLASSES)
-    counts = f" ({', '.join(shown)})" if shown else ""
-    lines = [f"{found.pictures} {unit}, {found.instances.total()} instances{counts}"]
-    if found.failed:
-        lines.append(f"{found.failed} images left out: they could not be read")
-    return "\n".join([*lines, f"Written to {folder}"])

@@ -1,14 +1,15 @@
-"""What a user names as input -> image files, each with a name of its own for what is written."""
+"""What a user names as input -> image files or a video, and a name for what is written of each."""
 
 from __future__ import annotations
 
 import glob
-import re
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 
+import cv2
 import numpy as np
 from detectron2.data.detection_utils import read_image
 
@@ -18,7 +19,7 @@ from transfer_maskrcnn.errors import DatasetError
 from transfer_maskrcnn.inference.predictor import Pixels
 
 VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"))
-_CONFIG_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
+_USUAL_RATE = 25.0  # frames a second, for files that do not say
 
 
 def is_video(path: Path) -> bool:
@@ -31,19 +32,16 @@ def find_inputs(given: Sequence[str], output: Path) -> list[Path]:
 
     A folder stands for the image files directly in it, in natural order of their names; a glob for
     the image files that match it, with ``**`` for folders at any depth, but not for what an earlier
-    run left in ``output``. A path that is a file is
-    taken whatever its suffix, and may be a video.
+    run left in ``output``. A path that is a file is taken whatever its suffix, and may be a video.
 
     Raises:
         DatasetError: something that names no image, or a video that is not alone.
     """
-    found = [path for text in given for path in _named_by(text, output)]
     by_file: dict[Path, Path] = {}
-    for path in found:
+    for path in [path for text in given for path in _named_by(text, output)]:
         by_file.setdefault(path.resolve(), path)
     unique = list(by_file.values())
-    videos = [path for path in unique if is_video(path)]
-    if videos and len(unique) > 1:
+    if len(unique) > 1 and (videos := list(filter(is_video, unique))):
         raise DatasetError(
             f"--input {videos[0]}: a video is taken alone, and {len(unique) - 1} more files are "
             "named; run the tool once for each video and once for the images"
@@ -53,45 +51,41 @@ def find_inputs(given: Sequence[str], output: Path) -> list[Path]:
 
 def _named_by(text: str, output: Path) -> list[Path]:
     path = Path(text)
-    if path.is_dir():
-        images = list_images(path)
-        if not images:
-            deeper = f"'{path / '**' / '*.jpg'}'"
-            raise DatasetError(
-                f"--input {text}: the folder holds no image file ({_suffixes()}). Folders within "
-                f"it are not searched; name them, or {deeper} in quotes"
-            )
-        return images
-    if path.exists():
+    if path.is_file():
         return [path]
-    if glob.has_magic(text):
-        own = {output.resolve() / name for name in ("overlays", "masks")}
-        matches = sorted(Path(match) for match in glob.glob(text, recursive=True))
-        images = [
-            path
-            for path in matches
-            if path.suffix.lower() in IMAGE_SUFFIXES
-            and path.is_file()
-            and own.isdisjoint(path.resolve().parents)
-        ]
-        if not images:
-            raise DatasetError(f"--input {text}: no image file matches ({_suffixes()})")
-        return images
-    hint = "; check the path"
-    if _CONFIG_KEY.fullmatch(text):
-        hint = ". A KEY VALUE pair must not follow --input's paths: write it after --output DIR"
-    raise DatasetError(f"--input {text}: there is no such file or folder{hint}")
+    if path.is_dir():
+        found, none = list_images(path), "the folder holds no image file"
+        deeper = path / "**" / "*.jpg"
+        hint = f". Folders within it are not searched; name them, or '{deeper}' in quotes"
+    elif glob.has_magic(text):
+        found, none, hint = _matching(text, output), "no image file matches", ""
+    else:
+        hint = "check the path"
+        if text.isupper() and text.replace(".", "_").isidentifier():
+            hint = "a KEY VALUE pair must not follow --input's paths: write it after --output DIR"
+        raise DatasetError(f"--input {text}: there is no such file or folder; {hint}")
+    if not found:
+        raise DatasetError(f"--input {text}: {none} ({', '.join(sorted(IMAGE_SUFFIXES))}){hint}")
+    return found
 
 
-def _suffixes() -> str:
-    return ", ".join(sorted(IMAGE_SUFFIXES))
+def _matching(pattern: str, output: Path) -> list[Path]:
+    own = {output.resolve() / name for name in ("overlays", "masks")}
+    return [
+        path
+        for path in sorted(map(Path, glob.glob(pattern, recursive=True)))
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and path.is_file()
+        and own.isdisjoint(path.resolve().parents)
+    ]
 
 
 def output_names(paths: Sequence[Path]) -> list[str]:
     """For each path a name without suffix that no other has, nor one that differs in case alone.
 
     The file's stem, where it is unique; ``stem-png`` beside another suffix in the same folder;
-    with as many parent folders in front (``day2-photo``) as tell the files apart.
+    with as many parent folders in front (``day2-photo``) as tell the files apart. Names that are
+    still alike ("a-b" beside "b" in a folder "a") get a number.
     """
     whole = [path.resolve() for path in paths]
     twins = Counter((path.parent, path.stem.casefold()) for path in whole)
@@ -101,27 +95,18 @@ def output_names(paths: Sequence[Path]) -> list[str]:
         else f"{path.stem}-{path.suffix.lstrip('.')}"
         for path in whole
     ]
-    names, deepest = list(stems), max((len(path.parts) for path in whole), default=0)
-    for depth in range(1, deepest):
+    names = list(stems)
+    for depth in range(1, max((len(path.parts) for path in whole), default=0)):
         times = Counter(name.casefold() for name in names)
         for i, path in enumerate(whole):
             if times[names[i].casefold()] > 1:
-                folders = path.parent.parts[1:][-depth:]
-                names[i] = "-".join([*folders, stems[i]])
-    return _numbered(names)
-
-
-def _numbered(names: Sequence[str]) -> list[str]:
-    """Names that are still alike ("a-b" beside "b" in a folder "a") get a number."""
+                names[i] = "-".join([*path.parent.parts[1:][-depth:], stems[i]])
     taken: set[str] = set()
-    unique = []
-    for name in names:
-        free, number = name, 2
-        while free.casefold() in taken:
-            free, number = f"{name}-{number}", number + 1
-        taken.add(free.casefold())
-        unique.append(free)
-    return unique
+    for i, name in enumerate(names):
+        numbered = (f"{name}-{number}" if number > 1 else name for number in count(1))
+        names[i] = next(free for free in numbered if free.casefold() not in taken)
+        taken.add(names[i].casefold())
+    return names
 
 
 def read_bgr(path: Path) -> Pixels:
@@ -132,11 +117,44 @@ def read_bgr(path: Path) -> Pixels:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PIL's remarks on odd but readable images
-        reason = probe_image(str(path)).problem
-        problem = WORDS[reason] if reason else ""
-        if not problem:
-            try:
-                return np.ascontiguousarray(read_image(str(path), format="BGR"))
-            except Exception as error:  # PIL's decoders raise nearly every type of exception
-                problem = " ".join(str(error).split()) or type(error).__name__
-    raise DatasetError(f"{path}: {problem}")
+        if reason := probe_image(str(path)).problem:
+            raise DatasetError(f"{path}: {WORDS[reason]}")
+        try:
+            return np.ascontiguousarray(read_image(str(path), format="BGR"))
+        except Exception as error:  # PIL's decoders raise nearly every type of exception
+            problem = " ".join(str(error).split()) or type(error).__name__
+            raise DatasetError(f"{path}: {problem}") from None
+
+
+class Video:
+    """A video file that can be read.
+
+    Attributes:
+        path: the file.
+        frames: how many it says it has; 0 where it does not say.
+        rate: frames a second.
+        size: (height, width) in pixels, as shown.
+    """
+
+    def __init__(self, path: Path):
+        """
+        Raises:
+            DatasetError: it holds no frame that OpenCV can read.
+        """
+        self.path = path
+        capture = cv2.VideoCapture(str(path))
+        read, first = capture.read()
+        if not read:
+            raise DatasetError(
+                f"{path}: OpenCV reads no frame of this video; convert it, for example to H.264 "
+                "in .mp4"
+            )
+        self.frames = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        self.rate = capture.get(cv2.CAP_PROP_FPS) or _USUAL_RATE
+        self.size: tuple[int, int] = first.shape[:2]
+
+    def __iter__(self) -> Iterator[Pixels]:
+        """Frames from the first to the last that can be read, (height, width, 3), BGR."""
+        capture = cv2.VideoCapture(str(self.path))
+        while (frame := capture.read()[1]) is not None:
+            yield np.asarray(frame, dtype=np.uint8)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from transfer_maskrcnn.config import FOLLOW_DATASET
+from transfer_maskrcnn.config import FOLLOW_DATASET, RunSpec
 from transfer_maskrcnn.data.registry import register_catalog
 from transfer_maskrcnn.engine.checkpoint import load_trained_model
 from transfer_maskrcnn.engine.machine import check_device
@@ -19,6 +20,7 @@ from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.modeling.precision import autocast_dtype
 from transfer_maskrcnn.surgery.hook import source_class_names
 from transfer_maskrcnn.surgery.load import FINAL_FILE, load_weights, trained_file
+from transfer_maskrcnn.text import few
 
 logger = logging.getLogger(__name__)
 
@@ -33,23 +35,19 @@ def find_weights(cfg: CfgNode, config_file: str = "") -> str:
     Raises:
         ConfigError: there is neither.
     """
-    folders = [cfg.OUTPUT_DIR]
-    if os.path.basename(config_file) == "config.yaml":
-        folders.insert(0, os.path.dirname(config_file) or ".")
-    for folder in folders:
-        found = trained_file(folder)
-        if found is not None:
-            if cfg.SOLVER.EMA_DECAY and found.name != FINAL_FILE:
-                logger.warning(
-                    "%s is of an unfinished run: its last weights predict, not their average", found
-                )
-            return str(found)
-    if not cfg.MODEL.WEIGHTS:
+    file = Path(config_file)
+    beside = trained_file(file.parent) if file.name == "config.yaml" else None
+    found = beside or trained_file(cfg.OUTPUT_DIR)
+    if found is None and not cfg.MODEL.WEIGHTS:
         raise ConfigError(
             f"there is no model to predict with: OUTPUT_DIR {cfg.OUTPUT_DIR} holds no trained one, "
             "and MODEL.WEIGHTS is empty; train first, or name a trained file with --weights"
         )
-    return str(cfg.MODEL.WEIGHTS)
+    if found is not None and cfg.SOLVER.EMA_DECAY and found.name != FINAL_FILE:
+        logger.warning(
+            "%s is of an unfinished run: its last weights predict, not their average", found
+        )
+    return str(found or cfg.MODEL.WEIGHTS)
 
 
 def load_predictor(
@@ -75,14 +73,11 @@ def load_predictor(
             model for this config, an unknown class in ``class_scores``.
         WeightFileError: the file cannot be read.
     """
-    cfg = cfg.clone()
-    cfg.defrost()
     check_device(cfg.MODEL.DEVICE)
     classes = _class_names(cfg, weights)
     thresholds = class_thresholds(classes, score, class_scores or {})
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes)
-    if "POINT_HEAD" in cfg.MODEL:
-        cfg.MODEL.POINT_HEAD.NUM_CLASSES = len(classes)
+    cfg = RunSpec(tuple(classes)).resolve(cfg)
+    cfg.defrost()
     # What will be left out needs no mask, and what is wanted must not be left out by the model.
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = min(thresholds)
     model = build_model(cfg)
@@ -99,15 +94,11 @@ def load_predictor(
 
 
 def _class_names(cfg: CfgNode, weights: str) -> list[str]:
-    trust = cfg.MODEL.TRANSFER.TRUST_PICKLE
-    declared = _declared_classes(cfg)
-    source = load_weights(weights, trust_pickle=trust)
+    source = load_weights(weights, trust_pickle=cfg.MODEL.TRANSFER.TRUST_PICKLE)
     own = (source.metadata or {}).get("thing_classes")
-    if own:
-        _check_count(cfg, weights, own)
-        return declared or list(own)  # where both are there, loading compares them
     named = source_class_names(cfg.MODEL.TRANSFER.SOURCE_CLASSES) or source.classes
-    candidates = [list(names) for names in (named, declared) if names]
+    declared = _declared_classes(cfg)
+    candidates = [own] if own else [names for names in (named, declared) if names]
     if not candidates:
         raise ConfigError(
             f"{weights} carries no class names, and no dataset of the config is declared with its "
@@ -116,9 +107,13 @@ def _class_names(cfg: CfgNode, weights: str) -> list[str]:
         )
     stated = cfg.MODEL.ROI_HEADS.NUM_CLASSES
     # A run's config names the classes of the weights that it started from, too.
-    fitting = next((c for c in candidates if len(c) == stated), candidates[0])
-    _check_count(cfg, weights, fitting)
-    return fitting
+    fitting = next((names for names in candidates if len(names) == stated), candidates[0])
+    if stated not in (FOLLOW_DATASET, len(fitting)):
+        raise ConfigError(
+            f"{weights} has {len(fitting)} classes ({few(fitting, 8)}), but the config's "
+            f"MODEL.ROI_HEADS.NUM_CLASSES is {stated}; use the config that it was trained with"
+        )
+    return list((own and declared) or fitting)  # where both are there, loading compares them
 
 
 def _declared_classes(cfg: CfgNode) -> list[str]:
@@ -130,18 +125,6 @@ def _declared_classes(cfg: CfgNode) -> list[str]:
         return []
     if os.path.isfile(cfg.DATASETS.CATALOG):  # a model may outlive its dataset
         register_catalog(cfg.DATASETS.CATALOG)
-    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-        classes = MetadataCatalog.get(name).get("thing_classes")
-        if classes:
-            return list(classes)
-    return []
-
-
-def _check_count(cfg: CfgNode, weights: str, classes: Sequence[str]) -> None:
-    stated = cfg.MODEL.ROI_HEADS.NUM_CLASSES
-    if stated not in (FOLLOW_DATASET, len(classes)):
-        raise ConfigError(
-            f"{weights} has {len(classes)} classes ({', '.join(classes[:8])}"
-            f"{', ...' if len(classes) > 8 else ''}), but the config's "
-            f"MODEL.ROI_HEADS.NUM_CLASSES is {stated}; use the config that it was trained with"
-        )
+    datasets = map(MetadataCatalog.get, (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+    named = (metadata.get("thing_classes") for metadata in datasets)
+    return list(next(filter(None, named), []))

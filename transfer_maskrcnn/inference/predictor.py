@@ -18,7 +18,6 @@ from transfer_maskrcnn.evaluation.coco import coco_results
 from transfer_maskrcnn.evaluation.inference import FastInference
 
 Pixels = npt.NDArray[np.uint8]  # (height, width, 3), BGR as cv2 has it
-CHANNELS = ("BGR", "RGB")
 
 
 @dataclass(frozen=True)
@@ -70,19 +69,15 @@ class Predictor:
             thresholds: for each class, the score that a detection must exceed. Default: 0.
 
         Raises:
-            ConfigError: channels of another kind, or not one threshold a class.
+            ConfigError: channels of another kind.
         """
-        if channels not in CHANNELS:
-            raise ConfigError(f"INPUT.FORMAT is {channels!r}; expected {' or '.join(CHANNELS)}")
+        if channels not in ("BGR", "RGB"):
+            raise ConfigError(f"INPUT.FORMAT is {channels!r}; expected BGR or RGB")
         self.thresholds = list(thresholds) or [0.0] * len(classes)
-        if len(self.thresholds) != len(classes):
-            raise ConfigError(
-                f"{len(self.thresholds)} thresholds for {len(classes)} classes; give one a class"
-            )
         self.classes = list(classes)
         self._channels = channels
         self._resize = T.ResizeShortestEdge(shortest_side, longest_side, "choice")
-        self._divisor = max(1, _size_divisibility(model))
+        self._divisor = max(1, getattr(getattr(model, "backbone", None), "size_divisibility", 0))
         self._inference = FastInference(model.eval(), precision)
 
     def __call__(self, images: Sequence[Pixels]) -> list[list[Detection]]:
@@ -116,16 +111,11 @@ class Predictor:
         return {"image": tensor, "height": image.shape[0], "width": image.shape[1]}
 
     def _detections(self, instances: Instances) -> list[Detection]:
-        detections = [
+        return [
             Detection(r["category_id"], r["score"], tuple(r["bbox"]), r.get("segmentation"))
-            for r in coco_results(instances, 0)
+            for r in sorted(coco_results(instances, 0), key=lambda r: r["score"], reverse=True)
             if r["score"] > self.thresholds[r["category_id"]]
         ]
-        return sorted(detections, key=lambda d: d.score, reverse=True)
-
-
-def _size_divisibility(model: nn.Module) -> int:
-    return int(getattr(getattr(model, "backbone", None), "size_divisibility", 0))
 
 
 def class_thresholds(

@@ -16,7 +16,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.utils.events import EventStorage
 
-from transfer_maskrcnn.inference.overlay import draw_detections
+from transfer_maskrcnn.inference.drawing import draw_detections
 from transfer_maskrcnn.inference.predictor import Detection
 
 logger = logging.getLogger(__name__)
