@@ -22,10 +22,10 @@ def main() -> None:
     parser = tool_parser(__doc__)
     parser.add_argument("--seeds", type=int, default=1, help="how many; default: 1")
     args = parser.parse_args()
-    from transfer_maskrcnn.commands.compare_inits import print_study
     from transfer_maskrcnn.data.shapes import prepare_shapes
     from transfer_maskrcnn.study.design import make_design
     from transfer_maskrcnn.study.study import run_study
+    from transfer_maskrcnn.study.words import study_text
 
     os.chdir(ROOT)  # the config names its weights relative to the project
     os.environ["DETECTRON2_DATASETS"] = str(ROOT / "datasets")
@@ -36,7 +36,7 @@ def main() -> None:
     print("not run again; they are in output/demo.", flush=True)
     design = make_design(CONFIG, ["TEST.EVAL_ITERS", "[0, 25, 50]"], VARIANTS, [1.0], args.seeds)
     found = run_study(design, OUTPUT, ROOT / "tools" / "train_net.py")
-    print_study(found, OUTPUT)
+    print(study_text(found, OUTPUT))
     if found["comparisons"][0]["verdict"] == "better":
         print("\nBoth copied the layers, the structure; the difference is what the weights know.")
 

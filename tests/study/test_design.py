@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import yaml
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
 from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.errors import ConfigError, TransferPlanError
-from transfer_maskrcnn.study import design as module
-from transfer_maskrcnn.study.design import Design, check_variants, make_design, run_key
+from transfer_maskrcnn.study.design import Design, Run, check_variants, make_design
+from transfer_maskrcnn.study.runner import run_keys
 
 CONFIG = "configs/shapes/mask_rcnn_transfer.yaml"
 
@@ -105,21 +106,37 @@ def test_variants_are_checked_before_anything_is_trained(toy: list[str], tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+def configs(study: Design, output_dir: Path) -> dict[Run, CfgNode]:
+    return {run: study.fitted(run, output_dir)[0] for run in study.runs()}
+
+
 def test_a_runs_key(toy: list[str], tmp_path: Path) -> None:
     study = design(*toy)
-    first, *others = [run_key(study.config(run, tmp_path)) for run in study.runs()]
+    first, *others = run_keys(configs(study, tmp_path)).values()
     assert all(key["config"] != first["config"] for key in others)
-    elsewhere = study.config(study.runs()[0], tmp_path / "other")
-    elsewhere.defrost()
-    elsewhere.DATALOADER.NUM_WORKERS = 7
-    assert run_key(elsewhere) == first, "where and with how many workers changes no result"
-    copy = tmp_path / "copy.pth"
-    copy.write_bytes(Path("configs/shapes/shapes_source.pth").read_bytes() + b" ")
-    moved = design(*toy, "MODEL.WEIGHTS", str(copy))
-    backbone = next(run for run in moved.runs() if run.variant.name == "backbone")
-    same = next(run for run in study.runs() if run.variant.name == "backbone")
-    a, b = run_key(moved.config(backbone, tmp_path)), run_key(study.config(same, tmp_path))
-    assert a["weights"] != b["weights"] and a["data"] == b["data"]
+    elsewhere = configs(study, tmp_path / "other")
+    for cfg in elsewhere.values():
+        cfg.defrost()
+        cfg.DATALOADER.NUM_WORKERS = 7
+    same = next(iter(run_keys(elsewhere).values()))
+    assert same == first, "where and with how many workers changes no result"
+
+
+def test_a_runs_key_is_that_of_the_files_as_they_are_now(toy: list[str], tmp_path: Path) -> None:
+    weights = tmp_path / "copy.pth"
+    weights.write_bytes(Path("configs/shapes/shapes_source.pth").read_bytes())
+    study = design(*toy, "MODEL.WEIGHTS", str(weights))
+    fitted = configs(study, tmp_path)
+    backbone = next(run for run in fitted if run.variant.name == "backbone")
+    before = run_keys(fitted)[backbone]
+    elsewhere = run_keys(configs(design(*toy), tmp_path)).values()
+    assert before in elsewhere, "where they lie does not matter"
+    weights.write_bytes(weights.read_bytes() + b" ")
+    with next((tmp_path / "images" / "train").iterdir()).open("ab") as image:
+        image.write(b" ")
+    after = run_keys(fitted)[backbone]
+    assert after["weights"] != before["weights"] and after["data"] != before["data"]
+    assert after["config"] == before["config"]
 
 
 LABELS = "MODEL.TRANSFER.PSEUDO_LABELS"
@@ -141,14 +158,15 @@ def test_a_runs_key_depends_on_all_data(
     cfg = load_config("")
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("train",), ("test",)
     cfg.merge_from_list(options)
+    run = design().runs()[0]
     keys = []
     for found in ([], [{"category_id": 0, "bbox": [0, 0, 1, 1]}]):
         content["other"] = [{"file_name": __file__, "annotations": found}]
-        module._data_fingerprint.cache_clear()
-        keys.append(run_key(cfg)["data"])
+        keys.append(run_keys({run: cfg})[run]["data"])
     assert (keys[0] != keys[1]) is matters
-    plain = module._data_fingerprint(("train", "test"))
-    assert (plain not in keys) is matters, "of other runs it is what it was"
+    plain = load_config("", ["DATASETS.TRAIN", "('train',)", "DATASETS.TEST", "('test',)"])
+    of_others = run_keys({run: plain})[run]["data"]
+    assert (of_others not in keys) is matters, "of other runs it is what it was"
 
 
 def test_extended_variants_need_a_test_set_of_the_novel_classes(

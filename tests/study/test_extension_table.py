@@ -8,14 +8,9 @@ from pathlib import Path
 import pytest
 
 from transfer_maskrcnn.errors import TransferError
-from transfer_maskrcnn.study.extension_runs import FIGURES, RunScores, ScoredOn
-from transfer_maskrcnn.study.extension_table import (
-    estimate,
-    find_row,
-    group_rows,
-    rows_json,
-    rows_text,
-)
+from transfer_maskrcnn.study.intervals import estimate, find_row, group_rows, rows_json
+from transfer_maskrcnn.study.results import FIGURES, RunScores, ScoredOn
+from transfer_maskrcnn.study.words import rows_text
 
 BASE_AND_NOVEL = ScoredOn(("base_val",), ("novel_val",), 8, 2)
 NOVEL_ALONE = ScoredOn((), ("novel_val",), 0, 2)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from transfer_maskrcnn.errors import TransferError
-from transfer_maskrcnn.study.process import (
+from transfer_maskrcnn.study.runner import (
     Interrupted,
     drop_older_checkpoints,
     iterations_done,
@@ -39,10 +39,12 @@ def program(tmp_path: Path) -> Path:
 
 
 def run(program: Path, what: str, stop: threading.Event | None = None) -> str:
+    folder = program.parent / "out"
+    folder.mkdir()
     return train(
         program,
         [what],
-        program.parent / "out",
+        folder,
         {"CUDA_VISIBLE_DEVICES": "3"},
         stop or threading.Event(),
         lambda done: None,

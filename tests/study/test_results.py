@@ -12,9 +12,8 @@ from detectron2.config import CfgNode
 from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.errors import TransferError
 from transfer_maskrcnn.files import write_json
-from transfer_maskrcnn.study.design import Run
+from transfer_maskrcnn.study.design import Run, Variant
 from transfer_maskrcnn.study.results import collect, load_matches, read_result
-from transfer_maskrcnn.study.variants import Variant
 
 KEY = {"config": "a", "data": "b", "weights": "c"}
 RUN = Run(Variant("backbone", "backbone", "backbone", "w.pth", ()), 1.0, 0)
@@ -66,7 +65,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_finished_run(folder: Path, cfg: CfgNode) -> None:
-    collect(RUN, folder, cfg, KEY, diverged="")
+    collect(RUN, folder, KEY, diverged="")
     result = read_result(folder, KEY)
     assert result is not None
     assert (result["status"], result["results"]) == ("finished", {"segm/AP": 50.495})
@@ -82,7 +81,7 @@ def test_a_finished_run(folder: Path, cfg: CfgNode) -> None:
 
 
 def test_a_run_that_diverged(folder: Path, cfg: CfgNode) -> None:
-    collect(RUN, folder, cfg, KEY, diverged="9 weights hold NaN or infinity")
+    collect(RUN, folder, KEY, diverged="9 weights hold NaN or infinity")
     result = read_result(folder, KEY)
     assert result is not None
     assert (result["status"], result["results"], result["drift"]) == ("diverged", {}, {})
@@ -110,7 +109,7 @@ def other_result(folder: Path) -> None:
 
 DAMAGE = [
     # what happens to the folder, what the error says
-    (spoil_result, r"result\.json is damaged"),
+    (spoil_result, r"result\.json cannot be read"),
     (remove_predictions, r"coco_instances_results\.json is gone"),
     (other_predictions, r"AP is 0\.00 by matches\.npz and 50\.\d+ by result\.json"),
     (other_result, r"AP is 50\.\d+ by matches\.npz and 20\.00 by result\.json"),
@@ -121,7 +120,7 @@ DAMAGE = [
 def test_damage_is_found_and_the_remedy_named(
     damage: Any, message: str, folder: Path, cfg: CfgNode
 ) -> None:
-    collect(RUN, folder, cfg, KEY, diverged="")
+    collect(RUN, folder, KEY, diverged="")
     damage(folder)
     with pytest.raises(TransferError, match=message) as caught:
         load_matches(folder, cfg, read_result(folder, KEY) or {})

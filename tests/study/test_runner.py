@@ -28,7 +28,12 @@ class Trainings:
         monkeypatch.setattr(runner, "train", self.train)
         monkeypatch.setattr(runner, "collect", self.collect)
         monkeypatch.setattr(
-            runner, "run_key", lambda cfg: {"config": f"{cfg.SOLVER.MAX_ITER}", "data": "d"}
+            runner,
+            "run_keys",
+            lambda configs: {
+                run: {"config": f"{cfg.SOLVER.MAX_ITER}", "data": "d"}
+                for run, cfg in configs.items()
+            },
         )
 
     def train(
@@ -42,9 +47,10 @@ class Trainings:
             raise TransferError(f"{folder.name} failed")
         return ""
 
-    def collect(self, run: Any, folder: Path, cfg: Any, key: Any, diverged: str) -> None:
-        result = {"key": key, "status": "finished", "results": {"segm/AP": 1.0}}
-        write_json(folder / "result.json", {**result, "folder": run.folder})
+    def collect(self, run: Any, folder: Path, key: Any, diverged: str) -> dict[str, Any]:
+        result = {"key": key, "message": "", "results": {"segm/AP": 1.0}, "folder": run.folder}
+        write_json(folder / "result.json", result)
+        return result
 
 
 @pytest.fixture

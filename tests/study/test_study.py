@@ -149,7 +149,7 @@ def test_a_study_in_use_is_left_alone(toy: list[str], tmp_path: Path) -> None:
     folder.mkdir()
     holder = "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX)"
     with subprocess.Popen(
-        [sys.executable, "-c", f"{holder}; print(1, flush=True); time.sleep(60)", ".study.lock"],
+        [sys.executable, "-c", f"{holder}; print(1, flush=True); time.sleep(60)", ".training"],
         cwd=folder,
         stdout=subprocess.PIPE,
     ) as other:
@@ -157,6 +157,6 @@ def test_a_study_in_use_is_left_alone(toy: list[str], tmp_path: Path) -> None:
         done = subprocess.run(toy, cwd=tmp_path, env=environment(), capture_output=True, text=True)
         other.kill()
     assert done.returncode == 1
-    assert "another study is running in study" in done.stderr
+    assert "another training" in done.stderr and "OUTPUT_DIR study;" in done.stderr
     assert not (folder / "runs").exists()
     shutil.rmtree(folder)

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from transfer_maskrcnn.evaluation.matches import Matches
-from transfer_maskrcnn.study.design import Design
-from transfer_maskrcnn.study.summary import Finished, summarise
-from transfer_maskrcnn.study.variants import Variant
+from transfer_maskrcnn.study.design import Design, Variant
+from transfer_maskrcnn.study.study import Finished, summarise
 
 IMAGES = 8
 THRESHOLDS = np.linspace(0.5, 0.95, 10)

@@ -10,7 +10,7 @@ from detectron2.modeling import build_model
 
 from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.errors import ConfigError
-from transfer_maskrcnn.study.variants import Variant, parse_variant
+from transfer_maskrcnn.study.design import Variant, parse_variant
 
 
 @pytest.fixture

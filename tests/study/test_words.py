@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from transfer_maskrcnn.study.compare import Comparison, Verdict
-from transfer_maskrcnn.study.words import table, verdict
+from transfer_maskrcnn.study.intervals import Comparison, Verdict
+from transfer_maskrcnn.study.words import speed_up, study_text, verdict
 
 
 def cell(variant: str, mean: float, words: str = "") -> dict[str, Any]:
@@ -71,6 +72,7 @@ def test_the_table_fits_a_terminal() -> None:
     long = "all_but_predictors@a_file_with_a_very_long_name_coco.pth"
     content = {
         "metric": "segm/AP",
+        "verdict": "Pre-trained weights pay here, " + "and so on, " * 20,
         "train_images": [{"fraction": 0.25, "images": 120000}],
         "variants": [{"name": long, "transferred": 0.998}],
         "cells": [
@@ -83,11 +85,13 @@ def test_the_table_fits_a_terminal() -> None:
             }
         ],
     }
-    lines = table(content).splitlines()
+    lines = study_text(content, Path("out")).splitlines()
     assert max(map(len, lines)) <= 80
-    assert "100.0 to 100.0" in lines[-1] and "120000" in lines[-1]
-    assert "99%" in lines[-1], "nearly all is not all"
-    assert "coco.pth" in lines[-1], "the end of a name tells files apart"
+    [row] = [line for line in lines if "%" in line and "interval" not in line]
+    assert "100.0 to 100.0" in row and "120000" in row
+    assert "99%" in row, "nearly all is not all"
+    assert "coco.pth" in row, "the end of a name tells files apart"
+    assert lines[-2:] == ["Figures: out/study.json", "Report:  out/report.html"]
 
 
 def test_every_verdict_has_an_opening() -> None:
@@ -101,3 +105,20 @@ def test_every_verdict_has_an_opening() -> None:
         for about in (True, False)
     }
     assert len(texts) == 6 and all("box AP" in text for text in texts)
+
+
+SPEED_UPS = [
+    # own iterations, the reference's budget, words
+    (65, 400, "reaches it 6.2x sooner"),
+    (4, 400, "reaches it about 100x sooner"),  # roughly: it lies between two points
+    (400, 400, "reaches it just as soon"),
+    (395, 400, "reaches it just as soon"),
+    (600, 400, "reaches it 1.5x later"),
+    (0.0, 400, "is there before the first iteration"),
+    (None, 400, "does not reach it"),
+]
+
+
+@pytest.mark.parametrize(("own", "budget", "words"), SPEED_UPS)
+def test_speed_up(own: float | None, budget: float, words: str) -> None:
+    assert speed_up(own, budget) == words

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import textwrap
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from transfer_maskrcnn.cli import parse_arguments, run_tool, tool_parser
 from transfer_maskrcnn.errors import ConfigError
 
-WIDTH = 80
 DEFAULT_VARIANTS = "from_scratch,backbone,all_but_predictors"
 EXAMPLES = """
 Variants, from least to most: random_init, backbone, backbone_fpn,
@@ -41,6 +38,7 @@ def _main(args: argparse.Namespace, train_net: Path) -> None:
     from transfer_maskrcnn.study.design import make_design
     from transfer_maskrcnn.study.runner import visible_gpus
     from transfer_maskrcnn.study.study import run_study
+    from transfer_maskrcnn.study.words import study_text
 
     if not 0 <= args.num_gpus <= len(visible_gpus()):
         raise ConfigError(
@@ -50,18 +48,8 @@ def _main(args: argparse.Namespace, train_net: Path) -> None:
     design = make_design(
         args.config_file, args.opts, args.variants.split(","), _numbers(args.fractions), args.seeds
     )
-    print_study(run_study(design, args.output_dir, train_net, args.num_gpus), args.output_dir)
-
-
-def print_study(content: dict[str, Any], output_dir: Path) -> None:
-    """What a study found, for a terminal."""
-    from transfer_maskrcnn.report.page import REPORT_FILE
-    from transfer_maskrcnn.report.study_page import STUDY_FILE
-    from transfer_maskrcnn.study.words import table
-
-    print(f"\n{table(content)}\n")
-    print(textwrap.fill(content["verdict"], WIDTH))
-    print(f"Figures: {output_dir / STUDY_FILE}\nReport:  {output_dir / REPORT_FILE}")
+    found = run_study(design, args.output_dir, train_net, args.num_gpus)
+    print(study_text(found, args.output_dir))
 
 
 def _numbers(text: str) -> list[float]:

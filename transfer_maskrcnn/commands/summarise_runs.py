@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,7 +31,16 @@ def summarise_runs_tool() -> None:
     run_tool(summarise_runs)
 
 
-def _parser() -> argparse.ArgumentParser:
+def summarise_runs(argv: Sequence[str] | None = None) -> None:
+    """Print a row of figures for each group of runs.
+
+    Args:
+        argv: as on the command line; None takes it from there.
+
+    Raises:
+        TransferError: runs that are missing, unfinished, damaged or cannot be compared; no such
+            reference.
+    """
     parser = tool_parser(
         "Print AP of base and novel classes, and what was forgotten: mean and interval\n"
         "over the runs that differ by seed alone.",
@@ -48,22 +56,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--box", action="store_true", help="box AP in place of mask AP")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the same figures to FILE")
-    return parser
-
-
-def summarise_runs(argv: Sequence[str] | None = None) -> None:
-    """Print a row of figures for each group of runs.
-
-    Args:
-        argv: as on the command line; None takes it from there.
-
-    Raises:
-        TransferError: runs that are missing, unfinished, damaged or cannot be compared; no such
-            reference.
-    """
-    args = _parser().parse_args(argv)
-    from transfer_maskrcnn.study.extension_runs import read_runs
-    from transfer_maskrcnn.study.extension_table import find_row, group_rows, rows_json, rows_text
+    args = parser.parse_args(argv)
+    from transfer_maskrcnn.study.intervals import find_row, group_rows, rows_json
+    from transfer_maskrcnn.study.results import read_runs
+    from transfer_maskrcnn.study.words import rows_text
 
     task = "bbox" if args.box else "segm"
     rows = group_rows(read_runs(args.runs, task))

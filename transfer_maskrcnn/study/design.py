@@ -1,27 +1,40 @@
-"""What a study runs: every variant on every share of the images with every seed, all else equal."""
+"""What a study runs: every variant on every share of the images with every seed, all else equal.
+
+A variant is a starting point: a few settings on top of one config.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 
 from transfer_maskrcnn.config import RunSpec, load_config
-from transfer_maskrcnn.data.loader import training_images
 from transfer_maskrcnn.data.registry import register_catalog
-from transfer_maskrcnn.engine.manifest import config_hash, dataset_fingerprint
 from transfer_maskrcnn.engine.setup import fit_config
-from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.errors import ConfigError, nearest
 from transfer_maskrcnn.incremental.classes import check_dataset
-from transfer_maskrcnn.study.variants import Variant, parse_variant
+from transfer_maskrcnn.modeling.freezing import ALL_BUT_NOVEL_ROWS
 from transfer_maskrcnn.surgery.hook import plan_of_config
+from transfer_maskrcnn.surgery.names import PRESETS
 from transfer_maskrcnn.text import quoted
+
+FAIR = "from_scratch"
+VARIANT_NAMES = (*PRESETS, FAIR)
+GROUPS = 32  # of detectron2's "GN"
+IMAGENET_STD = [57.375, 57.12, 58.395]  # of the three channels, of pixels from 0 to 255
+LEAST_WARMUP = 0.1  # of the iterations
+# what spares weights that are worth it, and would only hinder random ones
+_NO_CARE_FOR_WEIGHTS = (
+    *("MODEL.TRANSFER.FREEZE", "", "SOLVER.FREEZE_SCHEDULE", "[]", "SOLVER.LR_MULTIPLIERS", "[]"),
+    *("SOLVER.L2_SP", "0.0"),
+)
+_AS_IT_IS = ("MODEL.TRANSFER.STRICT", "False", "SOLVER.L2_SP", "0.0")
 
 CURVE_SHARES = (0, 1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of the iterations, beside the last
 SET_BY_THE_STUDY = (
@@ -29,6 +42,103 @@ SET_BY_THE_STUDY = (
     *("SEED", "OUTPUT_DIR"),
 )
 CHECKPOINTS = 8  # a run: what a kill costs at most is an eighth of it
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One starting point.
+
+    Attributes:
+        name: ``backbone``, ``from_scratch``; with a file of its own ``backbone@imagenet.pkl``,
+            wherever that file lies.
+        text: as the user wrote it, with the file's folder.
+        keep: the preset of MODEL.TRANSFER.KEEP.
+        weights: the weight file; "" for none.
+        settings: ``KEY VALUE`` pairs in which this variant differs from the config.
+    """
+
+    name: str
+    text: str
+    keep: str
+    weights: str
+    settings: tuple[str, ...]
+
+    @property
+    def folder(self) -> str:
+        """The name as part of a folder's name."""
+        return re.sub(r"[^\w.-]", "-", self.name.replace("@", "-at-"))
+
+
+def parse_variant(text: str, cfg: CfgNode) -> Variant:
+    """``PRESET``, ``PRESET@WEIGHTS`` or ``from_scratch`` for the config ``cfg``.
+
+    Raises:
+        ConfigError: no such preset, a file where none is taken, or none where one is needed.
+    """
+    preset, at, file = (part.strip() for part in text.partition("@"))
+    _require(
+        preset in VARIANT_NAMES,
+        f"--variants: there is no variant {preset!r}; expected {', '.join(VARIANT_NAMES)}, those "
+        f"that take weights also as backbone@imagenet.pkl{nearest(preset, VARIANT_NAMES)}",
+    )
+    random = preset in ("random_init", FAIR)
+    keep, weights = ("random_init", "") if random else (preset, file or cfg.MODEL.WEIGHTS)
+    _require(
+        not (random and at),
+        f"--variants {text}: {preset} trains from random weights and takes no file",
+    )
+    _require(
+        random or weights,
+        f"--variants {text}: it needs weights; set MODEL.WEIGHTS in the config, or write "
+        f"{preset}@FILE",
+    )
+    settings = ["MODEL.WEIGHTS", weights, "MODEL.TRANSFER.KEEP", keep]
+    if keep != "class_rows":  # the plan refuses these where they would mean nothing
+        settings += ["MODEL.TRANSFER.CLASS_MAP", "[]", "MODEL.TRANSFER.NEW_CLASS_INIT", "default"]
+        settings += _without_extension(cfg) if cfg.MODEL.TRANSFER.EXTEND else []
+    if random:
+        settings += _fair_settings(cfg) if preset == FAIR else _AS_IT_IS
+    name = f"{preset}@{file.rpartition('/')[2]}" if at else preset
+    return Variant(name, text.strip(), keep, weights, tuple(settings))
+
+
+def _require(holds: object, message: str) -> None:
+    if not holds:
+        raise ConfigError(message)
+
+
+def _without_extension(cfg: CfgNode) -> list[str]:
+    """For a model of the novel classes alone: EXTEND off, and what is meant for base classes."""
+    settings = [
+        *("MODEL.TRANSFER.EXTEND", "False", "MODEL.TRANSFER.DISTILLATION", "0.0"),
+        *("MODEL.TRANSFER.PSEUDO_LABELS.ENABLED", "False", "DATASETS.TEST_BASE", "()"),
+    ]
+    if cfg.MODEL.TRANSFER.FREEZE == ALL_BUT_NOVEL_ROWS:
+        settings += ["MODEL.TRANSFER.FREEZE", ""]
+    phases = [list(phase) for phase in cfg.SOLVER.FREEZE_SCHEDULE]
+    own = [[n, "" if parts == ALL_BUT_NOVEL_ROWS else parts] for n, parts in phases]
+    return settings if own == phases else [*settings, "SOLVER.FREEZE_SCHEDULE", str(own)]
+
+
+def _fair_settings(cfg: CfgNode) -> list[str]:
+    """Training from random weights as it is done by those who know how (arXiv:1811.08883).
+
+    All layers learn from the first iteration, at one rate; FrozenBN, which cannot, gives way to
+    GroupNorm, or to BatchNorm where a layer has too few channels for 32 groups; pixels are scaled
+    to unit variance; the warm-up is no shorter than a tenth of training. What the config does
+    already stays, the learning rate too.
+    """
+    settings, resnet = ["MODEL.BACKBONE.FREEZE_AT", "0", *_NO_CARE_FOR_WEIGHTS], cfg.MODEL.RESNETS
+    if resnet.NORM == "FrozenBN":
+        narrow = resnet.NUM_GROUPS * resnet.WIDTH_PER_GROUP
+        channels = (resnet.STEM_OUT_CHANNELS, resnet.RES2_OUT_CHANNELS, cfg.MODEL.FPN.OUT_CHANNELS)
+        norm = "BN" if any(number % GROUPS for number in (narrow, *channels)) else "GN"
+        settings += ["MODEL.RESNETS.NORM", norm]
+        settings += [] if cfg.MODEL.FPN.NORM else ["MODEL.FPN.NORM", norm]
+    if max(cfg.MODEL.PIXEL_STD) <= 1:
+        settings += ["MODEL.PIXEL_STD", str(IMAGENET_STD)]
+    warmup = max(cfg.SOLVER.WARMUP_ITERS, round(LEAST_WARMUP * cfg.SOLVER.MAX_ITER))
+    return [*settings, "SOLVER.WARMUP_ITERS", str(warmup)]
 
 
 @dataclass(frozen=True)
@@ -69,16 +179,18 @@ class Design:
             for variant in self.variants
         ]
 
+    def first_run(self, variant: Variant, fraction: float | None = None) -> Run:
+        """Of a variant: on all images that there are, unless a ``fraction`` of them is named."""
+        return Run(variant, fraction or self.fractions[-1], self.seeds[0])
+
     def arguments(self, run: Run, output_dir: Path) -> list[str]:
         """What ``tools/train_net.py`` is called with for ``run``."""
-        own = ["DATASETS.TRAIN_FRACTION", str(run.fraction), "SEED", str(run.seed)]
-        own += ["OUTPUT_DIR", str(output_dir / run.folder)]
-        config = ["--config-file", self.config_file]
-        return [*config, *self.options, *self._measured, *run.variant.settings, *own]
-
-    def config(self, run: Run, output_dir: Path) -> CfgNode:
-        """The config of ``run``, fitted to its datasets."""
-        return self.fitted(run, output_dir)[0]
+        return [
+            *("--config-file", self.config_file, *self.options, *self._measured),
+            *run.variant.settings,
+            *("DATASETS.TRAIN_FRACTION", str(run.fraction), "SEED", str(run.seed)),
+            *("OUTPUT_DIR", str(output_dir / run.folder)),
+        ]
 
     def fitted(self, run: Run, output_dir: Path) -> tuple[CfgNode, RunSpec]:
         """The config of ``run``, and what it leaves to its datasets."""
@@ -92,11 +204,11 @@ class Design:
         cfg = load_config(self.config_file, self.options)
         last = cfg.SOLVER.MAX_ITER
         period = max(1, min(cfg.SOLVER.CHECKPOINT_PERIOD, last // CHECKPOINTS))
-        settings = ["SOLVER.CHECKPOINT_PERIOD", str(period)]
         points = {0, *cfg.TEST.EVAL_ITERS}  # without the start, no curve tells what weights bring
         if not (cfg.TEST.EVAL_ITERS or cfg.TEST.EVAL_PERIOD):
             points |= {round(share * last) for share in CURVE_SHARES}
-        return [*settings, "TEST.EVAL_ITERS", str(sorted(points))]
+        evaluated = str(sorted(points))
+        return ["SOLVER.CHECKPOINT_PERIOD", str(period), "TEST.EVAL_ITERS", evaluated]
 
 
 def make_design(
@@ -112,38 +224,40 @@ def make_design(
         ConfigError: what does not fit, before anything is trained.
     """
     cfg = load_config(config_file, options)
-    if len(cfg.DATASETS.TRAIN) != 1 or len(cfg.DATASETS.TEST) != 1:
-        raise ConfigError(
-            "a study needs one dataset in DATASETS.TRAIN and one in DATASETS.TEST; the config has "
-            f"{cfg.DATASETS.TRAIN} and {cfg.DATASETS.TEST}"
-        )
-    set_by_the_study = [key for key in options[::2] if key in SET_BY_THE_STUDY]
-    if set_by_the_study:
-        raise ConfigError(
-            f"{set_by_the_study[0]} is set by the study itself, run by run: see --variants, "
-            "--fractions, --seeds and --output-dir"
-        )
-    if cfg.TEST.EARLY_STOPPING:
-        raise ConfigError(
-            f"TEST.EARLY_STOPPING is {cfg.TEST.EARLY_STOPPING}, but a study gives every run the "
-            "same number of iterations: set it to 0"
-        )
-    if cfg.SOLVER.EPOCHS:
-        raise ConfigError(
-            f"SOLVER.EPOCHS is {cfg.SOLVER.EPOCHS:g}, but a study gives every run the same number "
-            "of iterations, on few images as on many: set SOLVER.MAX_ITER, and EPOCHS 0.0"
-        )
+    train, test = cfg.DATASETS.TRAIN, cfg.DATASETS.TEST
+    _require(
+        len(train) == len(test) == 1,
+        "a study needs one dataset in DATASETS.TRAIN and one in DATASETS.TEST; the config has "
+        f"{train} and {test}",
+    )
+    own = next((key for key in options[::2] if key in SET_BY_THE_STUDY), "")
+    _require(
+        not own,
+        f"{own} is set by the study itself, run by run: see --variants, --fractions, --seeds and "
+        "--output-dir",
+    )
+    same = "but a study gives every run the same number of iterations"
+    _require(
+        not cfg.TEST.EARLY_STOPPING,
+        f"TEST.EARLY_STOPPING is {cfg.TEST.EARLY_STOPPING}, {same}: set it to 0",
+    )
+    _require(
+        not cfg.SOLVER.EPOCHS,
+        f"SOLVER.EPOCHS is {cfg.SOLVER.EPOCHS:g}, {same}, on few images as on many: set "
+        "SOLVER.MAX_ITER, and EPOCHS 0.0",
+    )
     parsed = tuple(parse_variant(variant, cfg) for variant in variants)
-    if len({variant.folder for variant in parsed}) != len(variants) or len(variants) < 2:
-        raise ConfigError(
-            f"--variants {','.join(variants)}: expected at least two variants, each with another "
-            "name (of a file, its name counts, not its folder, and of that letters, digits, '.', "
-            "'_' and '-')"
-        )
-    if not fractions or not all(0 < fraction <= 1 for fraction in fractions):
-        raise ConfigError(f"--fractions {fractions}: expected numbers above 0 and at most 1")
-    if seeds < 1:
-        raise ConfigError(f"--seeds {seeds}: expected at least 1")
+    _require(
+        len({variant.folder for variant in parsed}) == len(parsed) > 1,
+        f"--variants {','.join(variants)}: expected at least two variants, each with another "
+        "name (of a file, its name counts, not its folder, and of that letters, digits, '.', "
+        "'_' and '-')",
+    )
+    _require(
+        fractions and all(0 < fraction <= 1 for fraction in fractions),
+        f"--fractions {fractions}: expected numbers above 0 and at most 1",
+    )
+    _require(seeds >= 1, f"--seeds {seeds}: expected at least 1")
     ordered = tuple(sorted({float(fraction) for fraction in fractions}))
     return Design(config_file, tuple(options), parsed, ordered, tuple(range(seeds)))
 
@@ -159,8 +273,7 @@ def check_variants(design: Design, output_dir: Path) -> dict[str, float]:
     _check_classes(design)
     shares = {}
     for variant in design.variants:
-        run = Run(variant, design.fractions[-1], design.seeds[0])
-        cfg, spec = design.fitted(run, output_dir)
+        cfg, spec = design.fitted(design.first_run(variant), output_dir)
         cfg.defrost()
         cfg.MODEL.DEVICE = "cpu"
         _, _, plan = plan_of_config(cfg, spec.classes)
@@ -178,70 +291,14 @@ def _check_classes(design: Design) -> None:
     if cfg.DATASETS.CATALOG:
         register_catalog(cfg.DATASETS.CATALOG)
     (train,), (test,) = cfg.DATASETS.TRAIN, cfg.DATASETS.TEST
-    learnt, tested = (_classes_of(name) for name in (train, test))
-    if learnt != tested:
-        raise ConfigError(
-            f"--variants: MODEL.TRANSFER.EXTEND is for class_rows alone, and {others[0]} learns "
-            f"only the classes of DATASETS.TRAIN {train!r} ({quoted(learnt)}); DATASETS.TEST "
-            f"{test!r} has others ({quoted(tested)}), on which the variants cannot be compared. "
-            "Test on a set of the same classes, in the same order, as DATASETS.TRAIN; or name "
-            "variants class_rows@FILE alone"
-        )
-
-
-def _classes_of(dataset: str) -> list[str]:
-    check_dataset(dataset)
-    return list(MetadataCatalog.get(dataset).thing_classes)
-
-
-def images_by_fraction(design: Design, output_dir: Path) -> list[dict[str, float]]:
-    """How many images each fraction trains on, with the first seed."""
-    counts = []
-    for fraction in design.fractions:
-        cfg = design.config(Run(design.variants[0], fraction, design.seeds[0]), output_dir)
-        counts.append({"fraction": fraction, "images": training_images(cfg)})
-    return counts
-
-
-def run_key(cfg: CfgNode) -> dict[str, str]:
-    """What a run's result depends on, but for the machine and the versions of libraries.
-
-    Where the weights and the catalog lie does not matter: what is in them does.
-    """
-    content = cfg.clone()
-    content.defrost()
-    content.MODEL.WEIGHTS, content.DATASETS.CATALOG = "", ""
-    return {
-        "config": config_hash(content),
-        "data": _data_fingerprint(_datasets(cfg)),
-        "weights": _checksum(cfg.MODEL.WEIGHTS),
-    }
-
-
-def _datasets(cfg: CfgNode) -> tuple[str, ...]:
-    """All that a run's result depends on."""
-    labels = cfg.MODEL.TRANSFER.PSEUDO_LABELS
-    calibration = (labels.CALIBRATION_SET,) if labels.ENABLED and labels.CALIBRATION_SET else ()
-    data = cfg.DATASETS
-    return (*data.TRAIN, *data.TEST, *data.TEST_BASE, *calibration)
-
-
-@lru_cache
-def _data_fingerprint(names: tuple[str, ...]) -> str:
-    """Of the annotations, and of the images as far as their files' sizes tell them apart."""
-    digest = hashlib.sha256(dataset_fingerprint(names).encode())
-    for name in names:
-        for record in DatasetCatalog.get(name):
-            digest.update(f"{os.path.getsize(record['file_name'])} ".encode())
-    return digest.hexdigest()[:16]
-
-
-@lru_cache
-def _checksum(weights: str) -> str:
-    if not os.path.isfile(weights):
-        return weights  # an address: what lies there has a name of its own
-    digest = hashlib.sha256()
-    with open(weights, "rb") as f:
-        while block := f.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:16]
+    for name in (train, test):
+        check_dataset(name)
+    learnt, tested = (MetadataCatalog.get(name).thing_classes for name in (train, test))
+    _require(
+        learnt == tested,
+        f"--variants: MODEL.TRANSFER.EXTEND is for class_rows alone, and {others[0]} learns only "
+        f"the classes of DATASETS.TRAIN {train!r} ({quoted(learnt)}); DATASETS.TEST {test!r} has "
+        f"others ({quoted(tested)}), on which the variants cannot be compared. Test on a set of "
+        "the same classes, in the same order, as DATASETS.TRAIN; or name variants class_rows@FILE "
+        "alone",
+    )

@@ -2,39 +2,60 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
+import hashlib
 import os
-import threading
-from collections.abc import Iterator
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from pathlib import Path
-from queue import Empty, Queue
+from queue import Empty, SimpleQueue
+from threading import Event
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 from tqdm import tqdm
 
-from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.cli import DIVERGED_STATUS
+from transfer_maskrcnn.engine.manifest import config_hash, dataset_fingerprint
+from transfer_maskrcnn.engine.run import only_run_in
+from transfer_maskrcnn.errors import ConfigError, TransferError
 from transfer_maskrcnn.files import write_json
-from transfer_maskrcnn.study.design import Design, Run, run_key
-from transfer_maskrcnn.study.process import Interrupted, train
+from transfer_maskrcnn.study.design import Design, Run
 from transfer_maskrcnn.study.results import (
-    DIVERGED,
     collect,
     read_record,
     read_result,
     task_of,
     unfinished_files,
 )
+from transfer_maskrcnn.study.words import outcome
+from transfer_maskrcnn.surgery.load import weights_digest
 
+CHILD = Path(__file__).with_name("child.py")
+CONSOLE = "console.txt"
 KEY_FILE = "study_run.json"
-LOCK_FILE = ".study.lock"
+LAST_WORDS = 15  # lines of a failed run's output
+
+
+Key = dict[str, str]
+
+
+class Interrupted(Exception):
+    """The study was told to stop; its runs go on from their checkpoints next time."""
 
 
 class StudyRunner:
     """Trains what is missing from a study's folder.
 
     A run that has ended is not run again; one that was cut off goes on from its last checkpoint.
+
+    Attributes:
+        configs: of every run, in the design's order.
     """
 
     def __init__(self, design: Design, output_dir: Path, train_net: Path, gpus: int = 0):
@@ -45,13 +66,10 @@ class StudyRunner:
             train_net: the path of ``tools/train_net.py``.
             gpus: processes at a time, a GPU each; 0: one process, wherever the config says.
         """
-        self.design, self.output_dir = design, output_dir
-        self._train_net = train_net
-        self._slots: list[dict[str, str]] = [
-            {"CUDA_VISIBLE_DEVICES": gpu} for gpu in visible_gpus()[:gpus]
-        ] or [{}]
-        self._stop = threading.Event()
-        self._errors: list[BaseException] = []
+        self.configs = {run: design.fitted(run, output_dir)[0] for run in design.runs()}
+        self._design, self._output_dir, self._train_net = design, output_dir, train_net
+        self._stop = Event()
+        self._slots = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in visible_gpus()[:gpus]] or [{}]
 
     def run(self) -> list[dict[str, Any]]:
         """Train all that is missing, and return all results, in the design's order.
@@ -60,73 +78,43 @@ class StudyRunner:
             TransferError: a run failed, or the folder holds runs of other settings. What else was
                 under way is cut off, and goes on next time.
         """
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        with locked(self.output_dir / LOCK_FILE):
-            return self._run()
+        with only_run_in(str(self._output_dir)):
+            keys = run_keys(self.configs)
+            for run, key in keys.items():
+                _check_same(self._output_dir / run.folder / KEY_FILE, key)
+            self._train_missing(keys)
+            found = [read_result(self._output_dir / run.folder, keys[run]) for run in keys]
+            return [result for result in found if result is not None]
 
-    def _run(self) -> list[dict[str, Any]]:
-        keys = self._keys()
-        waiting: Queue[Run] = Queue()
-        for run in self.design.runs():
-            if self._result(run, keys[run]) is None:
-                waiting.put(run)
-        done = len(keys) - waiting.qsize()
-        if done:
-            tqdm.write(f"{done} of {len(keys)} runs are finished already")
-        workers = [
-            threading.Thread(target=self._work, args=(slot, waiting, keys), daemon=True)
-            for slot in range(len(self._slots))
-        ]
-        with self._stopping_at_the_end():
-            for worker in workers:
-                worker.start()
-            for worker in workers:
-                while worker.is_alive():
-                    worker.join(0.2)
-        if self._errors:
-            raise self._errors[0]
-        return [result for run in keys if (result := self._result(run, keys[run]))]
-
-    @contextlib.contextmanager
-    def _stopping_at_the_end(self) -> Iterator[None]:
-        try:
-            yield
-        finally:  # Ctrl-C, too: no training is left behind
-            self._stop.set()
-
-    def _keys(self) -> dict[Run, dict[str, str]]:
-        """The key of every run, compared with what the folder holds."""
-        keys = {
-            run: run_key(self.design.config(run, self.output_dir)) for run in self.design.runs()
-        }
+    def _train_missing(self, keys: Mapping[Run, Key]) -> None:
+        waiting: SimpleQueue[Run] = SimpleQueue()
         for run, key in keys.items():
-            path = self.output_dir / run.folder / KEY_FILE
-            if path.exists():
-                _check_same(path, read_record(path), key)
-        return keys
-
-    def _result(self, run: Run, key: dict[str, str]) -> dict[str, Any] | None:
-        return read_result(self.output_dir / run.folder, key)
-
-    def _work(self, slot: int, waiting: Queue[Run], keys: dict[Run, dict[str, str]]) -> None:
-        while not self._stop.is_set():
+            if read_result(self._output_dir / run.folder, key) is None:
+                waiting.put(run)
+        if waiting.qsize() < len(keys):
+            tqdm.write(f"{len(keys) - waiting.qsize()} of {len(keys)} runs are finished already")
+        with ThreadPoolExecutor(len(self._slots)) as pool:
+            workers = [
+                pool.submit(self._work, slot, waiting, keys) for slot in range(len(self._slots))
+            ]
             try:
-                run = waiting.get_nowait()
-                self._train(run, keys[run], slot)
-            except (Empty, Interrupted):
-                return
-            except BaseException as error:  # passed on by run(), in its own thread
-                self._errors.append(error)
+                for worker in as_completed(workers):
+                    worker.result()
+            finally:  # Ctrl-C, too: no training is left behind
                 self._stop.set()
 
-    def _train(self, run: Run, key: dict[str, str], slot: int) -> None:
-        folder = self.output_dir / run.folder
+    def _work(self, slot: int, waiting: SimpleQueue[Run], keys: Mapping[Run, Key]) -> None:
+        with suppress(Empty, Interrupted):
+            while not self._stop.is_set():
+                run = waiting.get_nowait()
+                self._train(run, keys[run], slot)
+
+    def _train(self, run: Run, key: Key, slot: int) -> None:
+        folder, cfg = self._output_dir / run.folder, self.configs[run]
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / KEY_FILE, key)
         for path in unfinished_files(folder):
             path.unlink()
-        cfg = self.design.config(run, self.output_dir)
-        arguments = self.design.arguments(run, self.output_dir)
         with tqdm(
             total=cfg.SOLVER.MAX_ITER,
             desc=run.title,
@@ -138,15 +126,14 @@ class StudyRunner:
         ) as bar:
             diverged = train(
                 self._train_net,
-                arguments,
+                self._design.arguments(run, self._output_dir),
                 folder,
                 self._slots[slot],
                 self._stop,
-                lambda done: _advance(bar, done),
+                lambda done: bar.update(min(done, cfg.SOLVER.MAX_ITER) - bar.n),
             )
-        collect(run, folder, cfg, key, diverged)
-        result = self._result(run, key) or {}
-        tqdm.write(f"{run.title}: {_outcome(result, task_of(cfg))}")
+        result = collect(run, folder, key, diverged)
+        tqdm.write(f"{run.title}: {outcome(result, task_of(cfg))}")
 
 
 def visible_gpus() -> list[str]:
@@ -156,36 +143,114 @@ def visible_gpus() -> list[str]:
     return named.split(",")[:count] if named else [str(gpu) for gpu in range(count)]
 
 
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold ``path`` for one study at a time; the lock ends with the process.
+def train(
+    train_net: Path,
+    arguments: Sequence[str],
+    folder: Path,
+    environment: Mapping[str, str],
+    stop: Event,
+    progress: Callable[[int], object],
+) -> str:
+    """Run ``train_net`` to its end in a process of its own; it resumes what ``folder`` holds.
+
+    Args:
+        folder: is there.
+        environment: set beside this process's own.
+        stop: set by another thread to end it.
+        progress: told the iterations done, about twice a second.
+
+    Returns "" for a run that finished, else one line on why its training diverged.
 
     Raises:
-        ConfigError: another process holds it.
+        TransferError: the run failed; shows the end of what it printed.
+        Interrupted: ``stop`` was set.
     """
-    with path.open("w") as file:
+    command = [str(train_net), *arguments, "--resume"]
+    with (folder / CONSOLE).open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, str(CHILD), str(os.getpid()), *command],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+        )
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(
-                f"another study is running in {path.parent}: wait until it has ended, or choose "
-                "another --output-dir"
-            ) from None
-        yield
+            while process.poll() is None:
+                if stop.wait(0.5):
+                    raise Interrupted
+                progress(iterations_done(folder))
+                drop_older_checkpoints(folder)
+        finally:
+            process.kill()
+            process.wait()
+    lines = (folder / CONSOLE).read_text(errors="replace").splitlines()
+    if process.returncode == DIVERGED_STATUS:
+        errors = [line for line in lines if line.startswith("error: ")] or ["training diverged"]
+        return errors[-1].removeprefix("error: ")
+    if process.returncode:
+        shown, end = " ".join([sys.executable, *command]), "\n".join(lines[-LAST_WORDS:])
+        raise TransferError(f"{shown}\nended with {process.returncode}:\n{end}")
+    return ""
 
 
-def _advance(bar: tqdm[Any], done: int) -> None:
-    bar.update(min(done, bar.total or done) - bar.n)
+def iterations_done(folder: Path) -> int:
+    """From ``metrics.json``, which detectron2 writes every 20 iterations."""
+    metrics = folder / "metrics.json"
+    text = metrics.read_text(errors="replace") if metrics.exists() else ""
+    found = re.findall(r'"iteration": (\d+)\D', text)
+    return int(found[-1]) + 1 if found else 0
 
 
-def _outcome(result: dict[str, Any], task: str) -> str:
-    if result["status"] == DIVERGED:
-        return str(result["message"])
-    kind = "mask" if task == "segm" else "box"
-    return f"{kind} AP {result['results'].get(f'{task}/AP') or 0:.1f}"
+def drop_older_checkpoints(folder: Path) -> None:
+    """Remove all checkpoints but the last, which is what --resume needs."""
+    tag = folder / "last_checkpoint"
+    if tag.exists():
+        last = tag.read_text().strip()
+        for path in folder.glob("model_[0-9]*.pth"):
+            if path.name < last or last == "model_final.pth":
+                path.unlink(missing_ok=True)
 
 
-def _check_same(path: Path, found: dict[str, str], wanted: dict[str, str]) -> None:
+def run_keys(configs: Mapping[Run, CfgNode]) -> dict[Run, Key]:
+    """What each run's result depends on, but for the machine and the versions of libraries.
+
+    Where the weights and the catalog lie does not matter: what is in them, now, does.
+    """
+    data = {names: _data_fingerprint(names) for names in set(map(_datasets, configs.values()))}
+    return {
+        run: {
+            "config": config_hash(_without_places(cfg)),
+            "data": data[_datasets(cfg)],
+            "weights": weights_digest(cfg.MODEL.WEIGHTS)[:16],
+        }
+        for run, cfg in configs.items()
+    }
+
+
+def _without_places(cfg: CfgNode) -> CfgNode:
+    content = cfg.clone()
+    content.defrost()
+    content.MODEL.WEIGHTS, content.DATASETS.CATALOG = "", ""
+    return content
+
+
+def _datasets(cfg: CfgNode) -> tuple[str, ...]:
+    """All that a run's result depends on."""
+    labels, data = cfg.MODEL.TRANSFER.PSEUDO_LABELS, cfg.DATASETS
+    calibration = (labels.CALIBRATION_SET,) if labels.ENABLED and labels.CALIBRATION_SET else ()
+    return (*data.TRAIN, *data.TEST, *data.TEST_BASE, *calibration)
+
+
+def _data_fingerprint(names: tuple[str, ...]) -> str:
+    """Of the annotations, and of the images as far as their files' sizes tell them apart."""
+    digest = hashlib.sha256(dataset_fingerprint(names).encode())
+    for name in names:
+        for record in DatasetCatalog.get(name):
+            digest.update(f"{os.path.getsize(record['file_name'])} ".encode())
+    return digest.hexdigest()[:16]
+
+
+def _check_same(path: Path, wanted: Key) -> None:
+    found = read_record(path) if path.exists() else wanted
     differing = [name for name in wanted if found.get(name) != wanted[name]]
     if differing:
         raise ConfigError(

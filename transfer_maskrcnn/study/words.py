@@ -1,12 +1,15 @@
-"""A study's outcome in sentences."""
+"""What both studies found, in sentences and in tables for an 80-column terminal."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
-from transfer_maskrcnn.study.compare import Comparison
+from transfer_maskrcnn.study.intervals import Comparison, Estimate, Row, scored_on
+from transfer_maskrcnn.text import WIDTH, plural, shorten, wrapped
 
 KIND = {"segm": "mask AP", "bbox": "box AP"}
 # against a variant without weights, and against one with others
@@ -20,6 +23,38 @@ ABOUT_VARIANTS = {
     "worse": "{a} is worse than {b} here",
     "cannot tell": "Whether {a} or {b} is better here cannot be told",
 }
+_LEAST_NAME = 8
+_COLUMNS = {
+    "base": "base\nAP",
+    "novel": "novel\nAP",
+    "all": "all\nAP",
+    "harmonic_mean": "harm.\nmean",
+    "forgetting": "\nforgot",
+}
+
+
+def outcome(result: dict[str, Any], task: str) -> str:
+    """Of one run, which may have diverged."""
+    return result["message"] or f"{KIND[task]} {result['results'].get(f'{task}/AP') or 0:.1f}"
+
+
+def speed_up(own: float | None, budget: float) -> str:
+    """The end of a sentence about a variant: "reaches it 6.2x sooner".
+
+    Args:
+        own: iterations that it took to reach a level; None where it never did.
+        budget: iterations of the reference, above 0.
+    """
+    if own is None:
+        return "does not reach it"
+    if own == 0:
+        return "is there before the first iteration"
+    ratio = max(budget / own, own / budget)
+    # between two far points of a curve, the place of a level is known roughly
+    times = f"{ratio:.1f}x" if ratio < 10 else f"about {ratio:.0f}x"
+    if times == "1.0x":
+        return "reaches it just as soon"
+    return f"reaches it {times} {'sooner' if own < budget else 'later'}"
 
 
 def verdict(
@@ -37,8 +72,7 @@ def verdict(
         images: of the validation set.
         about_weights: whether ``variant`` starts from weights and ``reference`` from none.
     """
-    seeds = f"{comparison.seeds} seed{'s' * (comparison.seeds != 1)}"
-    counted = f"{images} validation image{'s' * (images != 1)}, {seeds}"
+    counted = f"{plural(images, 'validation image')}, {plural(comparison.seeds, 'seed')}"
     several = comparison.seeds > 1  # one pair of runs says nothing about weights as such
     openings = ABOUT_WEIGHTS if about_weights and several else ABOUT_VARIANTS
     opening = openings[comparison.verdict].format(a=variant["variant"], b=reference["variant"])
@@ -52,7 +86,7 @@ def verdict(
     )
     if comparison.verdict == "better" and variant["reaches"]:
         text += f" The final AP of {reference['variant']}: it {variant['reaches']['words']}."
-    if comparison.seeds == 1:
+    if not several:
         text += (
             " The interval covers the choice of images alone: other seeds may differ by more, and "
             "--seeds 3 finds out."
@@ -66,27 +100,103 @@ def _bound(value: float) -> str:
     return f"{value:+.{digits if value else 1}f}"
 
 
-def table(content: dict[str, Any]) -> str:
-    """The variants of a ``study.json``, for a terminal: a line a variant and fraction."""
+def study_text(content: dict[str, Any], folder: Path) -> str:
+    """A ``study.json``: a line a variant and fraction, the verdict, and where there is more."""
+    from transfer_maskrcnn.report.page import REPORT_FILE
+    from transfer_maskrcnn.report.study_page import STUDY_FILE  # it draws, too
+
     task = content["metric"].partition("/")[0]
     images = {entry["fraction"]: entry["images"] for entry in content["train_images"]}
     transferred = {variant["name"]: variant["transferred"] for variant in content["variants"]}
     rows = [
         [
-            _clipped(cell["variant"], 26),
+            shorten(cell["variant"], 26),
             f"{int(100 * transferred[cell['variant']])}%",  # 100 is all of it, not nearly all
             images[cell["fraction"]],
-            cell["mean"],
+            _number(cell["mean"]),
             "{:.1f} to {:.1f}".format(*cell["interval"]),
-            cell["means"].get(f"{task}/AP50"),
+            _number(cell["means"].get(f"{task}/AP50")),
         ]
         for cell in content["cells"]
     ]
     headers = ["start", "kept", "images", KIND[task], "95 % interval", "AP50"]
-    return tabulate(rows, headers, floatfmt=".1f", colalign=("left", *["right"] * 5))
+    return (
+        f"\n{_aligned(headers, rows)}\n\n{wrapped(content['verdict'], '')}\n"
+        f"Figures: {folder / STUDY_FILE}\nReport:  {folder / REPORT_FILE}"
+    )
 
 
-def _clipped(text: str, width: int) -> str:
-    """Without its middle, where it is too long: file names differ at their ends."""
-    head = (width - 3) // 2
-    return text if len(text) <= width else f"{text[:head]}...{text[head + 3 - width :]}"
+def rows_text(rows: Sequence[Row], task: str, reference: Row | None) -> str:
+    """The table of class-incremental runs with its notes."""
+    names = [row.name for row in rows]
+    table = _rows_table(rows, names, reference)
+    excess = max(map(len, table.splitlines())) - WIDTH
+    if excess > 0:
+        most = max(_LEAST_NAME, max(map(len, names)) - excess)
+        table = _rows_table(rows, [shorten(name, most) for name in names], reference)
+    return "\n".join([table, "", *(wrapped(note, "") for note in _notes(rows, task, reference))])
+
+
+def _rows_table(rows: Sequence[Row], names: Sequence[str], reference: Row | None) -> str:
+    shares = ["kept\n%", "share\n%"] if reference else []
+    lines = [
+        [
+            name,
+            len(row.runs),
+            *(_cell(row.figures[figure]) for figure in _COLUMNS),
+            *map(_number, row.shares(reference).values()),
+        ]
+        for name, row in zip(names, rows, strict=True)
+    ]
+    return _aligned(["", "\nruns", *_COLUMNS.values(), *shares], lines)
+
+
+def _aligned(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table whose first column stands left and all others right, with a line below its head."""
+    align = ("left", *["right"] * (len(headers) - 1))
+    # as headers, tabulate would give them two more columns each
+    lines = tabulate(
+        [headers, *rows], tablefmt="plain", disable_numparse=True, colalign=align
+    ).splitlines()
+    height = 1 + max(header.count("\n") for header in headers)
+    return "\n".join([*lines[:height], "-" * max(map(len, lines)), *lines[height:]])
+
+
+def _notes(rows: Sequence[Row], task: str, reference: Row | None) -> list[str]:
+    scored, runs = scored_on(rows), sum(len(row.runs) for row in rows)
+    base = f"base classes on {', '.join(scored.base)}; " if scored.base else ""
+    notes = [
+        f"{KIND[task][0].upper()}{KIND[task][1:]}, 0 to 100: {base}novel classes on "
+        f"{', '.join(scored.novel)}."
+    ]
+    if runs > len(rows):
+        notes.append(
+            f"{plural(runs, 'run')}. Each figure is the mean over the runs of a row; ± is its 95 % "
+            "interval (Student's t), which covers the seeds, not the choice of test images. A "
+            "single run has none."
+        )
+    else:
+        notes.append("One run a row: how much another seed would change is not known.")
+    if scored.base:
+        notes.append(
+            "harm. mean: of base and novel AP. forgot: AP of the base classes before minus after."
+        )
+    if reference:
+        notes.append(
+            "kept: base AP in % of the source model's. share: novel AP in % of that of the row "
+            f"{reference.name}."
+        )
+    if any(row.mean(figure) is None for row in rows for figure in _COLUMNS):
+        notes.append("-: not extended, or not known of every run of the row.")
+    return notes
+
+
+def _cell(value: Estimate | None) -> str:
+    if value is None:
+        return _number(None)
+    half = "" if value.half is None else f"\n±{_number(value.half)}"
+    return f"{_number(value.mean)}{half}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{round(value, 1) + 0.0:.1f}"  # -0.0 becomes 0.0
