@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from transfer_maskrcnn.autoconfig.datasets import Measures
+from transfer_maskrcnn.doctor.anchors import Measures
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +25,7 @@ def squares() -> Callable[..., Measures]:
             images_hw=np.array([image] * images, dtype=np.float64),
             boxes_wh=np.stack([boxes, boxes], axis=1),
             image_of_box=np.tile(np.arange(images), len(sides)),
+            number_of_box=np.repeat(np.arange(len(sides)), images),
             class_counts=np.array([len(boxes)] if counts is None else counts),
         )
 

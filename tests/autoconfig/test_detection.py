@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from transfer_maskrcnn.autoconfig.datasets import Measures
 from transfer_maskrcnn.autoconfig.decisions import anchor_lines, count_lines
 from transfer_maskrcnn.autoconfig.lines import settings_of
 from transfer_maskrcnn.config import load_config
+from transfer_maskrcnn.doctor.anchors import Measures
 
 # most objects an image, what is stated (base: 100 detections; 500 proposals, 300 after NMS)
 COUNTS = [

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from transfer_maskrcnn.autoconfig import Data, fit_lines
-from transfer_maskrcnn.autoconfig.datasets import Measures
 from transfer_maskrcnn.config import load_config
+from transfer_maskrcnn.doctor.anchors import Measures
 
 Values = Callable[..., dict[str, Any]]
 

@@ -7,9 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from transfer_maskrcnn.autoconfig.datasets import Measures
 from transfer_maskrcnn.autoconfig.decisions import fit_input
-from transfer_maskrcnn.doctor.anchors import Settings
+from transfer_maskrcnn.doctor.anchors import Measures, Settings
 
 BASE = Settings(
     min_size_train=(256, 288, 320),

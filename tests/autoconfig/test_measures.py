@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from detectron2.structures import BoxMode
 
-from transfer_maskrcnn.autoconfig.datasets import measure
+from transfer_maskrcnn.doctor.anchors import measure
 
 
 def annotation(box: list[float], mode: BoxMode, category: int = 0, crowd: int = 0) -> dict:
@@ -34,7 +34,8 @@ def test_measures() -> None:
     assert found.boxes_wh.tolist() == [[4, 9], [4, 9], [16, 4]]
     assert found.class_counts.tolist() == [2, 0, 1, 0]
     assert found.objects_an_image.tolist() == [2, 0, 1, 0]
-    assert (found.images, found.objects, found.empty_images) == (4, 3, 2)
+    assert (found.images, found.empty_images) == (4, 2)
+    assert found.number_of_box.tolist() == [0, 1, 0]
 
 
 def test_sizes_of_enlarged_images() -> None:

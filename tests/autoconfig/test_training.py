@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from transfer_maskrcnn.autoconfig.datasets import Measures
 from transfer_maskrcnn.autoconfig.decisions import batch_lines, image_lines, schedule_lines
 from transfer_maskrcnn.config import load_config
+from transfer_maskrcnn.doctor.anchors import Measures
 
 # images, batch, iterations asked for, length, step, warm-up (base: 100), a part of the reason
 SCHEDULES = [
@@ -94,9 +95,7 @@ def test_images(
 ) -> None:
     full = squares((64, 64), [10, 10], images, counts)
     kept = full.image_of_box >= empty
-    measures = Measures(
-        full.images_hw, full.boxes_wh[kept], full.image_of_box[kept], full.class_counts
-    )
+    measures = replace(full, boxes_wh=full.boxes_wh[kept], image_of_box=full.image_of_box[kept])
     cfg = load_config("", [BALANCE, limit])
     lines = image_lines(measures, ["a", "b", "c"][: len(counts)], cfg)
     stated = {line.key: line.value for line in lines}

@@ -16,9 +16,9 @@ from detectron2.config import get_cfg
 
 from transfer_maskrcnn.data.datasets import DatasetSpec
 from transfer_maskrcnn.data.mapper import CheckedDatasetMapper, training_mapper
+from transfer_maskrcnn.doctor import Diagnosis, examine
 from transfer_maskrcnn.doctor.anchors import Settings
-from transfer_maskrcnn.doctor.examine import Diagnosis, examine
-from transfer_maskrcnn.doctor.subject import looks_like_validation, subject_of_spec
+from transfer_maskrcnn.doctor.subject import subject_of
 
 Content = dict[str, Any]
 HEIGHT, WIDTH = 72, 96
@@ -145,7 +145,7 @@ def diagnose(mapper_of: MapperOf) -> Callable[..., Diagnosis]:
 
     def diagnose(*datasets: Any, settings: Settings = SETTINGS) -> Diagnosis:
         specs = [d.spec() if isinstance(d, Planted) else d for d in datasets]
-        subjects = [subject_of_spec(spec, looks_like_validation(spec.name)) for spec in specs]
+        subjects = [subject_of(spec.name, spec=spec) for spec in specs]
         return examine(subjects, settings, mapper_of)
 
     return diagnose

@@ -19,7 +19,6 @@ from transfer_maskrcnn.doctor.anchors import (
     suggest_ratios,
     suggest_sizes,
 )
-from transfer_maskrcnn.errors import ConfigError
 
 SIZES = ((16.0,), (32.0,), (64.0,), (128.0,), (256.0,))
 RATIOS = ((0.5, 1.0, 2.0),) * 5
@@ -144,8 +143,3 @@ def test_a_suggestion_never_reaches_less(boxes: NDArray[np.float64]) -> None:
         assert found.share >= 0.97 * found.best_share
         same = found.values in (SIZES, RATIOS)
         assert found.share == found.share_before if same else found.share > found.share_before
-
-
-def test_levels_that_do_not_match() -> None:
-    with pytest.raises(ConfigError, match="anchors of 5 sizes, 5 ratios and 4 strides"):
-        reach([[8, 8]], SIZES, RATIOS, STRIDES[:4])

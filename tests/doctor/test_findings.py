@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from transfer_maskrcnn.doctor.examine import Diagnosis
+from transfer_maskrcnn.doctor import Diagnosis
 from transfer_maskrcnn.doctor.findings import (
     Place,
     advice,
@@ -59,10 +59,10 @@ def test_the_worst_comes_first() -> None:
 
 def test_every_kind_has_whole_sentences() -> None:
     for kind, words in advice().items():
-        for text in (words.effect, words.fix):
+        for text in (words["effect"], words["fix"]):
             cases = [text] if isinstance(text, str) else text.values()
             assert all(case.endswith((".", "?")) for case in cases), kind
-        assert not words.what.endswith("."), kind
+        assert not words["what"].endswith("."), kind
 
 
 @pytest.mark.parametrize(

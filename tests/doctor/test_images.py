@@ -46,7 +46,7 @@ def test_processes_find_what_one_finds_in_the_same_order(records, monkeypatch) -
     single = look_at_images("toy", records, [1.0] * 40, _mapper)
     assert [faults for _, faults in parallel] == [faults for _, faults in single]
     assert [facts.digest for facts, _ in parallel] == [facts.digest for facts, _ in single]
-    assert [fault.kind for fault in parallel[7][1]] == ["tiny", "box_off"]
+    assert [kind for kind, *_ in parallel[7][1]] == ["tiny", "box_off"]
     failed = [i for i, (facts, _) in enumerate(parallel) if facts.failure]
     assert failed == [5, 15, 25, 35]
     message = parallel[5][0].failure

@@ -13,7 +13,7 @@ from PIL import Image
 
 from transfer_maskrcnn.data.datasets import DatasetSpec, parse
 from transfer_maskrcnn.data.export import EXPORTERS
-from transfer_maskrcnn.doctor.examine import Diagnosis
+from transfer_maskrcnn.doctor import Diagnosis
 from transfer_maskrcnn.doctor.findings import advice
 
 from .conftest import Planted, blob

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transfer_maskrcnn.doctor.examine import Diagnosis
+from transfer_maskrcnn.doctor import Diagnosis
 from transfer_maskrcnn.doctor.findings import advice
 
 from .conftest import HEIGHT, WIDTH, Planted, annotation, area_of, blob, picture
@@ -390,7 +390,7 @@ def test_a_planted_fault_is_found_with_its_place(
     text = "\n".join(str(asdict(place)) for f in found for place in f.places)
     assert all(part in text for part in named), text
     assert all(place.line for f in found for place in f.places if "[" in place.item)
-    assert all(f.as_json()["severity"] == advice()[kind].severity for f in found)  # words, too
+    assert all(f.as_json()["severity"] == advice()[kind]["severity"] for f in found)  # words, too
 
 
 def test_nothing_is_found_where_there_is_no_fault(

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from transfer_maskrcnn.data.registry import make_spec
+from transfer_maskrcnn.doctor import Diagnosis
 from transfer_maskrcnn.doctor.anchors import Settings
-from transfer_maskrcnn.doctor.examine import Diagnosis
 
 STANDARD = Settings(
     min_size_train=(800,),

@@ -10,13 +10,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
 from transfer_maskrcnn.data.datasets import parse
-from transfer_maskrcnn.doctor.examine import examine
+from transfer_maskrcnn.doctor import examine
 from transfer_maskrcnn.doctor.fix import repair
 from transfer_maskrcnn.doctor.subject import (
     belong_together,
     looks_like_validation,
     subject_of,
-    subject_of_spec,
 )
 from transfer_maskrcnn.errors import DatasetError
 
@@ -55,7 +54,7 @@ def test_sets_of_one_name_belong_together(train: str, validation: str, expected:
 
 def test_a_name_that_nobody_registered() -> None:
     with pytest.raises(DatasetError, match="did you mean 'balloon_train'"):
-        subject_of("baloon_train", False)
+        subject_of("baloon_train")
 
 
 @pytest.mark.parametrize("has_classes", [True, False])
@@ -74,7 +73,7 @@ def test_dicts_that_another_package_registered(
     request.addfinalizer(lambda: MetadataCatalog.remove(name))
     if has_classes:
         MetadataCatalog.get(name).thing_classes = ["nut", "bolt"]
-    diagnosis = examine([subject_of(name, False)], SETTINGS, mapper_of)
+    diagnosis = examine([subject_of(name)], SETTINGS, mapper_of)
     kinds = {f.kind: f for f in diagnosis.findings}
     if has_classes:
         assert "box_off" in kinds
@@ -91,16 +90,16 @@ def test_two_parts_of_one_file_share_its_losses(train: Planted, mapper_of: Mappe
         train.name = f"toy_{part}"
         train.options = {"hold_out_every": 3, "part": part}
         specs.append(train.spec())
-    subjects = [subject_of_spec(spec, looks_like_validation(spec.name)) for spec in specs]
+    subjects = [subject_of(spec.name, spec=spec) for spec in specs]
     diagnosis = examine(subjects, SETTINGS, mapper_of)
-    assert [len(loaded.dataset.dicts) for loaded in diagnosis.loaded] == [4, 3]
+    assert [len(one.dataset.dicts) for one in diagnosis.examined] == [4, 3]
     missing = [f for f in diagnosis.findings if f.kind == "image_missing"]
     assert [f.count for f in missing] == [1]
 
 
 def test_how_to_get_a_dataset_that_is_missing(train: Planted, mapper_of: MapperOf) -> None:
     train.options = {"prepare": "python make_it.py", "annotations": "nowhere.json"}
-    diagnosis = examine([subject_of_spec(train.spec(), False)], SETTINGS, mapper_of)
+    diagnosis = examine([subject_of(train.name, spec=train.spec())], SETTINGS, mapper_of)
     assert (
         "To get this dataset: python make_it.py" in diagnosis.findings[0].places[0].seen["message"]
     )
@@ -128,8 +127,8 @@ def test_stock_sets_are_mapped_in_the_format_of_their_masks(
     register_coco_instances(name, {}, spec.annotations, str(spec.image_root))
     request.addfinalizer(lambda: DatasetCatalog.remove(name))
     request.addfinalizer(lambda: MetadataCatalog.remove(name))
-    diagnosis = examine([subject_of(name, False)], SETTINGS, mapper_of)
+    diagnosis = examine([subject_of(name)], SETTINGS, mapper_of)
     assert [f.kind for f in diagnosis.findings] == ["only_crowd"] * with_crowd
-    (loaded,) = diagnosis.loaded
-    assert loaded.dataset.mask_format == ("bitmask" if masks == "rle" else "polygon")
-    assert [change.kind for change in repair(loaded.dataset, tmp_path / "out")] == []
+    (one,) = diagnosis.examined
+    assert one.dataset.mask_format == ("bitmask" if masks == "rle" else "polygon")
+    assert [change.kind for change in repair(one.dataset, tmp_path / "out")] == []

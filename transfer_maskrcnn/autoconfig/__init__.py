@@ -8,9 +8,12 @@ import numpy as np
 from detectron2.config import CfgNode
 
 from transfer_maskrcnn.autoconfig import decisions
-from transfer_maskrcnn.autoconfig.datasets import Measures
-from transfer_maskrcnn.autoconfig.lines import Line, settings_of
-from transfer_maskrcnn.doctor.anchors import Settings
+from transfer_maskrcnn.autoconfig.datasets import choose_datasets
+from transfer_maskrcnn.autoconfig.lines import Line, comment, scalar, settings_of, yaml_text
+from transfer_maskrcnn.doctor.anchors import Measures, Settings
+
+__all__ = ["Data", "Line", "Measures", "choose_datasets", "comment", "fit_lines", "scalar"]
+__all__ += ["settings_of", "yaml_text"]
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,15 @@ from typing import Any
 import numpy as np
 from detectron2.config import CfgNode
 
-from transfer_maskrcnn.autoconfig.datasets import Measures
 from transfer_maskrcnn.autoconfig.lines import Line
 from transfer_maskrcnn.data.sampling import imbalance
-from transfer_maskrcnn.doctor.anchors import Settings, Suggestion, suggest_ratios, suggest_sizes
+from transfer_maskrcnn.doctor.anchors import (
+    Measures,
+    Settings,
+    Suggestion,
+    suggest_ratios,
+    suggest_sizes,
+)
 from transfer_maskrcnn.text import percent, plural
 
 # Two cells of the finest feature map, of stride 4: what is smaller is hardly seen.

@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transfer_maskrcnn.cli import run_tool, tool_parser
-from transfer_maskrcnn.errors import ConfigError, DatasetError
+from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.text import plural
 
 if TYPE_CHECKING:  # what is heavy is imported once the command line is understood
     from detectron2.config import CfgNode
 
-    from transfer_maskrcnn.doctor.examine import Diagnosis
-    from transfer_maskrcnn.doctor.subject import Subject
+    from transfer_maskrcnn.doctor import Diagnosis, Settings, Subject
 
 FORMATS = ("coco", "via", "labelme", "yolo", "png_masks")
 EXPORTED = ("coco", "yolo", "labelme", "png_masks")
@@ -48,35 +47,32 @@ STANDARD = (  # the model zoo's FPN, where no config says otherwise
 
 def check_dataset(argv: Sequence[str] | None = None) -> None:
     """Parse the command line, of this process if ``argv`` is None, and examine what it names."""
-    args = _parser().parse_args(argv)
-    run_tool(partial(_main, args), "nothing half-written was left")
+    run_tool(partial(_main, _parser().parse_args(argv)), "nothing half-written was left")
 
 
 def _main(args: argparse.Namespace) -> int:
     _check_outputs(args)
-    from transfer_maskrcnn.autoconfig.lines import settings_of
+    from transfer_maskrcnn.autoconfig import settings_of
     from transfer_maskrcnn.config import load_config
     from transfer_maskrcnn.data.mapper import training_mapper
-    from transfer_maskrcnn.doctor.examine import examine, page_data
-    from transfer_maskrcnn.doctor.findings import print_diagnosis
+    from transfer_maskrcnn.doctor import examine, findings, page_data
     from transfer_maskrcnn.report.doctor_page import write_doctor_page
 
     cfg = load_config(args.config_file, () if args.config_file else STANDARD)
-    subjects = _subjects(args, cfg)
+    subjects, settings = _subjects(args, cfg), settings_of(cfg)
     if args.convert:
-        _convert(subjects, args.convert[0], Path(args.convert[1]))
+        _convert(subjects, settings, args.convert[0], Path(args.convert[1]))
         return 0
-    settings = settings_of(cfg)
     diagnosis = examine(subjects, settings, partial(training_mapper, cfg))
     content = diagnosis.as_json()
     if args.json == "-":
         print(json.dumps(content, indent=1))
     else:
-        print_diagnosis(content)
-    if args.json and args.json != "-":
-        write_json(args.json, content)
+        findings.print_diagnosis(content)
+        if args.json:
+            write_json(args.json, content)
     if args.html:
-        write_doctor_page(page_data(diagnosis, settings), args.html)
+        write_doctor_page(page_data(diagnosis), args.html)
         print(f"Page: {args.html}", file=sys.stderr if args.json == "-" else sys.stdout)
     if args.fix:
         _fix(diagnosis, args.fix)
@@ -112,51 +108,40 @@ def _parser() -> argparse.ArgumentParser:
 
 def _subjects(args: argparse.Namespace, cfg: CfgNode) -> list[Subject]:
     from transfer_maskrcnn.data.registry import register_catalog
-    from transfer_maskrcnn.doctor.subject import looks_like_validation, subject_of
+    from transfer_maskrcnn.doctor.subject import subject_of
 
-    names = list(args.names)
-    if args.catalog:
-        declared = register_catalog(args.catalog)
-        names = names or declared
+    declared = register_catalog(args.catalog) if args.catalog else []
+    names = args.names or declared
     described = [_described(args)] if args.format or args.annotations else []
-    if not names and not described:
+    if not (names or described):
         names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
         if cfg.DATASETS.CATALOG:
             register_catalog(cfg.DATASETS.CATALOG)
-    if not names and not described:
+    if not (names or described):
         raise ConfigError(
             "no dataset: name one (balloon_train), or use --catalog my.yaml, or --format, "
             "--annotations and --image-root; --help has examples"
         )
-    tested = set(cfg.DATASETS.TEST)
-    named = [subject_of(name, name in tested or looks_like_validation(name)) for name in names]
-    return named + described
+    return [subject_of(name, name in cfg.DATASETS.TEST) for name in names] + described
 
 
 def _described(args: argparse.Namespace) -> Subject:
     from transfer_maskrcnn.data.registry import make_spec
-    from transfer_maskrcnn.doctor.subject import looks_like_validation, subject_of_spec
+    from transfer_maskrcnn.doctor.subject import looks_like_validation, subject_of
 
     if not (args.format and args.annotations):
         raise ConfigError("--format and --annotations go together; --help has an example")
     path = Path(args.annotations).resolve()
     # valid/_annotations.coco.json: the folder says which set it is.
     name = path.stem if looks_like_validation(path.stem) else f"{path.parent.name}/{path.stem}"
-    spec = make_spec(
-        name,
-        format=args.format,
-        annotations=args.annotations,
-        image_root=args.image_root,
-        classes=args.classes.split(",") if args.classes else None,
-    )
-    return subject_of_spec(spec, looks_like_validation(name))
+    classes = args.classes.split(",") if args.classes else None
+    spec = make_spec(name, args.format, args.annotations, args.image_root, classes=classes)
+    return subject_of(name, spec=spec)
 
 
 def _check_outputs(args: argparse.Namespace) -> None:
     """Before minutes of work: is there room for what will be written?"""
-    for path in filter(
-        None, (args.html, Path(args.json) if args.json not in (None, "-") else None)
-    ):
+    for path in (Path(given) for given in (args.html, args.json) if given not in (None, "-")):
         if path.is_dir() or not path.parent.is_dir():
             state = "is a folder" if path.is_dir() else f"there is no folder {path.parent}"
             raise ConfigError(f"{path}: {state}; expected the name of a file")
@@ -169,35 +154,28 @@ def _check_outputs(args: argparse.Namespace) -> None:
 def _fix(diagnosis: Diagnosis, output: Path) -> None:
     from transfer_maskrcnn.doctor.fix import repair
 
-    several = len(diagnosis.loaded) > 1
-    for loaded in diagnosis.loaded:
-        folder = output / loaded.name if several else output
-        changes = repair(loaded.dataset, folder)
-        print(
-            f"{loaded.name}: mended copy in {folder}, {plural(len(changes), 'change')} listed in "
-            "changes.json"
-        )
+    for one in diagnosis.examined:
+        folder = output / one.name if len(diagnosis.examined) > 1 else output
+        changes = plural(len(repair(one.dataset, folder)), "change")
+        print(f"{one.name}: mended copy in {folder}, {changes} listed in changes.json")
 
 
-def _convert(subjects: Sequence[Subject], name: str, output: Path) -> None:
+def _convert(subjects: Sequence[Subject], settings: Settings, name: str, output: Path) -> None:
     if name not in EXPORTED:
         raise ConfigError(f"--convert {name}: expected one of {', '.join(EXPORTED)}")
     from transfer_maskrcnn.data.export import EXPORTERS
-    from transfer_maskrcnn.doctor.findings import worst_first
+    from transfer_maskrcnn.doctor.findings import grouped, worst_first
     from transfer_maskrcnn.doctor.subject import load
 
     for subject in subjects:
-        loaded, findings = load(subject)
-        if loaded is None:
-            raise DatasetError(f"{subject.name}: {findings[0].places[0].seen['message']}")
-        folder = output / subject.name if len(subjects) > 1 else output
-        report = EXPORTERS[name](loaded.dataset, folder)
+        one, told = load(subject, settings)
+        folder = output / one.name if len(subjects) > 1 else output
+        report = EXPORTERS[name](one.dataset, folder)
         print(
-            f"{subject.name}: {plural(report.images, 'image')} and "
+            f"{one.name}: {plural(report.images, 'image')} and "
             f"{plural(report.instances, 'instance')} written to {folder}; catalog.yaml there "
             "declares them"
         )
-        for note in report.notes:
-            print(f"  {note}")
-        for found in (f.as_json() for f in worst_first(findings)):
-            print(f"  {found['severity']}: {found['count']} {found['what']}. {found['effect']}")
+        lost = [found.as_json() for found in worst_first(grouped(one.name, told, **one.values))]
+        notes = [f"{f['severity']}: {f['count']} {f['what']}. {f['effect']}" for f in lost]
+        print(*(f"  {note}\n" for note in (*report.notes, *notes)), sep="", end="")

@@ -7,7 +7,7 @@ import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from transfer_maskrcnn.cli import progress, run_tool, tool_parser
 from transfer_maskrcnn.errors import ConfigError
@@ -17,9 +17,7 @@ from transfer_maskrcnn.text import plural
 if TYPE_CHECKING:  # what is heavy is imported once the command line is understood
     from detectron2.config import CfgNode
 
-    from transfer_maskrcnn.autoconfig import Data
-    from transfer_maskrcnn.autoconfig.datasets import Measures
-    from transfer_maskrcnn.autoconfig.lines import Line
+    from transfer_maskrcnn.autoconfig import Data, Line, Measures
 
 DEFAULT_BASE = "configs/Base-R50-FPN-coco.yaml"
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -55,15 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--base", metavar="FILE", help=f"default: {DEFAULT_BASE}")
     parser.add_argument("--weights", metavar="FILE", help="MODEL.WEIGHTS; default: the base's")
     parser.add_argument(
-        "--iterations", type=_positive, metavar="N", help="default: by the number of images"
+        "--iterations", type=int, metavar="N", help="default: by the number of images"
     )
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}; expected a whole number of at least 1")
-    return int(text)
 
 
 def make_config(argv: Sequence[str] | None = None) -> None:
@@ -81,32 +73,36 @@ def make_config(argv: Sequence[str] | None = None) -> None:
         raise ConfigError(f"-o {output}: exists already; choose another name, or remove it")
     if not output.parent.is_dir():
         raise ConfigError(f"-o {output}: there is no folder {output.parent}")
+    if args.iterations is not None and args.iterations < 1:
+        raise ConfigError(f"--iterations {args.iterations}; expected at least 1")
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
-    from transfer_maskrcnn.autoconfig import Data, fit_lines
-    from transfer_maskrcnn.autoconfig.datasets import choose_datasets
-    from transfer_maskrcnn.autoconfig.lines import Line, yaml_text
+    from transfer_maskrcnn.autoconfig import Data, Line, choose_datasets, fit_lines, yaml_text
     from transfer_maskrcnn.config import load_config
     from transfer_maskrcnn.data.registry import register_catalog
 
-    base_file = _base_file(args.base)
+    base_file = Path(args.base or DEFAULT_BASE).expanduser()
+    if not args.base and not base_file.is_file():
+        base_file = REPOSITORY / DEFAULT_BASE
     base = load_config(str(base_file))
     catalog = _whole(args.catalog) if args.catalog else ""
     own = register_catalog(catalog) if catalog else []
     train, val = choose_datasets(own, DatasetCatalog.list(), args.train, args.val)
     print(f"train: {train}; validate: {val or 'nothing, so there will be no AP'}")
-    places = _place_lines(catalog, train, val)
-    if args.weights:
-        places.append(Line("MODEL.WEIGHTS", _weights(args.weights), "Given by --weights."))
-    _check(base, places)
+    given = [
+        Line(*line)
+        for line in _given(catalog, train, val, args.weights)
+        if line[1] not in ("", None)
+    ]
+    _check(base, given)
     classes = list(MetadataCatalog.get(train).thing_classes)
     data = Data(classes, _measured(train), _measured(val) if val else None)
-    fitted = fit_lines(data, base, args.iterations)
-    text = _header(output, base_file, data, (train, val))
     reason = "Below the folder that training starts in."
-    text += yaml_text([*places, *fitted, Line("OUTPUT_DIR", f"output/{output.stem}", reason)])
+    folder = Line("OUTPUT_DIR", f"output/{output.stem}", reason)
+    fitted = yaml_text([*given, *fit_lines(data, base, args.iterations), folder])
     with atomic_path(output) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        heading = _heading(output, base_file, data, (train, val))
+        temporary.write_text(heading + fitted, encoding="utf-8")
         _check(load_config(str(temporary)), [])
     print(f"Written to {output}")
     if not (args.weights or base.MODEL.WEIGHTS):
@@ -114,37 +110,26 @@ def make_config(argv: Sequence[str] | None = None) -> None:
     print(f"next: {_command(output)}")
 
 
-def _base_file(given: str | None) -> Path:
-    if given is not None:
-        return Path(given).expanduser()
-    here = Path(DEFAULT_BASE)
-    return here if here.is_file() else REPOSITORY / DEFAULT_BASE
-
-
 def _whole(path: str) -> str:
     """As detectron2 and this project read it from any folder."""
     return os.path.abspath(os.path.expanduser(path))
 
 
-def _place_lines(catalog: str, train: str, val: str | None) -> list[Line]:
-    from transfer_maskrcnn.autoconfig.lines import Line
-
-    lines = []
-    if catalog:
-        lines.append(Line("DATASETS.CATALOG", catalog, "Whole, so that it works from any folder."))
-    lines.append(Line("DATASETS.TRAIN", [train], "Classes and mask format follow this dataset."))
-    reason = "AP is measured here at the end." if val else "No validation set: no AP is measured."
-    lines.append(Line("DATASETS.TEST", [val] if val else [], reason))
-    return lines
-
-
-def _weights(given: str) -> str:
-    if "://" in given:
-        return given
-    path = _whole(given)
-    if not os.path.isfile(path):
-        raise ConfigError(f"--weights {given}: there is no such file")
-    return path
+def _given(
+    catalog: str, train: str, val: str | None, weights: str | None
+) -> list[tuple[str, Any, str]]:
+    """Key, value and reason of what the command line says; None and empty words stay unsaid."""
+    if weights and "://" not in weights:
+        weights, asked = _whole(weights), weights
+        if not os.path.isfile(weights):
+            raise ConfigError(f"--weights {asked}: there is no such file")
+    tested = "AP is measured here at the end." if val else "No validation set: no AP is measured."
+    return [
+        ("DATASETS.CATALOG", catalog, "Whole, so that it works from any folder."),
+        ("DATASETS.TRAIN", [train], "Classes and mask format follow this dataset."),
+        ("DATASETS.TEST", [val] if val else [], tested),
+        ("MODEL.WEIGHTS", weights, "Given by --weights."),
+    ]
 
 
 def _check(base: CfgNode, lines: Sequence[Line]) -> None:
@@ -152,8 +137,7 @@ def _check(base: CfgNode, lines: Sequence[Line]) -> None:
     from transfer_maskrcnn.engine.setup import fit_config
 
     cfg = base.clone()
-    for line in lines:
-        cfg.merge_from_list([line.key, line.value])
+    cfg.merge_from_list([part for line in lines for part in (line.key, line.value)])
     cfg.MODEL.DEVICE = "cpu"
     fit_config(cfg)
 
@@ -161,39 +145,31 @@ def _check(base: CfgNode, lines: Sequence[Line]) -> None:
 def _measured(name: str) -> Measures:
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
-    from transfer_maskrcnn.autoconfig.datasets import measure
+    from transfer_maskrcnn.doctor.anchors import measure
 
     records = DatasetCatalog.get(name)
     classes = len(MetadataCatalog.get(name).thing_classes)
     return measure(progress(records, f"measuring {name}", len(records)), classes)
 
 
-def _header(output: Path, base: Path, data: Data, names: tuple[str, str | None]) -> str:
-    from transfer_maskrcnn.autoconfig.lines import comment, scalar
+def _heading(output: Path, base: Path, data: Data, names: tuple[str, str | None]) -> str:
+    from transfer_maskrcnn.autoconfig import comment, scalar
 
-    measured = [
-        f"{name} ({plural(m.images, 'image')}, {plural(m.objects, 'object')})"
+    measured = " and ".join(
+        f"{name} ({plural(m.images, 'image')}, {plural(len(m.boxes_wh), 'object')})"
         for name, m in zip(names, (data.train, data.val), strict=True)
         if m is not None
-    ]
-    count = len(data.classes)
-    classes = f"{count} class{'es' if count > 1 else ''}"
-    about = f"Fitted by tools/make_config.py to {' and '.join(measured)}; {classes}."
-    rows = [
-        f"# {_command(output)}",
-        "#",
-        *comment(f"{about} What is not said here is as in the base."),
-        f"_BASE_: {scalar(_base_reference(base, output))}",
-    ]
-    return "\n".join(rows) + "\n"
-
-
-def _base_reference(base: Path, output: Path) -> str:
-    """Relative to the new file where both are below this folder: they move together."""
+    )
+    classes = f"{len(data.classes)} class{'es' if len(data.classes) > 1 else ''}"
+    about = comment(
+        f"Fitted by tools/make_config.py to {measured}; {classes}. What is not said here is as in "
+        "the base."
+    )
+    # relative where both are below this folder: they move together
     here, base, folder = Path.cwd().resolve(), base.resolve(), output.parent.resolve()
-    if base.is_relative_to(here) and folder.is_relative_to(here):
-        return os.path.relpath(base, folder)
-    return str(base)
+    moves = base.is_relative_to(here) and folder.is_relative_to(here)
+    reference = scalar(os.path.relpath(base, folder) if moves else str(base))
+    return "\n".join([f"# {_command(output)}", "#", *about, f"_BASE_: {reference}", ""])
 
 
 def _command(output: Path) -> str:

@@ -1,0 +1,175 @@
+"""The dataset doctor: every check over every dataset, and between those that belong together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transfer_maskrcnn.doctor.anchors import Settings
+from transfer_maskrcnn.doctor.checks import CHECKS, PAIR_CHECKS, told_of_images
+from transfer_maskrcnn.doctor.findings import (
+    Finding,
+    Json,
+    Place,
+    finding,
+    grouped,
+    verdict,
+    worst_first,
+)
+from transfer_maskrcnn.doctor.images import Mapper, look_at_images
+from transfer_maskrcnn.doctor.subject import Examined, Subject, belong_together, load
+from transfer_maskrcnn.errors import DatasetError
+
+_DRAWN = 6  # places of a finding, and images of a dataset
+_MOST_POINTS = 20_000
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All findings, the worst first, and the datasets that could be read."""
+
+    findings: tuple[Finding, ...]
+    examined: tuple[Examined, ...]
+
+    @property
+    def has_errors(self) -> bool:
+        return any(f.severity == "error" for f in self.findings)
+
+    def as_json(self) -> Json:
+        """For ``--json``, the terminal and the page: what was examined, and what was found."""
+        findings = [f.as_json() for f in self.findings]
+        datasets = [_summary(one) for one in self.examined]
+        return {"datasets": datasets, "findings": findings, "verdict": verdict(findings)}
+
+
+def examine(
+    subjects: Sequence[Subject], settings: Settings, mapper_of: Callable[[str], Mapper]
+) -> Diagnosis:
+    """Look at datasets, and at each pair of a training and a validation set.
+
+    Args:
+        subjects: what to look at. A validation set is compared with the training sets that have
+            its name but for "train"; if none has, with a training set that is the only one.
+        settings: input sizes, anchors and limits of the config that will train on them.
+        mapper_of: for a dataset's ``mask_format``, what takes one of its dicts to model input as
+            training does.
+    """
+    findings: list[Finding] = []
+    examined: list[Examined] = []
+    sources = set()
+    for subject in subjects:
+        try:
+            one, told = load(subject, settings)
+        except DatasetError as error:
+            place = Place(seen={"message": str(error)})
+            findings.append(finding("unloadable", subject.name, [place]))
+            continue
+        if subject.source in sources:  # two parts of one file share its losses
+            told = []
+        sources |= {subject.source} if subject.spec else set()
+        mapper = mapper_of(one.dataset.mask_format)
+        one.looks += look_at_images(one.name, one.dataset.dicts, one.scales.tolist(), mapper)
+        findings += grouped(one.name, (*told, *told_of_images(one)), **one.values)
+        for check in CHECKS:
+            findings += check(one)
+        examined.append(one)
+    for train, validation in _pairs(examined):
+        for compare in PAIR_CHECKS:
+            findings += compare(train, validation)
+    told_of = worst_first(found for found in findings if found.places)
+    return Diagnosis(tuple(told_of), tuple(examined))
+
+
+def _pairs(examined: Sequence[Examined]) -> Iterator[tuple[Examined, Examined]]:
+    trained = [one for one in examined if not one.subject.is_validation]
+    for other in examined:
+        if other.subject.is_validation:
+            shared = set(other.dataset.classes)
+            named = [one for one in trained if belong_together(one.name, other.name)]
+            alone = [one for one in trained[: len(trained) == 1] if shared & {*one.dataset.classes}]
+            yield from ((one, other) for one in named or alone)
+
+
+def _summary(one: Examined) -> Json:
+    format, annotations = one.subject.source
+    return {
+        "name": one.name,
+        "format": format,
+        "annotations": annotations,
+        "images": len(one.dataset.dicts),
+        "instances": sum(one.dataset.instances),
+        "mask_format": one.dataset.mask_format,
+        "classes": one.class_counts,
+        "loader": one.dataset.report.summary(),
+    }
+
+
+def page_data(diagnosis: Diagnosis) -> Json:
+    """``Diagnosis.as_json`` and, in it, pictures to draw and figures to plot. Plain JSON.
+
+    A picture is ``{"file", "height", "width", "shapes": [{"label", "segmentation"}]}``; a
+    segmentation is polygons or RLE in pixels of the image. Each finding gets ``pictures``, pairs of
+    the number of a place and its picture. Each dataset gets ``pictures`` of its fullest images,
+    ``image_sizes`` (width, height, how many), ``sides`` (square roots of box areas in pixels of the
+    network's input, evenly sampled where there are many) and ``aspects`` (width / height).
+    """
+    content = diagnosis.as_json()
+    records = {
+        (one.name, record["file_name"]): (record, one.dataset.classes)
+        for one in diagnosis.examined
+        for record in one.dataset.dicts
+    }
+    for shown, found in zip(content["findings"], diagnosis.findings, strict=True):
+        drawable = [
+            (k, place, records[found.dataset, place.image])
+            for k, place in enumerate(found.places)
+            if (found.dataset, place.image) in records
+            and (place.drawn or place.image == place.file)
+        ]
+        shown["pictures"] = [
+            (k, _picture(*record, place.drawn, found.kind == "box_off"))
+            for k, place, record in drawable[:_DRAWN]
+        ]
+    for shown, one in zip(content["datasets"], diagnosis.examined, strict=True):
+        shown |= _figures(one)
+    return content
+
+
+def _picture(
+    record: dict[str, Any],
+    classes: Sequence[str],
+    drawn: Sequence[int] = (),
+    with_box: bool = False,
+) -> Json:
+    chosen = [record["annotations"][i] for i in drawn] or record["annotations"]
+    shapes = [
+        {"label": classes[a["category_id"]], "segmentation": a["segmentation"]}
+        for a in chosen
+        if a.get("segmentation")
+    ]
+    if with_box:
+        x0, y0, x1, y1 = chosen[0]["bbox"]
+        box = [[x0, y0, x1, y0, x1, y1, x0, y1]]
+        shapes.append({"label": "the stated box", "segmentation": box})
+    return {
+        "file": record["file_name"],
+        "height": record["height"],
+        "width": record["width"],
+        "shapes": shapes,
+    }
+
+
+def _figures(one: Examined) -> Json:
+    records = one.dataset.dicts
+    boxes, sides = one.measures.boxes_at(one.scales), one.measures.across_at(one.scales)
+    step = max(1, len(sides) // _MOST_POINTS)
+    shapes = Counter((record["width"], record["height"]) for record in records)
+    fullest = sorted(records, key=lambda record: -len(record["annotations"]))[:_DRAWN]
+    return {
+        "image_sizes": [(*size, count) for size, count in shapes.most_common()],
+        "sides": sides[::step].round(1).tolist(),
+        "aspects": (boxes[:, 0] / boxes[:, 1].clip(min=1e-9))[::step].round(3).tolist(),
+        "pictures": [_picture(record, one.dataset.classes) for record in fullest],
+    }

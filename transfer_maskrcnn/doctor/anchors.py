@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from detectron2.structures import BoxMode
 from numpy.typing import ArrayLike, NDArray
-
-from transfer_maskrcnn.errors import ConfigError
 
 # One row of numbers a level of the pyramid, as detectron2 broadcasts ANCHOR_GENERATOR's keys.
 Levels = Sequence[Sequence[float]]
 Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
 
 MATCH_IOU = 0.5
 # A suggestion changes nothing while the present anchors reach this share of the best: pretrained
@@ -58,8 +59,8 @@ class Settings:
     detections_per_image: int
     filter_empty: bool
 
-    def test_scales(self, images_hw: ArrayLike) -> NDArray[np.float64]:
-        """How many times larger evaluation makes each image.
+    def test_scales(self, images_hw: ArrayLike) -> Floats:
+        """How many times larger evaluation makes each image, before detectron2 rounds.
 
         Args:
             images_hw: (N, 2), heights and widths in pixels.
@@ -67,24 +68,75 @@ class Settings:
         Returns:
             (N,), above 0.
         """
-        return resize_scales(images_hw, self.min_size_test, self.max_size_test)
+        sides = np.asarray(images_hw, dtype=np.float64).reshape(-1, 2)
+        if self.min_size_test == 0:
+            return np.ones(len(sides))
+        short, long = sides.min(axis=1), sides.max(axis=1)
+        return np.asarray(np.minimum(self.min_size_test / short, self.max_size_test / long))
 
 
-def resize_scales(images_hw: ArrayLike, min_size: int, max_size: int) -> NDArray[np.float64]:
-    """The factor of detectron2's ``ResizeShortestEdge`` for each image, before it rounds.
+@dataclass(frozen=True)
+class Measures:
+    """Of the images of a dataset and its instances, crowds left out.
 
-    Args:
+    Attributes:
         images_hw: (N, 2), heights and widths in pixels.
-        min_size: what the short side becomes, in pixels; 0 leaves images as they are.
-        max_size: what the long side may be at most, in pixels.
-
-    Returns:
-        (N,), above 0.
+        boxes_wh: (M, 2), widths and heights in pixels of the images.
+        image_of_box: (M,), the row of ``images_hw``.
+        number_of_box: (M,), which annotation of its image it is.
+        class_counts: instances of each class.
     """
-    sides = np.asarray(images_hw, dtype=np.float64).reshape(-1, 2)
-    if min_size == 0:
-        return np.ones(len(sides))
-    return np.asarray(np.minimum(min_size / sides.min(axis=1), max_size / sides.max(axis=1)))
+
+    images_hw: Floats
+    boxes_wh: Floats
+    image_of_box: Integers
+    number_of_box: Integers
+    class_counts: Integers
+
+    @property
+    def images(self) -> int:
+        return len(self.images_hw)
+
+    @property
+    def objects_an_image(self) -> Integers:
+        """(N,)"""
+        return np.bincount(self.image_of_box, minlength=self.images)
+
+    @property
+    def empty_images(self) -> int:
+        return int((self.objects_an_image == 0).sum())
+
+    def boxes_at(self, scales: Floats) -> Floats:
+        """(M, 2), widths and heights where each image is enlarged ``scales`` (N,) times."""
+        return self.boxes_wh * scales[self.image_of_box, None]
+
+    def across_at(self, scales: Floats) -> Floats:
+        """(M,), square roots of the boxes' areas where each image is enlarged ``scales`` times."""
+        return np.asarray(np.sqrt(self.boxes_at(scales).prod(axis=1)))
+
+
+def measure(records: Iterable[dict[str, Any]], classes: int) -> Measures:
+    """Measure detectron2's dataset dicts, of so many classes; no image is opened."""
+    shapes: list[tuple[int, int]] = []
+    boxes, found = [], []
+    for record in records:
+        for number, annotation in enumerate(record.get("annotations", ())):
+            if annotation.get("iscrowd", 0):
+                continue
+            box, mode = annotation["bbox"], annotation["bbox_mode"]
+            if mode != BoxMode.XYXY_ABS:
+                box = BoxMode.convert(list(box), mode, BoxMode.XYXY_ABS)
+            boxes.append((box[2] - box[0], box[3] - box[1]))
+            found.append((len(shapes), number, annotation["category_id"]))
+        shapes.append((record["height"], record["width"]))
+    images, numbers, categories = np.array(found, dtype=np.int64).reshape(-1, 3).T
+    return Measures(
+        images_hw=np.array(shapes, dtype=np.float64).reshape(-1, 2),
+        boxes_wh=np.array(boxes, dtype=np.float64).reshape(-1, 2),
+        image_of_box=images,
+        number_of_box=numbers,
+        class_counts=np.bincount(categories, minlength=classes),
+    )
 
 
 @dataclass(frozen=True)
@@ -128,29 +180,16 @@ def reach(
 
     Returns:
         (N,), 0 to 1.
-
-    Raises:
-        ConfigError: sizes, ratios and strides of different numbers of levels.
     """
-    if not len(sizes) == len(ratios) == len(strides):
-        raise ConfigError(
-            f"anchors of {len(sizes)} sizes, {len(ratios)} ratios and {len(strides)} strides; "
-            "expected one of each a level"
-        )
     boxes = np.asarray(boxes_wh, dtype=np.float64).reshape(-1, 2)
     best = np.zeros(len(boxes))
-    for row, shapes, stride in zip(sizes, ratios, strides, strict=True):
-        for size in row:
-            for ratio in shapes:
-                anchor = np.array([size / ratio**0.5, size * ratio**0.5])
-                np.maximum(best, _iou(boxes, anchor, stride * np.asarray(offset)), out=best)
+    levels = zip(sizes, ratios, strides, strict=True)
+    for size, ratio, stride in ((s, r, n) for row, some, n in levels for s in row for r in some):
+        anchor = np.array([size / ratio**0.5, size * ratio**0.5])
+        beside = (boxes + anchor) / 2 - stride * np.asarray(offset)
+        common = np.minimum(np.minimum(boxes, anchor), beside).clip(min=0).prod(axis=1)
+        np.maximum(best, common / (boxes.prod(axis=1) + anchor.prod() - common), out=best)
     return best
-
-
-def _iou(boxes: Floats, anchor: Floats, offset: Floats) -> Floats:
-    overlap = np.minimum(np.minimum(boxes, anchor), (boxes + anchor) / 2 - offset).clip(min=0)
-    common = overlap.prod(axis=1)
-    return np.asarray(common / (boxes.prod(axis=1) + anchor.prod() - common))
 
 
 def reached_share(
@@ -180,7 +219,9 @@ def suggest_sizes(
     factors from 1/8 to 8 that reach at least 97 % of what the best one does, the one nearest to 1
     is taken. Arguments as in :func:`reach`.
     """
-    candidates = [_times(sizes, factor) for factor in FACTORS]
+    candidates = [
+        tuple(tuple(float(size * factor) for size in row) for row in sizes) for factor in FACTORS
+    ]
     shares = [reached_share(boxes_wh, c, ratios, strides) for c in candidates]
     return _first_good(candidates, shares)
 
@@ -197,10 +238,6 @@ def suggest_ratios(
         candidates += [(tuple(map(float, row)),) * len(strides) for row in RATIOS]
     shares = [reached_share(boxes_wh, sizes, c, strides) for c in candidates]
     return _first_good(candidates, shares)
-
-
-def _times(sizes: Levels, factor: float) -> tuple[tuple[float, ...], ...]:
-    return tuple(tuple(float(size * factor) for size in row) for row in sizes)
 
 
 def _first_good(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from transfer_maskrcnn.doctor.anchors import MATCH_IOU, Settings, reach, suggest_sizes
-from transfer_maskrcnn.doctor.findings import Finding, Place, finding
-from transfer_maskrcnn.doctor.images import THUMB, ImageFacts
-from transfer_maskrcnn.doctor.subject import Figures, Loaded
+from transfer_maskrcnn.doctor.anchors import MATCH_IOU, reach, suggest_sizes
+from transfer_maskrcnn.doctor.findings import Finding, Place, Told, finding
+from transfer_maskrcnn.doctor.images import THUMB, Figures, ImageFacts
+from transfer_maskrcnn.doctor.subject import Examined
 
 _NUMBERED = re.compile(r"(.*\D)[_\- #(]?(\d+)\)?")
 _FEWEST_NUMBERED = 3  # of one stem: "type1" and "type2" may well be classes
@@ -31,91 +31,99 @@ _SMALL_SIDE = 16  # pixels of the input, below which objects are hard to find
 # Of instances, out of the anchors' reach: COCO itself has 10 to 15 % there with its own anchors, so
 # it is worth a word where other sizes would bring back a good part, or where it is very many.
 _LEAST_SHARE, _LARGE_SHARE, _WORTHWHILE = 0.05, 0.25, 2 / 3
-_MOST_PLACES = 1_000
+_STATE_SIZES = ("coco", "labelme")  # formats: a quarter turn shows in the size
 
-Floats = NDArray[np.float64]
 Counts = Mapping[str, int]
+Pictures = NDArray[np.float32]
 
 
-def look_at_classes(loaded: Loaded) -> Iterator[Finding]:
-    """Names that look wrong, classes that are empty, rare or overwhelming."""
-    counts = loaded.class_counts()
-    present = {name: count for name, count in counts.items() if count}
-    yield from _numbered(loaded.name, counts)
-    pairs = [(a, b) for a, b in combinations(counts, 2) if _differ_by_little(a, b)]
-    yield from _similar(loaded.name, pairs, counts, counts)
+def told_of_images(one: Examined) -> Iterator[Told]:
+    """What the look at each image found: of the image, by the table here, and of its instances."""
+    is_mixed = 2 * sum(facts.pixels == "grey" for facts, _ in one.looks) <= len(one.looks)
+    states_size = one.subject.source[0] in _STATE_SIZES
+    for i, (facts, faults) in enumerate(one.looks):
+        unclear = facts.orientation in ((2, 3, 4) if states_size else range(2, 9))
+        of_image: tuple[tuple[str, Any, dict[str, Any]], ...] = (
+            ("mapper_failed", facts.failure, {"message": facts.failure}),
+            ("exif_unclear", unclear, {"orientation": facts.orientation}),
+            ("image_cmyk", facts.pixels == "cmyk", {}),
+            ("image_alpha", facts.transparent, {}),
+            ("image_grey_mixed", facts.pixels == "grey" and is_mixed, {}),
+        )
+        found = [(kind, seen, ()) for kind, is_so, seen in of_image if is_so]
+        for kind, seen, instances in (*found, *faults):
+            yield kind, one.place_of(i, seen, instances), 1
+
+
+def class_names(one: Examined) -> Iterator[Finding]:
+    """Names that number instances, differ by little, or are detectron2's own."""
+    counts = one.class_counts
+    stems: dict[str, list[str]] = defaultdict(list)
+    for match in filter(None, map(_NUMBERED.fullmatch, counts)):
+        stems[match[1].rstrip("_- #(").lower()].append(match[0])
+    groups = [(stem, *names) for stem, names in stems.items() if len(names) >= _FEWEST_NUMBERED]
+    example = dict(zip(("stem", "one", "another"), [*groups, ()][0], strict=False))
+    numbered = [name for _, *names in groups for name in names]
+    yield _named("instance_numbers", one, numbered, counts, **example)
+    pairs = [pair for pair in combinations(counts, 2) if _differ_by_little(*pair)]
+    yield _similar(one, pairs, counts, counts)
     background = [name for name in counts if name.strip("_ ").casefold() in ("background", "bg")]
-    yield from _named("background_class", loaded.name, background, counts)
+    yield _named("background_class", one, background, counts)
+
+
+def class_sizes(one: Examined) -> Iterator[Finding]:
+    """Classes that are empty, rare or overwhelming."""
+    counts = one.class_counts
+    present = {name: count for name, count in counts.items() if count}
     if not present:
-        yield finding("nothing_to_learn", loaded.name, [_whole(loaded)])
-    elif not loaded.subject.is_validation:
+        annotations = one.subject.source[1]
+        place = Place(annotations, "" if annotations else one.name)
+        yield finding("nothing_to_learn", one.name, [place])
+    elif not one.subject.is_validation:
         unused = [name for name in counts if name not in present]
-        yield from _named("class_unused", loaded.name, unused, counts)
+        yield _named("class_unused", one, unused, counts)
         few = [name for name, count in present.items() if count < _FEW_INSTANCES]
-        yield from _named("few_examples", loaded.name, few, counts, least=_FEW_INSTANCES)
+        yield _named("few_examples", one, few, counts, least=_FEW_INSTANCES)
         most, fewest = max(present, key=present.__getitem__), min(present, key=present.__getitem__)
         ratio = present[most] / present[fewest]
         if ratio > _IMBALANCE:
             places = [_class(name, counts) for name in (most, fewest)]
-            values = {"most": most, "fewest": fewest}
-            yield finding("imbalance", loaded.name, places, int(ratio), **values)
+            yield finding("imbalance", one.name, places, int(ratio), most=most, fewest=fewest)
 
 
-def compare_classes(train: Loaded, validation: Loaded) -> Iterator[Finding]:
+def compare_classes(train: Examined, validation: Examined) -> Iterator[Finding]:
     """Classes that only one of two sets has."""
-    if train.dataset.classes != validation.dataset.classes:
-        names, others = (list(loaded.dataset.classes) for loaded in (train, validation))
+    names, others = list(train.dataset.classes), list(validation.dataset.classes)
+    if names != others:
+        place = Place(train.subject.source[1])
         values: Figures = {"other": validation.name, "names": names, "others": others}
-        yield finding("classes_differ", train.name, [_whole(train)], **values)
-    learnt, scored = train.class_counts(), validation.class_counts()
+        yield finding("classes_differ", train.name, [place], **values)
+    learnt, scored = train.class_counts, validation.class_counts
     missing = [name for name, count in learnt.items() if count and not scored.get(name)]
     unknown = [name for name, count in scored.items() if count and not learnt.get(name)]
     slips = [(a, b) for a in missing for b in unknown if _differ_by_little(a, b)]
-    yield from _similar(validation.name, slips, learnt, scored)
+    yield _similar(validation, slips, learnt, scored)
     missing = [name for name in missing if all(name != a for a, _ in slips)]
     unknown = [name for name in unknown if all(name != b for _, b in slips)]
-    yield from _named("class_not_in_val", validation.name, missing, learnt)
-    yield from _named("class_not_in_train", train.name, unknown, scored, other=validation.name)
-
-
-def _whole(loaded: Loaded) -> Place:
-    return Place(loaded.subject.annotations, "" if loaded.subject.annotations else loaded.name)
+    yield _named("class_not_in_val", validation, missing, learnt)
+    yield _named("class_not_in_train", train, unknown, scored, other=validation.name)
 
 
 def _class(name: str, counts: Counts) -> Place:
     return Place(classes=(name,), seen={"instances": counts[name]})
 
 
-def _named(
-    kind: str, dataset: str, names: Sequence[str], counts: Counts, **values: Any
-) -> Iterator[Finding]:
-    if names:
-        places = [_class(name, counts) for name in names]
-        yield finding(kind, dataset, places, names=list(names), **values)
-
-
-def _numbered(dataset: str, counts: Counts) -> Iterator[Finding]:
-    stems: dict[str, list[str]] = defaultdict(list)
-    for name in counts:
-        match = _NUMBERED.fullmatch(name)
-        if match:
-            stems[match.group(1).rstrip("_- #(").lower()].append(name)
-    suspicious = {stem: names for stem, names in stems.items() if len(names) >= _FEWEST_NUMBERED}
-    if suspicious:
-        names = [name for group in suspicious.values() for name in group]
-        stem, (one, another, *_) = next(iter(suspicious.items()))
-        example = {"stem": stem, "one": one, "another": another}
-        yield from _named("instance_numbers", dataset, names, counts, **example)
+def _named(kind: str, one: Examined, names: list[str], counts: Counts, /, **values: Any) -> Finding:
+    places = [_class(name, counts) for name in names]
+    return finding(kind, one.name, places, names=names, **values)
 
 
 def _similar(
-    dataset: str, pairs: Sequence[tuple[str, str]], counts: Counts, others: Counts
-) -> Iterator[Finding]:
-    if pairs:
-        places = [
-            Place(classes=(a, b), seen={"one": counts[a], "other": others[b]}) for a, b in pairs
-        ]
-        yield finding("similar_names", dataset, places, first=pairs[0][0], second=pairs[0][1])
+    one: Examined, pairs: Sequence[tuple[str, str]], counts: Counts, others: Counts
+) -> Finding:
+    places = [Place(classes=(a, b), seen={"one": counts[a], "other": others[b]}) for a, b in pairs]
+    first, second = [*pairs, ("", "")][0]
+    return finding("similar_names", one.name, places, first=first, second=second)
 
 
 def _differ_by_little(a: str, b: str) -> bool:
@@ -124,185 +132,152 @@ def _differ_by_little(a: str, b: str) -> bool:
     short, long = sorted(plain, key=len)
     if short == long or long in (short + "s", short + "es"):
         return True
-    if re.search(r"\d", short + long):
+    if len(short) < 5 or re.search(r"\d", short + long):
         return False  # "type 1" and "type 2" differ by what matters
-    return len(short) >= 5 and _one_edit(short, long)
+    same = next(
+        (i for i, (x, y) in enumerate(zip(short, long, strict=False)) if x != y), len(short)
+    )
+    a, b = short[same:], long[same:]
+    swapped = a[:2] == b[1::-1] and a[2:] == b[2:]
+    return swapped or b[1:] in (a, a[1:])  # a letter more, or another one
 
 
-def _one_edit(short: str, long: str) -> bool:
-    """Whether one letter was changed, added or swapped with its neighbour."""
-    if len(long) - len(short) > 1:
-        return False
-    pairs = enumerate(zip(short, long, strict=False))
-    start = next((i for i, (a, b) in pairs if a != b), len(short))
-    a, b = short[start:], long[start:]
-    if len(short) < len(long):
-        return a == b[1:]
-    return a[1:] == b[1:] or (a[:2] == b[:2][::-1] and a[2:] == b[2:])
+def copies_within(one: Examined) -> Iterator[Finding]:
+    """Images that copy an earlier one."""
+    return _copies("same_image_in_set", one, one)
 
 
-def same_images(
-    of: tuple[Loaded, Sequence[ImageFacts]], among: tuple[Loaded, Sequence[ImageFacts]]
-) -> Iterator[Finding]:
-    """Images of ``of`` that ``among`` has, too; if these are one, that an earlier one copies."""
-    (loaded, facts), (other, others) = of, among
-    within = loaded is other
-    places: dict[int, Place] = {}
-    for a, b, exact in find_pairs(others, facts):
-        if b not in places and (a < b or not within):
-            file, twin = (d.dataset.dicts[i]["file_name"] for d, i in ((loaded, b), (other, a)))
-            seen = {"same_file" if exact else "looks_like": twin}
-            places[b] = Place(file, image=file, seen=seen)
-    if places:
-        kind = "same_image_in_set" if within else "same_image_across"
-        yield finding(kind, loaded.name, places.values())
+def copies_across(train: Examined, validation: Examined) -> Iterator[Finding]:
+    """Validation images that were trained on."""
+    return _copies("same_image_across", validation, train)
 
 
-def find_pairs(
-    one: Sequence[ImageFacts], other: Sequence[ImageFacts]
-) -> list[tuple[int, int, bool]]:
-    """Images that are equal byte for byte, or show the same at another size or compression.
+def _copies(kind: str, of: Examined, among: Examined) -> Iterator[Finding]:
+    """Images of ``of`` that ``among`` has, too; if these are one, that an earlier one copies.
 
-    A perceptual hash (the signs of the low frequencies of a 32 x 32 cosine transform) proposes
-    pairs, and the correlation of the thumbnails decides. A flipped or cropped copy is not found.
-
-    Returns:
-        (image of ``one``, image of ``other``, whether the files are equal).
+    They are equal byte for byte, or show the same at another size or compression: a perceptual hash
+    (the signs of the low frequencies of a 32 x 32 cosine transform) proposes pairs, and the
+    correlation of the thumbnails decides. A flipped or cropped copy is not found.
     """
-    thumbs, others = _thumbs(one), _thumbs(other)
-    hashes, other_hashes = _hashes(thumbs), _hashes(others)
-    digests = {fact.digest: a for a, fact in reversed(list(enumerate(one))) if fact.digest}
-    exact = {(digests[f.digest], b): True for b, f in enumerate(other) if f.digest in digests}
-    found = dict(exact)
-    for start in range(0, len(hashes), _ROWS):
-        rows = hashes[start : start + _ROWS]
+    apart = of is not among
+    facts, others = ([facts for facts, _ in one.looks] for one in (of, among))
+    (thumbs, hashes), (other_thumbs, other_hashes) = _thumbs(facts), _thumbs(others)
+    first = {fact.digest: a for a, fact in reversed(list(enumerate(others))) if fact.digest}
+    twins = {
+        b: (first[fact.digest], "same_file")
+        for b, fact in enumerate(facts)
+        if fact.digest in first and (apart or first[fact.digest] != b)
+    }
+    for start in range(0, len(others), _ROWS):
         # (R, 63) x (63, M) of +1 and -1: the number of equal signs less the number of others
-        alike = rows @ other_hashes.T >= 63 - 2 * _MOST_BITS
+        alike = other_hashes[start : start + _ROWS] @ hashes.T >= 63 - 2 * _MOST_BITS
         for a, b in np.add(np.argwhere(alike), (start, 0)).tolist():
-            if (a, b) not in exact and (thumbs[a] * others[b]).mean() > _LEAST_CORRELATION:
-                found[a, b] = False
-    return [(a, b, is_exact) for (a, b), is_exact in found.items()]
+            is_new = b not in twins and (apart or a < b)
+            if is_new and (other_thumbs[a] * thumbs[b]).mean() > _LEAST_CORRELATION:
+                twins[b] = a, "looks_like"
+    dicts = among.dataset.dicts
+    places = [of.place_of(b, {how: dicts[a]["file_name"]}) for b, (a, how) in twins.items()]
+    yield finding(kind, of.name, places)
 
 
-def _thumbs(facts: Sequence[ImageFacts]) -> NDArray[np.float32]:
-    """(N, 32, 32), of mean 0 and deviation 1; zeros where there is none, or no contrast."""
+def _thumbs(facts: Sequence[ImageFacts]) -> tuple[Pictures, Pictures]:
+    """Thumbnails, (N, 32, 32), of mean 0 and deviation 1, and hashes, (N, 63) of +1 and -1: is a
+    low frequency above their median? Zeros where there is no thumbnail, or no contrast."""
     raw = b"".join(fact.thumb or bytes(THUMB * THUMB) for fact in facts)
     thumbs = np.frombuffer(raw, np.uint8).reshape(-1, THUMB, THUMB).astype(np.float32)
     thumbs -= thumbs.mean(axis=(1, 2), keepdims=True)
     deviation = thumbs.std(axis=(1, 2), keepdims=True)
-    return np.where(deviation < _LEAST_CONTRAST, 0, thumbs / np.maximum(deviation, 1e-9))
-
-
-def _hashes(thumbs: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N, 63) of +1 and -1: is a low frequency above their median? 0 without contrast."""
+    has_contrast = deviation >= _LEAST_CONTRAST
+    thumbs *= has_contrast / np.maximum(deviation, 1e-9)
     low = np.array([cv2.dct(thumb)[:8, :8].reshape(-1)[1:] for thumb in thumbs]).reshape(-1, 63)
     signs = np.where(low > np.median(low, axis=1, keepdims=True), 1, -1)
-    contrast = (thumbs != 0).reshape(-1, THUMB**2).max(axis=1, initial=False)
-    return np.asarray(signs * contrast[:, None], dtype=np.float32)
+    return thumbs, np.asarray(signs * has_contrast[:, 0], dtype=np.float32)
 
 
-def look_at_scale(loaded: Loaded, settings: Settings) -> Iterator[Finding]:
-    """Anchors, limits and image sizes of a config against what the dataset holds."""
-    places, sizes = instance_sizes(loaded)
-    scales = scales_of(loaded, settings)
-    yield from _limit(loaded, settings)
-    yield from _empty(loaded, settings)
-    if len(sizes):
-        seen = sizes * scales[[image for image, _ in places], None]
-        yield from _anchors(loaded, settings, places, seen)
-        yield from _large(loaded, settings, scales, places, seen)
-
-
-def scales_of(loaded: Loaded, settings: Settings) -> Floats:
-    """(N,): how many times larger evaluation makes each image."""
-    return settings.test_scales([(r["height"], r["width"]) for r in loaded.dataset.dicts])
-
-
-def instance_sizes(loaded: Loaded) -> tuple[list[tuple[int, int]], Floats]:
-    """(image, annotation) of each instance that is no crowd, and (N, 2) width, height in pixels."""
-    found = [
-        ((i, j), np.subtract(annotation["bbox"][2:], annotation["bbox"][:2]))
-        for i, record in enumerate(loaded.dataset.dicts)
-        for j, annotation in enumerate(record["annotations"])
-        if not annotation.get("iscrowd")
-    ]
-    sizes = np.array([size for _, size in found], dtype=np.float64).reshape(-1, 2)
-    return [place for place, _ in found], sizes
-
-
-def _anchors(
-    loaded: Loaded, settings: Settings, places: Sequence[tuple[int, int]], seen: Floats
-) -> Iterator[Finding]:
+def anchors(one: Examined) -> Iterator[Finding]:
+    """Objects that no anchor reaches."""
+    measures, settings = one.measures, one.settings
+    boxes = measures.boxes_at(one.scales)
     arguments = (settings.anchor_sizes, settings.aspect_ratios, settings.strides)
-    out = reach(seen, *arguments) < MATCH_IOU
-    if loaded.subject.is_validation or not out.any():
+    out = reach(boxes, *arguments) < MATCH_IOU
+    if one.subject.is_validation or not out.any():
         return
-    found = suggest_sizes(seen, *arguments)
+    found = suggest_sizes(boxes, *arguments)
     share, best = 1 - found.share_before, 1 - found.share
     helps = best <= _WORTHWHILE * share
     if share < _LEAST_SHARE or (share < _LARGE_SHARE and not helps):
         return
     plain = [[int(s) if s == int(s) else s for s in row] for row in found.values]
     suggestion = {"sizes": plain, "left": best} if helps else {"larger_input": True}
-    small = np.sqrt(seen.prod(axis=1)) < min(min(row) for row in settings.anchor_sizes)
+    small = measures.across_at(one.scales) < min(map(min, settings.anchor_sizes))
     for kind, chosen in (("anchors_small", out & small), ("anchors_large", out & ~small)):
-        rows = np.flatnonzero(chosen)[:_MOST_PLACES].tolist()
-        listed = [
-            loaded.place_of(image, (instance,), {"width": float(width), "height": float(height)})
-            for (image, instance), (width, height) in ((places[k], seen[k]) for k in rows)
+        places = [
+            one.place_of(
+                int(measures.image_of_box[k]),
+                dict(zip(("width", "height"), boxes[k].tolist(), strict=True)),
+                (int(measures.number_of_box[k]),),
+            )
+            for k in np.flatnonzero(chosen)
         ]
-        if listed:
-            values = {**suggestion, "instances": len(seen), "share": share}
-            yield finding(kind, loaded.name, listed, int(chosen.sum()), **values)
+        values: Figures = {**suggestion, "instances": len(boxes), "share": share}
+        yield finding(kind, one.name, places, **values)
 
 
-def _objects(record: Mapping[str, Any]) -> int:
-    return sum(not annotation.get("iscrowd") for annotation in record["annotations"])
+def detection_limit(one: Examined) -> Iterator[Finding]:
+    """Images with more objects than are detected."""
+    limit, counts = one.settings.detections_per_image, one.measures.objects_an_image
+    over = [i for i in np.argsort(-counts, kind="stable").tolist() if counts[i] > limit]
+    most = int(counts.max(initial=0))
+    suggestion = -(-most * 5 // 4 // 50) * 50  # a quarter more, in fifties
+    places = [one.place_of(i, {"objects": int(counts[i])}) for i in over]
+    values = {"limit": limit, "most": most, "suggestion": suggestion}
+    yield finding("over_limit", one.name, places, **values)
 
 
-def _limit(loaded: Loaded, settings: Settings) -> Iterator[Finding]:
-    limit = settings.detections_per_image
-    counts = [(_objects(record), record["file_name"]) for record in loaded.dataset.dicts]
-    over = sorted(((n, file) for n, file in counts if n > limit), reverse=True)
-    if over:
-        most = over[0][0]
-        places = [Place(file, image=file, seen={"objects": n}) for n, file in over]
-        # a quarter more, in fifties
-        values = {"limit": limit, "most": most, "suggestion": -(-most * 5 // 4 // 50) * 50}
-        yield finding("over_limit", loaded.name, places, **values)
+def empty_images(one: Examined) -> Iterator[Finding]:
+    """Images without objects, and what becomes of them."""
+    case = "left_out" if one.settings.filter_empty else "background"
+    case = "validation" if one.subject.is_validation else case
+    empty = np.flatnonzero(one.measures.objects_an_image == 0)
+    yield finding(
+        "empty_images", one.name, [one.place_of(i, {}) for i in empty.tolist()], **{case: True}
+    )
 
 
-def _empty(loaded: Loaded, settings: Settings) -> Iterator[Finding]:
-    files = [record["file_name"] for record in loaded.dataset.dicts if not _objects(record)]
-    case = "left_out" if settings.filter_empty else "background"
-    case = "validation" if loaded.subject.is_validation else case
-    if files:
-        places = [Place(file, image=file) for file in files]
-        yield finding("empty_images", loaded.name, places, **{case: True})
-
-
-def _large(
-    loaded: Loaded,
-    settings: Settings,
-    scales: Floats,
-    places: Sequence[tuple[int, int]],
-    seen: Floats,
-) -> Iterator[Finding]:
-    large = np.flatnonzero(scales < 1 / _LARGE_FACTOR)
-    small = np.sqrt(seen.prod(axis=1)) < _SMALL_SIDE
-    within = np.isin([image for image, _ in places], large)
-    if not (small & within).any():
-        return
-    listed = []
-    for record in (loaded.dataset.dicts[int(i)] for i in large):
-        size = {"width": record["width"], "height": record["height"]}
-        listed.append(Place(record["file_name"], image=record["file_name"], seen=size))
+def large_images(one: Examined) -> Iterator[Finding]:
+    """Images that are shrunk until their objects are hardly seen."""
+    large = one.scales < 1 / _LARGE_FACTOR
+    within = large[one.measures.image_of_box]
+    tiny = within & (one.measures.across_at(one.scales) < _SMALL_SIDE)
+    sizes = one.measures.images_hw.astype(int).tolist()
+    places = [
+        one.place_of(i, {"width": sizes[i][1], "height": sizes[i][0]})
+        for i in np.flatnonzero(large & tiny.any()).tolist()
+    ]
     values: Figures = {
         "factor": _LARGE_FACTOR,
         "side": _SMALL_SIDE,
-        "low": settings.min_size_test,
-        "high": settings.max_size_test,
-        "tiny": int((small & within).sum()),
+        "low": one.settings.min_size_test,
+        "high": one.settings.max_size_test,
+        "tiny": int(tiny.sum()),
         "instances": int(within.sum()),
     }
-    yield finding("image_large", loaded.name, listed, **values)
+    yield finding("image_large", one.name, places, **values)
+
+
+#: Of one dataset. A new check is a function and a line here, and its words in advice.yaml. What it
+#: yields without a place is not told.
+CHECKS: tuple[Callable[[Examined], Iterator[Finding]], ...] = (
+    class_names,
+    class_sizes,
+    copies_within,
+    anchors,
+    detection_limit,
+    empty_images,
+    large_images,
+)
+#: Of a training set and a validation set that belong together.
+PAIR_CHECKS: tuple[Callable[[Examined, Examined], Iterator[Finding]], ...] = (
+    compare_classes,
+    copies_across,
+)

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import resources
-from typing import Any, Literal
+from string import Formatter
+from typing import Any
 
 import yaml
 from termcolor import colored
 
 from transfer_maskrcnn.text import WIDTH, few, listed, plural, quoted, shorten, wrapped
 
-Severity = Literal["error", "warning", "note"]
-SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")  # the worst first
+SEVERITIES = ("error", "warning", "note")  # the worst first
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 _SHOWN = 3  # places of a finding, on a terminal
 _NAMED = 2  # findings in the verdict
-_LONG_PATH, _LONG_PLACE = 60, 60
+_MOST_PLACES = 1_000  # of one finding
+_LONG = 60  # a path, or a place
 
 Json = dict[str, Any]
 
@@ -60,7 +61,10 @@ class Place:
         if self.classes:
             word = "class" if len(self.classes) == 1 else "classes"
             where = f"{word} {' and '.join(map(repr, self.classes))}"
-        return shorten(where, _LONG_PLACE)
+        return shorten(where, _LONG)
+
+
+Told = tuple[str, Place, int]  # kind of finding, where, and how many are meant
 
 
 @dataclass(frozen=True)
@@ -78,72 +82,55 @@ class Finding:
     values: Mapping[str, Any]
 
     @property
-    def severity(self) -> Severity:
-        return advice()[self.kind].severity
+    def severity(self) -> str:
+        return str(advice()[self.kind]["severity"])
 
     def as_json(self) -> Json:
         """All of it, and its words: they are written here, once, for whoever shows them."""
         words = advice()[self.kind]
         values = {**self.values, "count": self.count, "dataset": self.dataset}
+        note = words.get("note", "{note}")
         places = [
-            {**asdict(place), "where": place.where(), "note": _filled(words.note, place.seen)}
+            {**asdict(place), "where": place.where(), "note": _filled(note, place.seen)}
             for place in self.places
         ]
         return {
             "kind": self.kind,
             "dataset": self.dataset,
-            "severity": words.severity,
+            "severity": self.severity,
             "count": self.count,
-            "what": _filled(words.one if self.count == 1 else words.what, values),
-            "effect": _filled(words.effect, values),
-            "fix": _filled(words.fix, values),
+            "what": _filled(words["one" if self.count == 1 else "what"], values),
+            "effect": _filled(words["effect"], values),
+            "fix": _filled(words["fix"], values),
             "values": dict(self.values),
             "places": places,
         }
 
 
-@dataclass(frozen=True)
-class Words:
-    """The words for one kind of finding: ``one`` follows the number 1, ``what`` other numbers.
-
-    Of a text in several cases, the first value tells which one it is.
-    """
-
-    severity: Severity
-    one: str
-    what: str
-    effect: str | dict[str, str]
-    fix: str | dict[str, str]
-    note: str | dict[str, str] = "{note}"
-
-
 @cache
-def advice() -> Mapping[str, Words]:
-    """Kind of finding -> its words."""
+def advice() -> Mapping[str, Json]:
+    """Kind of finding -> its words; the file says how they are to be read."""
     text = resources.files(__package__).joinpath("advice.yaml").read_text(encoding="utf-8")
-    return {kind: Words(**words) for kind, words in yaml.safe_load(text).items()}
+    content: Mapping[str, Json] = yaml.safe_load(text)
+    return content
 
 
-class _Number(int):
+class _Words(Formatter):
     """``{pixels:pixel}`` shows a number with its noun: "1 pixel", "2,000 pixels"."""
 
-    def __format__(self, spec: str) -> str:
-        return plural(self, spec) if spec.isalpha() else super().__format__(spec)
+    def format_field(self, value: Any, spec: str) -> str:
+        if isinstance(value, int) and spec.isalpha():
+            return plural(value, spec)
+        if isinstance(value, list) and value and isinstance(value[0], str):
+            return quoted(value, 6)
+        return str(super().format_field(value, spec))
 
 
 def _filled(words: str | dict[str, str], values: Mapping[str, Any]) -> str:
     if not values:
         return ""
     text = words if isinstance(words, str) else words[next(iter(values))]
-    return text.format_map({name: _shown(value) for name, value in values.items()})
-
-
-def _shown(value: Any) -> Any:
-    if isinstance(value, int):
-        return _Number(value)
-    if isinstance(value, list) and value and isinstance(value[0], str):
-        return quoted(value, 6)
-    return value
+    return _Words().vformat(text, (), values)
 
 
 def finding(
@@ -156,7 +143,19 @@ def finding(
         **values: what the words of that kind have in braces.
     """
     found = tuple(places)
-    return Finding(kind, dataset, found, len(found) if count is None else count, values)
+    number = len(found) if count is None else count
+    return Finding(kind, dataset, found[:_MOST_PLACES], number, values)
+
+
+def grouped(dataset: str, told: Iterable[Told], **values: Any) -> Iterator[Finding]:
+    """What was told of single places as findings, one a kind, all with the same ``values``."""
+    places: dict[str, list[Place]] = defaultdict(list)
+    counts: Counter[str] = Counter()
+    for kind, place, count in told:
+        places[kind].append(place)
+        counts[kind] += count
+    for kind, count in counts.items():
+        yield finding(kind, dataset, places[kind], count, **values)
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:
@@ -201,9 +200,9 @@ def _print(found: Json) -> None:
     for text in (found["effect"], f"Fix: {found['fix']}"):
         print(textwrap.fill(text, WIDTH, initial_indent="  ", subsequent_indent="  "))
     places = found["places"][:_SHOWN]
-    common = {place["file"] for place in places if place["where"] or not place["file"]}
-    shared = len(common) == 1 and all(place["where"] for place in places)
-    if shared and common != {""}:
+    common = {place["file"] for place in places}
+    shared = len(common) == 1 and common != {""} and all(place["where"] for place in places)
+    if shared:
         _print_place(f"in {_short(*common)}", "  ")
     for place in places:
         file = "" if shared else _short(place["file"])
@@ -213,13 +212,14 @@ def _print(found: Json) -> None:
 
 
 def _print_place(text: str, indent: str) -> None:
-    wrapper = textwrap.TextWrapper(WIDTH, indent, " " * len(indent))
-    wrapper.break_long_words = wrapper.break_on_hyphens = False
-    print(wrapper.fill(text))
+    """Whole paths, for whoever copies them."""
+    whole = textwrap.TextWrapper(break_long_words=False, break_on_hyphens=False)
+    whole.width, whole.initial_indent, whole.subsequent_indent = WIDTH, indent, " " * len(indent)
+    print(whole.fill(text))
 
 
 def _short(file: str) -> str:
     """A path relative to where the user is if that is shorter, long names without their middle."""
     shorter = min(file, os.path.relpath(file) if os.path.isabs(file) else file, key=len)
     parts = shorter.split(os.sep)
-    return shorter if len(shorter) <= _LONG_PATH else os.sep.join(map(shorten, parts))
+    return shorter if len(shorter) <= _LONG else os.sep.join(map(shorten, parts))

@@ -8,9 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pycocotools.mask as mask_util
-
 from transfer_maskrcnn.cli import progress
 from transfer_maskrcnn.data.export.base import fill_folder, new_folder
 from transfer_maskrcnn.data.export.documents import fill_coco
@@ -20,15 +17,12 @@ from transfer_maskrcnn.data.export.masks import (
     encloses,
     mask_to_simple_polygons,
     segmentation_area,
-    segmentation_box,
 )
-from transfer_maskrcnn.data.formats.base import WORDS, LoadedDataset, LoadReport, Reason
-from transfer_maskrcnn.data.formats.masks import clean_rle, rle_area, rle_to_mask
+from transfer_maskrcnn.data.formats.base import WORDS, LoadedDataset, LoadReport, Place, Reason
+from transfer_maskrcnn.data.formats.masks import box_of, clean_rle, rle_area, rle_to_mask
+from transfer_maskrcnn.doctor.images import SAME, Record, crosses_itself, overlaps
 from transfer_maskrcnn.files import write_text
 
-from .images import crosses_itself
-
-_SAME_MASK = 0.999  # IoU above which two instances are one
 _SAME_AREA = 0.01  # of the mask's area
 _SAME_BOX = 1.0  # pixels: tools round their boxes, or cut off the fractions
 
@@ -81,10 +75,8 @@ def repair(dataset: LoadedDataset, out: Path) -> list[Change]:
     changes = [*_of_loader(dataset.report)]
     records = []
     for index, record in enumerate(progress(dataset.dicts, "repairing", len(dataset.dicts))):
-        there = dataset.places[index] if dataset.places else ()  # a cached dataset has none
-        names = [place.where for place in there]
-        names = names or [f"instance {k}" for k in range(1, len(record["annotations"]) + 1)]
-        records.append(_mend_record(record, names, changes))
+        there = dataset.places[index] if dataset.places else ()  # another package's set has none
+        records.append(_mend_record(record, there, changes))
     counts = tuple(len(record["annotations"]) for record in records)
     mended = replace(dataset, dicts=records, instances=counts, places=())
     with new_folder(out) as folder:
@@ -105,7 +97,7 @@ def _of_loader(report: LoadReport) -> Iterator[Change]:
     lost = report.images_left_out | report.left_out
     for counts, after in ((lost, None), (report.repaired, _NEVER_READ)):
         for reason, count in counts.items():
-            places = report.places.get(reason, [])
+            places = report.places[reason]
             for place in places:
                 where = str(place._replace(image=""))
                 yield Change(place.image, where, reason.value, None, after)
@@ -114,70 +106,49 @@ def _of_loader(report: LoadReport) -> Iterator[Change]:
                 yield Change("", "", reason.value, None, after, count - len(places))
 
 
-def _mend_record(
-    record: dict[str, Any], places: Sequence[str], changes: list[Change]
-) -> dict[str, Any]:
+def _mend_record(record: Record, there: Sequence[Place], changes: list[Change]) -> Record:
     """A copy of a record with its annotations set right; ``changes`` grows by what was done."""
     height, width, image = record["height"], record["width"], record["file_name"]
-    kept: list[tuple[str, dict[str, Any]]] = []
-    for annotation, place in zip(record["annotations"], places, strict=True):
-        before = annotation.get("segmentation")
-        if not before:  # of a set that another package registered
+    kept: list[tuple[str, Record]] = []
+    for k, annotation in enumerate(record["annotations"]):
+        place = there[k].where if there else f"instance {k + 1}"
+        if not annotation.get("segmentation"):  # of a set that another package registered
             changes.append(Change(image, place, Reason.NO_MASK.value))
             continue
-        segmentation, kind = _valid(before, height, width)
-        found = [(kind, before, segmentation)] if kind else []
-        found += _measures(annotation, segmentation, height, width)
+        segmentation, found = _mended(annotation, height, width)
         changes += [Change(image, place, *difference) for difference in found]
         kept.append((place, {**annotation, "segmentation": segmentation}))
-    doubles = _duplicates([annotation for _, annotation in kept], height, width)
-    for later in doubles:
+    keys = [(annotation["category_id"], annotation["iscrowd"]) for _, annotation in kept]
+    rles = [as_rle(annotation["segmentation"], height, width) for _, annotation in kept]
+    doubles = {later for later, first, _ in overlaps(rles, SAME) if keys[later] == keys[first]}
+    for later in sorted(doubles):
         place, annotation = kept[later]
         changes.append(Change(image, place, "duplicate", annotation["segmentation"]))
     left = [annotation for k, (_, annotation) in enumerate(kept) if k not in doubles]
     return {**record, "annotations": left}
 
 
-def _valid(segmentation: Any, height: int, width: int) -> tuple[Segmentation, str]:
+def _mended(
+    annotation: Record, height: int, width: int
+) -> tuple[Segmentation, list[tuple[str, Any, Any]]]:
     """Polygons that cross neither themselves nor enclose another area than their mask covers, or a
-    compressed RLE; and what was wrong, or "". A mask without any pixel is left alone."""
-    if isinstance(segmentation, dict):
-        return clean_rle(segmentation, height, width)[0] or segmentation, ""
-    rle = as_rle(segmentation, height, width)
-    if any(map(crosses_itself, segmentation)):
-        kind = "self_crossing"
-    elif not encloses(segmentation, rle_area(rle)):
-        kind = "overlapping"
-    else:
-        return segmentation, ""
-    outlines = mask_to_simple_polygons(rle_to_mask(rle))
-    return (outlines, kind) if outlines else (segmentation, "")
-
-
-def _measures(
-    annotation: dict[str, Any], segmentation: Segmentation, height: int, width: int
-) -> list[tuple[str, Any, Any]]:
-    """(kind, before, after) of an area and a box that are not the mask's."""
+    compressed RLE; and (kind, before, after) of what was wrong, in area and box too. A mask without
+    any pixel is left alone."""
     found: list[tuple[str, Any, Any]] = []
+    before = segmentation = annotation["segmentation"]
+    if isinstance(before, dict):
+        segmentation = clean_rle(before, height, width)[0] or before
+    else:
+        rle = as_rle(before, height, width)
+        crosses = any(map(crosses_itself, before))
+        if crosses or not encloses(before, rle_area(rle)):
+            segmentation = mask_to_simple_polygons(rle_to_mask(rle)) or before
+        if segmentation is not before:
+            found.append(("self_crossing" if crosses else "overlapping", before, segmentation))
     area, stated = segmentation_area(segmentation, height, width), annotation.get("area")
     if stated is not None and abs(stated - area) > _SAME_AREA * area:
         found.append(("area_wrong", stated, area))
-    x, y, box_width, box_height = segmentation_box(segmentation)
-    before, after = list(annotation["bbox"]), [x, y, x + box_width, y + box_height]
-    if max(abs(a - b) for a, b in zip(before, after, strict=True)) > _SAME_BOX:
-        found.append(("box_off", before, after))
-    return found
-
-
-def _duplicates(annotations: list[dict[str, Any]], height: int, width: int) -> set[int]:
-    """The instances that have the class and the mask of an earlier one."""
-    rles = [as_rle(annotation["segmentation"], height, width) for annotation in annotations]
-    if len(rles) < 2:
-        return set()
-    same = mask_util.iou(rles, rles, [0] * len(rles)) > _SAME_MASK
-    keys = [(annotation["category_id"], annotation["iscrowd"]) for annotation in annotations]
-    doubles: set[int] = set()
-    for later, first in np.argwhere(same).tolist():
-        if first < later and first not in doubles and keys[first] == keys[later]:
-            doubles.add(later)
-    return doubles
+    box, around = list(annotation["bbox"]), box_of(segmentation)
+    if max(abs(a - b) for a, b in zip(box, around, strict=True)) > _SAME_BOX:
+        found.append(("box_off", box, around))
+    return segmentation, found

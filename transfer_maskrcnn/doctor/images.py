@@ -3,50 +3,42 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple
+from functools import cached_property, partial
+from typing import Any
 
 import cv2
 import numpy as np
 import pycocotools.mask as mask_util
 import shapely
-import torch
-from numpy.typing import NDArray
+from detectron2.data import MapDataset
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from transfer_maskrcnn.cli import progress
 from transfer_maskrcnn.data.export.masks import as_rle
-from transfer_maskrcnn.data.formats.masks import polygons_area
+from transfer_maskrcnn.data.formats.masks import box_of, polygons_area
 from transfer_maskrcnn.errors import DatasetError
 
 Record = dict[str, Any]
 Mapper = Callable[[Record], Any]
-Polygons = list[list[float]]
+Figures = Mapping[str, Any]
 
 TINY_SIDE = 4  # pixels of the network's input: the stride of its finest features
 THUMB = 32  # pixels a side
-_SAME, _NEARLY_SAME = 0.999, 0.9  # IoU
+SAME, _NEARLY_SAME = 0.999, 0.9  # IoU
 _SAME_OF_ANOTHER_CLASS = 0.95
 _AREA_TOLERANCE = 0.1
 _BOX_TOLERANCE = 0.1  # of the mask's side
 _PIECES = 4
 _EXIF_ORIENTATION = 0x0112
 _FEWEST_FOR_PROCESSES = 32
-_CHUNK = 8
 
 
-class Fault(NamedTuple):
-    """A kind of finding, the annotations of the record that it is about, and figures."""
-
-    kind: str
-    instances: tuple[int, ...]
-    seen: dict[str, Any]
+# A kind of finding, figures, and the annotations of the record that it is about.
+Fault = tuple[str, Figures, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -70,9 +62,12 @@ class ImageFacts:
     thumb: bytes = b""
 
 
+Look = tuple[ImageFacts, list[Fault]]
+
+
 def look_at_images(
     name: str, records: Sequence[Record], scales: Sequence[float], mapper: Mapper
-) -> list[tuple[ImageFacts, list[Fault]]]:
+) -> list[Look]:
     """What is in each image's file, and what is wrong with its instances, in their order.
 
     Args:
@@ -81,30 +76,22 @@ def look_at_images(
         scales: how many times larger the network sees each image.
         mapper: what training does to a record; an error it raises is told of.
     """
-    look, count = partial(_look, mapper), len(records)
     cores = len(os.sched_getaffinity(0))
-    if count < _FEWEST_FOR_PROCESSES or cores == 1:
-        return list(progress(map(look, records, scales), f"looking at {name}", count))
-    threads = cv2.getNumThreads()
+    workers = min(cores, 32) if cores > 1 and len(records) >= _FEWEST_FOR_PROCESSES else 0
     cv2.setNumThreads(1)  # a forked process would wait for ever for threads that it does not have
-    # Forked, as the workers of a DataLoader: importing torch again would take seconds.
-    fork = multiprocessing.get_context("fork")
-    executor = ProcessPoolExecutor(min(cores, 32), fork, torch.set_num_threads, (1,))
+    jobs = MapDataset(list(zip(records, scales, strict=True)), partial(_look, mapper))
+    looks = DataLoader(jobs, batch_size=None, num_workers=workers, collate_fn=tuple)
     try:
-        results = executor.map(look, records, scales, chunksize=_CHUNK)
-        return list(progress(results, f"looking at {name}", count))
-    except BrokenProcessPool:
+        return list(progress(looks, f"looking at {name}", len(records)))
+    except RuntimeError as error:
         raise DatasetError(
             f"dataset {name!r}: a process that looked at its images was killed, probably for its "
             "memory; is there an image of enormous size?"
-        ) from None
-    finally:
-        executor.shutdown(cancel_futures=True)
-        cv2.setNumThreads(threads)
+        ) from error
 
 
-def _look(mapper: Mapper, record: Record, scale: float) -> tuple[ImageFacts, list[Fault]]:
-    return image_facts(record, mapper), instance_faults(record, scale)
+def _look(mapper: Mapper, job: tuple[Record, float]) -> Look:
+    return image_facts(job[0], mapper), list(instance_faults(*job))
 
 
 def image_facts(record: Record, mapper: Mapper) -> ImageFacts:
@@ -112,10 +99,9 @@ def image_facts(record: Record, mapper: Mapper) -> ImageFacts:
     failure = ""
     try:
         mapper(record)
-    except DatasetError as error:
-        failure = str(error)
     except Exception as error:  # whatever it is, it would end the training
-        failure = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        said = " ".join(str(error).split())
+        failure = said if isinstance(error, DatasetError) else f"{type(error).__name__}: {said}"
     try:
         return _decoded(record["file_name"], failure)
     except Exception as error:  # Pillow's decoders raise nearly every type of exception
@@ -140,69 +126,81 @@ def _decoded(file: str, failure: str) -> ImageFacts:
     return ImageFacts(failure, pixels, transparent, known, digest, thumb)
 
 
-def instance_faults(record: Record, scale: float) -> list[Fault]:
+@dataclass(frozen=True)
+class Instance:
+    """One instance, no crowd, as the checks see it: boxes XYXY and areas in pixels of the image.
+
+    ``rle`` is its mask, whatever the annotation has; ``scale`` is how many times larger the network
+    sees it.
+    """
+
+    annotation: Record
+    rle: Record
+    scale: float
+
+    @property
+    def polygons(self) -> list[list[float]]:
+        """None of a bitmask."""
+        mask: Any = self.annotation["segmentation"]
+        return mask if isinstance(mask, list) else []
+
+    @cached_property
+    def pixels(self) -> int:
+        return int(mask_util.area(self.rle))
+
+
+def instance_faults(record: Record, scale: float) -> Iterator[Fault]:
     """Everything odd about the annotations of one detectron2 dataset dict.
 
     Args:
         record: as the loaders make it: boxes XYXY in pixels of the image, masks polygons or RLE.
         scale: how many times larger the network sees the image.
     """
-    found: list[Fault] = []
-    shapes: dict[int, Record] = {}
+    instances: dict[int, Instance] = {}
     for i, annotation in enumerate(record["annotations"]):
-        segmentation = annotation.get("segmentation")
         if annotation.get("iscrowd"):
-            found.append(Fault("only_crowd", (i,), {}))
-        elif segmentation:
-            shapes[i] = rle_of(segmentation, record["height"], record["width"])
-            found += [
-                Fault(kind, (i,), seen) for kind, seen in _alone(annotation, shapes[i], scale)
-            ]
-    return found + list(_pairs(record["annotations"], shapes))
+            yield ("only_crowd", {}, (i,))
+        elif annotation.get("segmentation"):
+            rle = _rle_of(annotation["segmentation"], record["height"], record["width"])
+            instances[i] = one = Instance(annotation, rle, scale)
+            if one.polygons and max(map(max, one.polygons)) <= 1:
+                yield ("normalised", {}, (i,))  # whatever else is odd follows from that
+                continue
+            seen = ((kind, check(one)) for kind, check in INSTANCE_CHECKS.items())
+            yield from ((kind, figures, (i,)) for kind, figures in seen if figures is not None)
+    yield from _covering({i: one for i, one in instances.items() if one.pixels > 1})
 
 
-def rle_of(segmentation: Any, height: int, width: int) -> Record:
+def _rle_of(segmentation: Any, height: int, width: int) -> Record:
     """Polygons, or an RLE of any kind, as compressed RLE."""
     if isinstance(segmentation, dict) and isinstance(segmentation["counts"], list):
         return dict(mask_util.frPyObjects(segmentation, height, width))
     return as_rle(segmentation, height, width)
 
 
-def _alone(annotation: Record, rle: Record, scale: float) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(kind, figures) of what is odd about an instance, whatever is beside it."""
-    segmentation, box = annotation["segmentation"], annotation["bbox"]
-    polygons = segmentation if isinstance(segmentation, list) else []
-    if polygons and max(map(max, polygons)) <= 1:
-        yield "normalised", {}
-        return
-    pixels = int(mask_util.area(rle))
-    area = polygons_area(polygons) if polygons else float(pixels)
-    if pixels * scale**2 < TINY_SIDE**2:
-        yield "tiny", {"pixels": pixels, "after": pixels * scale**2}
-    stated = annotation.get("area")
-    if stated is not None and abs(stated - area) > max(_AREA_TOLERANCE * area, 2):
-        yield "area_wrong", {"stated": float(stated), "area": area}
-    around = _box_of(polygons, rle)
-    off = np.abs(np.asarray(box) - around).reshape(2, 2)
-    sides = np.maximum(around[2:] - around[:2], 1)
-    if pixels and (off > np.maximum(_BOX_TOLERANCE * sides, 2)).any():
-        yield "box_off", {"box": [*map(round, box)], "around": [*map(round, around.tolist())]}
-    if any(map(crosses_itself, polygons)):
-        yield "self_crossing", {}
-    if len(polygons) == 1 and _is_box(np.reshape(polygons[0], (-1, 2)), box):
-        yield "only_boxes", {}
-    pieces = _similar_pieces(polygons, rle)
-    if pieces >= _PIECES:
-        yield "many_pieces", {"pieces": pieces}
+def _tiny(one: Instance) -> Figures | None:
+    after = one.pixels * one.scale**2
+    return {"pixels": one.pixels, "after": after} if after < TINY_SIDE**2 else None
 
 
-def _box_of(polygons: Polygons, rle: Record) -> NDArray[np.float64]:
-    """x0, y0, x1, y1 around a mask, in pixels."""
-    if polygons:
-        points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in polygons])
-        return np.concatenate([points.min(axis=0), points.max(axis=0)])
-    x, y, width, height = mask_util.toBbox(rle)
-    return np.array([x, y, x + width, y + height])
+def _area_wrong(one: Instance) -> Figures | None:
+    area = polygons_area(one.polygons) if one.polygons else float(one.pixels)
+    stated = one.annotation.get("area")
+    if stated is None or abs(stated - area) <= max(_AREA_TOLERANCE * area, 2):
+        return None
+    return {"stated": float(stated), "area": area}
+
+
+def _box_off(one: Instance) -> Figures | None:
+    box, around = np.array(one.annotation["bbox"]), np.array(box_of(one.polygons or one.rle))
+    most = np.maximum(_BOX_TOLERANCE * np.maximum(around[2:] - around[:2], 1), 2)
+    if not one.pixels or (abs(box - around).reshape(2, 2) <= most).all():
+        return None
+    return {"box": [*map(round, box.tolist())], "around": [*map(round, around.tolist())]}
+
+
+def _self_crossing(one: Instance) -> Figures | None:
+    return {} if any(map(crosses_itself, one.polygons)) else None
 
 
 def crosses_itself(polygon: Sequence[float]) -> bool:
@@ -210,9 +208,7 @@ def crosses_itself(polygon: Sequence[float]) -> bool:
 
     Bridges of no width, by which formats without holes cut them in, do no harm.
     """
-    points = np.reshape(polygon, (-1, 2))
-    if len(points) < 4:
-        return False
+    points = np.reshape(polygon, (-1, 2)) if len(polygon) > 6 else None  # no triangle does
     shape = shapely.Polygon(points)
     if shape.is_valid:
         return False
@@ -220,46 +216,60 @@ def crosses_itself(polygon: Sequence[float]) -> bool:
     return bool(abs(shapely.make_valid(shape).area - shoelace) > 0.02 * max(shoelace, 1.0))
 
 
-def _is_box(points: NDArray[np.float64], box: Sequence[float]) -> bool:
-    """Whether a polygon is the four corners of a box, the first perhaps repeated at its end."""
-    if len(points) == 5 and (points[0] == points[-1]).all():
-        points = points[:4]
-    corners = np.array([(box[i], box[j]) for i in (0, 2) for j in (1, 3)])
+def _only_boxes(one: Instance) -> Figures | None:
+    """One polygon, of the four corners of the box, the first perhaps repeated at its end."""
+    if len(one.polygons) != 1 or len(one.polygons[0]) not in (8, 10):
+        return None
+    points = np.unique(np.reshape(one.polygons[0], (-1, 2)), axis=0)
+    x0, y0, x1, y1 = one.annotation["bbox"]
+    corners = np.array([(x0, y0), (x0, y1), (x1, y0), (x1, y1)])
     far = np.abs(points[:, None] - corners).sum(axis=2).min(axis=1)
-    return len(points) == len(np.unique(points, axis=0)) == 4 and bool((far <= 1).all())
+    return {} if len(points) == 4 and (far <= 1).all() else None
 
 
-def _similar_pieces(polygons: Polygons, rle: Record) -> int:
-    """How many separate pieces there are of at least a third of the largest one's area."""
-    if polygons:
-        areas = np.array([polygons_area([polygon]) for polygon in polygons])
+def _many_pieces(one: Instance) -> Figures | None:
+    """Separate pieces of at least a third of the largest one's area."""
+    if one.polygons:
+        areas = np.array([polygons_area([polygon]) for polygon in one.polygons])
     else:
-        x, y, width, height = (int(v) for v in mask_util.toBbox(rle))
-        crop = mask_util.decode(rle)[y : y + height, x : x + width]
+        x, y, width, height = (int(v) for v in mask_util.toBbox(one.rle))
+        crop = mask_util.decode(one.rle)[y : y + height, x : x + width]
         areas = cv2.connectedComponentsWithStats(np.ascontiguousarray(crop))[2][1:, 4]
-    return int((areas * 3 >= areas.max(initial=1)).sum())
+    pieces = int((areas * 3 >= areas.max(initial=1)).sum())
+    return {"pieces": pieces} if pieces >= _PIECES else None
 
 
-def _pairs(annotations: list[Record], shapes: dict[int, Record]) -> Iterator[Fault]:
+#: Kind of finding -> what sees it in one instance: figures for its words, None where all is well.
+INSTANCE_CHECKS: dict[str, Callable[[Instance], Figures | None]] = {
+    "tiny": _tiny,
+    "area_wrong": _area_wrong,
+    "box_off": _box_off,
+    "self_crossing": _self_crossing,
+    "only_boxes": _only_boxes,
+    "many_pieces": _many_pieces,
+}
+
+
+def _covering(instances: dict[int, Instance]) -> Iterator[Fault]:
     """Instances that lie on each other; each is told of once, the later one first."""
-    indices = [i for i, rle in shapes.items() if mask_util.area(rle) > 1]
-    if len(indices) < 2:
-        return
-    rles = [shapes[i] for i in indices]
-    boxes = np.stack([mask_util.toBbox(rle) for rle in rles])
-    close = np.triu(mask_util.iou(boxes, boxes, [0] * len(rles)), 1) > _NEARLY_SAME - 0.2
-    told: set[int] = set()
-    for a, b in np.argwhere(close).tolist():
-        iou = float(mask_util.iou([rles[a]], [rles[b]], [0])[0, 0])
-        kind = _pair_kind(annotations[indices[a]], annotations[indices[b]], iou)
+    numbers, told = list(instances), set()
+    for b, a, iou in overlaps([one.rle for one in instances.values()], _NEARLY_SAME):
+        pair = numbers[b], numbers[a]
+        kind = "duplicate" if iou >= SAME else "near_duplicate"
+        if len({instances[i].annotation["category_id"] for i in pair}) == 2:
+            kind = "two_classes" if iou >= _SAME_OF_ANOTHER_CLASS else ""
         if kind and b not in told:
             told.add(b)
-            yield Fault(kind, (indices[b], indices[a]), {"iou": iou})
+            yield (kind, {"iou": iou}, pair)
 
 
-def _pair_kind(one: Record, other: Record, iou: float) -> str:
-    if one["category_id"] != other["category_id"]:
-        return "two_classes" if iou >= _SAME_OF_ANOTHER_CLASS else ""
-    if iou >= _SAME:
-        return "duplicate"
-    return "near_duplicate" if iou >= _NEARLY_SAME else ""
+def overlaps(rles: Sequence[Record], least: float) -> Iterator[tuple[int, int, float]]:
+    """(later one, earlier one, IoU) of masks that have at least that IoU."""
+    if len(rles) < 2:
+        return
+    boxes = np.stack([mask_util.toBbox(rle) for rle in rles])
+    close = np.triu(mask_util.iou(boxes, boxes, [0] * len(rles)), 1)
+    for first, later in np.argwhere(close > least - 0.2).tolist():
+        iou = float(mask_util.iou([rles[first]], [rles[later]], [0])[0, 0])
+        if iou >= least:
+            yield later, first, iou

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,73 +20,128 @@ from transfer_maskrcnn.data.formats.base import LoadedDataset, LoadReport, Reaso
 from transfer_maskrcnn.data.formats.files import clip
 from transfer_maskrcnn.data.formats.yolo import label_path
 from transfer_maskrcnn.data.registry import dataset_facts, spec_of
-from transfer_maskrcnn.doctor.findings import Finding, Place, finding
+from transfer_maskrcnn.doctor.anchors import Floats, Measures, Settings, measure
+from transfer_maskrcnn.doctor.findings import Place, Told
+from transfer_maskrcnn.doctor.images import TINY_SIDE, Figures, Look
 from transfer_maskrcnn.errors import DatasetError, nearest
 
 _VALIDATION = ("val", "valid", "validation", "test", "dev", "eval")
 _TRAINING = ("train", "training", "trainval")
 _MANY_BEYOND = 0.2  # of all instances: more are no careless strokes at the border
 _IMAGE_SIGNATURES = (*(b"\xff\xd8", b"\x89PNG", b"BM", b"II*", b"MM\x00*", b"RIFF", b"GIF8", b"P"),)
-_LISTS = {"coco": "annotations", "labelme": "shapes"}  # keys of the json
-Figures = Mapping[str, Any]
+_LISTS = {"coco": "annotations", "labelme": "shapes", "via": "regions"}  # keys of the json
 _DECODER, _SPACE = json.JSONDecoder(), re.compile(r"[ \t\n\r,:]*")
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A dataset by name, and how to read it."""
+    """A dataset by name; ``spec`` says how to read it, None that another package registered it."""
 
     name: str
-    format: str | None  # None: registered by another package, as dicts
-    annotations: str
-    load: Callable[[], LoadedDataset]
     is_validation: bool
+    spec: DatasetSpec | None = None
+
+    @property
+    def source(self) -> tuple[str | None, str]:
+        """Format and annotations; None and "" where another package reads it."""
+        return (self.spec.format, self.spec.annotations) if self.spec else (None, "")
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A subject that could be read."""
+def subject_of(name: str, is_validation: bool = False, spec: DatasetSpec | None = None) -> Subject:
+    """A dataset that is registered, or of ``spec``; its name may say that it is for validation.
+
+    Raises:
+        DatasetError: no dataset has that name.
+    """
+    spec = spec or spec_of(name)
+    if spec is None and name not in DatasetCatalog:
+        raise DatasetError(
+            f"no dataset is registered as {name!r}{nearest(name, DatasetCatalog.list())}; one of "
+            "your own is declared in a catalog (--catalog my.yaml), or described with --format, "
+            "--annotations and --image-root"
+        )
+    return Subject(name, is_validation or looks_like_validation(name), spec)
+
+
+def looks_like_validation(name: str) -> bool:
+    """By its name: it holds "val", "valid", "test" or "dev" as a word, and no "train"."""
+    words = _words(name)
+    return any(w in _VALIDATION for w in words) and not any(w in _TRAINING for w in words)
+
+
+def belong_together(train: str, validation: str) -> bool:
+    """By their names, which differ by "train" and "val" alone, or the like."""
+    one, other = (
+        [word for word in _words(name) if word not in (*_VALIDATION, *_TRAINING)]
+        for name in (train, validation)
+    )
+    return one == other
+
+
+def _words(name: str) -> list[str]:
+    return [word.rstrip("0123456789") or word for word in re.split(r"[-_/.\s]+", name.lower())]
+
+
+@dataclass
+class Examined:
+    """A dataset that could be read, and all that a check may ask of it.
+
+    Attributes:
+        settings: of the config that will train on it.
+        looks: at each image, in the order of the dataset's dicts.
+    """
 
     subject: Subject
     dataset: LoadedDataset
+    settings: Settings
+    looks: list[Look] = field(default_factory=list, repr=False)
     _items: dict[str, dict[str, list[tuple[int, Any]]]] = field(default_factory=dict, repr=False)
 
     @property
     def name(self) -> str:
         return self.subject.name
 
+    @property
+    def values(self) -> dict[str, Any]:
+        """What the words of findings at single places may need."""
+        instances = self.dataset.report.instances_read
+        return {"side": TINY_SIDE, "input": self.settings.min_size_test, "instances": instances}
+
+    @cached_property
+    def measures(self) -> Measures:
+        return measure(self.dataset.dicts, len(self.dataset.classes))
+
+    @cached_property
+    def scales(self) -> Floats:
+        """(N,): how many times larger evaluation makes each image."""
+        return self.settings.test_scales(self.measures.images_hw)
+
+    @property
     def class_counts(self) -> dict[str, int]:
         """Class -> instances that are no crowds, in the order of the classes."""
-        counts = Counter(
-            annotation["category_id"]
-            for record in self.dataset.dicts
-            for annotation in record["annotations"]
-            if not annotation.get("iscrowd")
-        )
-        return {name: counts[k] for k, name in enumerate(self.dataset.classes)}
+        return dict(zip(self.dataset.classes, self.measures.class_counts.tolist(), strict=True))
 
-    def place_of(self, image: int, instances: tuple[int, ...], seen: Figures) -> Place:
-        """Where the first of ``instances``, annotations of record ``image``, stands in its file."""
-        there, file = self.dataset.places, self.dataset.dicts[image]["file_name"]
-        first = (
-            there[image][instances[0]] if there else base.Place("", f"annotation {instances[0]}")
-        )
-        return self.place(first._replace(image=file), seen, instances)
+    def place_of(self, image: int, seen: Figures, instances: tuple[int, ...] = ()) -> Place:
+        """Where record ``image``, or the first of ``instances`` among its annotations, stands."""
+        there, at = self.dataset.places, base.Place()
+        if instances:
+            number = instances[0]
+            at = there[image][number] if there else base.Place("", f"annotation {number}")
+        file = self.dataset.dicts[image]["file_name"]
+        return self.place(at._replace(image=file), seen, instances)
 
     def place(self, at: base.Place, seen: Figures, drawn: tuple[int, ...] = ()) -> Place:
         """A place that the loader tells of, with file, line and id."""
-        image, format, number = at.image, self.subject.format, at.number
+        image, number, (format, file) = at.image, at.number, self.subject.source
         if format == "yolo" and at.part == "line":
             return Place(str(label_path(image)), line=number, image=image, drawn=drawn, seen=seen)
-        file = self.subject.annotations
-        if format == "labelme" and at.part:
+        if format == "labelme":
             file = str(Path(file, Path(image).with_suffix(".json").name))
-        if number is None or format not in ("coco", "via", "labelme") or not os.path.isfile(file):
+        if number is None or format not in _LISTS or not os.path.isfile(file):
             return Place(image, at.where, image=image, drawn=drawn, seen=seen)
         if file not in self._items:
             self._items[file] = items_of(Path(file), format)
-        lists = self._items[file]
-        items = lists.get(os.path.basename(image) if format == "via" else "", [])
+        items = self._items[file].get(os.path.basename(image) if format == "via" else "", [])
         line, id = items[number] if number < len(items) else (1, None)
         # Where a whole file is one line, its number helps nobody.
         shown = None if not items or items[-1][0] == 1 else line
@@ -104,13 +158,12 @@ def items_of(file: Path, format: str) -> dict[str, list[tuple[int, Any]]]:
         top = {key: (start, value) for key, start, value in elements(text)}
         if format != "via":
             return {"": _lines(text, top[_LISTS[format]][0])}
-        records = list(elements(text, top.get("_via_img_metadata", (0,))[0]))
         return {
             os.path.basename(record["filename"]): _lines(text, inner)
-            for _, start, record in records
+            for _, start, record in elements(text, top.get("_via_img_metadata", (0,))[0])
             if isinstance(record, dict) and "filename" in record
             for key, inner, _ in elements(text, start)
-            if key == "regions"
+            if key == _LISTS[format]
         }
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return {}
@@ -146,37 +199,37 @@ def _lines(text: str, start: int) -> list[tuple[int, Any]]:
     return lines
 
 
-def load(subject: Subject) -> tuple[Loaded | None, list[Finding]]:
-    """The dataset, if it can be read, and what is wrong with its files."""
-    try:
-        loaded = Loaded(subject, subject.load())
-    except DatasetError as error:
-        place = Place(seen={"message": str(error)})
-        return None, [finding("unloadable", subject.name, [place])]
-    return loaded, list(_losses(loaded))
+def load(subject: Subject, settings: Settings) -> tuple[Examined, list[Told]]:
+    """The dataset, and what the loader left out or mended.
 
-
-def _losses(loaded: Loaded) -> Iterator[Finding]:
-    """What the loader left out or mended."""
-    report = loaded.dataset.report
-    beyond = report.repaired[Reason.CLIPPED] + report.left_out[Reason.OUTSIDE_IMAGE]
+    Raises:
+        DatasetError: it cannot be read.
+    """
+    dataset = parse(subject.spec) if subject.spec else _from_catalog(subject.name)
+    one, report = Examined(subject, dataset, settings), dataset.report
+    told = []
     for counts in (report.images_left_out, report.left_out, report.repaired):
         for reason, count in counts.items():
-            kind, places = reason.value, report.places[reason]
-            if reason is Reason.IMAGE_UNREADABLE:
-                yield from _unreadable(loaded.name, [place.image for place in places], count)
-                continue
-            if reason is Reason.CLIPPED and beyond > _MANY_BEYOND * report.instances_read:
-                kind = "misplaced"
-            found = []
-            for at in places:
-                seen = {"note": at.note} if at.note else {}
-                missing = reason is Reason.IMAGE_MISSING
-                found.append(loaded.place(at, _similar_file(at.image) if missing else seen))
-            yield finding(kind, loaded.name, found, count, instances=report.instances_read)
+            for k, at in enumerate(report.places[reason]):
+                kind, seen = _why(reason, at, report)
+                # Those whose places were not kept are taken to be like the first.
+                more = 0 if k else count - len(report.places[reason])
+                told.append((kind, one.place(at, seen), 1 + more))
+    return one, told
 
 
-def _similar_file(path: str) -> dict[str, str]:
+def _why(reason: Reason, at: base.Place, report: LoadReport) -> tuple[str, Figures]:
+    """The kind of finding that a loss is, and what is seen at its place."""
+    if reason is Reason.IMAGE_UNREADABLE:
+        return _why_unreadable(at.image)
+    if reason is Reason.IMAGE_MISSING:
+        return reason.value, _similar_file(at.image)
+    beyond = report.repaired[Reason.CLIPPED] + report.left_out[Reason.OUTSIDE_IMAGE]
+    many = reason is Reason.CLIPPED and beyond > _MANY_BEYOND * report.instances_read
+    return "misplaced" if many else reason.value, {"note": at.note} if at.note else {}
+
+
+def _similar_file(path: str) -> Figures:
     """Where a missing image may be: the same name in other letters, or with another suffix."""
     folder, name = os.path.split(path)
     if not os.path.isdir(folder):
@@ -190,22 +243,9 @@ def _by_stem(folder: str) -> dict[str, str]:
     return {os.path.splitext(name)[0].lower(): name for name in sorted(os.listdir(folder))}
 
 
-def _unreadable(dataset: str, files: list[str], count: int) -> Iterator[Finding]:
-    """Unreadable images, told apart by what the files hold."""
-    by_kind: dict[str, list[Place]] = {}
-    for file in files:
-        kind, seen = _why_unreadable(file)
-        by_kind.setdefault(kind, []).append(Place(file, image=file, seen=seen))
-    for kind, places in by_kind.items():
-        # The few that were counted, but whose places were not kept, are like most of the others.
-        surplus = count - len(files) if len(places) == max(map(len, by_kind.values())) else 0
-        yield finding(kind, dataset, places, len(places) + surplus)
-
-
-def _why_unreadable(file: str) -> tuple[str, dict[str, str]]:
+def _why_unreadable(file: str) -> tuple[str, Figures]:
     try:
-        with open(file, "rb") as opened:
-            head = opened.read(64)
+        head = Path(file).read_bytes()[:64]
     except OSError as error:
         return "image_truncated", {"note": str(error.strerror or error)}
     if not head:
@@ -213,46 +253,6 @@ def _why_unreadable(file: str) -> tuple[str, dict[str, str]]:
     if head.startswith(_IMAGE_SIGNATURES):
         return "image_truncated", {}
     return "image_no_image", {"begins": clip(head[:40].decode("ascii", "replace").split("\n")[0])}
-
-
-def subject_of(name: str, is_validation: bool) -> Subject:
-    """A registered dataset.
-
-    Raises:
-        DatasetError: no dataset has that name.
-    """
-    spec = spec_of(name)
-    if spec is not None:
-        return subject_of_spec(spec, is_validation)
-    if name not in DatasetCatalog:
-        raise DatasetError(
-            f"no dataset is registered as {name!r}{nearest(name, DatasetCatalog.list())}; one of "
-            "your own is declared in a catalog (--catalog my.yaml), or described with --format, "
-            "--annotations and --image-root"
-        )
-    return Subject(name, None, "", partial(_from_catalog, name), is_validation)
-
-
-def subject_of_spec(spec: DatasetSpec, is_validation: bool) -> Subject:
-    """A dataset that may or may not be registered."""
-    return Subject(spec.name, spec.format, spec.annotations, partial(parse, spec), is_validation)
-
-
-def looks_like_validation(name: str) -> bool:
-    """By its name: it holds "val", "valid", "test" or "dev" as a word, and no "train"."""
-    words = _words(name)
-    return any(w in _VALIDATION for w in words) and not any(w in _TRAINING for w in words)
-
-
-def belong_together(train: str, validation: str) -> bool:
-    """By their names, which differ by "train" and "val" alone, or the like."""
-    splits = (*_VALIDATION, *_TRAINING)
-    one, other = ([w for w in _words(n) if w not in splits] for n in (train, validation))
-    return one == other
-
-
-def _words(name: str) -> list[str]:
-    return [word.rstrip("0123456789") or word for word in re.split(r"[-_/.\s]+", name.lower())]
 
 
 def _from_catalog(name: str) -> LoadedDataset:

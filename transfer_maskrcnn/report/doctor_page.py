@@ -48,7 +48,7 @@ def write_doctor_page(content: Json, output: Path) -> Path:
     """Write a page about a diagnosis: one HTML file without scripts.
 
     Args:
-        content: what ``doctor.examine.page_data`` returns, or the same after a way through JSON.
+        content: what ``doctor.page_data`` returns, or the same after a way through JSON.
         output: the file to write. What its images no longer show is left out.
 
     Returns:
@@ -168,7 +168,7 @@ def close_tile(picture: Json, caption: str) -> Picture | None:
     """What is around the shapes of a picture; the first one's line is the widest.
 
     Args:
-        picture: of ``doctor.examine.page_data``: ``file``, ``height``, ``width`` and ``shapes``.
+        picture: of ``doctor.page_data``: ``file``, ``height``, ``width`` and ``shapes``.
         caption: what is said beneath it.
 
     Returns:
