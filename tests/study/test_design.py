@@ -122,10 +122,13 @@ def test_a_runs_key(toy: list[str], tmp_path: Path) -> None:
     assert same == first, "where and with how many workers changes no result"
 
 
-def test_a_runs_key_is_that_of_the_files_as_they_are_now(toy: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("mark", ["", "?matching_heuristics=True"])
+def test_a_runs_key_is_that_of_the_files_as_they_are_now(
+    mark: str, toy: list[str], tmp_path: Path
+) -> None:
     weights = tmp_path / "copy.pth"
     weights.write_bytes(Path("configs/shapes/shapes_source.pth").read_bytes())
-    study = design(*toy, "MODEL.WEIGHTS", str(weights))
+    study = design(*toy, "MODEL.WEIGHTS", f"{weights}{mark}")
     fitted = configs(study, tmp_path)
     backbone = next(run for run in fitted if run.variant.name == "backbone")
     before = run_keys(fitted)[backbone]
