@@ -170,7 +170,7 @@ MISTAKES = [
         [dataset("many", [f"c{i}" for i in range(30)], [[("c0", 1)]])],
         *([], 2, r"'c0' has 1, .*'c7' has 0 and 22 more; name a dataset"),
     ),
-    # boxes without a mask are named where there are some
+    # boxes without a mask do not count
     (
         [dataset("b", ["cat", "dog"], [[("cat", 1)], [("dog", 2)]], boxes_only=True)],
         *(["cat"], 1, r"\(crowds and boxes without a mask do not count\): 'cat' has 0; name a"),
@@ -178,7 +178,7 @@ MISTAKES = [
     # ... of a class that is short
     (
         [PETS, dataset("b", ["owl"], [[("owl", 1)]], boxes_only=True)],
-        *(["dog"], 5, r"\(crowds do not count\): 'dog' has 4"),
+        *(["dog"], 5, r"\(crowds and boxes without a mask do not count\): 'dog' has 4"),
     ),
     # crowds never count
     ([dataset("c", ["cat"], [[("cat", 1)]], iscrowd=1)], [], 1, r"'cat' has 0; name a dataset"),

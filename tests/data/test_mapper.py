@@ -92,7 +92,7 @@ def test_run_lengths_of_a_set_that_detectron2_registered(tmp_path: Path) -> None
     (tmp_path / "a.json").write_text(json.dumps(content))
     register_coco_instances("stock_rle", {}, str(tmp_path / "a.json"), str(tmp_path))
     try:
-        assert dataset_facts("stock_rle") == DatasetFacts(1, 1, (1,), "bitmask")
+        assert dataset_facts("stock_rle") == DatasetFacts([[0]], "bitmask")
         cfg = load_config("", ["MODEL.MASK_ON", "True", "DATASETS.TRAIN", "('stock_rle',)"])
         spec = fit_config(cfg)
         assert spec.mask_format == "bitmask"

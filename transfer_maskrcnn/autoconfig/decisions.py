@@ -10,7 +10,7 @@ import numpy as np
 from detectron2.config import CfgNode
 
 from transfer_maskrcnn.autoconfig.lines import Line
-from transfer_maskrcnn.data.sampling import imbalance
+from transfer_maskrcnn.data.loader import imbalance
 from transfer_maskrcnn.doctor.anchors import (
     Measures,
     Settings,

@@ -14,8 +14,7 @@ import operator
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -37,6 +36,7 @@ from transfer_maskrcnn.files import file_digest
 logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
+Labels = Sequence[Sequence[int]]  # of each image, the category_id of each instance but crowds
 
 _FORMATS = ("coco", "via")  # one file of annotations; the others have thousands
 _MIN_ITEMS = 1_000  # images and instances; fewer are parsed in about a tenth of a second
@@ -64,10 +64,9 @@ def parse(spec: DatasetSpec) -> LoadedDataset:
     """The dataset from its files, not from the cache: with ``places``.
 
     Raises:
-        DatasetError: what the format's loader, or merging, raises.
+        DatasetError: what the format's loader raises.
     """
-    with _says_how_to_get(spec):
-        return take_part(spec, _parse_whole(spec))
+    return _part_of(spec, _parse_whole)
 
 
 def load(spec: DatasetSpec) -> LoadedDataset:
@@ -77,24 +76,27 @@ def load(spec: DatasetSpec) -> LoadedDataset:
     dataset is in the cache now, even if it was parsed; else a list.
 
     Raises:
-        DatasetError: what the format's loader, or merging, raises.
+        DatasetError: what the format's loader raises.
     """
-    with _says_how_to_get(spec):
-        return take_part(spec, _load_whole(spec))
+    return _part_of(spec, _load_whole)
 
 
-@contextmanager
-def _says_how_to_get(spec: DatasetSpec) -> Iterator[None]:
+def labels_of(dicts: Sequence[Record]) -> list[list[int]]:
+    """The labels of dicts that are no whole dataset of ours, which knows its own."""
+    return [
+        [a["category_id"] for a in record.get("annotations", ()) if not a.get("iscrowd", 0)]
+        for record in dicts
+    ]
+
+
+def _part_of(spec: DatasetSpec, read: Callable[[DatasetSpec], LoadedDataset]) -> LoadedDataset:
+    """The ``part`` of ``spec``, where it has one. The report stays that of the whole."""
     try:
-        yield
+        loaded = read(spec)
     except DatasetError as error:
         if spec.prepare is None or os.path.exists(spec.annotations):
             raise
         raise DatasetError(f"{error}. To get this dataset: {spec.prepare}") from None
-
-
-def take_part(spec: DatasetSpec, loaded: LoadedDataset) -> LoadedDataset:
-    """The ``part`` of ``spec``, where it has one. The report stays that of the whole."""
     if spec.hold_out_every is None:
         return loaded
     is_val = spec.part == "val"

@@ -21,7 +21,6 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from transfer_maskrcnn.data.export import coco_document
 from transfer_maskrcnn.data.export.base import common_folder
-from transfer_maskrcnn.data.formats.base import LoadedDataset, LoadReport
 from transfer_maskrcnn.errors import ConfigError, nearest
 from transfer_maskrcnn.text import few, quoted
 
@@ -93,9 +92,7 @@ class FewShots:
                     f"--classes {name}: the datasets have {quoted(known)}{nearest(name, known)}"
                 )
         self.classes = tuple(dict.fromkeys(classes)) or known
-        self._datasets = datasets
-        found = [shot for d in datasets for shot in _shots(d, frozenset(self.classes))]
-        shots = _each_once(found)
+        shots = _each_once([shot for d in datasets for shot in _shots(d, self.classes)])
         self._of_class = {name: [s for s in shots if s.class_name == name] for name in self.classes}
         self.image_root = common_folder(s.image for s in shots) if shots else ""
 
@@ -119,42 +116,30 @@ class FewShots:
 
     def _check_counts(self, shots: int) -> None:
         counts = {name: len(instances) for name, instances in self._of_class.items()}
-        lacking = {name: count for name, count in counts.items() if count < shots}
+        lacking = [f"{name!r} has {count}" for name, count in counts.items() if count < shots]
         if lacking:
-            listed = few([f"{name!r} has {lacking[name]}" for name in lacking], _MOST_NAMED)
             most = min(counts.values())
             fix = f"the largest --shots is {most}" if most else "name a dataset that has some"
-            left_out = "crowds"
-            if any(_has_box_alone(dataset, lacking) for dataset in self._datasets):
-                left_out += " and boxes without a mask"
             raise ConfigError(
-                f"--shots {shots}: too few instances ({left_out} do not count): {listed}; {fix}, "
-                "or choose others with --classes"
+                f"--shots {shots}: too few instances (crowds and boxes without a mask do not "
+                f"count): {few(lacking, _MOST_NAMED)}; {fix}, or choose others with --classes"
             )
 
     def _as_coco(self, chosen: Sequence[Shot]) -> dict[str, Any]:
         records: dict[str, dict[str, Any]] = {}
         for shot in sorted(chosen, key=lambda s: (s.image, s.key)):
             record = shot.dataset.dicts[shot.position[0]]
-            size = {side: record[side] for side in ("height", "width")}
-            image = {"image_id": len(records) + 1, **size, "annotations": []}
+            image = {
+                "file_name": os.path.relpath(shot.image, self.image_root).replace(os.sep, "/"),
+                "image_id": len(records) + 1,
+                **{side: record[side] for side in ("height", "width")},
+                "annotations": [],
+            }
             mask = _plain(record["annotations"][shot.position[1]]["segmentation"])
             category = self.classes.index(shot.class_name)
             annotation = {"category_id": category, "segmentation": mask, "iscrowd": 0}
             records.setdefault(shot.image, image)["annotations"].append(annotation)
-        numbers = tuple(range(1, len(self.classes) + 1))
-        subset = LoadedDataset(
-            dicts=list(records.values()),
-            classes=self.classes,
-            category_ids=numbers,
-            mask_format="polygon",
-            report=LoadReport(),
-            positions=(),
-            instances=(),
-            files=(),
-        )
-        names = [os.path.relpath(path, self.image_root).replace(os.sep, "/") for path in records]
-        return coco_document(subset, names)
+        return coco_document(list(records.values()), self.classes)
 
 
 def _shots(dataset: NamedDataset, classes: Collection[str]) -> list[Shot]:
@@ -170,16 +155,6 @@ def _shots(dataset: NamedDataset, classes: Collection[str]) -> list[Shot]:
                 key = (place, _digest(json.dumps(mask, sort_keys=True)))
                 found.append(Shot(name, path, key, dataset, (i, j)))
     return found
-
-
-def _has_box_alone(dataset: NamedDataset, classes: Collection[str]) -> bool:
-    return any(
-        dataset.classes[a["category_id"]] in classes
-        and not a.get("iscrowd", 0)
-        and not a.get("segmentation")
-        for record in dataset.dicts
-        for a in record.get("annotations", ())
-    )
 
 
 def _each_once(shots: Sequence[Shot]) -> list[Shot]:

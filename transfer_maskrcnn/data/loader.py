@@ -1,9 +1,14 @@
-"""The training data loader: detectron2's samplers and mapper, resumable at any batch."""
+"""The training data loader: which images are drawn, how often, and in which batches.
+
+Samplers and mapper are detectron2's; the stream of batches can begin at any of them.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -18,19 +23,22 @@ from detectron2.data import (
     get_detection_dataset_dicts,
 )
 from detectron2.data.build import trivial_batch_collator
+from detectron2.data.samplers import RepeatFactorTrainingSampler
 from detectron2.utils import comm
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from transfer_maskrcnn.compat import train_loader_parts
-from transfer_maskrcnn.data.datasets import Records
+from transfer_maskrcnn.data.datasets import Labels, Record, Records, labels_of
 from transfer_maskrcnn.data.registry import dataset_facts
-from transfer_maskrcnn.data.sampling import choose_sampler, nested_subset
 from transfer_maskrcnn.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
 Draw = tuple[int, int]  # how many images this process drew before, and the image's index
 Shape = tuple[int, int]  # width, height of an image in pixels
+_DEFAULT_SAMPLER = "TrainingSampler"
+_IMBALANCE_KEY = "DATALOADER.REPEAT_IMBALANCE"
 
 
 def derive_seed(*numbers: int) -> int:
@@ -116,49 +124,146 @@ class SeededImages(Dataset[Any]):
 
 def training_images(cfg: CfgNode) -> int:
     """How many images :func:`training_records` gives, without detectron2's tables in the log."""
-    if cfg.DATASETS.TRAIN_FRACTION == 1:
-        facts = [dataset_facts(name) for name in cfg.DATASETS.TRAIN]
-        filtered = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-        return sum(f.annotated if filtered else f.images for f in facts)
-    records = [record for name in cfg.DATASETS.TRAIN for record in DatasetCatalog.get(name)]
+    labels = [image for name in cfg.DATASETS.TRAIN for image in dataset_facts(name).labels]
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
-        records = [r for r in records if any(not a.get("iscrowd", 0) for a in r["annotations"])]
-    return len(nested_subset(records, cfg.DATASETS.TRAIN_FRACTION, max(cfg.SEED, 0)))
+        labels = [image for image in labels if image]
+    return len(nested_subset(labels, cfg.DATASETS.TRAIN_FRACTION, max(cfg.SEED, 0)))
 
 
-def training_records(cfg: CfgNode) -> list[dict[str, Any]]:
+def training_records(cfg: CfgNode) -> list[Record]:
     """The images a run trains on: ``DATASETS.TRAIN``, or ``DATASETS.TRAIN_FRACTION`` of them.
 
     Raises:
         ConfigError: ``MODEL.LOAD_PROPOSALS`` with a dataset that comes from the cache.
     """
-    if cfg.MODEL.LOAD_PROPOSALS:
-        _check_proposals_stay(cfg.DATASETS.TRAIN)
+    cached = [n for n in cfg.DATASETS.TRAIN if isinstance(DatasetCatalog.get(n), Records)]
+    if cfg.MODEL.LOAD_PROPOSALS and cached:
+        raise ConfigError(
+            f"MODEL.LOAD_PROPOSALS writes into the dicts of {cached[0]!r}, but the dataset cache "
+            "makes them anew at each access; switch it off with the environment variable "
+            'TRANSFER_CACHE=""'
+        )
+    keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
     dicts = get_detection_dataset_dicts(
         cfg.DATASETS.TRAIN,
         filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-        min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
-        if cfg.MODEL.KEYPOINT_ON
-        else 0,
+        min_keypoints=keypoints if cfg.MODEL.KEYPOINT_ON else 0,
         proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
     )
-    subset = nested_subset(dicts, cfg.DATASETS.TRAIN_FRACTION, max(cfg.SEED, 0))
+    fraction = cfg.DATASETS.TRAIN_FRACTION
+    labels = labels_of(dicts) if fraction != 1 else [()] * len(dicts)
+    subset = [dicts[i] for i in nested_subset(labels, fraction, max(cfg.SEED, 0))]
     if len(subset) < len(dicts):
         logger.info(
             "DATASETS.TRAIN_FRACTION %g: training on %d of %d images",
-            *(cfg.DATASETS.TRAIN_FRACTION, len(subset), len(dicts)),
+            *(fraction, len(subset), len(dicts)),
         )
     return subset
 
 
-def _check_proposals_stay(names: Sequence[str]) -> None:
-    for name in names:
-        if isinstance(DatasetCatalog.get(name), Records):
-            raise ConfigError(
-                f"MODEL.LOAD_PROPOSALS writes into the dicts of {name!r}, but the dataset cache "
-                "makes them anew at each access; switch it off with the environment variable "
-                'TRANSFER_CACHE=""'
-            )
+def nested_subset(labels: Labels, fraction: float, seed: int) -> list[int]:
+    """The places of about ``fraction`` of the images; classes keep their proportions.
+
+    Every image is ranked once: images whose rarest class is the same share the ranks evenly, and
+    the first image of each class comes before all others, so that no class is missing. A subset is
+    the images of the lowest ranks: of one seed, a smaller subset lies within a larger one.
+
+    Raises:
+        ConfigError: ``fraction`` is not above 0 and at most 1.
+    """
+    if not 0 < fraction <= 1:
+        raise ConfigError(
+            f"DATASETS.TRAIN_FRACTION is {fraction}; expected a number above 0 and at most 1"
+        )
+    if fraction == 1:
+        return list(range(len(labels)))
+    ranks = _ranks([set(image) for image in labels], np.random.default_rng(seed))
+    first = sum(rank < 0 for rank in ranks)
+    wanted = max(first, round(fraction * len(labels)), 1)
+    chosen: list[int] = np.sort(np.argsort(ranks, kind="stable")[:wanted]).tolist()
+    return chosen
+
+
+def _ranks(classes: Sequence[set[int]], rng: np.random.Generator) -> list[float]:
+    """A number per image in [0, 1), evenly spread within a stratum; -1 for each class's first."""
+    images_of = Counter(c for present in classes for c in present)
+    strata: dict[int, list[int]] = {}
+    for i in rng.permutation(len(classes)).tolist():
+        rarest = min(classes[i], key=lambda c: (images_of[c], c), default=-1)
+        strata.setdefault(rarest, []).append(i)
+    ranks = [0.0] * len(classes)
+    for _, members in sorted(strata.items()):
+        offset = rng.uniform()
+        for place, i in enumerate(members):
+            ranks[i] = (place + offset) / len(members)
+    seen: set[int] = set()
+    for i in sorted(range(len(ranks)), key=ranks.__getitem__):
+        if classes[i] - seen:
+            seen |= classes[i]
+            ranks[i] = -1.0
+    return ranks
+
+
+def imbalance(counts: Sequence[int]) -> float:
+    """The largest count divided by the smallest that is not 0; 1 where there is none."""
+    present = [count for count in counts if count]
+    return max(present) / min(present) if present else 1.0
+
+
+def repeat_factors(labels: Labels) -> Tensor:
+    """How often each image is drawn in an epoch, from 1: as the rarest class in it demands.
+
+    A class demands the square root of how many times fewer images it is in than the most widespread
+    one, whatever the number of images and classes (square-root sampling,
+    https://arxiv.org/abs/1805.00932): 100 times fewer become 10 times fewer. Full balance would
+    show the few images of a rare class so often that they are learnt by heart. (In the terms of
+    https://arxiv.org/abs/1908.03195, appendix B.2, the threshold is the share of images that the
+    most widespread class is in; LVIS' 0.001 repeats nothing in fewer than 1,000 images.)
+
+    Returns:
+        float32, one number an image.
+    """
+    images_of = Counter(c for image in labels for c in set(image))
+    most = max(images_of.values(), default=0)
+    factors = [max((math.sqrt(most / images_of[c]) for c in i), default=1.0) for i in labels]
+    return torch.tensor(factors, dtype=torch.float32)
+
+
+def choose_sampler(
+    labels: Labels, class_names: Sequence[str], sampler_name: str, limit: float, seed: int
+) -> tuple[RepeatFactorTrainingSampler | None, str]:
+    """A sampler that repeats the images of rare classes, where they are rare and none was chosen.
+
+    Args:
+        labels: of what is trained on.
+        class_names: in the order of ``category_id``.
+        sampler_name: ``DATALOADER.SAMPLER_TRAIN``; one that is not detectron2's default is chosen.
+        limit: the imbalance of instances up to which all images are drawn alike; 0: any.
+        seed: the same in all processes.
+
+    Returns:
+        the sampler and why, for the log; None and "" where ``sampler_name`` stays.
+
+    Raises:
+        ConfigError: a negative limit.
+    """
+    if not 0 <= limit < math.inf:
+        raise ConfigError(f"{_IMBALANCE_KEY} is {limit}; expected 0 (off) or a number, such as 10")
+    counts = Counter(c for image in labels for c in image).most_common()
+    ratio = imbalance([count for _, count in counts])
+    if sampler_name != _DEFAULT_SAMPLER or limit == 0 or ratio <= limit:
+        return None, ""
+    factors = repeat_factors(labels)
+    if factors.max() == 1:  # every class is in as many images; drawing them oftener changes nothing
+        return None, ""
+    (most, largest), (least, smallest) = counts[0], counts[-1]
+    message = (
+        f"class {class_names[most]!r} has {largest} instances, {class_names[least]!r} "
+        f"{smallest}, more than {limit:g} times fewer: images of rare classes are drawn up to "
+        f"{factors.max():.1f} times as often (RepeatFactorTrainingSampler). {_IMBALANCE_KEY} 0 "
+        "switches this off"
+    )
+    return RepeatFactorTrainingSampler(factors, seed=seed), message
 
 
 def build_train_loader(
@@ -178,13 +283,9 @@ def build_train_loader(
             those of ``dicts``.
     """
     seed, drawn_by = int(cfg.SEED), dicts if drawn_by is None else drawn_by
-    sampler, why = choose_sampler(
-        drawn_by,
-        classes,
-        cfg.DATALOADER.SAMPLER_TRAIN,
-        cfg.DATALOADER.REPEAT_IMBALANCE,
-        seed,
-    )
+    limit = cfg.DATALOADER.REPEAT_IMBALANCE
+    labels = labels_of(drawn_by) if limit else ()
+    sampler, why = choose_sampler(labels, classes, cfg.DATALOADER.SAMPLER_TRAIN, limit, seed)
     if why:
         logger.info(why)
     with seeded(seed):  # detectron2's samplers draw their seed from numpy

@@ -8,17 +8,23 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from transfer_maskrcnn.data.datasets import DatasetSpec, Records, fingerprint, load
+from transfer_maskrcnn.data.datasets import (
+    DatasetSpec,
+    Labels,
+    Records,
+    fingerprint,
+    labels_of,
+    load,
+)
 from transfer_maskrcnn.data.formats import FORMATS
 from transfer_maskrcnn.data.formats.assemble import Merge, check_merge
 from transfer_maskrcnn.data.formats.base import LoadedDataset, MaskFormat
@@ -74,7 +80,17 @@ def register_dataset(
     rest = {"hold_out_every": hold_out_every, "part": part, "prepare": prepare, **options}
     spec = make_spec(name, format, annotations, image_root, classes=classes, merge=merge, **rest)
     if name in DatasetCatalog:
-        _check_same(spec)
+        before = spec_of(name)
+        if before is None:
+            raise DatasetError(
+                f"dataset name {name!r} is already registered by another package; "
+                "choose another name"
+            )
+        if before != spec:
+            raise DatasetError(
+                f"dataset {name!r} is already registered with other arguments:\n"
+                f"  before: {before}\n  now:    {spec}\nChoose another name."
+            )
         return
     DatasetCatalog.register(name, DatasetLoader(spec))
     metadata = MetadataCatalog.get(name)
@@ -130,12 +146,12 @@ def _problem(spec: DatasetSpec) -> str:
         )
     own = set(inspect.signature(FORMATS[spec.format]).parameters)
     known = sorted(own | set(_KEYS))
-    for option in spec.options:
-        if option not in own:
-            return (
-                f"format {spec.format} has no option {option!r}; it has "
-                f"{', '.join(known)}{nearest(option, known)}"
-            )
+    unknown = [option for option in spec.options if option not in own]
+    if unknown:
+        return (
+            f"format {spec.format} has no option {unknown[0]!r}; it has "
+            f"{', '.join(known)}{nearest(unknown[0], known)}"
+        )
     if spec.image_root is None and spec.format != "yolo":
         return f"format {spec.format} needs image_root, the folder of images"
     every = spec.hold_out_every
@@ -148,20 +164,6 @@ def _problem(spec: DatasetSpec) -> str:
     if spec.part is not None and spec.part not in PARTS:
         return f"part is {spec.part!r}; expected train or val"
     return ""
-
-
-def _check_same(spec: DatasetSpec) -> None:
-    before = spec_of(spec.name)
-    if before is None:
-        raise DatasetError(
-            f"dataset name {spec.name!r} is already registered by another package; "
-            "choose another name"
-        )
-    if before != spec:
-        raise DatasetError(
-            f"dataset {spec.name!r} is already registered with other arguments:\n"
-            f"  before: {before}\n  now:    {spec}\nChoose another name."
-        )
 
 
 class DatasetLoader:
@@ -220,20 +222,13 @@ def spec_of(name: str) -> DatasetSpec | None:
     return None if loader is None else loader.spec
 
 
-@dataclass(frozen=True)
-class DatasetFacts:
+class DatasetFacts(NamedTuple):
     """What a start needs to know of a dataset; crowds, which training leaves out, do not count.
 
-    Attributes:
-        images: how many.
-        annotated: images with an instance.
-        instances: of each class, in the order of ``thing_classes``.
-        mask_format: of its masks; "bitmask" where any is run lengths.
+    ``mask_format`` is "bitmask" where any mask is run lengths.
     """
 
-    images: int
-    annotated: int
-    instances: tuple[int, ...]
+    labels: Labels
     mask_format: MaskFormat
 
 
@@ -246,20 +241,11 @@ def dataset_facts(name: str) -> DatasetFacts:
     """
     loader = _loader_of(name)
     if loader is not None:
-        labels: Sequence[Sequence[int]] = loader.loaded.labels
-        mask_format = loader.loaded.mask_format
-    else:
-        kept = [
-            [a for a in record.get("annotations", ()) if not a.get("iscrowd", 0)]
-            for record in DatasetCatalog.get(name)
-        ]
-        labels = [[a["category_id"] for a in image] for image in kept]
-        rle = any(isinstance(a.get("segmentation"), dict) for image in kept for a in image)
-        mask_format = "bitmask" if rle else "polygon"
-    counts = Counter(k for image in labels for k in image)
-    classes = MetadataCatalog.get(name).get("thing_classes") or range(max(counts, default=-1) + 1)
-    instances = tuple(counts[k] for k in range(len(classes)))
-    return DatasetFacts(len(labels), sum(map(bool, labels)), instances, mask_format)
+        return DatasetFacts(loader.loaded.labels, loader.loaded.mask_format)
+    dicts = DatasetCatalog.get(name)
+    kept = (a for d in dicts for a in d.get("annotations", ()) if not a.get("iscrowd", 0))
+    rle = any(isinstance(a.get("segmentation"), dict) for a in kept)
+    return DatasetFacts(labels_of(dicts), "bitmask" if rle else "polygon")
 
 
 def dataset_digest(name: str) -> str:
@@ -287,15 +273,10 @@ def register_catalog(
     entries = _read_catalog(path)
     base = path.parent if root is None else Path(root).expanduser()
     for name, entry in entries.items():
-        try:
-            _check_entry(name, entry)
-        except DatasetError as error:
-            raise DatasetError(f"{path}: {error}") from None
         paths = {
-            key: str(base / Path(entry[key]).expanduser())
-            for key in ("annotations", "image_root")
-            if entry.get(key) is not None
+            key: entry[key] for key in ("annotations", "image_root") if entry.get(key) is not None
         }
+        paths = {key: str(base / Path(value).expanduser()) for key, value in paths.items()}
         register_dataset(name, **entry | paths)
     return list(entries)
 
@@ -315,30 +296,35 @@ def _read_catalog(path: Path) -> dict[str, Any]:
             f"the dataset catalog {path} declares no dataset; expected lines of the form\n"
             "my_train:\n  format: coco\n  annotations: my/train.json\n  image_root: my/images"
         )
+    for name, entry in entries.items():
+        problem = _entry_problem(name, entry)
+        if problem:
+            raise DatasetError(f"{path}: {problem}")
     return entries
 
 
-def _check_entry(name: Any, entry: Any) -> None:
+def _entry_problem(name: Any, entry: Any) -> str:
     if not isinstance(name, str) or not isinstance(entry, dict):
-        raise DatasetError(
+        return (
             f"entry {name!r} is not a name with keys below it; "
             f"expected {', '.join(_REQUIRED)} and image_root"
         )
     for key, value in entry.items():
         if not isinstance(key, str) or key == "name":
-            raise DatasetError(f"dataset {name!r}: {key!r} is no key of a dataset")
+            return f"dataset {name!r}: {key!r} is no key of a dataset"
         if key in _TEXTS and not isinstance(value, str):
-            raise DatasetError(f"dataset {name!r}: {key} is {value!r}; expected a text")
+            return f"dataset {name!r}: {key} is {value!r}; expected a text"
     for key in _REQUIRED:
         if key not in entry:
             close = nearest(key, [k for k in entry if k not in _KEYS], found_in="the file")
-            raise DatasetError(f"dataset {name!r} lacks {key!r}{close}")
+            return f"dataset {name!r} lacks {key!r}{close}"
     classes = entry.get("classes", ["any"])
     if not (isinstance(classes, list) and classes and all(isinstance(c, str) for c in classes)):
-        raise DatasetError(
+        return (
             f"dataset {name!r}: classes is {classes!r}; expected a list of names, "
             'with quotes where YAML would read a number or a truth value ("1", "no")'
         )
+    return ""
 
 
 def catalog_entry(name: str) -> Mapping[str, Any] | None:

@@ -13,7 +13,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-import pycocotools.mask as mask_util
 
+from transfer_maskrcnn.data.export import coco_document
+from transfer_maskrcnn.data.formats.masks import mask_to_rle
 from transfer_maskrcnn.errors import DatasetError
 
 SOURCE_CLASSES = ("circle", "square", "triangle", "cross", "ring", "crescent", "arrow", "hexagon")
@@ -67,21 +68,12 @@ SPLITS = (
 )
 
 
-def _turn(angles: Outline, radii: Outline | float) -> Outline:
+def _polar(angles: Outline, radii: Outline | float) -> Outline:
     return np.stack([np.cos(angles) * radii, np.sin(angles) * radii], axis=1)
 
 
-def _regular(corners: int) -> Outline:
-    return _turn(np.arange(corners) * 2 * np.pi / corners - np.pi / 2, 1.0)
-
-
-def _circle(radius: float = 1.0) -> Outline:
-    return _turn(np.linspace(0, 2 * np.pi, 48, endpoint=False), radius)
-
-
-def _star() -> Outline:
-    radii = np.where(np.arange(10) % 2 == 0, 1.0, 0.42)
-    return _turn(np.arange(10) * np.pi / 5 - np.pi / 2, radii)
+def _regular(corners: int, radii: Outline | float = 1.0) -> Outline:
+    return _polar(np.arange(corners) * 2 * np.pi / corners - np.pi / 2, radii)
 
 
 def _heart() -> Outline:
@@ -91,42 +83,32 @@ def _heart() -> Outline:
     return np.stack([x, y + 2.5], axis=1) / 16
 
 
-def _cross() -> Outline:
-    a, b = 0.32, 1.0
-    points = [(-a, -b), (a, -b), (a, -a), (b, -a), (b, a), (a, a)]
-    points += [(-x, -y) for x, y in points]
-    return np.array(points)
-
-
-def _arrow() -> Outline:
-    return np.array(
-        [(1, 0), (0.1, -0.8), (0.1, -0.3), (-1, -0.3), (-1, 0.3), (0.1, 0.3), (0.1, 0.8)]
-    )
-
-
-# Each shape is a list of outlines filled with the even-odd rule: a second outline cuts a hole.
-SHAPES: dict[str, Callable[[], list[Outline]]] = {
-    "circle": lambda: [_circle()],
-    "square": lambda: [_regular(4)],
-    "triangle": lambda: [_regular(3)],
-    "cross": lambda: [_cross()],
-    "ring": lambda: [_circle(), _circle(0.5)],
-    "crescent": lambda: [_crescent()],
-    "arrow": lambda: [_arrow()],
-    "hexagon": lambda: [_regular(6)],
-    "star": lambda: [_star()],
-    "heart": lambda: [_heart()],
-}
-
-
 def _crescent() -> Outline:
     outer = np.linspace(0.25 * np.pi, 1.75 * np.pi, 40)
     x0, y0 = np.cos(outer[-1]), np.sin(outer[-1])
     centre = 0.55  # of the bite, on the x axis
     start = np.arctan2(y0, x0 - centre)
     inner = np.linspace(start, -start - 2 * np.pi, 32)
-    bite = _turn(inner, float(np.hypot(x0 - centre, y0))) + np.array([centre, 0.0])
-    return np.concatenate([_turn(outer, 1.0), bite])
+    bite = _polar(inner, float(np.hypot(x0 - centre, y0))) + np.array([centre, 0.0])
+    return np.concatenate([_polar(outer, 1.0), bite])
+
+
+_CIRCLE = _polar(np.linspace(0, 2 * np.pi, 48, endpoint=False), 1.0)
+_ARM = np.array([(-0.32, -1), (0.32, -1), (0.32, -0.32), (1, -0.32), (1, 0.32), (0.32, 0.32)])
+_ARROW = [(1, 0), (0.1, -0.8), (0.1, -0.3), (-1, -0.3), (-1, 0.3), (0.1, 0.3), (0.1, 0.8)]
+# Each shape is a list of outlines filled with the even-odd rule: a second outline cuts a hole.
+SHAPES: dict[str, list[Outline]] = {
+    "circle": [_CIRCLE],
+    "square": [_regular(4)],
+    "triangle": [_regular(3)],
+    "cross": [np.concatenate([_ARM, -_ARM])],
+    "ring": [_CIRCLE, _CIRCLE * 0.5],
+    "crescent": [_crescent()],
+    "arrow": [np.array(_ARROW)],
+    "hexagon": [_regular(6)],
+    "star": [_regular(10, np.where(np.arange(10) % 2 == 0, 1.0, 0.42))],
+    "heart": [_heart()],
+}
 
 
 def _texture(rng: np.random.Generator, size: int) -> npt.NDArray[np.float64]:
@@ -146,7 +128,7 @@ def _shape_mask(name: str, rng: np.random.Generator, size: int) -> Mask:
     squeeze = np.diag(rng.uniform(0.75, 1.15, 2))
     outlines = [
         np.round((o @ squeeze @ turn.T * radius + centre) * SUPERSAMPLING).astype(np.int32)
-        for o in SHAPES[name]()
+        for o in SHAPES[name]
     ]
     canvas = np.zeros((size * SUPERSAMPLING, size * SUPERSAMPLING), np.uint8)
     cv2.fillPoly(canvas, outlines, 255)
@@ -182,40 +164,29 @@ def draw_image(
     return np.clip(canvas, 0, 255).astype(np.uint8), visible
 
 
-def _annotation(number: int, image_id: int, category_id: int, mask: Mask) -> dict[str, Any]:
-    rle = mask_util.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {
-        "id": number,
-        "image_id": image_id,
-        "category_id": category_id,
-        "bbox": [float(v) for v in mask_util.toBbox(rle)],
-        "area": float(mask_util.area(rle)),
-        "iscrowd": 0,
-        "segmentation": {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")},
-    }
-
-
 def write_split(split: ShapesSplit, folder: Path) -> None:
     """Write ``folder/images/*.png`` and ``folder/annotations.json`` (COCO) for one split."""
     rng = np.random.default_rng(split.seed)
     (folder / "images").mkdir(parents=True)
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     for image_id in range(1, split.images + 1):
         pixels, instances = draw_image((*split.unannotated, *split.classes), rng)
-        name = f"{image_id:05d}.png"
-        if not cv2.imwrite(str(folder / "images" / name), pixels):
-            raise DatasetError(f"cannot write {folder / 'images' / name}: is the disk full?")
-        images.append(
-            {"id": image_id, "file_name": name, "height": IMAGE_SIZE, "width": IMAGE_SIZE}
-        )
-        for class_name, mask in instances:
-            if class_name not in split.classes:
-                continue
-            category_id = split.classes.index(class_name) + 1
-            annotations.append(_annotation(len(annotations) + 1, image_id, category_id, mask))
-    categories = [{"id": i + 1, "name": name} for i, name in enumerate(split.classes)]
-    content = {"images": images, "annotations": annotations, "categories": categories}
+        path = folder / "images" / f"{image_id:05d}.png"
+        if not cv2.imwrite(str(path), pixels):
+            raise DatasetError(f"cannot write {path}: is the disk full?")
+        annotations = [
+            {
+                "category_id": split.classes.index(name),
+                "segmentation": mask_to_rle(mask),
+                "iscrowd": 0,
+            }
+            for name, mask in instances
+            if name in split.classes
+        ]
+        size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+        record = {"file_name": path.name, "image_id": image_id, "annotations": annotations}
+        records.append({**record, **size})
+    content = coco_document(records, split.classes)
     (folder / "annotations.json").write_text(json.dumps(content))
 
 

@@ -14,7 +14,6 @@ from detectron2.utils import comm
 
 from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.data.export import coco_document
-from transfer_maskrcnn.data.formats.base import LoadedDataset, LoadReport
 from transfer_maskrcnn.errors import ConfigError, WeightFileError
 from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.incremental.classes import annotated_classes, check_dataset, class_places
@@ -228,21 +227,15 @@ def label_document(
         first_id: the first annotation's ``id``; those of the others follow.
     """
     dicts = [
-        {**record, "image_id": number, "annotations": list(own)}
+        {
+            **record,
+            "file_name": os.path.relpath(record["file_name"], image_root).replace(os.sep, "/"),
+            "image_id": number,
+            "annotations": list(own),
+        }
         for number, (record, own) in enumerate(zip(records, annotations, strict=True), start=1)
     ]
-    dataset = LoadedDataset(
-        dicts=dicts,
-        classes=tuple(classes),
-        category_ids=tuple(range(1, len(classes) + 1)),
-        mask_format="bitmask",
-        report=LoadReport(),
-        positions=(),
-        instances=(),
-        files=(),
-    )
-    names = [os.path.relpath(r["file_name"], image_root).replace(os.sep, "/") for r in records]
-    content = coco_document(dataset, names)
+    content = coco_document(dicts, classes)
     given = (a for own in annotations for a in own)
     for number, (written, annotation) in enumerate(
         zip(content["annotations"], given, strict=True), start=first_id

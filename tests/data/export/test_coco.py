@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +46,8 @@ def test_box(segmentation: Any, box: list[float]) -> None:
 
 def test_document(make_dataset: MakeDataset) -> None:
     dataset = make_dataset(with_two_classes(MASKS))
-    names = ["1.png", "2.png", "3.png"]
-    document = coco_document(dataset, names)
+    records = [{**r, "file_name": f"{k}.png"} for k, r in enumerate(dataset.dicts, start=1)]
+    document = coco_document(records, dataset.classes, dataset.category_ids)
     assert document["images"][1] == {
         "id": 1,
         "file_name": "2.png",
@@ -73,7 +72,7 @@ def test_document(make_dataset: MakeDataset) -> None:
 
 def test_what_the_dataset_says_of_boxes_and_areas_does_not_count(make_dataset: MakeDataset) -> None:
     dataset = make_dataset(POLYGONS)
-    document = coco_document(dataset, ["a", "b", "c"])
+    document = coco_document(dataset.dicts, dataset.classes)
     wrong = [
         {
             **record,
@@ -83,7 +82,7 @@ def test_what_the_dataset_says_of_boxes_and_areas_does_not_count(make_dataset: M
         }
         for record in dataset.dicts
     ]
-    assert coco_document(replace(dataset, dicts=wrong), ["a", "b", "c"]) == document
+    assert coco_document(wrong, dataset.classes) == document
 
 
 def test_files(tmp_path: Path, make_dataset: MakeDataset) -> None:

@@ -48,6 +48,11 @@ class CopiedImages:
         """The names without suffix; no two are the same, whatever their case."""
         return [Path(name).stem for name in self.names]
 
+    def named(self, dataset: LoadedDataset) -> list[dict[str, Any]]:
+        """The dataset's records, with the copies' names."""
+        pairs = zip(dataset.dicts, self.names, strict=True)
+        return [{**record, "file_name": name} for record, name in pairs]
+
     def notes(self) -> list[str]:
         counts = Counter(self.saved_anew.values())
         notes = [f"Saved anew as PNG: {plural(n, 'image')} {why}." for why, n in counts.items()]

@@ -26,49 +26,54 @@ _LABELME_VERSION = "5.4.1"  # the first number is what labelme compares with its
 def fill_coco(dataset: LoadedDataset, folder: Path) -> Filled:
     """``annotations.json`` and ``images/``."""
     copied = copy_images(image_files(dataset), lambda stem: folder / "images")
-    write_text(folder / "annotations.json", json.dumps(coco_document(dataset, copied.names)))
+    document = coco_document(copied.named(dataset), dataset.classes, dataset.category_ids)
+    write_text(folder / "annotations.json", json.dumps(document))
     return Filled(copied, {"annotations": "annotations.json", "image_root": "images"})
 
 
 def fill_labelme(dataset: LoadedDataset, folder: Path) -> Filled:
     """``images/`` with the json files in it; ``labelme out/images`` opens them."""
     copied = copy_images(image_files(dataset), lambda stem: folder / "images")
-    for record, name in zip(dataset.dicts, copied.names, strict=True):
-        document = labelme_document({**record, "file_name": name}, dataset.classes)
-        path = folder / "images" / f"{Path(name).stem}.json"
-        write_text(path, json.dumps(document, indent=1) + "\n")
+    for record, stem in zip(copied.named(dataset), copied.stems, strict=True):
+        text = json.dumps(labelme_document(record, dataset.classes), indent=1) + "\n"
+        write_text(folder / "images" / f"{stem}.json", text)
     return Filled(copied, {"annotations": "images", "image_root": "images"})
 
 
-def coco_document(dataset: LoadedDataset, file_names: Sequence[str]) -> dict[str, Any]:
-    """The content of a COCO json; ``file_names[i]`` is the name that image ``i`` has in it.
+def coco_document(
+    records: Sequence[dict[str, Any]],
+    classes: Sequence[str],
+    category_ids: Sequence[int] | None = None,
+) -> dict[str, Any]:
+    """The content of a COCO json.
 
-    Image and category ids are the dataset's, annotation ids run from 1. Masks stay as they are,
-    polygons or compressed RLE; ``bbox`` (x, y, width, height) and ``area`` are those of the mask,
-    whatever the dataset says.
+    Args:
+        records: detectron2's; ``file_name`` and ``image_id`` are written as they are. Masks stay
+            polygons or compressed RLE; ``bbox`` (x, y, width, height) and ``area`` are those of the
+            mask, whatever a record says. Annotation ids run from 1.
+        classes: in the order of ``category_id``.
+        category_ids: their ids in the file; None: 1 to K.
     """
+    ids = category_ids or range(1, len(classes) + 1)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for record, file_name in zip(dataset.dicts, file_names, strict=True):
+    for record in records:
         size = {"height": record["height"], "width": record["width"]}
-        images.append({"id": record["image_id"], "file_name": file_name, **size})
+        images.append({"id": record["image_id"], "file_name": record["file_name"], **size})
         for annotation in record["annotations"]:
             segmentation = annotation["segmentation"]
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": record["image_id"],
-                    "category_id": dataset.category_ids[annotation["category_id"]],
+                    "category_id": ids[annotation["category_id"]],
                     "segmentation": segmentation,
                     "bbox": segmentation_box(segmentation),
                     "area": segmentation_area(segmentation, **size),
                     "iscrowd": int(annotation["iscrowd"]),
                 }
             )
-    categories = [
-        {"id": number, "name": name}
-        for number, name in zip(dataset.category_ids, dataset.classes, strict=True)
-    ]
+    categories = [{"id": k, "name": name} for k, name in zip(ids, classes, strict=True)]
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
