@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from transfer_maskrcnn.evaluation.explain.folder import explain_folder
+from transfer_maskrcnn.evaluation.explain import explain_folder
 from transfer_maskrcnn.report import run_sections
 from transfer_maskrcnn.report.run_page import write_run_report
 from transfer_maskrcnn.report.run_sections import (

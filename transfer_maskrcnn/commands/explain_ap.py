@@ -28,11 +28,12 @@ def explain_ap_tool() -> None:
 
 
 def _main(output_dir: Path) -> None:
-    from transfer_maskrcnn.evaluation.explain.folder import evaluated_folders, explain_folder
-    from transfer_maskrcnn.evaluation.explain.table import text
+    from transfer_maskrcnn.evaluation.explain import (
+        evaluated_folders,
+        explain_folder,
+        explanation_text,
+    )
 
     folders = evaluated_folders(output_dir)
-    explained = [
-        text(folder.name, explain_folder(folder)) for folder in progress(folders, "explaining")
-    ]
-    print("\n\n".join(explained))
+    texts = [explanation_text(f.name, explain_folder(f)) for f in progress(folders, "explaining")]
+    print("\n\n".join(texts))

@@ -79,8 +79,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from transfer_maskrcnn.data.export.base import new_folder
     from transfer_maskrcnn.data.registry import register_catalog
     from transfer_maskrcnn.engine.setup import fit_config
-    from transfer_maskrcnn.evaluation.explain.table import wrapped
     from transfer_maskrcnn.incremental.pseudo_labels import describe
+    from transfer_maskrcnn.text import wrapped
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     cfg = load_config(args.config_file, args.opts)
@@ -104,10 +104,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = [[name, f"{c['score']:.2f}", c["objects"]] for name, c in found.items()]
     if rows:
         print(tabulate(rows, ["class", "score from", "objects"], disable_numparse=True))
-    print(wrapped(describe(summary, "doubtful.json has")))
+    print(wrapped(describe(summary, "doubtful.json has"), indent=""))
     if summary["left_out"]:
         images = plural(summary["left_out"], "image")
-        print(wrapped(f"{images} without an annotation of their own: left out, as in training"))
+        left_out = f"{images} without an annotation of their own: left out, as in training"
+        print(wrapped(left_out, indent=""))
     print(f"Written to {args.output}")
     catalog = shlex.quote(str(args.output / "catalog.yaml"))
     print("next: look at it, move what is right of doubtful.json into annotations.json")

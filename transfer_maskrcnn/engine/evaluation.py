@@ -20,12 +20,8 @@ from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
 from transfer_maskrcnn.engine.manifest import read_or_begin
 from transfer_maskrcnn.errors import TransferError
 from transfer_maskrcnn.evaluation.coco import InstanceEvaluator, detection_limit, matched_tasks
-from transfer_maskrcnn.evaluation.explain.facts import EVALUATION_FILE, SETTINGS_FILE
-from transfer_maskrcnn.evaluation.explain.folder import (
-    EXPLANATION_FILE,
-    RESULTS_FILE,
-    explain_folder,
-)
+from transfer_maskrcnn.evaluation.explain import EXPLANATION_FILE, RESULTS_FILE, explain_folder
+from transfer_maskrcnn.evaluation.explain.causes import SETTINGS_FILE
 from transfer_maskrcnn.evaluation.inference import FastInference
 from transfer_maskrcnn.evaluation.matches import Matches, match_detections
 from transfer_maskrcnn.files import write_json
@@ -42,6 +38,8 @@ from transfer_maskrcnn.modeling.precision import autocast_dtype
 from transfer_maskrcnn.surgery.names import unwrapped
 
 logger = logging.getLogger(__name__)
+
+EVALUATION_FILE = "evaluation.json"
 
 Results = dict[str, Any]
 

@@ -26,13 +26,13 @@ from transfer_maskrcnn.engine.evaluation import evaluate_model, read_extension
 from transfer_maskrcnn.engine.manifest import RUN_FILE, describe_run, note
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import ConfigError
-from transfer_maskrcnn.evaluation.explain.folder import read_sentence
-from transfer_maskrcnn.evaluation.explain.table import wrapped
+from transfer_maskrcnn.evaluation.explain import read_sentence
 from transfer_maskrcnn.incremental.pseudo_labels import SUMMARY_FILE
 from transfer_maskrcnn.incremental.source import before_extension
 from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.surgery.hook import began_with, load_source, plan_of_config
 from transfer_maskrcnn.surgery.load import FINAL_FILE, load_weights, trained_file
+from transfer_maskrcnn.text import wrapped
 
 LOCK_FILE = ".training"
 logger = logging.getLogger(__name__)
@@ -153,11 +153,11 @@ def print_summary(cfg: CfgNode, results: dict[str, Any]) -> None:
     if any(map(_has_objects, undefined)):
         print("nan: the model detected nothing. It may need more iterations, or MODEL.WEIGHTS.")
     for line in (read_extension(cfg.OUTPUT_DIR) or {}).get("lines", ()):
-        print(wrapped(line))
+        print(wrapped(line, indent=""))
     for name in results:
         why = read_sentence(Path(cfg.OUTPUT_DIR, "inference", name))
         if why:
-            print(wrapped(f"{name}: {why}"))
+            print(wrapped(f"{name}: {why}", indent=""))
     print(f"Written to {os.path.join(cfg.OUTPUT_DIR, 'evaluation.json')}")
 
 

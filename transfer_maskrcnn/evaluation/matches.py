@@ -124,7 +124,7 @@ def match_detections(
     truth, detections = read_json(ground_truth, dict), read_json(results, list, [])
     try:
         evaluation = evaluate(truth, detections, iou_type, [max_dets], ALL_SIZES)
-        return _gather(evaluation, truth, iou_type)
+        return gather(evaluation, truth, iou_type)
     except (KeyError, TypeError, AttributeError) as error:
         raise DatasetError(
             f"{results}, or {ground_truth.name}, which it is matched to, is not a file of an "
@@ -216,7 +216,7 @@ def _digest(truth: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _gather(evaluation: Any, truth: Mapping[str, Any], iou_type: str) -> Matches:
+def gather(evaluation: Any, truth: Mapping[str, Any], iou_type: str) -> Matches:
     params = evaluation.params
     image_ids = np.array(sorted(image["id"] for image in truth["images"]))
     row = {category: place for place, category in enumerate(params.catIds)}

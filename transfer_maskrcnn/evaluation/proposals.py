@@ -12,9 +12,8 @@ import pycocotools.mask as mask_util
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from transfer_maskrcnn.evaluation.explain.facts import PROPOSALS_FILE
-from transfer_maskrcnn.evaluation.explain.matching import FOREGROUND
-from transfer_maskrcnn.evaluation.explain.mistakes import SIZES, in_size
+from transfer_maskrcnn.evaluation.explain.causes import PROPOSALS_FILE
+from transfer_maskrcnn.evaluation.explain.tide import FOREGROUND, SIZES, in_size
 from transfer_maskrcnn.files import write_json
 
 #: the best so many proposals of an image

@@ -13,11 +13,11 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from transfer_maskrcnn.config import load_config
+from transfer_maskrcnn.engine.evaluation import EVALUATION_FILE
 from transfer_maskrcnn.engine.hooks.eval_history import CURVE_FILE
 from transfer_maskrcnn.engine.hooks.record import DRIFT_FILE, INITIAL_FILE
 from transfer_maskrcnn.errors import ConfigError, TransferError
 from transfer_maskrcnn.evaluation.bootstrap import average_precision
-from transfer_maskrcnn.evaluation.explain.facts import EVALUATION_FILE
 from transfer_maskrcnn.evaluation.matches import Matches, match_detections
 from transfer_maskrcnn.files import read_json, write_json
 from transfer_maskrcnn.incremental.forgetting import EXTENSION_KEY

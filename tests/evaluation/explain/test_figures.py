@@ -13,10 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transfer_maskrcnn.evaluation.coco import evaluate_detections
-from transfer_maskrcnn.evaluation.explain.figures import gains, measure
-from transfer_maskrcnn.evaluation.explain.matching import class_ap, match, mean_ap, outcome
-from transfer_maskrcnn.evaluation.explain.mistakes import KINDS, SIZES, find_mistakes, repaired
-from transfer_maskrcnn.evaluation.explain.overlaps import Overlaps, find_overlaps
+from transfer_maskrcnn.evaluation.explain import explain
+from transfer_maskrcnn.evaluation.explain.tide import (
+    KINDS,
+    SIZES,
+    class_ap,
+    find_mistakes,
+    gains,
+    mean_ap,
+    read_scene,
+    repaired,
+)
 
 SIDE = 150
 Record = dict[str, Any]
@@ -58,63 +65,51 @@ def random_data(seed: int) -> tuple[Record, list[Record]]:
     return truth, results
 
 
-def of_coco(truth: Record, results: list[Record], task: str) -> float:
-    with contextlib.redirect_stdout(io.StringIO()):
-        found = evaluate_detections(truth, results, task, [1, 10, 100])
-    return 100 * float(found.stats[1])
-
-
 @pytest.mark.parametrize("task", ["bbox", "segm"])
 @pytest.mark.parametrize("seed", range(25))
-def test_ap50_is_that_of_coco(seed: int, task: str) -> None:
+def test_ap_is_that_of_coco(seed: int, task: str) -> None:
     truth, results = random_data(seed)
     if not results:
         return
-    figures, _ = measure(find_overlaps(truth, results, task), task)
-    expected = of_coco(truth, results, task)
+    figures = explain(truth, results, task=task).figures
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = evaluate_detections(truth, results, task, [1, 10, 100])
     if figures.objects:
-        assert figures.ap50 == pytest.approx(expected, abs=1e-9)
+        assert (figures.ap, figures.ap50) == pytest.approx(100 * coco.stats[:2], abs=1e-9)
     else:
-        assert np.isnan(figures.ap50) and expected == -100
-
-
-def parts(overlaps: Overlaps) -> tuple[Any, Any]:
-    found, in_crowd = match(overlaps)
-    return outcome(overlaps, found, in_crowd), find_mistakes(overlaps, found, in_crowd)
+        assert np.isnan(figures.ap) and np.isnan(figures.ap50) and coco.stats[0] == -1
 
 
 @given(seed=st.integers(0, 10**6), task=st.sampled_from(["bbox", "segm"]))
 @settings(max_examples=60, deadline=None)
 def test_no_repair_lowers_ap_and_all_give_100(seed: int, task: str) -> None:
     truth, results = random_data(seed)
-    overlaps = find_overlaps(truth, results, task)
-    before, mistakes = parts(overlaps)
-    if np.isnan(mean_ap(class_ap(before))):
+    scene = read_scene(truth, results, task)
+    mistakes, before = find_mistakes(scene), scene.ap50
+    if np.isnan(mean_ap(before)):
         return
     for kind in KINDS:
-        whole = gains(before, overlaps, mistakes, [kind], None)
+        whole = gains(scene, mistakes, [kind])
         assert np.nanmin(whole) >= -1e-9
         for size in SIZES:
-            part = gains(before, overlaps, mistakes, [kind], size)
+            part = gains(scene, mistakes, [kind], size)
             assert np.nanmin(part) >= -1e-9
             assert np.nanmax(part - whole) <= 1e-9, "a part is worth no more than the whole"
-    after = class_ap(before) + gains(before, overlaps, mistakes, list(KINDS), None)
+    after = before + gains(scene, mistakes, KINDS)
     assert after[~np.isnan(after)] == pytest.approx(100)
 
 
 def test_each_false_positive_has_one_kind() -> None:
     for seed in range(20):
-        overlaps = find_overlaps(*random_data(seed), "segm")
-        before, mistakes = parts(overlaps)
-        wrong = before.counted & (before.quality == 0)
-        assert np.array_equal(wrong, mistakes.kind != -1)
+        scene = read_scene(*random_data(seed), "segm")
+        wrong = ~scene.matches.ignored[0] & ~scene.matches.matched[0]
+        assert np.array_equal(wrong, find_mistakes(scene).kind != -1)
 
 
 def test_nothing_stays_as_it_is_without_a_kind() -> None:
-    overlaps = find_overlaps(*random_data(3), "bbox")
-    before, mistakes = parts(overlaps)
-    same = repaired(before, overlaps, mistakes, [])
-    assert class_ap(same) == pytest.approx(class_ap(before), nan_ok=True)
+    scene = read_scene(*random_data(3), "bbox")
+    same = repaired(scene, find_mistakes(scene), [])
+    assert class_ap(same) == pytest.approx(scene.ap50, nan_ok=True)
 
 
 def test_masks_worse_than_boxes_are_told_from_inexact_boxes() -> None:
@@ -125,9 +120,8 @@ def test_masks_worse_than_boxes_are_told_from_inexact_boxes() -> None:
     ]
     exact_box = {**shape([10.0, 10.0, 24.0, 40.0]), "bbox": [10.0, 10.0, 40.0, 40.0]}
     result = {"image_id": 0, "category_id": 1, "score": 0.9}
-    masks, _ = measure(find_overlaps(truth, [{**result, **exact_box}], "segm"), "segm")
-    boxes, _ = measure(
-        find_overlaps(truth, [{**result, **shape([10.0, 10.0, 24.0, 40.0])}], "segm"), "segm"
-    )
+    masks = explain(truth, [{**result, **exact_box}], task="segm").figures
+    both = [{**result, **shape([10.0, 10.0, 24.0, 40.0])}]
+    boxes = explain(truth, both, task="segm").figures
     assert (masks.loose_boxes, boxes.loose_masks) == (pytest.approx(0), pytest.approx(0))
     assert masks.loose_masks == boxes.loose_boxes == pytest.approx(70)  # IoU 0.6: 3 of 10 hold

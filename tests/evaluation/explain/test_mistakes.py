@@ -8,9 +8,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 
-from transfer_maskrcnn.evaluation.explain.matching import match
-from transfer_maskrcnn.evaluation.explain.mistakes import KINDS, find_mistakes
-from transfer_maskrcnn.evaluation.explain.overlaps import find_overlaps
+from transfer_maskrcnn.evaluation.explain.tide import KINDS, find_mistakes, read_scene
 
 OBJECT = [20.0, 20.0, 40.0, 40.0]
 CASES: list[tuple[str, list[tuple[list[float], int]], list[str], int]] = [
@@ -48,9 +46,8 @@ def test_kinds(
 
 def kinds_of(truth: dict[str, Any], results: list[Any], task: str) -> tuple[list[str], int]:
     """The kind of each detection, "" for a right one, and how many objects are missed."""
-    overlaps = find_overlaps(truth, results, task)
-    mistakes = find_mistakes(overlaps, *match(overlaps))
-    kinds = [("" if k < 0 else list(KINDS)[k]) for k in mistakes.kind]
+    mistakes = find_mistakes(read_scene(truth, results, task))
+    kinds = [("" if k < 0 else KINDS[k].value) for k in mistakes.kind]
     return kinds, np.count_nonzero(mistakes.missed)
 
 

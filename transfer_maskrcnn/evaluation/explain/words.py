@@ -1,145 +1,281 @@
-"""The sentence of an explanation."""
+"""All that an explanation says: of codes and figures, a sentence, notes, and a terminal's table."""
 
 from __future__ import annotations
 
-from transfer_maskrcnn.evaluation.explain.cause import HALF, NEGLIGIBLE, Cause
-from transfer_maskrcnn.evaluation.explain.causes import is_looseness, weights
-from transfer_maskrcnn.evaluation.explain.condition_words import of_condition
-from transfer_maskrcnn.evaluation.explain.conditions import worse_than_boxes
-from transfer_maskrcnn.evaluation.explain.facts import Facts
-from transfer_maskrcnn.evaluation.explain.figures import Figures
+import math
+from collections.abc import Iterator, Sequence
 
-#: AP50 at which nearly everything is found
-_HIGH_AP50 = 90.0
-# A little more than USUAL_LOOSENESS, which good detectors have.
-_NOT_UNUSUAL = 0.5
+from tabulate import tabulate
+
+from transfer_maskrcnn.evaluation.explain.causes import (
+    HALF,
+    Blame,
+    Facts,
+    Figures,
+)
+from transfer_maskrcnn.evaluation.explain.tide import SIZES, Cause
+from transfer_maskrcnn.text import few, listed, plural, shorten
+
+#: kind of mistake -> what it is
+KIND_WORDS = {
+    Cause.MISSED: "an object that no detection is about",
+    Cause.CLASSIFICATION: "the box fits an object of another class",
+    Cause.LOCALISATION: "the class is right, the box overlaps by less than half (IoU 0.1 to 0.5)",
+    Cause.MASK: "class and box are right, the mask overlaps by less than half",
+    Cause.DUPLICATE: "the object was found already, by a detection of a higher score",
+    Cause.BACKGROUND: "there is no object (IoU under 0.1)",
+    Cause.BOTH: "the box overlaps by less than half (IoU 0.1 to 0.5) an object of another class",
+}
+_SIZE_WORDS = {"small": "under 32²", "medium": "32² to 96²", "large": "over 96²"}
+_PARTS = {
+    "proposal_generator": "the RPN",
+    "roi_heads.box_head": "the box head",
+    "roi_heads.box_predictor": "the box predictor",
+    "roi_heads.mask_head": "the mask head",
+}
+_LOOK_AT_WEIGHTS = "look whether MODEL.WEIGHTS loaded and whether the loss fell, and train longer"
+_ON_BOXES = "look whether annotated boxes are exact and at the image's own size; train longer"
+_ON_MASKS = (
+    "look whether polygons are exact; keep the mask head's weights (MODEL.TRANSFER.KEEP), and "
+    "train it longer"
+)
+#: condition -> its sentence without a full stop
+_CONDITIONS = {
+    Cause.UNTRAINED: "The weights of {parts} were never trained, or did not load: look at "
+    "MODEL.WEIGHTS and at transfer_plan.json, and train",
+    Cause.CHANCE: "The detections have next to nothing to do with the objects, as of random "
+    f"weights: {_LOOK_AT_WEIGHTS}",
+    Cause.NOTHING_FOUND: f"{{nothing}}, as by random weights: {_LOOK_AT_WEIGHTS}",
+    Cause.CLASSES: "Class ids are permuted ({pairs}): give the classes in the order that the "
+    "weights were trained with",
+    Cause.SCORE_THRESHOLD: "The score threshold is too high: nothing under "
+    "{facts.score_threshold:g} counts, and {figures.lost:.0%} of the objects are not found; AP "
+    "needs low scores, too: set MODEL.ROI_HEADS.SCORE_THRESH_TEST to 0.05",
+    Cause.ALL_UNDER_THRESHOLD: "{nothing}: either the score threshold is too high "
+    "(MODEL.ROI_HEADS.SCORE_THRESH_TEST {facts.score_threshold:g}: nothing under "
+    "{facts.score_threshold:g} counts; AP needs low scores, too: set it to 0.05), or the weights "
+    f"are as good as random ({_LOOK_AT_WEIGHTS})",
+    Cause.INPUT_SIZE: "INPUT.MIN_SIZE_TEST is {facts.min_size_test}, far from the sizes that the "
+    "model was trained with (INPUT.MIN_SIZE_TRAIN {trained}), and {figures.lost:.0%} of the "
+    "objects are not found: evaluate at a size of training",
+    Cause.DETECTIONS_PER_IMAGE: "TEST.DETECTIONS_PER_IMAGE {facts.detections_per_image} is too "
+    "low: images with more objects reach it, which leaves no detection for "
+    "{figures.beyond:,} of {objects}: raise it well above {figures.most_objects:,}, the "
+    "most objects in an image",
+    Cause.SUPPRESSION: "MODEL.ROI_HEADS.NMS_THRESH_TEST {facts.nms_threshold:g} is too low: "
+    "{figures.suppressed:,} of {objects} are not found, and overlap a found one of their "
+    "class by more than that; set it to 0.5",
+    Cause.PROPOSALS: "The RPN misses {size}objects: {missing}: {rpn_remedy}",
+    Cause.MASKS_BEHIND: "Boxes reach AP {figures.box_ap:.1f}, masks only {figures.ap:.1f}: masks "
+    f"are far worse than their boxes: {_ON_MASKS}",
+}
+#: kind of mistake -> the share of the loss that is ...
+_WHAT = {
+    Cause.MISSED: "missed {size}objects",
+    Cause.CLASSIFICATION: "{size}objects taken for another class",
+    Cause.LOCALISATION: "boxes{of_size} in the wrong place",
+    Cause.MASK: "masks{of_size} that are worse than their boxes",
+    Cause.DUPLICATE: "{size}objects found more than once",
+    Cause.BACKGROUND: "{size}detections where there is no object",
+    Cause.BOTH: "detections near {size}objects of another class",
+    Cause.INEXACT_BOXES: "boxes that are not exact",
+    Cause.INEXACT_MASKS: "masks that are not exact",
+}
+_REMEDIES = {
+    Cause.MISSED: "train longer, or on more images; look for objects without annotation",
+    Cause.CLASSIFICATION: "look for wrong labels, classes in another order than the weights', and "
+    "classes that look alike; train longer, or on more images of those classes",
+    Cause.LOCALISATION: _ON_BOXES,
+    Cause.MASK: _ON_MASKS,
+    Cause.DUPLICATE: "try a lower MODEL.ROI_HEADS.NMS_THRESH_TEST{nms}",
+    Cause.BACKGROUND: "look for objects without annotation; train with images that have no object "
+    "(DATALOADER.FILTER_EMPTY_ANNOTATIONS False)",
+    Cause.BOTH: "train longer, or on more images",
+    Cause.INEXACT_BOXES: _ON_BOXES,
+    Cause.INEXACT_MASKS: _ON_MASKS,
+}
+_REMEDIES_OF_SIZE = {
+    (Cause.MISSED, "small"): "try a larger INPUT.MIN_SIZE_TEST{side}, in training, too",
+    (Cause.MISSED, "large"): "try larger MODEL.ANCHOR_GENERATOR.SIZES",
+}
+#: AP50 at which nearly everything is found; and the share of it that stricter thresholds cost most
+#: models, good ones among them
+_HIGH_AP50, _NOT_UNUSUAL = 90.0, 0.5
 # With these, the detections say nothing of how exact a model is.
-_SILENT = ("untrained", "nothing found", "chance", "input size")
+_SILENT = (
+    Cause.UNTRAINED,
+    Cause.NOTHING_FOUND,
+    Cause.ALL_UNDER_THRESHOLD,
+    Cause.CHANCE,
+    Cause.INPUT_SIZE,
+)
+#: proposals an image below which their number is the reason (detectron2's own limit is 1000); the
+#: recall that those after the first 100 must bring for more of them to be advised
+_FEW_PROPOSALS, _CLIMBING = 50, 0.05
+#: detectron2's own; a higher one costs AP, which lives on detections of low scores, too
+_USUAL_SCORE_THRESHOLD = 0.05
+
+_SHORT = {Cause.CLASSIFICATION: "class", Cause.LOCALISATION: "place", Cause.DUPLICATE: "twice",
+          Cause.BACKGROUND: "backgr."}  # fmt: skip
+_MOST_CLASSES, _WIDEST_NAME = 20, 20
 
 
-def sentence(figures: Figures, facts: Facts, causes: list[Cause]) -> str:
+def sentence(figures: Figures, facts: Facts, causes: Sequence[Blame]) -> str:
     """The first cause, what it costs, and what to try; and inexact outlines, if they cost more."""
     if not figures.objects:
         return "There is nothing to find: the ground truth holds no object, so AP is undefined."
     if not causes:
         return f"Nothing to repair: AP is {figures.ap:.1f}."
-    first = causes[0]
-    special = of_condition(first, figures, facts) or _bad_masks(first, figures)
-    if special:
-        hidden = _most_is_inexact(figures) and first.name not in _SILENT
-        return f"{special}{_beside(figures) if hidden else ''}."
-    if is_looseness(figures, first):
-        return f"{_exactness(figures, *_of_looseness(first, figures))}."
-    return f"{_of_mistake(figures, facts, first)}."
-
-
-def _of_mistake(figures: Figures, facts: Facts, first: Cause) -> str:
-    """Sentence of a kind of mistake, and of outlines where these cost more."""
-    outlines, points = _inexact(figures)
-    what, remedy = _what(first), remedy_of(first, facts)
-    if points > first.gain:
-        second = f"{_share(figures, first.gain)} is {what}"
-        if figures.ap50 < _HIGH_AP50:
-            return f"{_found_but_inexact(figures, ' of the loss')}; {second}: {remedy}"
-        text = f"{_exactness(figures, outlines, points)}; {second}"
-        return text if remedy in text else f"{text}: {remedy}"
-    text = f"{_share(figures, first.gain)} of the loss is {what}: {remedy}"
-    if _most_is_inexact(figures):
-        return f"{text}{_beside(figures)}"
-    return f"Masks are fine, {text}" if _masks_are_fine(figures, first) else text
-
-
-def _most_is_inexact(figures: Figures) -> bool:
-    return _inexact(figures)[1] > HALF * (100 - figures.ap)
-
-
-def _share(figures: Figures, points: float) -> str:
-    return f"{min(100, round(100 * points / (100 - figures.ap)))} %"
-
-
-def _inexact(figures: Figures) -> tuple[str, float]:
-    """What is found, but not exact, and the AP that it costs."""
+    first, loss = causes[0], 100 - figures.ap
     boxes, masks = figures.loose_boxes, figures.loose_masks
-    if figures.task == "bbox" or boxes >= 2 * masks:
-        return "boxes", boxes
-    return ("masks", masks) if masks >= 2 * boxes else ("boxes and masks", boxes + masks)
-
-
-def _of_looseness(cause: Cause, figures: Figures) -> tuple[str, float]:
-    if cause.name == "mask":
-        return "masks", figures.loose_masks
-    return "boxes", figures.loose_boxes
-
-
-def _exactness(figures: Figures, outlines: str, points: float) -> str:
+    outlines = (
+        "boxes" if boxes >= 2 * masks else "masks" if masks >= 2 * boxes else "boxes and masks"
+    )
+    points = {"boxes": boxes, "masks": masks}.get(outlines, boxes + masks)
+    usual = ", as with most models" if figures.loose <= _NOT_UNUSUAL * figures.ap50 else ""
+    inexact = (
+        f"{_share(points, loss)} of the loss is {outlines} that are found but not exact{usual}"
+    )
+    beside = f"; {inexact}" if points > HALF * loss and first.name not in _SILENT else ""
+    if first.name in _CONDITIONS:
+        return f"{_filled(_CONDITIONS[first.name], first, figures, facts)}{beside}."
+    what = _filled(_WHAT[first.name], first, figures, facts)
+    remedy = _REMEDIES_OF_SIZE.get((first.name, first.size), _REMEDIES[first.name])
+    remedy = _filled(remedy, first, figures, facts)
     found = "Nearly everything is found; " if figures.ap50 >= _HIGH_AP50 else ""
-    remedy = _REMEDIES["mask" if outlines == "masks" else "localisation"]
-    return (
-        f"{found}{_share(figures, points)} of the loss is {outlines} that are not exact: {remedy}"
+    whole = {Cause.INEXACT_BOXES: boxes, Cause.INEXACT_MASKS: masks}.get(first.name)
+    if whole is not None:
+        return f"{found}{_share(whole, loss)} of the loss is {what}: {remedy}."
+    share = _share(first.gain, loss)
+    if points > first.gain:
+        return f"{found}{inexact}; {share} is {what}: {remedy}."
+    of_masks = figures.repairs[Cause.MASK].gain + masks
+    fine = figures.task == "segm" and figures.ap50 >= 5 and of_masks < 0.05 * loss and not beside
+    return f"{'Masks are fine, ' if fine else ''}{share} of the loss is {what}: {remedy}{beside}."
+
+
+def _share(points: float, loss: float) -> str:
+    return f"{min(100, round(100 * points / loss))} %"
+
+
+def _filled(template: str, blame: Blame, figures: Figures, facts: Facts) -> str:
+    objects = plural(figures.objects, "object")
+    pairs = [f"{seen!r} is {meant!r}" for seen, meant in figures.renaming.items()]
+    size = f"{blame.size} " if blame.size else ""
+    proposals = blame.name == Cause.PROPOSALS
+    return template.format(
+        figures=figures,
+        facts=facts,
+        nothing=f"With {plural(figures.detections, 'detection')} {figures.found:,} of {objects} "
+        "are found",
+        objects=objects,
+        parts=listed(_PARTS.get(part, part) for part in facts.untrained),
+        pairs=few(pairs, 3),
+        trained=" to ".join(map(str, dict.fromkeys(sorted(facts.min_size_train)))),
+        size=size,
+        of_size=f" of {size}objects" if size else "",
+        side=f" (now {facts.min_size_test})" if facts.min_size_test else "",
+        nms="" if facts.nms_threshold is None else f" (now {facts.nms_threshold:g})",
+        missing=_missing(facts) if proposals else "",
+        rpn_remedy=_rpn_remedy(facts) if proposals else "",
+    ).replace("%", " %")
+
+
+def _missing(facts: Facts) -> str:
+    """How many objects have no proposal, of all and of each size that there is."""
+    recall, objects = facts.recall["1000"], facts.proposed_objects
+    counts = {s: f"{round(n * (1 - (recall[s] or 0.0)))} of {n}" for s, n in objects.items() if n}
+    whole = f"{counts['all']} objects" if counts else f"{1 - (recall['all'] or 0.0):.0%}"
+    sizes = ", ".join(f"{counts[size]} {size}" for size in SIZES if size in counts)
+    return f"{whole} have no proposal that fits (IoU 0.5){f' ({sizes})' if sizes else ''}"
+
+
+def _rpn_remedy(facts: Facts) -> str:
+    usual = "fit MODEL.ANCHOR_GENERATOR.SIZES to the objects, or train the RPN, too"
+    median = facts.proposals.get("median", math.nan)  # compares as False
+    pre, post, nms = facts.rpn_pre_nms_topk, facts.rpn_post_nms_topk, facts.rpn_nms_threshold
+    if median < _FEW_PROPOSALS and pre and pre * (facts.rpn_levels or 1) < 2 * _FEW_PROPOSALS:
+        return f"raise MODEL.RPN.PRE_NMS_TOPK_TEST (now {pre}, for each feature map)"
+    if post and median >= post:
+        raised = f"raise MODEL.RPN.POST_NMS_TOPK_TEST (now {post}, which most images reach)"
+        climbs = (facts.recall_of(1000) or 0.0) - (facts.recall_of(100) or 1.0) >= _CLIMBING
+        return raised if median < _FEW_PROPOSALS else f"{raised}, {usual}" if climbs else usual
+    if median >= 0 and nms is not None and nms < 0.5:
+        return f"raise MODEL.RPN.NMS_THRESH (now {nms:g}; detectron2's own is 0.7)"
+    return usual
+
+
+def notes(figures: Figures, facts: Facts) -> Iterator[str]:
+    """COCO's "-1" and "nan" in words, and settings that are worth a look."""
+    if not figures.objects:
+        return
+    for size, group in figures.sizes.items():
+        if not group.objects:
+            yield (
+                f"No object is {size} ({_SIZE_WORDS[size]} pixels), so there is no AP{size[0]}: "
+                "COCO's own code prints -1 for it, detectron2 nan."
+            )
+    without = [name for name, group in figures.classes.items() if not group.objects]
+    if without:
+        yield f"No object of class {few(without, 5)}: no AP, and nothing that counts."
+    if not figures.detections:
+        yield "Without any detection COCO computes nothing: nan stands for AP 0."
+    limit, threshold = facts.detections_per_image, facts.score_threshold
+    if limit is not None and figures.most_objects > limit:
+        yield (
+            f"An image has {figures.most_objects} objects, but no more than {limit} detections: "
+            "raise TEST.DETECTIONS_PER_IMAGE."
+        )
+    if threshold is not None and threshold > _USUAL_SCORE_THRESHOLD:
+        yield (
+            f"Detections of scores under {threshold:g} do not count, which costs AP: detectron2's "
+            f"own MODEL.ROI_HEADS.SCORE_THRESH_TEST is {_USUAL_SCORE_THRESHOLD:g}."
+        )
+    at_100, every = facts.recall_of(100), facts.recall_of(1000)
+    if at_100 is not None and every is not None:
+        most = f"{facts.proposals.get('most', 1000):.0f}"
+        yield (
+            f"RPN: with 100 proposals {at_100:.0%}, with all (at most {most} an image) {every:.0%} "
+            "of the objects have one that fits (IoU 0.5)."
+        ).replace("%", " %")
+
+
+def task_table(figures: Figures) -> Iterator[str]:
+    """The figures of a task in lines of 80 columns, the first a title."""
+    masks = figures.task == "segm"
+    yield (
+        f"{'Masks' if masks else 'Boxes'}: AP {_number(figures.ap)}, AP50 "
+        f"{_number(figures.ap50)}; {figures.objects:,} objects, {figures.detections:,} detections"
     )
+    if not figures.objects:
+        return
+    repairs = {k: r for k, r in figures.repairs.items() if k != Cause.MASK or masks}
+    yield "\nAP50 gained without one kind of mistake"
+    rows = [
+        [k.value, f"{r.count:,}", _number(r.gain), *(_number(r.by_size[size]) for size in SIZES)]
+        for k, r in repairs.items()
+    ]
+    found = [f"{group.found:,}/{group.objects:,}" for group in figures.sizes.values()]
+    rows.append(["found/objects", "", f"{figures.found:,}/{figures.objects:,}", *found])
+    yield _table(["mistake", "how many", "gain", *SIZES], rows)
+    of_masks = f", to masks worse than their boxes {_number(figures.loose_masks)}" if masks else ""
+    yield f"AP lost to inexact boxes {_number(figures.loose_boxes)}{of_masks}"
+    yield "\nof each class, the worst first"
+    worst = sorted(figures.class_ap50.items(), key=lambda of: of[1])
+    rows = [
+        [shorten(n, _WIDEST_NAME), _number(ap), *(_number(r.by_class[n]) for r in repairs.values())]
+        for n, ap in worst[:_MOST_CLASSES]
+    ]
+    yield _table(["class", "AP50", *(_SHORT.get(kind, kind.value) for kind in repairs)], rows)
+    if len(worst) > _MOST_CLASSES:
+        yield f"and {len(worst) - _MOST_CLASSES} more in explanation.json"
 
 
-def _found_but_inexact(figures: Figures, of: str = "") -> str:
-    outlines, points = _inexact(figures)
-    usual = figures.loose <= _NOT_UNUSUAL * figures.ap50
-    tail = ", as with most models" if usual else ""
-    return f"{_share(figures, points)}{of} is {outlines} that are found but not exact{tail}"
+def _table(titles: list[str], rows: list[list[str]]) -> str:
+    # as headers, tabulate would give them two more columns each
+    sides = ("left", *["right"] * (len(titles) - 1))
+    return tabulate([titles, *rows], tablefmt="plain", disable_numparse=True, colalign=sides)
 
 
-def _beside(figures: Figures) -> str:
-    return f"; {_found_but_inexact(figures, ' of the loss')}"
-
-
-def _bad_masks(cause: Cause, figures: Figures) -> str:
-    if cause.name != "mask" or not worse_than_boxes(figures):
-        return ""
-    return (
-        f"Boxes reach AP {figures.box_ap:.1f}, masks only {figures.ap:.1f}: masks are far "
-        f"worse than their boxes: {_REMEDIES['mask']}"
-    )
-
-
-def _what(cause: Cause) -> str:
-    size = f"{cause.size} " if cause.size else ""
-    of = f" of {size}objects" if cause.size else ""
-    return {
-        "missed": f"missed {size}objects",
-        "classification": f"{size}objects taken for another class",
-        "localisation": f"boxes{of} in the wrong place",
-        "mask": f"masks{of} that are worse than their boxes",
-        "duplicate": f"{size}objects found more than once",
-        "background": f"{size}detections where there is no object",
-        "both": f"detections near {size}objects of another class",
-    }[cause.name]
-
-
-_REMEDIES = {
-    "missed": "train longer, or on more images; look for objects without annotation",
-    "classification": "look for wrong labels, classes in another order than the weights', and "
-    "classes that look alike; train longer, or on more images of those classes",
-    "localisation": "look whether annotated boxes are exact and at the image's own size; train "
-    "longer",
-    "mask": "look whether polygons are exact; keep the mask head's weights (MODEL.TRANSFER.KEEP), "
-    "and train it longer",
-    "background": "look for objects without annotation; train with images that have no object "
-    "(DATALOADER.FILTER_EMPTY_ANNOTATIONS False)",
-    "both": "train longer, or on more images",
-}
-
-
-def remedy_of(cause: Cause, facts: Facts) -> str:
-    """What to try against a kind of mistake."""
-    side = f" (now {facts.min_size_test})" if facts.min_size_test else ""
-    nms = f" (now {facts.nms_threshold:g})" if facts.nms_threshold is not None else ""
-    if cause.name == "duplicate":
-        return f"try a lower MODEL.ROI_HEADS.NMS_THRESH_TEST{nms}"
-    if cause.name == "missed" and cause.size == "small":
-        return f"try a larger INPUT.MIN_SIZE_TEST{side}, in training, too"
-    if cause.name == "missed" and cause.size == "large":
-        return "try larger MODEL.ANCHOR_GENERATOR.SIZES"
-    return _REMEDIES[cause.name]
-
-
-def _masks_are_fine(figures: Figures, cause: Cause) -> bool:
-    right = figures.task == "segm" and cause.name != "mask" and figures.ap50 >= 5
-    return right and weights(figures)["mask"] < max(NEGLIGIBLE, 0.05 * (100 - figures.ap))
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.1f}"
