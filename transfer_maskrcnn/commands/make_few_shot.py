@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import itertools
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from transfer_maskrcnn.cli import progress, run_tool, tool_parser
 from transfer_maskrcnn.errors import ConfigError
-from transfer_maskrcnn.files import write_json, write_text
+from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.text import plural, quoted, wrapped
 
 CATALOG = "catalog.yaml"
@@ -45,11 +45,11 @@ def make_few_shot_tool() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = tool_parser("Write few-shot subsets: K instances of each class, by seed.", EXAMPLES)
     parser.add_argument("names", nargs="+", metavar="NAME", help="registered datasets")
-    parser.add_argument("--shots", nargs="+", type=_from(1), required=True, metavar="K")
+    parser.add_argument("--shots", nargs="+", type=partial(_whole, 1), required=True, metavar="K")
     parser.add_argument(
         *("--seeds",),
         nargs="+",
-        type=_from(0),
+        type=partial(_whole, 0),
         default=[0],
         metavar="SEED",
         help="default: 0",
@@ -62,15 +62,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _from(least: int) -> Callable[[str], int]:
-    """An argparse type: whole numbers from ``least`` on."""
-
-    def whole(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r}; expected whole numbers from {least} on")
-        return int(text)
-
-    return whole
+def _whole(least: int, text: str) -> int:
+    """A whole number from ``least`` on, for argparse."""
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected whole numbers from {least} on")
+    return int(text)
 
 
 def make_few_shot(argv: Sequence[str] | None = None) -> None:
@@ -87,9 +83,9 @@ def make_few_shot(argv: Sequence[str] | None = None) -> None:
 
 
 def _write(args: argparse.Namespace) -> None:
-    import yaml
+    from detectron2.data import DatasetCatalog
 
-    from transfer_maskrcnn.data.export.base import new_folder
+    from transfer_maskrcnn.data.export.base import new_folder, write_yaml
     from transfer_maskrcnn.data.few_shot import FewShots, NamedDataset
     from transfer_maskrcnn.data.registry import catalog_entry, register_catalog
 
@@ -97,7 +93,13 @@ def _write(args: argparse.Namespace) -> None:
     runs = list(itertools.product(sorted(set(args.shots)), sorted(set(args.seeds))))
     prefix = args.output.expanduser().resolve().name
     names = [f"{prefix}_{shots}shot_seed{seed}" for shots, seed in runs]
-    _check_free(names, declared)
+    for name in names:
+        if name in DatasetCatalog:
+            whose = "declared by --catalog" if name in declared else "registered"
+            raise ConfigError(
+                f"--output: a subset would be named {name!r}, after the folder, and a dataset of "
+                f"that name is {whose} already; choose another --output"
+            )
     with new_folder(args.output) as folder:  # it is free: seen before anything is read
         few = FewShots(
             [NamedDataset.registered(name) for name in dict.fromkeys(args.names)], args.classes
@@ -112,27 +114,13 @@ def _write(args: argparse.Namespace) -> None:
                 "image_root": few.image_root,
                 "classes": list(few.classes),
             }
-        text = yaml.safe_dump(entries, sort_keys=False, allow_unicode=True)
-        write_text(folder / CATALOG, text)
+        write_yaml(folder / CATALOG, entries)
     classes = f"{len(few.classes)} class{'es' if len(few.classes) > 1 else ''}"
-    print(wrapped(f"{plural(len(runs), 'set')} of {classes} ({quoted(few.classes)}) in"))
-    print(f"  {args.output}")  # whole, however long
-    print("next: python tools/train_net.py --config-file ... \\")
-    print(f"  DATASETS.CATALOG {shlex.quote(str(args.output / CATALOG))} \\")
-    print(f"  DATASETS.TRAIN \"('{names[-1]}',)\"")
-
-
-def _check_free(names: Sequence[str], declared: Sequence[str]) -> None:
-    """
-    Raises:
-        ConfigError: one of the subsets' names is taken.
-    """
-    from detectron2.data import DatasetCatalog
-
-    taken = [name for name in names if name in DatasetCatalog]
-    if taken:
-        whose = "declared by --catalog" if taken[0] in declared else "registered"
-        raise ConfigError(
-            f"--output: a subset would be named {taken[0]!r}, after the folder, and a dataset of "
-            f"that name is {whose} already; choose another --output"
-        )
+    print(
+        wrapped(f"{plural(len(runs), 'set')} of {classes} ({quoted(few.classes)}) in"),
+        f"  {args.output}",  # whole, however long
+        "next: python tools/train_net.py --config-file ... \\",
+        f"  DATASETS.CATALOG {shlex.quote(str(args.output / CATALOG))} \\",
+        f"  DATASETS.TRAIN \"('{names[-1]}',)\"",
+        sep="\n",
+    )

@@ -28,12 +28,12 @@ def test_a_place_in_words(place: Place, text: str) -> None:
 
 def test_the_summary_says_what_was_lost_and_where_first() -> None:
     report = LoadReport(images_read=3, images_kept=2, instances_read=9, instances_kept=5)
-    report.leave_out_image(Reason.IMAGE_MISSING, Place("b.jpg"))
-    report.leave_out(Reason.IN_LEFT_OUT_IMAGE, Place("b.jpg"), 3)
-    report.leave_out(Reason.IN_LEFT_OUT_IMAGE, Place("c.jpg"), 0)
-    report.leave_out(Reason.OTHER_SHAPE, Place("a.jpg", "shapes", 1, "line"))
+    report.count(report.images_left_out, Reason.IMAGE_MISSING, Place("b.jpg"))
+    report.count(report.left_out, Reason.IN_LEFT_OUT_IMAGE, Place("b.jpg"), 3)
+    report.count(report.left_out, Reason.IN_LEFT_OUT_IMAGE, Place("c.jpg"), 0)
+    report.count(report.left_out, Reason.OTHER_SHAPE, Place("a.jpg", "shapes", 1, "line"))
     for number in (2, 3):
-        report.repair(Reason.CLIPPED, Place("a.jpg", "shapes", number))
+        report.count(report.repaired, Reason.CLIPPED, Place("a.jpg", "shapes", number))
     assert report.summary() == (
         "2 of 3 images, 5 of 9 instances kept; images left out: 1 missing on disk (first: b.jpg); "
         "instances left out: 3 in images left out (first: b.jpg), 1 of a shape that encloses no "

@@ -163,8 +163,10 @@ def _leaves_out(image: RawImage, probe: ImageProbe, report: LoadReport) -> bool:
         problem = Reason.IMAGE_ROTATED if turned else Reason.IMAGE_OTHER_SIZE
         note = f"annotated as {stated[1]}x{stated[0]}, a viewer shows {shown[1]}x{shown[0]}"
     if problem:
-        report.leave_out_image(problem, Place(image.file_name, note=note))
-        report.leave_out(Reason.IN_LEFT_OUT_IMAGE, Place(image.file_name), len(image.instances))
+        report.count(report.images_left_out, problem, Place(image.file_name, note=note))
+        report.count(
+            report.left_out, Reason.IN_LEFT_OUT_IMAGE, Place(image.file_name), len(image.instances)
+        )
     return problem is not None
 
 
@@ -174,7 +176,10 @@ def _annotations(
     """The usable instances of one image as detectron2 annotations; the others are counted."""
     for instance in image.instances:
         if instance.relative:
-            instance.polygons = [_to_pixels(p, height, width) for p in instance.polygons]
+            instance.polygons = [
+                [value * (height if k % 2 else width) for k, value in enumerate(polygon)]
+                for polygon in instance.polygons
+            ]
     polygons = [polygon for instance in image.instances for polygon in instance.polygons]
     screened = iter(screen_polygons(polygons, height, width).tolist())
     for instance in image.instances:
@@ -184,7 +189,7 @@ def _annotations(
         )  # of polygons that are sound as they are
         segmentation = _segmentation(instance, area is not None, height, width)
         if instance.problem:
-            report.leave_out(instance.problem, instance.place)
+            report.count(report.left_out, instance.problem, instance.place)
             continue
         annotation = {
             "bbox": _box(instance, segmentation, height, width),
@@ -197,12 +202,8 @@ def _annotations(
         if _states_area(instance, segmentation, area):
             annotation["area"] = float(instance.area)
         for repair in instance.repairs:
-            report.repair(repair, instance.place)
+            report.count(report.repaired, repair, instance.place)
         yield annotation
-
-
-def _to_pixels(polygon: Sequence[float], height: int, width: int) -> list[float]:
-    return [value * (height if k % 2 else width) for k, value in enumerate(polygon)]
 
 
 def _segmentation(instance: RawInstance, is_clean: bool, height: int, width: int) -> Segmentation:
@@ -277,7 +278,7 @@ def _unify(dicts: list[dict[str, Any]], report: LoadReport) -> MaskFormat:
             if isinstance(rle, list):
                 rle = polygons_to_rle(rle, record["height"], record["width"])
             if rle_area(rle) == 0:
-                report.leave_out(Reason.ZERO_AREA, annotation[_PLACE])
+                report.count(report.left_out, Reason.ZERO_AREA, annotation[_PLACE])
             else:
                 kept.append(annotation | {"segmentation": rle})
         record["annotations"] = kept
@@ -293,7 +294,12 @@ def check_merge(merge: Any, classes: Sequence[str] | None) -> dict[str, tuple[st
     """
     if merge is None:
         return {}
-    if not isinstance(merge, Mapping) or not all(map(_is_entry, merge.items())):
+    if not isinstance(merge, Mapping) or not all(
+        isinstance(labels, (list, tuple))
+        and labels
+        and all(isinstance(text, str) and text.strip() for text in (name, *labels))
+        for name, labels in merge.items()
+    ):
         raise DatasetError(
             f"merge is {clip(repr(merge))}; expected a class and its labels in the annotations, "
             "each a text, as {'vehicle': ['car', 'truck']}"
@@ -314,9 +320,3 @@ def check_merge(merge: Any, classes: Sequence[str] | None) -> dict[str, tuple[st
         if classes is not None and name not in classes:
             raise DatasetError(f"merge makes the class {name!r}, which classes lacks; add it")
     return {name: tuple(labels) for name, labels in merge.items()}
-
-
-def _is_entry(entry: tuple[Any, Any]) -> bool:
-    name, labels = entry
-    is_list = isinstance(labels, (list, tuple)) and bool(labels)
-    return is_list and all(isinstance(text, str) and text.strip() for text in (name, *labels))

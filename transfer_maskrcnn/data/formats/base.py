@@ -138,18 +138,10 @@ class LoadReport:
     repaired: Counter[Reason] = field(default_factory=Counter)
     places: dict[Reason, list[Place]] = field(default_factory=dict)
 
-    def leave_out(self, reason: Reason, place: Place, count: int = 1) -> None:
-        self._count(self.left_out, reason, place, count)
-
-    def leave_out_image(self, reason: Reason, place: Place) -> None:
-        self._count(self.images_left_out, reason, place, 1)
-
-    def repair(self, reason: Reason, place: Place) -> None:
-        self._count(self.repaired, reason, place, 1)
-
-    def _count(self, counts: Counter[Reason], reason: Reason, place: Place, count: int) -> None:
-        if count:
-            counts[reason] += count
+    def count(self, counts: Counter[Reason], reason: Reason, place: Place, number: int = 1) -> None:
+        """Count ``number`` items in one of ``left_out``, ``images_left_out`` and ``repaired``."""
+        if number:
+            counts[reason] += number
             places = self.places.setdefault(reason, [])
             if len(places) < _MOST_PLACES:
                 places.append(place)

@@ -115,7 +115,7 @@ def parse_annotations(
         if isinstance(annotation_id, (int, str)):
             if annotation_id in seen:
                 again = Place("", "annotations", k, f"id {annotation_id}")
-                report.repair(Reason.DUPLICATE_ID, again)
+                report.count(report.repaired, Reason.DUPLICATE_ID, again)
             seen.add(annotation_id)
         if record.get("iscrowd", 0) not in (0, 1):
             raise wrong_type(record["iscrowd"], int, source, f"{place}.iscrowd")
@@ -123,7 +123,7 @@ def parse_annotations(
         if image is None:
             report.instances_read += 1
             unknown = Place("", "annotations", k, f"image_id {image_id}")
-            report.leave_out(Reason.UNKNOWN_IMAGE, unknown)
+            report.count(report.left_out, Reason.UNKNOWN_IMAGE, unknown)
         else:
             label = names[int(record["category_id"])]
             here = Place(image.file_name, "annotations", k)
@@ -208,7 +208,7 @@ def _without_duplicates(
                 f"{source}: categories {other} and {category} are both named {name!r}; "
                 "rename one, or give their annotations one category_id"
             )
-        report.repair(Reason.DUPLICATE_CATEGORY, Place(note=repr(name)))
+        report.count(report.repaired, Reason.DUPLICATE_CATEGORY, Place(note=repr(name)))
         if usage[category]:
             kept[name] = category
     return {category: name for category, name in names.items() if kept[name] == category}

@@ -60,9 +60,7 @@ def read_json(path: Path) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as e:
         line = e.doc.split("\n")[e.lineno - 1]
-        shown = clip(
-            line.strip() if len(line) < _MAX_SHOWN else line[max(0, e.colno - 40) :].strip()
-        )
+        shown = clip(line[max(0, e.colno - 40) if len(line) >= _MAX_SHOWN else 0 :].strip())
         raise DatasetError(
             f"{path} is not valid json: line {e.lineno}, column {e.colno}: {e.msg}: {shown!r}. "
             "Correct that line, or export the annotations again"
@@ -153,11 +151,8 @@ _THREADS = 8
 
 def natural_key(text: str) -> list[tuple[int, str]]:
     """Sort key that puts "cat2" before "cat10"."""
-    parts = re.split(r"([0-9]+)", text)
-    numbers = [part.lstrip("0") for part in parts[1::2]]  # compared by length, then by digits
-    key = [(0, part) for part in parts]
-    key[1::2] = [(len(number), number) for number in numbers]
-    return key
+    parts = enumerate(re.split(r"([0-9]+)", text))  # numbers by length, then by digits
+    return [(len(p.lstrip("0")), p.lstrip("0")) if k % 2 else (0, p) for k, p in parts]
 
 
 def list_images(folder: Path, *, recursive: bool = False) -> list[Path]:
@@ -289,11 +284,11 @@ def check_classes(classes: Sequence[str] | None) -> tuple[str, ...] | None:
     """``classes`` as a tuple; an error unless it is None or distinct, non-empty names."""
     if classes is None:
         return None
-    if isinstance(classes, str) or not isinstance(classes, Sequence):
-        raise DatasetError(f"classes is {classes!r}; expected a list of names, as [{classes!r}]")
-    bad = [name for name in classes if not isinstance(name, str) or not name.strip()]
-    if bad or not classes:
-        raise DatasetError(f"classes is {list(classes)!r}; expected at least one name, each a text")
+    is_list = isinstance(classes, Sequence) and not isinstance(classes, str)
+    if not (is_list and classes and all(isinstance(n, str) and n.strip() for n in classes)):
+        raise DatasetError(
+            f"classes is {classes!r}; expected a list of names, at least one name, each a text"
+        )
     twice = [name for name, count in Counter(classes).items() if count > 1]
     if twice:
         raise DatasetError(

@@ -22,6 +22,7 @@ Segmentation = Sequence[Sequence[float]] | Rle
 
 # Pixels: annotation tools write x == width, or half a pixel more, as a matter of course.
 TOLERANCE = 1.0
+_FLAT = 1e-6  # pixels
 _MAX_POINTS = 1000
 _SAGITTA = 0.1  # how far, in pixels, an edge of the polygon may run inside the true curve
 
@@ -40,9 +41,8 @@ def ellipse(cx: float, cy: float, rx: float, ry: float, theta: float = 0.0) -> l
     radius = max(rx, ry)
     if not (min(rx, ry) > 0 and math.isfinite(radius) and math.isfinite(theta)):
         return [math.nan] * 6
-    count = _MAX_POINTS
-    if radius < 20_000:  # with more points the edges would be closer than needed
-        count = max(16, math.ceil(math.pi / math.acos(max(0.5, 1 - _SAGITTA / radius))))
+    share = min(max(0.5, 1 - _SAGITTA / radius), math.cos(math.pi / _MAX_POINTS))
+    count = max(16, math.ceil(math.pi / math.acos(share)))
     angles = np.arange(count) * (2 * math.pi / count)
     u, v = rx * np.cos(angles), ry * np.sin(angles)
     cos, sin = math.cos(theta), math.sin(theta)
@@ -130,7 +130,9 @@ def _clean_part(part: Any, height: int, width: int) -> tuple[np.ndarray | None, 
             return None, [Reason.OUTSIDE_IMAGE]
         repairs.append(Reason.CLIPPED)
     points = np.clip(points, 0.0, border)
-    return (None, [Reason.ZERO_AREA]) if _is_flat(points) else (points, repairs)
+    # How far the points are off a line. (The signed area is 0 for a figure of eight, too.)
+    spread = np.linalg.svd(points - points.mean(axis=0), compute_uv=False)[1]
+    return (points, repairs) if spread > _FLAT else (None, [Reason.ZERO_AREA])
 
 
 def _flat_numbers(part: Any) -> np.ndarray | None:
@@ -141,15 +143,6 @@ def _flat_numbers(part: Any) -> np.ndarray | None:
         return None
     good = flat.ndim == 1 and flat.size > 0 and flat.size % 2 == 0 and flat.dtype.kind in "iuf"
     return flat if good else None
-
-
-def _is_flat(points: np.ndarray) -> bool:
-    """Whether all points lie on one line. (The signed area says 0 for a figure of eight too.)"""
-    x, y = (points - points[0]).T
-    if abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) > 1e-6:
-        return False
-    far = np.argmax(x * x + y * y)
-    return bool((np.abs(x * y[far] - y * x[far]) <= 1e-6).all())
 
 
 def clip_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:

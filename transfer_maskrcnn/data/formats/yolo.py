@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import yaml
 from transfer_maskrcnn.errors import DatasetError
 
 from .assemble import Merge, assemble
-from .base import LoadedDataset, LoadReport, Place, RawImage, RawInstance, Reason
+from .base import LoadedDataset, Place, RawImage, RawInstance, Reason
 from .files import (
     IMAGE_SUFFIXES,
     check_classes,
@@ -62,10 +62,10 @@ def load_yolo(
     found = [image for entry in _entries(config, split, path) for image in find_images(entry, root)]
     files = list(dict.fromkeys(found))
     images = _read_labels(files, names, source)
-    report = LoadReport()
-    _count_orphans(files, report)
+    lost = map(str, _labels_without_image(files))
+    images += [RawImage(path, 0, problem=Reason.LABELS_WITHOUT_IMAGE) for path in lost]
     known = {name: k for k, name in enumerate(names.values(), start=1)}
-    return assemble(images, source, wanted, merge, known=known, report=report)
+    return assemble(images, source, wanted, merge, known=known)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -99,10 +99,8 @@ def parse_names(names: Any, source: str) -> dict[int, str]:
 
 
 def _root(config: dict[str, Any], path: Path, image_root: str | Path | None) -> Path:
-    stated = config.get("path") or ""
-    if not isinstance(stated, str):
-        raise DatasetError(f"{path}: path is {clip(repr(stated))}; expected a folder")
-    root = path.parent / stated if image_root is None else Path(image_root)
+    stated = path.parent / str(config.get("path") or "")
+    root = stated if image_root is None else Path(image_root)
     if root.is_dir():
         return root
     origin = f"path of {path}: " if image_root is None else "image_root "
@@ -151,19 +149,17 @@ def label_path(image: str) -> Path:
     return Path(f"{before}/labels/{after}" if found else path).with_suffix(".txt")
 
 
-def _count_orphans(files: list[str], report: LoadReport) -> None:
-    """Count label files without an image, in the label folders that belong to ``files`` alone."""
+def _labels_without_image(files: list[str]) -> Iterator[Path]:
+    """Label files without an image, in the label folders that belong to ``files`` alone."""
     labels = {label_path(file) for file in files}
     for folder in sorted({Path(file).parent for file in files}):
         label_folder = label_path(str(folder / "any.jpg")).parent
-        if label_folder == Path(os.path.abspath(folder)) or not label_folder.is_dir():
+        if label_folder == Path(os.path.abspath(folder)):
             continue  # beside the images, any text file may lie
         unused = [path for path in sorted(label_folder.glob("*.txt")) if path not in labels]
-        known = {path.stem for path in list_images(folder)} if unused and folder.is_dir() else set()
-        for path in unused:  # images of another split may lie in the same folder
-            if path.stem not in known and path.name != "classes.txt":
-                report.images_read += 1
-                report.leave_out_image(Reason.LABELS_WITHOUT_IMAGE, Place(str(path)))
+        # images of another split may lie in the same folder
+        known = {path.stem for path in list_images(folder)} if unused and folder.is_dir() else ()
+        yield from (p for p in unused if p.stem not in known and p.name != "classes.txt")
 
 
 def _read_labels(files: list[str], names: dict[int, str], source: str) -> list[RawImage]:
