@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from detectron2.config import CfgNode
 
-from transfer_maskrcnn.config import RunSpec, load_config
+from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.data.registry import register_dataset
 from transfer_maskrcnn.data.shapes import SOURCE_CLASSES, TARGET_CLASSES, ShapesSplit, write_split
 from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.errors import ConfigError, WeightFileError
-from transfer_maskrcnn.incremental.distillation import DistillSource, check_distillation
+from transfer_maskrcnn.incremental.distillation import check_distillation
 from transfer_maskrcnn.surgery.load import load_weights
 
 Toy = Callable[..., CfgNode]
@@ -149,7 +149,3 @@ def test_refused_before_training(toy: Toy, opts: list[Any], message: str) -> Non
     with pytest.raises(ConfigError, match="DISTILLATION") as error:
         check_distillation(cfg)
     assert message in str(error.value)
-
-
-def test_off_without_a_weight(toy: Toy) -> None:
-    assert DistillSource.from_cfg(toy(), RunSpec(("x",))) is None

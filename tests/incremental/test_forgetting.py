@@ -13,7 +13,6 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from transfer_maskrcnn.errors import TransferError
 from transfer_maskrcnn.evaluation.bootstrap import interval, resample
 from transfer_maskrcnn.evaluation.matches import match_detections
 from transfer_maskrcnn.incremental import forgetting
@@ -168,12 +167,6 @@ def test_the_same_model_has_forgotten_nothing(tmp_path: Path) -> None:
     same = MatchedSet(tuple("abcd"), case.before, case.before)
     lost = extension_figures([same], [], "ab", "")["forgetting"]
     assert lost == {"ap": 0.0, "low": 0.0, "high": 0.0}
-
-
-def test_two_ground_truths_are_refused(tmp_path: Path) -> None:
-    one, two = Case(tmp_path / "one", 3, {0}), Case(tmp_path / "two", 4, {0})
-    with pytest.raises(TransferError, match="two ground truths"):
-        MatchedSet(tuple("abcd"), one.matches, two.before)
 
 
 def extension(**figures: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from transfer_maskrcnn.engine.manifest import read_manifest
 from transfer_maskrcnn.engine.run import evaluate, print_summary
 from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.errors import ConfigError, WeightFileError
-from transfer_maskrcnn.incremental import detections
+from transfer_maskrcnn.incremental import source
 from transfer_maskrcnn.incremental.source import note_source, source_facts
 from transfer_maskrcnn.modeling.build import build_model
 
@@ -66,13 +66,13 @@ def make(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> M
 def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Grows by the folder's name of each image that a source model looks at."""
     folders: list[str] = []
-    inner = detections._compute
+    inner = source._compute
 
     def counting(cfg: CfgNode, images: dict[str, Any], *rest: Any) -> Any:
         folders.extend(Path(r["file_name"]).parent.parent.name for r in images.values())
         return inner(cfg, images, *rest)
 
-    monkeypatch.setattr(detections, "_compute", counting)
+    monkeypatch.setattr(source, "_compute", counting)
     return folders
 
 
@@ -155,7 +155,7 @@ def test_what_the_source_found_is_remembered_as_long_as_it_holds(
         evaluated.clear()
         facts = source_facts(own)
         assert facts
-        found = detections.source_matches(own, facts, dataset, ("bbox", "segm"))
+        found = source.source_matches(own, facts, dataset, ("bbox", "segm"))
         assert sorted(found) == ["bbox", "segm"] and found["segm"].iou_type == "segm"
         return len(evaluated)
 
@@ -193,7 +193,7 @@ def test_a_source_that_was_replaced_is_not_taken_for_it(make: Make, tmp_path: Pa
     facts = source_facts(cfg)
     assert facts
     with pytest.raises(WeightFileError, match="was replaced by another file"):
-        detections.source_matches(cfg, facts, cfg.DATASETS.TEST_BASE[0], ("segm",))
+        source.source_matches(cfg, facts, cfg.DATASETS.TEST_BASE[0], ("segm",))
 
 
 def test_without_a_cache_folder_the_run_remembers(
@@ -206,7 +206,7 @@ def test_without_a_cache_folder_the_run_remembers(
     facts = source_facts(cfg)
     assert facts
     for _ in range(2):
-        assert detections.source_matches(cfg, facts, cfg.DATASETS.TEST_BASE[0], ("segm",))
+        assert source.source_matches(cfg, facts, cfg.DATASETS.TEST_BASE[0], ("segm",))
     assert len(evaluated) == 6
 
 

@@ -25,7 +25,7 @@ from transfer_maskrcnn.data.shapes import NOVEL_CLASSES, SOURCE_CLASSES, ShapesS
 from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.engine.trainer import TransferTrainer, train_loader, training_dicts
 from transfer_maskrcnn.errors import ConfigError, WeightFileError
-from transfer_maskrcnn.incremental import detections
+from transfer_maskrcnn.incremental import source
 from transfer_maskrcnn.incremental.pseudo_labels import describe
 from transfer_maskrcnn.incremental.source import note_source
 from transfer_maskrcnn.modeling.rpn import IGNORED_CLASS
@@ -94,14 +94,14 @@ def make(folder: Path, repository: Path, tmp_path: Path) -> Callable[..., CfgNod
 def labelled(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The digests of images that a teacher has labelled."""
     digests: list[str] = []
-    compute = detections._compute
+    compute = source._compute
 
     def counting(*given: Any) -> Any:
         found = compute(*given)
         digests.extend(found)
         return found
 
-    monkeypatch.setattr(detections, "_compute", counting)
+    monkeypatch.setattr(source, "_compute", counting)
     return digests
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from transfer_maskrcnn.cli import parse_arguments, run_tool, tool_parser
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.files import write_json, write_text
-from transfer_maskrcnn.text import plural
+from transfer_maskrcnn.text import plural, wrapped
 
 if TYPE_CHECKING:  # what is heavy is imported once the command line is understood
     from detectron2.config import CfgNode
@@ -80,7 +80,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     from transfer_maskrcnn.data.registry import register_catalog
     from transfer_maskrcnn.engine.setup import fit_config
     from transfer_maskrcnn.incremental.pseudo_labels import describe
-    from transfer_maskrcnn.text import wrapped
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     cfg = load_config(args.config_file, args.opts)
@@ -100,20 +99,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     with new_folder(args.output) as folder:
         spec = fit_config(cfg)
         summary = _write(spec.resolve(cfg), spec, folder, args.output)
-    found = {name: c for name, c in summary["classes"].items() if c["objects"]}
-    rows = [[name, f"{c['score']:.2f}", c["objects"]] for name, c in found.items()]
+    rows = [
+        [name, f"{c['score']:.2f}", c["objects"]]
+        for name, c in summary["classes"].items()
+        if c["objects"]
+    ]
     if rows:
         print(tabulate(rows, ["class", "score from", "objects"], disable_numparse=True))
     print(wrapped(describe(summary, "doubtful.json has"), indent=""))
     if summary["left_out"]:
-        images = plural(summary["left_out"], "image")
-        left_out = f"{images} without an annotation of their own: left out, as in training"
+        left_out = (
+            f"{plural(summary['left_out'], 'image')} without an annotation of their own: left out, "
+            "as in training"
+        )
         print(wrapped(left_out, indent=""))
-    print(f"Written to {args.output}")
-    catalog = shlex.quote(str(args.output / "catalog.yaml"))
-    print("next: look at it, move what is right of doubtful.json into annotations.json")
-    print("(what stays behind is background), correct the rest, and train on it:")
-    print(f"  python tools/check_dataset.py --catalog {catalog}")
+    print(
+        f"Written to {args.output}\n"
+        "next: look at it, move what is right of doubtful.json into annotations.json\n"
+        "(what stays behind is background), correct the rest, and train on it:\n"
+        "  python tools/check_dataset.py --catalog "
+        f"{shlex.quote(str(args.output / 'catalog.yaml'))}"
+    )
 
 
 def _dataset_name(output: Path) -> str:
@@ -130,32 +136,26 @@ def _write(cfg: CfgNode, spec: RunSpec, folder: Path, out: Path) -> dict[str, An
     from transfer_maskrcnn.incremental.classes import in_model_classes
     from transfer_maskrcnn.incremental.pseudo_labels import label_document, pseudo_labels
 
-    train = cfg.DATASETS.TRAIN
     every = [
         record
-        for name in train
+        for name in cfg.DATASETS.TRAIN
         for record in in_model_classes(cfg, spec.classes, name, DatasetCatalog.get(name))
     ]
-    records = _trained_on(cfg, every)
+    # as in training: images that nobody annotated may show novel objects, too
+    whole = not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    records = [r for r in every if whole or not all(a.get("iscrowd", 0) for a in r["annotations"])]
     labels, summary = pseudo_labels(cfg, spec, records)
     classes, root = list(spec.classes), common_folder(r["file_name"] for r in records)
     sure = [[*r["annotations"], *added.sure] for r, added in zip(records, labels, strict=True)]
-    whole = label_document(records, sure, classes, root)
-    write_json(folder / "annotations.json", whole)
-    doubtful, first = [added.doubtful for added in labels], len(whole["annotations"]) + 1
+    doubtful, first = [added.doubtful for added in labels], 1 + sum(map(len, sure))
+    write_json(folder / "annotations.json", label_document(records, sure, classes, root))
     write_json(folder / "doubtful.json", label_document(records, doubtful, classes, root, first))
-    own = {"format": "coco", "annotations": "annotations.json", "image_root": root}
-    entries = {_dataset_name(out): {**own, "classes": list(classes)}}
+    paths = {"annotations": "annotations.json", "image_root": root}
+    entries = {_dataset_name(out): {"format": "coco", **paths, "classes": classes}}
     if cfg.DATASETS.CATALOG:  # the sets to test on, so that one catalog is enough
         tests = (*cfg.DATASETS.TEST, *cfg.DATASETS.TEST_BASE)
         entries |= {name: entry for name in tests if (entry := catalog_entry(name))}
-    text = yaml.safe_dump(entries, sort_keys=False, allow_unicode=True)
-    write_text(folder / "catalog.yaml", text)
+    write_text(
+        folder / "catalog.yaml", yaml.safe_dump(entries, sort_keys=False, allow_unicode=True)
+    )
     return {**summary, "left_out": len(every) - len(records)}
-
-
-def _trained_on(cfg: CfgNode, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Without images that nobody annotated: they may show novel objects, too."""
-    if not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
-        return records
-    return [r for r in records if any(not a.get("iscrowd", 0) for a in r["annotations"])]

@@ -26,14 +26,13 @@ from transfer_maskrcnn.evaluation.inference import FastInference
 from transfer_maskrcnn.evaluation.matches import Matches, match_detections
 from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.incremental.classes import class_places
-from transfer_maskrcnn.incremental.detections import source_matches
 from transfer_maskrcnn.incremental.forgetting import (
     EXTENSION_KEY,
     MatchedSet,
     extension_figures,
     extension_lines,
 )
-from transfer_maskrcnn.incremental.source import SourceFacts, source_facts
+from transfer_maskrcnn.incremental.source import SourceFacts, source_facts, source_matches
 from transfer_maskrcnn.modeling.precision import autocast_dtype
 from transfer_maskrcnn.surgery.names import unwrapped
 

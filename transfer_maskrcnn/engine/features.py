@@ -48,8 +48,8 @@ def _get(place: str) -> Any:
     return reduce(getattr, names.split("."), import_module(f"{_PACKAGE}.{module}"))
 
 
-def _from_cfg(place: str) -> Callable[[TransferTrainer], Sequence[HookBase | None]]:
-    return lambda trainer: [_get(place).from_cfg(trainer.cfg, trainer.spec)]
+def _hook(place: str) -> Callable[[TransferTrainer], Sequence[HookBase | None]]:
+    return lambda trainer: [_get(place)(trainer.cfg, trainer.spec)]
 
 
 def _average(trainer: TransferTrainer) -> Sequence[HookBase | None]:
@@ -89,35 +89,35 @@ FEATURES = (
     Feature("weight surgery", lambda trainer: [trainer.surgery]),
     Feature("initial weights", lambda trainer: [_get("engine.hooks.record:InitialWeights")()]),
     # before each iteration: what the hooks below draw belongs to it
-    Feature("step seed", _from_cfg("engine.hooks.record:StepSeed")),
+    Feature("step seed", _hook("engine.hooks.record:StepSeed.from_cfg")),
     # Freezing decides what is trained before anything is cached of it.
     Feature(
         "freeze schedule",
-        _from_cfg("modeling.freezing:FreezeSchedule"),
+        _hook("modeling.freezing:FreezeSchedule.from_cfg"),
         lambda cfg: cfg.SOLVER.FREEZE_SCHEDULE,
     ),
     Feature(
         "row freezing",
-        _from_cfg("incremental.row_freezing:HoldRows"),
+        _hook("incremental.row_freezing:HoldRows"),
         _rows_are_held,
         "incremental.row_freezing:check_row_freezing",
     ),
     Feature(
         "feature cache",
-        _from_cfg("feature_cache.hook:CacheFeatures"),
+        _hook("feature_cache.hook:CacheFeatures.from_cfg"),
         _something_is_frozen,
         "feature_cache.hook:CacheFeatures.check",
     ),
     # The student shares what is frozen, and cached, with its teacher.
     Feature(
         "distillation",
-        _from_cfg("incremental.distillation:DistillSource"),
+        _hook("incremental.distillation:DistillSource"),
         lambda cfg: cfg.MODEL.TRANSFER.DISTILLATION,
         "incremental.distillation:check_distillation",
     ),
     Feature(
         "L2-SP",
-        _from_cfg("engine.solver:L2SP"),
+        _hook("engine.solver:L2SP.from_cfg"),
         lambda cfg: cfg.SOLVER.L2_SP,
         "engine.solver:L2SP.from_cfg",
     ),
@@ -130,8 +130,8 @@ FEATURES = (
     ),
     # detectron2's own: timer, learning rate, checkpoints, evaluation (ours in its place), writers
     Feature("detectron2's hooks", lambda trainer: trainer.stock_hooks()),
-    Feature("cost", _from_cfg("engine.hooks.record:Cost")),
-    Feature("progress bar", _from_cfg("engine.hooks.progress:ProgressBar")),
+    Feature("cost", _hook("engine.hooks.record:Cost.from_cfg")),
+    Feature("progress bar", _hook("engine.hooks.progress:ProgressBar.from_cfg")),
     # last: it may end the training, when the others have done their part of the iteration
     Feature(
         "best checkpoint and early stopping",

@@ -67,7 +67,18 @@ def in_model_classes(
 ) -> list[dict[str, Any]]:
     """``dicts`` of ``dataset`` with the model's ``category_id``; those given stay as they are."""
     places = class_places(cfg, classes, dataset)
-    return [record if places is None else _renumbered(record, places) for record in dicts]
+    if places is None:
+        return list(dicts)
+    return [
+        {
+            **record,
+            "annotations": [
+                {**a, "category_id": places[a["category_id"]]}
+                for a in record.get("annotations", ())
+            ],
+        }
+        for record in dicts
+    ]
 
 
 def annotated_classes(cfg: CfgNode, classes: Sequence[str], *, warn: bool) -> set[int]:
@@ -79,32 +90,23 @@ def annotated_classes(cfg: CfgNode, classes: Sequence[str], *, warn: bool) -> se
         classes: the model's.
         warn: name these in a warning.
     """
-    found: set[int] = set()
+    declared, found = set[int](), set[int]()
     for name in cfg.DATASETS.TRAIN:
         places = class_places(cfg, classes, name) or ()
-        present = {
-            a["category_id"]
+        declared |= set(places)
+        found |= {
+            places[a["category_id"]]
             for r in DatasetCatalog.get(name)
             for a in r.get("annotations", ())
             if not a.get("iscrowd", 0)
         }
-        found |= {places[category] for category in present}
-    declared = set(class_places(cfg, classes, cfg.DATASETS.TRAIN[0]) or ())
     if warn and declared - found:
-        listed = [classes[place] for place in sorted(declared - found)]
         logger.warning(
             "DATASETS.TRAIN has no instance of %s; where there are some, they are taken to lack "
             "their annotation",
-            quoted(listed),
+            quoted([classes[place] for place in sorted(declared - found)]),
         )
     return found
-
-
-def _renumbered(record: dict[str, Any], places: Sequence[int]) -> dict[str, Any]:
-    if "annotations" not in record:
-        return record
-    annotations = [{**a, "category_id": places[a["category_id"]]} for a in record["annotations"]]
-    return {**record, "annotations": annotations}
 
 
 def fit_classes(cfg: CfgNode, *, eval_only: bool = False) -> tuple[list[str], list[int]]:
@@ -188,8 +190,7 @@ def extend(cfg: CfgNode, dataset_classes: Sequence[str]) -> tuple[list[str], lis
                 "`merge` where the dataset is declared",
                 *(own, base, cfg.MODEL.WEIGHTS),
             )
-    unnamed = sum(not name for name in source)
-    if unnamed:
+    if unnamed := sum(not name for name in source):
         logger.info(
             "MODEL.TRANSFER.EXTEND: %d rows of %s have no class, and are left out",
             *(unnamed, cfg.MODEL.WEIGHTS),

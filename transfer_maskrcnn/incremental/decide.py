@@ -75,10 +75,8 @@ def decide(
     """
     found = [d for d in detections if d["category_id"] in places and d["score"] >= scores.doubtful]
     found.sort(key=lambda d: (not scores.is_sure(d), -d["score"]))
-    found = _without(found, record["annotations"], record)
-    found = [found[i] for i in _one_an_object(found, record)]
     labels = PseudoLabels([], [])
-    for detection in found:
+    for detection in _distinct(found, record):
         kind = labels.sure if scores.is_sure(detection) else labels.doubtful
         kind.append(_annotation(detection, places))
     return labels
@@ -88,12 +86,6 @@ def with_labels(record: Record, labels: PseudoLabels) -> dict[str, Any]:
     """A copy of ``record`` to train on: doubtful objects are of class ``IGNORED_CLASS``."""
     doubtful = [{**a, "category_id": IGNORED_CLASS} for a in labels.doubtful]
     return {**record, "annotations": [*record["annotations"], *labels.sure, *doubtful]}
-
-
-def without_labels(record: Record) -> dict[str, Any]:
-    """A copy of ``record`` with what people annotated: nothing that has a ``score``."""
-    own = [a for a in record.get("annotations", ()) if "score" not in a]
-    return {**record, "annotations": own}
 
 
 def _annotation(detection: Detection, places: Mapping[int, int]) -> Annotation:
@@ -126,32 +118,19 @@ def _filled(detection: Detection) -> dict[str, Any]:
     return filled
 
 
-def _without(
-    found: Sequence[Detection], annotations: Sequence[Annotation], record: Record
-) -> list[Detection]:
-    if not found or not annotations:
-        return list(found)
-    crowd = [int(a.get("iscrowd", 0)) for a in annotations]
-    iou = _overlaps(found, annotations, crowd, record)
-    return [d for d, best in zip(found, iou.max(axis=1), strict=True) if best < SAME_OBJECT]
-
-
-def _one_an_object(found: Sequence[Detection], record: Record) -> list[int]:
-    """The places of those that no earlier one is the same object as."""
-    kept: list[int] = []
-    if found:
-        iou = _overlaps(found, found, [0] * len(found), record)
-        for i in range(len(found)):
-            if not kept or iou[i, kept].max() < SAME_OBJECT:
-                kept.append(i)
-    return kept
+def _distinct(found: Sequence[Detection], record: Record) -> list[Detection]:
+    """Those that are the same object as no annotation, and as no earlier one that stays."""
+    annotations = record["annotations"]
+    iou = np.hstack([_overlaps(found, annotations, record), _overlaps(found, found, record)])
+    kept = list(range(len(annotations)))  # columns of what counts
+    for i in range(len(found)):
+        if not kept or iou[i, kept].max() < SAME_OBJECT:
+            kept.append(len(annotations) + i)
+    return [found[k - len(annotations)] for k in kept[len(annotations) :]]
 
 
 def _overlaps(
-    found: Sequence[Detection],
-    others: Sequence[Mapping[str, Any]],
-    crowd: Sequence[int],
-    record: Record,
+    found: Sequence[Detection], others: Sequence[Mapping[str, Any]], record: Record
 ) -> np.ndarray:
     """(found, others) IoU of masks, or of boxes where one has no mask; with a crowd, the share of
     the detection that lies in it."""
@@ -162,8 +141,8 @@ def _overlaps(
         ]
     else:
         shapes = [[_box(item) for item in items] for items in (found, others)]
-    iou: np.ndarray = np.asarray(mask_util.iou(shapes[0], shapes[1], list(crowd)))
-    return iou
+    crowd = [int(item.get("iscrowd", 0)) for item in others]
+    return np.reshape(mask_util.iou(*shapes, crowd), (len(found), len(others)))
 
 
 def _box(item: Mapping[str, Any]) -> list[float]:

@@ -32,7 +32,8 @@ from transfer_maskrcnn.incremental.distillation_losses import (
     objectness_loss,
     of_class,
 )
-from transfer_maskrcnn.incremental.source import COSINE_KEY, build_source_model, source_config
+from transfer_maskrcnn.incremental.source import build_source_model, source_config
+from transfer_maskrcnn.modeling.heads import COSINE_KEY
 from transfer_maskrcnn.modeling.rcnn import Features, FrozenPart, Step
 from transfer_maskrcnn.surgery.hook import load_named_source
 from transfer_maskrcnn.surgery.names import unwrapped
@@ -59,11 +60,6 @@ class DistillSource(HookBase):
             cfg: fitted, with ``MODEL.TRANSFER.DISTILLATION`` above 0.
         """
         self._cfg, self._spec = cfg, spec
-
-    @classmethod
-    def from_cfg(cls, cfg: CfgNode, spec: RunSpec) -> DistillSource | None:
-        """None where it is off."""
-        return cls(cfg, spec) if cfg.MODEL.TRANSFER.DISTILLATION else None
 
     def before_train(self) -> None:
         """
@@ -94,10 +90,9 @@ class DistillSource(HookBase):
 
 
 def check_distillation(cfg: CfgNode, spec: RunSpec | None = None) -> None:
-    """Nothing to say where it is off.
-
+    """
     Args:
-        cfg: its classes are known.
+        cfg: asks for it, and its classes are known.
 
     Raises:
         ConfigError: a weight below 0, or a config that it cannot work with; source and model score
@@ -107,8 +102,6 @@ def check_distillation(cfg: CfgNode, spec: RunSpec | None = None) -> None:
     weight = cfg.MODEL.TRANSFER.DISTILLATION
     if not 0 <= weight < math.inf:
         raise ConfigError(f"{KEY} is {weight}; expected 0.0 (off) or a number above it")
-    if not weight:
-        return
     if not cfg.MODEL.TRANSFER.EXTEND:
         raise ConfigError(
             f"{KEY} {weight} keeps the source's classes, but MODEL.TRANSFER.EXTEND is False; "

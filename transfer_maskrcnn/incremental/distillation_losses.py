@@ -181,13 +181,11 @@ def box_outputs(roi_heads: Any, features: Features, boxes: list[Boxes]) -> tuple
 
 def mask_logits(roi_heads: Any, features: Features, boxes: list[Boxes]) -> Tensor:
     """Mask logits (M, K or 1, H, W) in M given boxes; arguments as of :func:`box_outputs`."""
-    if isinstance(roi_heads, Res5ROIHeads):
-        maps = [features[name] for name in roi_heads.in_features]
-        pooled = roi_heads.res5(roi_heads.pooler(maps, boxes))
-    else:
-        maps = [features[name] for name in roi_heads.mask_in_features]
-        pooled = roi_heads.mask_pooler(maps, boxes)
-    logits: Tensor = roi_heads.mask_head.layers(pooled)
+    is_res5 = isinstance(roi_heads, Res5ROIHeads)
+    names = roi_heads.in_features if is_res5 else roi_heads.mask_in_features
+    pool = roi_heads.pooler if is_res5 else roi_heads.mask_pooler
+    pooled = pool([features[name] for name in names], boxes)
+    logits: Tensor = roi_heads.mask_head.layers(roi_heads.res5(pooled) if is_res5 else pooled)
     return logits
 
 
@@ -277,12 +275,11 @@ def mask_loss(student: Tensor, teacher: Tensor) -> Tensor:
         a scalar: the mean over boxes and pixels; 0 where there are none.
     """
     wanted = teacher.float()
-    probability = wanted.sigmoid()
-
-    def cross_entropy(logits: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(logits, probability, reduction="none")
-
-    return _mean(cross_entropy(student.float()) - cross_entropy(wanted))
+    mine, theirs = (
+        F.binary_cross_entropy_with_logits(logits, wanted.sigmoid(), reduction="none")
+        for logits in (student.float(), wanted)
+    )
+    return _mean(mine - theirs)
 
 
 def objectness_loss(student: Tensor, teacher: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from transfer_maskrcnn.evaluation.bootstrap import (
     mean_of_classes,
     resample,
 )
-from transfer_maskrcnn.evaluation.matches import Matches, require_same_ground_truth
+from transfer_maskrcnn.evaluation.matches import Matches
 from transfer_maskrcnn.text import plural
 
 #: its place in ``evaluation.json``, beside the sets
@@ -38,11 +38,6 @@ class MatchedSet:
     classes: tuple[str, ...]
     matches: Matches
     before: Matches | None = None
-
-    def __post_init__(self) -> None:
-        """Raises TransferError where the two were matched to different ground truths."""
-        if self.before is not None:
-            require_same_ground_truth([self.matches, self.before])
 
 
 def extension_figures(
@@ -195,8 +190,9 @@ def _base_words(figures: Mapping[str, Any], kind: str) -> str:
 
 def _lost_words(lost: Mapping[str, Any], images: int) -> str:
     ap, low, high = lost["ap"], lost["low"], lost["high"]
+    of = plural(images, "image")
     if low is None or high is None:
-        return f"forgot {_number(ap)}; {plural(images, 'image')} cannot tell how surely"
+        return f"forgot {_number(ap)}; {of} cannot tell how surely"
     if low == high == 0:
         return "nothing is forgotten"
     more = round(ap, 1) < 0
@@ -204,7 +200,6 @@ def _lost_words(lost: Mapping[str, Any], images: int) -> str:
     between = f"({_number(bounds[0])} to {_number(bounds[1])})"
     if low > 0 or high < 0:
         return f"{'gained' if more else 'forgot'} {size} {between}"
-    of = plural(images, "image")
     return f"{size} {'more' if more else 'less'} {between}, which {of} cannot tell from nothing"
 
 

@@ -26,12 +26,13 @@ from transfer_maskrcnn.incremental.decide import (
     precise_scores,
     with_labels,
 )
-from transfer_maskrcnn.incremental.detections import (
+from transfer_maskrcnn.incremental.source import (
+    SourceFacts,
     source_categories,
     source_detections,
+    source_facts,
     source_matches,
 )
-from transfer_maskrcnn.incremental.source import SourceFacts, source_facts
 from transfer_maskrcnn.text import few, plural, quoted
 
 logger = logging.getLogger(__name__)

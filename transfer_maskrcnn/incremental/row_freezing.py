@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_right
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Collection
 from itertools import accumulate
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.errors import CheckpointError, ConfigError, WeightFileError
@@ -36,17 +34,13 @@ logger = logging.getLogger(__name__)
 
 
 def check_row_freezing(cfg: CfgNode, spec: RunSpec) -> None:
-    """Nothing to say where neither ``FREEZE`` nor ``FREEZE_SCHEDULE`` asks for it.
-
+    """
     Args:
-        cfg: its classes and MAX_ITER are known.
+        cfg: asks for it, and its classes are known.
 
     Raises:
         ConfigError: it is asked for without ``MODEL.TRANSFER.EXTEND``, or no class is new.
     """
-    phases = [part for _, part in parse_phases(cfg.SOLVER.FREEZE_SCHEDULE, cfg.SOLVER.MAX_ITER)]
-    if ALL_BUT_NOVEL_ROWS not in (cfg.MODEL.TRANSFER.FREEZE, *phases):
-        return
     key = FREEZE_KEY if cfg.MODEL.TRANSFER.FREEZE == ALL_BUT_NOVEL_ROWS else FREEZE_SCHEDULE_KEY
     if not cfg.MODEL.TRANSFER.EXTEND:
         raise ConfigError(
@@ -65,14 +59,14 @@ def check_row_freezing(cfg: CfgNode, spec: RunSpec) -> None:
         )
 
 
-@dataclass(frozen=True)
 class _Held:
     """Rows of one parameter (by number, along the first axis) and the values that they keep."""
 
-    parameter: nn.Parameter
-    rows: Tensor
-    values: Tensor
-    handle: RemovableHandle
+    def __init__(self, parameter: nn.Parameter, rows: Tensor):
+        self.parameter, self.rows = parameter, rows
+        self.values = parameter.detach().index_select(0, rows)
+        # zeros in place of their gradient, be that infinite
+        self.handle = parameter.register_hook(lambda gradient: gradient.index_fill(0, rows, 0))
 
     def restore(self, optimizer: torch.optim.Optimizer) -> None:
         """Undo weight decay, pulls and whatever else a step does to weights without a gradient."""
@@ -101,12 +95,6 @@ class HoldRows(HookBase):
         self._ends = list(accumulate(iterations for iterations, _ in phases))
         self._holds = [*(always or part == ALL_BUT_NOVEL_ROWS for _, part in phases), always]
         self._held: list[_Held] = []
-
-    @classmethod
-    def from_cfg(cls, cfg: CfgNode, spec: RunSpec) -> HoldRows | None:
-        """None where neither ``FREEZE`` nor ``FREEZE_SCHEDULE`` asks for it."""
-        hook = cls(cfg, spec)
-        return hook if any(hook._holds) else None
 
     def before_train(self) -> None:
         """
@@ -139,10 +127,12 @@ class HoldRows(HookBase):
             held.restore(self.trainer.optimizer)
 
     def after_train(self) -> None:
-        self._release()
+        for held in self._held:
+            held.handle.remove()
+        self._held = []
 
     def _enter(self, iteration: int) -> None:
-        self._release()
+        self.after_train()  # of the phase before
         if self._holds[bisect_right(self._ends, iteration)]:
             self._held = _hold(unwrapped(self.trainer.model), self._novel)
             free = sum(h.parameter.numel() - h.values.numel() for h in self._held)
@@ -151,11 +141,6 @@ class HoldRows(HookBase):
                 "(%s parameters)",
                 *(iteration, len(self._novel), f"{free:,}"),
             )
-
-    def _release(self) -> None:
-        for held in self._held:
-            held.handle.remove()
-        self._held = []
 
 
 def _turns_cosine(cfg: CfgNode) -> bool:
@@ -177,13 +162,5 @@ def _hold(model: nn.Module, novel: Collection[int]) -> list[_Held]:
         if parameter.requires_grad:
             free = {per_class * k + row for k in novel for row in range(per_class)}
             numbers = [row for row in range(len(parameter)) if row not in free]
-            rows = torch.tensor(numbers, device=parameter.device)
-            values = parameter.detach().index_select(0, rows)
-            handle = parameter.register_hook(_without(rows))
-            held.append(_Held(parameter, rows, values, handle))
+            held.append(_Held(parameter, torch.tensor(numbers, device=parameter.device)))
     return held
-
-
-def _without(rows: Tensor) -> Callable[[Tensor], Tensor]:
-    """A gradient hook: these rows get zeros in place of their gradient, be that infinite."""
-    return lambda gradient: gradient.index_fill(0, rows, 0)

@@ -1,26 +1,45 @@
-"""The source of an extended run: what is known of its file, and its model as it was before the run.
+"""The source of an extended run: what is known of its file, its model as it was before the run, and
+what that finds on images: computed once for each of them, in whatever run.
 
-It stands apart from the trainer, so that whatever prepares training data may build one, too.
+It depends on the weights, the test settings and the image alone, so that other runs, seeds and
+resumptions look it up. It teaches (pseudo-labels), and tells what was forgotten. It stands apart
+from the trainer, so that whatever prepares training data may build one, too.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
+from detectron2.evaluation import inference_context
+from detectron2.utils import comm
 from torch import nn
 
+from transfer_maskrcnn import __version__
+from transfer_maskrcnn.cli import progress
 from transfer_maskrcnn.config import RunSpec, flat_config
+from transfer_maskrcnn.data.cache import Cache, digest_of, user_cache
 from transfer_maskrcnn.data.loader import seeded
+from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
 from transfer_maskrcnn.engine.manifest import note, read_manifest
 from transfer_maskrcnn.errors import ConfigError, TransferPlanError, WeightFileError
+from transfer_maskrcnn.evaluation.coco import coco_results, detection_limit, ground_truth
+from transfer_maskrcnn.evaluation.inference import FastInference
+from transfer_maskrcnn.evaluation.matches import Matches, match_detections
+from transfer_maskrcnn.files import file_digest, write_text
 from transfer_maskrcnn.modeling.build import build_model
-from transfer_maskrcnn.modeling.heads import tasks_of
-from transfer_maskrcnn.modeling.precision import describe_precision
+from transfer_maskrcnn.modeling.heads import COSINE_KEY, tasks_of
+from transfer_maskrcnn.modeling.precision import autocast_dtype, describe_precision
 from transfer_maskrcnn.surgery.apply import apply_plan
+from transfer_maskrcnn.surgery.classes import known_classes
 from transfer_maskrcnn.surgery.hook import began_with, load_named_source
 from transfer_maskrcnn.surgery.load import SourceWeights, load_weights, weights_digest
 from transfer_maskrcnn.surgery.names import part_of
@@ -28,7 +47,8 @@ from transfer_maskrcnn.surgery.plan import plan_transfer
 
 logger = logging.getLogger(__name__)
 
-COSINE_KEY = "MODEL.ROI_BOX_HEAD.COSINE_SCALE"
+Detections = list[dict[str, Any]]  # COCO results, whose category_id is the source's class
+_FOLDER = "detections"
 _TEST_KEYS = (
     *("INPUT.FORMAT", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST"),
     "TEST.DETECTIONS_PER_IMAGE",
@@ -82,13 +102,13 @@ def source_facts(cfg: CfgNode) -> SourceFacts | None:
         if noted is None:
             logger.warning("what the model has forgotten cannot be told: %s", error)
         return noted
-    if noted is not None and noted.digest != facts.digest:
-        logger.warning(
-            "MODEL.WEIGHTS %s is not the file that the run in %s began with: it was replaced",
-            *(cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR),
-        )
-        return noted
-    return facts
+    if noted is None or noted.digest == facts.digest:
+        return facts
+    logger.warning(
+        "MODEL.WEIGHTS %s is not the file that the run in %s began with: it was replaced",
+        *(cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR),
+    )
+    return noted
 
 
 def note_source(cfg: CfgNode) -> None:
@@ -159,11 +179,31 @@ def build_source_model(cfg: CfgNode) -> tuple[nn.Module, list[str]]:
         TransferPlanError: it is not a whole model of this config.
     """
     source = load_named_source(cfg)
-    own, names = source_config(cfg, source), tuple(source.classes or ())
-    spec = RunSpec(names, tuple(tasks_of(source.metadata)))
+    names = tuple(source.classes or ())
     with seeded(0):  # what it draws is overwritten; the run's own draws stay what they are
-        model = build_model(own, spec)
-    _load(model, source, strict=cfg.MODEL.TRANSFER.STRICT)
+        model = build_model(
+            source_config(cfg, source), RunSpec(names, tuple(tasks_of(source.metadata)))
+        )
+    # rows keep their places, whatever their classes are called
+    rows = tuple(str(place) for place in range(len(names)))
+    numbered = replace(source, classes=rows)
+    plan = plan_transfer(numbered, model, keep="class_rows", target_classes=rows)
+    plan.check(cfg.MODEL.TRANSFER.STRICT)
+    lacking = [  # what is learnt and stays as built
+        tensor.target
+        for tensor in plan.tensors
+        if tensor.target is not None
+        and tensor.fate == "initialised"
+        and tensor.parameters
+        and part_of(tensor.target) != "settings"
+    ]
+    if lacking:
+        raise TransferPlanError(
+            f"MODEL.WEIGHTS {source.path} is not a whole model of this config with its "
+            f"{len(rows)} classes: {len(lacking)} tensors would stay random (first: {lacking[0]}). "
+            "EXTEND needs a trained Mask R-CNN; use the architecture keys that it was trained with"
+        )
+    apply_plan(plan, numbered, model)
     return model.requires_grad_(False).eval(), list(names)
 
 
@@ -171,9 +211,8 @@ def source_config(cfg: CfgNode, source: SourceWeights) -> CfgNode:
     """A copy of ``cfg`` that is of the source model: its classes, its classifier, no transfer."""
     own = cfg.clone()
     own.defrost()
-    own.MODEL.ROI_HEADS.NUM_CLASSES = len(source.classes or ())
-    if "POINT_HEAD" in own.MODEL:
-        own.MODEL.POINT_HEAD.NUM_CLASSES = len(source.classes or ())
+    for heads in (own.MODEL.ROI_HEADS, own.MODEL.get("POINT_HEAD", CfgNode())):
+        heads.NUM_CLASSES = len(source.classes or ())
     trained_with = (source.metadata or {}).get("config") or {}
     own.MODEL.ROI_BOX_HEAD.COSINE_SCALE = float(trained_with.get(COSINE_KEY, 0.0))
     own.MODEL.TRANSFER.update(EXTEND=False, FREEZE="", DISTILLATION=0.0)
@@ -191,24 +230,97 @@ def detection_settings(cfg: CfgNode) -> list[Any]:
     return [keys, describe_precision(cfg), torch.device(cfg.MODEL.DEVICE).type]
 
 
-def _load(model: nn.Module, source: SourceWeights, strict: bool) -> None:
-    """Every tensor from the file; rows keep their places, whatever their classes are called."""
-    rows = tuple(str(place) for place in range(len(source.classes or ())))
-    numbered = replace(source, classes=rows)
-    plan = plan_transfer(numbered, model, keep="class_rows", target_classes=rows)
-    plan.check(strict)
-    lacking = [  # what is learnt and stays as built
-        tensor.target
-        for tensor in plan.tensors
-        if tensor.target is not None
-        and tensor.fate == "initialised"
-        and tensor.parameters
-        and part_of(tensor.target) != "settings"
+def source_detections(
+    cfg: CfgNode, facts: SourceFacts, records: Sequence[dict[str, Any]]
+) -> list[Detections]:
+    """What the source model finds on each image, in the order of ``records``.
+
+    Images that it has seen before are looked up; the others are computed here, by all processes of
+    the run together, and each is kept at once.
+
+    Args:
+        cfg: with ``MODEL.TRANSFER.EXTEND``.
+        facts: of the source.
+        records: detectron2's dataset dicts.
+
+    Raises:
+        ConfigError, WeightFileError, TransferPlanError: what ``build_source_model`` raises; the
+            file is another than that of ``facts``.
+        DatasetError: an image cannot be read.
+    """
+    key = digest_of([__version__, facts.digest, facts.classes, *detection_settings(cfg)])
+    # where the user's is switched off, or cannot be written, the run has its own
+    caches = [user_cache(_FOLDER, key), Cache(Path(cfg.OUTPUT_DIR, _FOLDER, key))]
+    digests = [file_digest(r["file_name"]) for r in progress(records, "reading images")]
+    images = dict(zip(digests, records, strict=True))
+    known = {d: entry.value for d in images for c in caches if (entry := c.get(d)) is not None}
+    # a process may have found what another, a little later or earlier, did not
+    missing = sorted(set().union(*comm.all_gather(set(images) - set(known))))
+    if missing:
+        if read_facts(cfg).digest != facts.digest:
+            raise WeightFileError(f"{facts.weights} was replaced by another file")
+        logger.info("%s looks at %d images", cfg.MODEL.WEIGHTS, len(missing))
+        for found in comm.all_gather(_compute(cfg, {d: images[d] for d in missing}, caches)):
+            known.update(found)
+    return [known[digest] for digest in digests]
+
+
+def source_matches(
+    cfg: CfgNode, facts: SourceFacts, dataset: str, tasks: Sequence[str]
+) -> dict[str, Matches]:
+    """What the source model finds on ``dataset``, matched to its ground truth, by IoU type.
+
+    All processes of a run call it together, and each gets the answer.
+
+    Args:
+        tasks: IoU types.
+
+    Raises: what :func:`source_detections` raises.
+    """
+    records = list(DatasetCatalog.get(dataset))
+    categories = {place: i for i, place in source_categories(dataset, facts.classes).items()}
+    results = [
+        {**d, "category_id": categories[d["category_id"]], "image_id": record["image_id"]}
+        for record, found in zip(records, source_detections(cfg, facts, records), strict=True)
+        for d in found
+        if d["category_id"] in categories
     ]
-    if lacking:
-        raise TransferPlanError(
-            f"MODEL.WEIGHTS {source.path} is not a whole model of this config with its "
-            f"{len(rows)} classes: {len(lacking)} tensors would stay random (first: {lacking[0]}). "
-            "EXTEND needs a trained Mask R-CNN; use the architecture keys that it was trained with"
-        )
-    apply_plan(plan, numbered, model)
+    with tempfile.TemporaryDirectory() as folder:
+        files = Path(folder, "truth.json"), Path(folder, "results.json")
+        for file, content in zip(files, (ground_truth(dataset), results), strict=True):
+            write_text(file, json.dumps(content))
+        limit = detection_limit(cfg)
+        return {task: match_detections(*files, task, limit) for task in tasks}
+
+
+def source_categories(dataset: str, names: Sequence[str]) -> dict[int, int]:
+    """Category id of a dataset -> the source's class, by name; other categories are left out."""
+    metadata = MetadataCatalog.get(dataset)
+    own = list(metadata.thing_classes)
+    known = known_classes(own, [name for name in names if name])
+    ids: Mapping[int, int] = metadata.get(
+        "thing_dataset_id_to_contiguous_id", {i: i for i in range(len(own))}
+    )
+    return {i: names.index(known[own[k]]) for i, k in ids.items() if own[k] in known}
+
+
+def _compute(
+    cfg: CfgNode, images: dict[str, dict[str, Any]], caches: Sequence[Cache]
+) -> dict[str, Detections]:
+    """This process's share of ``images``, by digest; kept in the first cache that takes it."""
+    inference = FastInference(build_source_model(cfg)[0], autocast_dtype(cfg))
+    records = [{**record, "digest": digest} for digest, record in images.items()]
+    loader = build_detection_test_loader(
+        records,
+        mapper=CheckedDatasetMapper(cfg, is_train=False),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+    )
+    computed: dict[str, Detections] = {}
+    with inference_context(inference), torch.no_grad():
+        for batch in progress(loader, "looking at images", len(loader)):
+            for image, output in zip(batch, inference(batch), strict=True):
+                results = coco_results(output["instances"], image["image_id"])
+                found = [{k: v for k, v in d.items() if k != "image_id"} for d in results]
+                computed[image["digest"]] = found
+                any(cache.put(image["digest"], value=found) for cache in caches)
+    return computed
