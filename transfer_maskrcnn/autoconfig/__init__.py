@@ -10,10 +10,20 @@ from detectron2.config import CfgNode
 from transfer_maskrcnn.autoconfig import decisions
 from transfer_maskrcnn.autoconfig.datasets import choose_datasets
 from transfer_maskrcnn.autoconfig.lines import Line, comment, scalar, settings_of, yaml_text
-from transfer_maskrcnn.doctor.anchors import Measures, Settings
+from transfer_maskrcnn.doctor.anchors import Measures, measure
 
-__all__ = ["Data", "Line", "Measures", "choose_datasets", "comment", "fit_lines", "scalar"]
-__all__ += ["settings_of", "yaml_text"]
+__all__ = [
+    "Data",
+    "Line",
+    "Measures",
+    "choose_datasets",
+    "comment",
+    "fit_lines",
+    "measure",
+    "scalar",
+    "settings_of",
+    "yaml_text",
+]
 
 
 @dataclass(frozen=True)
@@ -48,14 +58,9 @@ def fit_lines(data: Data, base: CfgNode, iterations: int | None = None) -> list[
         "DATALOADER.FILTER_EMPTY_ANNOTATIONS", before.filter_empty
     )
     images = data.train.images - (data.train.empty_images if filtered else 0)
-    batch = decisions.batch_lines(images, _pixel_ratio(data.train, before, settings), base)
+    of_pixels = [np.median(s.test_scales(data.train.images_hw) ** 2) for s in (before, settings)]
+    batch = decisions.batch_lines(images, float(of_pixels[0] / of_pixels[1]), base)
     length = decisions.schedule_lines(images, batch[0].value, base.SOLVER.WARMUP_ITERS, iterations)
     if base.SOLVER.EPOCHS:
         length.append(Line("SOLVER.EPOCHS", 0.0, "MAX_ITER says how long, not the base's EPOCHS."))
     return [*lines, *of_images, *batch, *length]
-
-
-def _pixel_ratio(measures: Measures, before: Settings, after: Settings) -> float:
-    """How many times more pixels the median image has at the size before."""
-    areas = [np.median(s.test_scales(measures.images_hw) ** 2) for s in (before, after)]
-    return float(areas[0] / areas[1])

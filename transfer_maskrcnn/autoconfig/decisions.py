@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 from transfer_maskrcnn.autoconfig.lines import Line
 from transfer_maskrcnn.data.loader import imbalance
 from transfer_maskrcnn.doctor.anchors import (
+    IMBALANCE,
     Measures,
     Settings,
     Suggestion,
@@ -39,8 +40,6 @@ LARGEST_GROWTH = 4
 BATCHES_AN_EPOCH = 10  # a batch grows no further than leaves so many
 STEP_AT = 0.75
 CHECKPOINTS = 5
-
-_IMBALANCE = 10.0  # of classes, from which on images of rare ones are drawn more often
 
 
 def fit_input(measures: Measures, base: Settings) -> tuple[Settings, list[Line]]:
@@ -235,26 +234,22 @@ def image_lines(train: Measures, names: list[str], cfg: CfgNode) -> list[Line]:
     """Images without objects, rare classes, flips."""
     lines = []
     if train.empty_images:
-        share = train.empty_images / train.images
-        keep = share <= 0.5
-        reason = (
-            f"{train.empty_images:,} of {train.images:,} images ({percent(share)}) hold no object. "
+        keep = 2 * train.empty_images <= train.images
+        then = (
+            "They are used, and teach what is background. True if they only lack annotations."
+            if keep
+            else "They are left out: most batches would show nothing to learn."
         )
-        if keep:
-            reason += (
-                "They are used, and teach what is background. True if they only lack annotations."
-            )
-        else:
-            reason += "They are left out: most batches would show nothing to learn."
-        lines.append(Line("DATALOADER.FILTER_EMPTY_ANNOTATIONS", not keep, reason))
+        share = percent(train.empty_images / train.images)
+        reason = f"{train.empty_images:,} of {train.images:,} images ({share}) hold no object."
+        lines.append(Line("DATALOADER.FILTER_EMPTY_ANNOTATIONS", not keep, f"{reason} {then}"))
     if len(names) > 1:
-        lines.append(_balance_line(train, names, cfg.DATALOADER.REPEAT_IMBALANCE or _IMBALANCE))
-    flip = cfg.INPUT.RANDOM_FLIP
+        lines.append(_balance_line(train, names, cfg.DATALOADER.REPEAT_IMBALANCE or IMBALANCE))
     reason = (
         "As in the base; pixels do not tell whether a mirrored image is still a right one. "
         '"vertical" suits pictures without an upside; "none" those where left is not right.'
     )
-    return [*lines, Line("INPUT.RANDOM_FLIP", flip, reason)]
+    return [*lines, Line("INPUT.RANDOM_FLIP", cfg.INPUT.RANDOM_FLIP, reason)]
 
 
 def _balance_line(train: Measures, names: list[str], limit: float) -> Line:
@@ -262,18 +257,16 @@ def _balance_line(train: Measures, names: list[str], limit: float) -> Line:
     most = max(range(len(counts)), key=lambda i: counts[i])
     least = min((i for i, count in enumerate(counts) if count), key=lambda i: counts[i])
     ratio = imbalance(counts)
-    if counts[most] == counts[least]:
-        reason = f"All classes have {plural(counts[most], 'instance')}. "
-    else:
+    reason = f"All classes have {plural(counts[most], 'instance')}."
+    if counts[most] != counts[least]:
         reason = (
             f"Class {names[most]!r} has {plural(counts[most], 'instance')}, {names[least]!r} "
-            f"{counts[least]:,}: {ratio:.1f} times fewer. "
+            f"{counts[least]:,}: {ratio:.1f} times fewer."
         )
+    then = f"Up to {limit:g} times, all images are drawn alike."
     if ratio > limit:
-        reason += f"Beyond {limit:g} times, images of rare classes are drawn more often."
-    else:
-        reason += f"Up to {limit:g} times, all images are drawn alike."
-    return Line("DATALOADER.REPEAT_IMBALANCE", float(limit), reason)
+        then = f"Beyond {limit:g} times, images of rare classes are drawn more often."
+    return Line("DATALOADER.REPEAT_IMBALANCE", float(limit), f"{reason} {then}")
 
 
 def batch_lines(images: int, pixel_ratio: float, cfg: CfgNode) -> list[Line]:

@@ -58,10 +58,8 @@ def _rows(tree: Tree, indent: str) -> Iterable[str]:
 
 def comment(text: str, indent: str = "") -> list[str]:
     """``text`` as comment lines of at most 100 columns."""
-    head = f"{indent}# "
-    return textwrap.wrap(
-        text, WIDTH, initial_indent=head, subsequent_indent=head, break_on_hyphens=False
-    )
+    wrapper = textwrap.TextWrapper(WIDTH, f"{indent}# ", f"{indent}# ", break_on_hyphens=False)
+    return wrapper.wrap(text)
 
 
 def scalar(value: Any) -> str:

@@ -107,13 +107,22 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _subjects(args: argparse.Namespace, cfg: CfgNode) -> list[Subject]:
-    from transfer_maskrcnn.data.registry import register_catalog
-    from transfer_maskrcnn.doctor.subject import subject_of
+    """What the command line names or describes; else what the config names."""
+    from transfer_maskrcnn.data.registry import make_spec, register_catalog
+    from transfer_maskrcnn.doctor.subject import looks_like_validation, subject_of
 
     declared = register_catalog(args.catalog) if args.catalog else []
-    names = args.names or declared
-    described = [_described(args)] if args.format or args.annotations else []
-    if not (names or described):
+    names, described = args.names or declared, []
+    if args.format or args.annotations:
+        if not (args.format and args.annotations):
+            raise ConfigError("--format and --annotations go together; --help has an example")
+        path = Path(args.annotations).resolve()
+        # valid/_annotations.coco.json: the folder says which set it is.
+        name = path.stem if looks_like_validation(path.stem) else f"{path.parent.name}/{path.stem}"
+        classes = args.classes.split(",") if args.classes else None
+        spec = make_spec(name, args.format, args.annotations, args.image_root, classes=classes)
+        described = [subject_of(name, spec=spec)]
+    elif not names:
         names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
         if cfg.DATASETS.CATALOG:
             register_catalog(cfg.DATASETS.CATALOG)
@@ -123,20 +132,6 @@ def _subjects(args: argparse.Namespace, cfg: CfgNode) -> list[Subject]:
             "--annotations and --image-root; --help has examples"
         )
     return [subject_of(name, name in cfg.DATASETS.TEST) for name in names] + described
-
-
-def _described(args: argparse.Namespace) -> Subject:
-    from transfer_maskrcnn.data.registry import make_spec
-    from transfer_maskrcnn.doctor.subject import looks_like_validation, subject_of
-
-    if not (args.format and args.annotations):
-        raise ConfigError("--format and --annotations go together; --help has an example")
-    path = Path(args.annotations).resolve()
-    # valid/_annotations.coco.json: the folder says which set it is.
-    name = path.stem if looks_like_validation(path.stem) else f"{path.parent.name}/{path.stem}"
-    classes = args.classes.split(",") if args.classes else None
-    spec = make_spec(name, args.format, args.annotations, args.image_root, classes=classes)
-    return subject_of(name, spec=spec)
 
 
 def _check_outputs(args: argparse.Namespace) -> None:
@@ -176,6 +171,7 @@ def _convert(subjects: Sequence[Subject], settings: Settings, name: str, output:
             f"{plural(report.instances, 'instance')} written to {folder}; catalog.yaml there "
             "declares them"
         )
-        lost = [found.as_json() for found in worst_first(grouped(one.name, told, **one.values))]
-        notes = [f"{f['severity']}: {f['count']} {f['what']}. {f['effect']}" for f in lost]
-        print(*(f"  {note}\n" for note in (*report.notes, *notes)), sep="", end="")
+        for note in report.notes:
+            print(f"  {note}")
+        for lost in worst_first(grouped(one.name, told, **one.values)):
+            print("  {severity}: {count} {what}. {effect}".format_map(lost.as_json()))

@@ -17,7 +17,7 @@ from transfer_maskrcnn.text import plural
 if TYPE_CHECKING:  # what is heavy is imported once the command line is understood
     from detectron2.config import CfgNode
 
-    from transfer_maskrcnn.autoconfig import Data, Line, Measures
+    from transfer_maskrcnn.autoconfig import Data, Line
 
 DEFAULT_BASE = "configs/Base-R50-FPN-coco.yaml"
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -74,16 +74,22 @@ def make_config(argv: Sequence[str] | None = None) -> None:
     if not output.parent.is_dir():
         raise ConfigError(f"-o {output}: there is no folder {output.parent}")
     if args.iterations is not None and args.iterations < 1:
-        raise ConfigError(f"--iterations {args.iterations}; expected at least 1")
+        _parser().error(f"argument --iterations: {args.iterations}; expected at least 1")
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
-    from transfer_maskrcnn.autoconfig import Data, Line, choose_datasets, fit_lines, yaml_text
+    from transfer_maskrcnn.autoconfig import (
+        Data,
+        Line,
+        choose_datasets,
+        fit_lines,
+        measure,
+        yaml_text,
+    )
     from transfer_maskrcnn.config import load_config
     from transfer_maskrcnn.data.registry import register_catalog
 
-    base_file = Path(args.base or DEFAULT_BASE).expanduser()
-    if not args.base and not base_file.is_file():
-        base_file = REPOSITORY / DEFAULT_BASE
+    default = Path(DEFAULT_BASE) if Path(DEFAULT_BASE).is_file() else REPOSITORY / DEFAULT_BASE
+    base_file = Path(args.base).expanduser() if args.base else default
     base = load_config(str(base_file))
     catalog = _whole(args.catalog) if args.catalog else ""
     own = register_catalog(catalog) if catalog else []
@@ -96,18 +102,24 @@ def make_config(argv: Sequence[str] | None = None) -> None:
     ]
     _check(base, given)
     classes = list(MetadataCatalog.get(train).thing_classes)
-    data = Data(classes, _measured(train), _measured(val) if val else None)
-    reason = "Below the folder that training starts in."
-    folder = Line("OUTPUT_DIR", f"output/{output.stem}", reason)
+    measures = [
+        measure(progress(DatasetCatalog.get(name), f"measuring {name}"), len(classes))
+        for name in (train, val)
+        if name
+    ]
+    data = Data(classes, *measures)
+    where = "Below the folder that training starts in."
+    folder = Line("OUTPUT_DIR", f"output/{output.stem}", where)
     fitted = yaml_text([*given, *fit_lines(data, base, args.iterations), folder])
+    command = f"python tools/train_net.py --config-file {shlex.quote(str(output))}"
     with atomic_path(output) as temporary:
-        heading = _heading(output, base_file, data, (train, val))
+        heading = _heading(command, output, base_file, data, (train, val))
         temporary.write_text(heading + fitted, encoding="utf-8")
         _check(load_config(str(temporary)), [])
     print(f"Written to {output}")
     if not (args.weights or base.MODEL.WEIGHTS):
         print("note: the base names no weights; add --weights here, or MODEL.WEIGHTS in training")
-    print(f"next: {_command(output)}")
+    print(f"next: {command}")
 
 
 def _whole(path: str) -> str:
@@ -142,17 +154,9 @@ def _check(base: CfgNode, lines: Sequence[Line]) -> None:
     fit_config(cfg)
 
 
-def _measured(name: str) -> Measures:
-    from detectron2.data import DatasetCatalog, MetadataCatalog
-
-    from transfer_maskrcnn.doctor.anchors import measure
-
-    records = DatasetCatalog.get(name)
-    classes = len(MetadataCatalog.get(name).thing_classes)
-    return measure(progress(records, f"measuring {name}", len(records)), classes)
-
-
-def _heading(output: Path, base: Path, data: Data, names: tuple[str, str | None]) -> str:
+def _heading(
+    command: str, output: Path, base: Path, data: Data, names: tuple[str, str | None]
+) -> str:
     from transfer_maskrcnn.autoconfig import comment, scalar
 
     measured = " and ".join(
@@ -169,8 +173,4 @@ def _heading(output: Path, base: Path, data: Data, names: tuple[str, str | None]
     here, base, folder = Path.cwd().resolve(), base.resolve(), output.parent.resolve()
     moves = base.is_relative_to(here) and folder.is_relative_to(here)
     reference = scalar(os.path.relpath(base, folder) if moves else str(base))
-    return "\n".join([f"# {_command(output)}", "#", *about, f"_BASE_: {reference}", ""])
-
-
-def _command(output: Path) -> str:
-    return f"python tools/train_net.py --config-file {shlex.quote(str(output))}"
+    return "\n".join([f"# {command}", "#", *about, f"_BASE_: {reference}", ""])

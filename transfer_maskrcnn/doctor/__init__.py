@@ -40,7 +40,19 @@ class Diagnosis:
     def as_json(self) -> Json:
         """For ``--json``, the terminal and the page: what was examined, and what was found."""
         findings = [f.as_json() for f in self.findings]
-        datasets = [_summary(one) for one in self.examined]
+        datasets = [
+            {
+                "name": one.name,
+                "format": one.spec.format or None,
+                "annotations": one.spec.annotations,
+                "images": len(one.dataset.dicts),
+                "instances": sum(one.dataset.instances),
+                "mask_format": one.dataset.mask_format,
+                "classes": one.class_counts,
+                "loader": one.dataset.report.summary(),
+            }
+            for one in self.examined
+        ]
         return {"datasets": datasets, "findings": findings, "verdict": verdict(findings)}
 
 
@@ -64,11 +76,12 @@ def examine(
             one, told = load(subject, settings)
         except DatasetError as error:
             place = Place(seen={"message": str(error)})
-            findings.append(finding("unloadable", subject.name, [place]))
+            findings.append(finding("unloadable", subject.spec.name, [place]))
             continue
-        if subject.source in sources:  # two parts of one file share its losses
+        source = one.spec.format, one.spec.annotations
+        if source in sources:  # two parts of one file share its losses
             told = []
-        sources |= {subject.source} if subject.spec else set()
+        sources.add(source)
         mapper = mapper_of(one.dataset.mask_format)
         one.looks += look_at_images(one.name, one.dataset.dicts, one.scales.tolist(), mapper)
         findings += grouped(one.name, (*told, *told_of_images(one)), **one.values)
@@ -83,27 +96,12 @@ def examine(
 
 
 def _pairs(examined: Sequence[Examined]) -> Iterator[tuple[Examined, Examined]]:
-    trained = [one for one in examined if not one.subject.is_validation]
-    for other in examined:
-        if other.subject.is_validation:
-            shared = set(other.dataset.classes)
-            named = [one for one in trained if belong_together(one.name, other.name)]
-            alone = [one for one in trained[: len(trained) == 1] if shared & {*one.dataset.classes}]
-            yield from ((one, other) for one in named or alone)
-
-
-def _summary(one: Examined) -> Json:
-    format, annotations = one.subject.source
-    return {
-        "name": one.name,
-        "format": format,
-        "annotations": annotations,
-        "images": len(one.dataset.dicts),
-        "instances": sum(one.dataset.instances),
-        "mask_format": one.dataset.mask_format,
-        "classes": one.class_counts,
-        "loader": one.dataset.report.summary(),
-    }
+    trained = [one for one in examined if not one.is_validation]
+    for other in (one for one in examined if one.is_validation):
+        classes = set(other.dataset.classes)
+        named = [one for one in trained if belong_together(one.name, other.name)]
+        alone = [one for one in trained[: len(trained) == 1] if classes & {*one.dataset.classes}]
+        yield from ((one, other) for one in named or alone)
 
 
 def page_data(diagnosis: Diagnosis) -> Json:

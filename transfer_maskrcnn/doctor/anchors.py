@@ -15,6 +15,7 @@ Levels = Sequence[Sequence[float]]
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
+IMBALANCE = 10.0  # of classes: from here on, images of rare ones are to be drawn more often
 MATCH_IOU = 0.5
 # A suggestion changes nothing while the present anchors reach this share of the best: pretrained
 # weights know them.
@@ -222,8 +223,9 @@ def suggest_sizes(
     candidates = [
         tuple(tuple(float(size * factor) for size in row) for row in sizes) for factor in FACTORS
     ]
-    shares = [reached_share(boxes_wh, c, ratios, strides) for c in candidates]
-    return _first_good(candidates, shares)
+    return _first_good(
+        candidates, [reached_share(boxes_wh, c, ratios, strides) for c in candidates]
+    )
 
 
 def suggest_ratios(
@@ -236,8 +238,7 @@ def suggest_ratios(
     candidates = [tuple(tuple(map(float, row)) for row in ratios)]
     if all(len(row) == len(RATIOS[0]) for row in ratios):
         candidates += [(tuple(map(float, row)),) * len(strides) for row in RATIOS]
-    shares = [reached_share(boxes_wh, sizes, c, strides) for c in candidates]
-    return _first_good(candidates, shares)
+    return _first_good(candidates, [reached_share(boxes_wh, sizes, c, strides) for c in candidates])
 
 
 def _first_good(

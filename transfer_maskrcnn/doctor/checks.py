@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from transfer_maskrcnn.doctor.anchors import MATCH_IOU, reach, suggest_sizes
+from transfer_maskrcnn.doctor.anchors import IMBALANCE, MATCH_IOU, reach, suggest_sizes
 from transfer_maskrcnn.doctor.findings import Finding, Place, Told, finding
 from transfer_maskrcnn.doctor.images import THUMB, Figures, ImageFacts
 from transfer_maskrcnn.doctor.subject import Examined
@@ -20,7 +20,6 @@ from transfer_maskrcnn.doctor.subject import Examined
 _NUMBERED = re.compile(r"(.*\D)[_\- #(]?(\d+)\)?")
 _FEWEST_NUMBERED = 3  # of one stem: "type1" and "type2" may well be classes
 _FEW_INSTANCES = 10
-_IMBALANCE = 10.0  # as fitted configs set DATALOADER.REPEAT_IMBALANCE
 # Of the 63 bits of a hash; recompression and resizing flip a few, other pictures about half.
 _MOST_BITS = 6
 _LEAST_CORRELATION = 0.985
@@ -40,7 +39,7 @@ Pictures = NDArray[np.float32]
 def told_of_images(one: Examined) -> Iterator[Told]:
     """What the look at each image found: of the image, by the table here, and of its instances."""
     is_mixed = 2 * sum(facts.pixels == "grey" for facts, _ in one.looks) <= len(one.looks)
-    states_size = one.subject.source[0] in _STATE_SIZES
+    states_size = one.spec.format in _STATE_SIZES
     for i, (facts, faults) in enumerate(one.looks):
         unclear = facts.orientation in ((2, 3, 4) if states_size else range(2, 9))
         of_image: tuple[tuple[str, Any, dict[str, Any]], ...] = (
@@ -76,35 +75,37 @@ def class_sizes(one: Examined) -> Iterator[Finding]:
     counts = one.class_counts
     present = {name: count for name, count in counts.items() if count}
     if not present:
-        annotations = one.subject.source[1]
+        annotations = one.spec.annotations
         place = Place(annotations, "" if annotations else one.name)
         yield finding("nothing_to_learn", one.name, [place])
-    elif not one.subject.is_validation:
-        unused = [name for name in counts if name not in present]
-        yield _named("class_unused", one, unused, counts)
+    elif not one.is_validation:
+        yield _named("class_unused", one, [name for name in counts if not counts[name]], counts)
         few = [name for name, count in present.items() if count < _FEW_INSTANCES]
         yield _named("few_examples", one, few, counts, least=_FEW_INSTANCES)
         most, fewest = max(present, key=present.__getitem__), min(present, key=present.__getitem__)
         ratio = present[most] / present[fewest]
-        if ratio > _IMBALANCE:
+        if ratio > IMBALANCE:
             places = [_class(name, counts) for name in (most, fewest)]
             yield finding("imbalance", one.name, places, int(ratio), most=most, fewest=fewest)
 
 
 def compare_classes(train: Examined, validation: Examined) -> Iterator[Finding]:
     """Classes that only one of two sets has."""
-    names, others = list(train.dataset.classes), list(validation.dataset.classes)
-    if names != others:
-        place = Place(train.subject.source[1])
-        values: Figures = {"other": validation.name, "names": names, "others": others}
+    values: Figures = {
+        "other": validation.name,
+        "names": list(train.dataset.classes),
+        "others": list(validation.dataset.classes),
+    }
+    if values["names"] != values["others"]:
+        place = Place(train.spec.annotations)
         yield finding("classes_differ", train.name, [place], **values)
     learnt, scored = train.class_counts, validation.class_counts
     missing = [name for name, count in learnt.items() if count and not scored.get(name)]
     unknown = [name for name, count in scored.items() if count and not learnt.get(name)]
     slips = [(a, b) for a in missing for b in unknown if _differ_by_little(a, b)]
     yield _similar(validation, slips, learnt, scored)
-    missing = [name for name in missing if all(name != a for a, _ in slips)]
-    unknown = [name for name in unknown if all(name != b for _, b in slips)]
+    slipped = {name for pair in slips for name in pair}
+    missing, unknown = ([n for n in names if n not in slipped] for names in (missing, unknown))
     yield _named("class_not_in_val", validation, missing, learnt)
     yield _named("class_not_in_train", train, unknown, scored, other=validation.name)
 
@@ -142,24 +143,14 @@ def _differ_by_little(a: str, b: str) -> bool:
     return swapped or b[1:] in (a, a[1:])  # a letter more, or another one
 
 
-def copies_within(one: Examined) -> Iterator[Finding]:
-    """Images that copy an earlier one."""
-    return _copies("same_image_in_set", one, one)
-
-
-def copies_across(train: Examined, validation: Examined) -> Iterator[Finding]:
-    """Validation images that were trained on."""
-    return _copies("same_image_across", validation, train)
-
-
-def _copies(kind: str, of: Examined, among: Examined) -> Iterator[Finding]:
-    """Images of ``of`` that ``among`` has, too; if these are one, that an earlier one copies.
+def copies(among: Examined, of: Examined | None = None) -> Iterator[Finding]:
+    """Images of ``of`` that ``among`` has, too; of one set, those that copy an earlier one.
 
     They are equal byte for byte, or show the same at another size or compression: a perceptual hash
     (the signs of the low frequencies of a 32 x 32 cosine transform) proposes pairs, and the
     correlation of the thumbnails decides. A flipped or cropped copy is not found.
     """
-    apart = of is not among
+    apart, of = of is not None, of or among
     facts, others = ([facts for facts, _ in one.looks] for one in (of, among))
     (thumbs, hashes), (other_thumbs, other_hashes) = _thumbs(facts), _thumbs(others)
     first = {fact.digest: a for a, fact in reversed(list(enumerate(others))) if fact.digest}
@@ -177,7 +168,7 @@ def _copies(kind: str, of: Examined, among: Examined) -> Iterator[Finding]:
                 twins[b] = a, "looks_like"
     dicts = among.dataset.dicts
     places = [of.place_of(b, {how: dicts[a]["file_name"]}) for b, (a, how) in twins.items()]
-    yield finding(kind, of.name, places)
+    yield finding("same_image_across" if apart else "same_image_in_set", of.name, places)
 
 
 def _thumbs(facts: Sequence[ImageFacts]) -> tuple[Pictures, Pictures]:
@@ -200,7 +191,7 @@ def anchors(one: Examined) -> Iterator[Finding]:
     boxes = measures.boxes_at(one.scales)
     arguments = (settings.anchor_sizes, settings.aspect_ratios, settings.strides)
     out = reach(boxes, *arguments) < MATCH_IOU
-    if one.subject.is_validation or not out.any():
+    if one.is_validation or not out.any():
         return
     found = suggest_sizes(boxes, *arguments)
     share, best = 1 - found.share_before, 1 - found.share
@@ -237,7 +228,7 @@ def detection_limit(one: Examined) -> Iterator[Finding]:
 def empty_images(one: Examined) -> Iterator[Finding]:
     """Images without objects, and what becomes of them."""
     case = "left_out" if one.settings.filter_empty else "background"
-    case = "validation" if one.subject.is_validation else case
+    case = "validation" if one.is_validation else case
     empty = np.flatnonzero(one.measures.objects_an_image == 0)
     yield finding(
         "empty_images", one.name, [one.place_of(i, {}) for i in empty.tolist()], **{case: True}
@@ -270,7 +261,7 @@ def large_images(one: Examined) -> Iterator[Finding]:
 CHECKS: tuple[Callable[[Examined], Iterator[Finding]], ...] = (
     class_names,
     class_sizes,
-    copies_within,
+    copies,
     anchors,
     detection_limit,
     empty_images,
@@ -279,5 +270,5 @@ CHECKS: tuple[Callable[[Examined], Iterator[Finding]], ...] = (
 #: Of a training set and a validation set that belong together.
 PAIR_CHECKS: tuple[Callable[[Examined, Examined], Iterator[Finding]], ...] = (
     compare_classes,
-    copies_across,
+    copies,
 )

@@ -17,8 +17,7 @@ from termcolor import colored
 
 from transfer_maskrcnn.text import WIDTH, few, listed, plural, quoted, shorten, wrapped
 
-SEVERITIES = ("error", "warning", "note")  # the worst first
-_COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
+SEVERITIES = {"error": "red", "warning": "yellow", "note": "cyan"}  # the worst first
 _SHOWN = 3  # places of a finding, on a terminal
 _NAMED = 2  # findings in the verdict
 _MOST_PLACES = 1_000  # of one finding
@@ -53,15 +52,15 @@ class Place:
 
     def where(self) -> str:
         """What of the file: "annotations[3], id 17, line 120 of 004.png"."""
-        number = "" if self.id is None else f"id {self.id}"
-        line = "" if self.line is None else f"line {self.line}"
-        where = ", ".join(filter(None, (self.item, number, line)))
-        if self.image not in ("", self.file):
-            where += f" of {shorten(os.path.basename(self.image), 40)}"
         if self.classes:
             word = "class" if len(self.classes) == 1 else "classes"
-            where = f"{word} {' and '.join(map(repr, self.classes))}"
-        return shorten(where, _LONG)
+            return shorten(f"{word} {' and '.join(map(repr, self.classes))}", _LONG)
+        numbers = {"id": self.id, "line": self.line}
+        shown = [f"{word} {number}" for word, number in numbers.items() if number is not None]
+        where = ", ".join(filter(None, (self.item, *shown)))
+        elsewhere = self.image not in ("", self.file)
+        of = f" of {shorten(os.path.basename(self.image), 40)}" if elsewhere else ""
+        return shorten(where + of, _LONG)
 
 
 Told = tuple[str, Place, int]  # kind of finding, where, and how many are meant
@@ -149,18 +148,17 @@ def finding(
 
 def grouped(dataset: str, told: Iterable[Told], **values: Any) -> Iterator[Finding]:
     """What was told of single places as findings, one a kind, all with the same ``values``."""
-    places: dict[str, list[Place]] = defaultdict(list)
-    counts: Counter[str] = Counter()
+    by_kind: dict[str, list[tuple[Place, int]]] = defaultdict(list)
     for kind, place, count in told:
-        places[kind].append(place)
-        counts[kind] += count
-    for kind, count in counts.items():
-        yield finding(kind, dataset, places[kind], count, **values)
+        by_kind[kind].append((place, count))
+    for kind, found in by_kind.items():
+        places, counts = zip(*found, strict=True)
+        yield finding(kind, dataset, places, sum(counts), **values)
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:
     """Errors before warnings before notes; among those, what concerns more items first."""
-    return sorted(findings, key=lambda f: (SEVERITIES.index(f.severity), -f.count, f.kind))
+    return sorted(findings, key=lambda f: (list(SEVERITIES).index(f.severity), -f.count, f.kind))
 
 
 def verdict(findings: Sequence[Json]) -> str:
@@ -183,10 +181,9 @@ def print_diagnosis(content: Json) -> None:
         content: what ``Diagnosis.as_json`` returns.
     """
     for dataset in content["datasets"]:
-        numbers = [f"{name} {count}" for name, count in dataset["classes"].items()]
-        images, instances = plural(dataset["images"], "image"), dataset["instances"]
-        about = f"{images}, {plural(instances, 'instance')}; {few(numbers, 8)}"
-        print(wrapped(f"{dataset['name']}: {about}", "  "))
+        numbers = few([f"{name} {count}" for name, count in dataset["classes"].items()], 8)
+        sizes = f"{plural(dataset['images'], 'image')}, {plural(dataset['instances'], 'instance')}"
+        print(wrapped(f"{dataset['name']}: {sizes}; {numbers}", "  "))
     for found in content["findings"]:
         print()
         _print(found)
@@ -196,7 +193,7 @@ def print_diagnosis(content: Json) -> None:
 def _print(found: Json) -> None:
     severity = found["severity"].upper()
     head = wrapped(f"{severity}  {found['dataset']}: {found['count']:,} {found['what']}", "  ")
-    print(colored(severity, _COLOURS[found["severity"]], attrs=["bold"]) + head[len(severity) :])
+    print(colored(severity, SEVERITIES[found["severity"]], attrs=["bold"]) + head[len(severity) :])
     for text in (found["effect"], f"Fix: {found['fix']}"):
         print(textwrap.fill(text, WIDTH, initial_indent="  ", subsequent_indent="  "))
     places = found["places"][:_SHOWN]
@@ -213,13 +210,19 @@ def _print(found: Json) -> None:
 
 def _print_place(text: str, indent: str) -> None:
     """Whole paths, for whoever copies them."""
-    whole = textwrap.TextWrapper(break_long_words=False, break_on_hyphens=False)
-    whole.width, whole.initial_indent, whole.subsequent_indent = WIDTH, indent, " " * len(indent)
-    print(whole.fill(text))
+    print(
+        textwrap.fill(
+            text,
+            WIDTH,
+            initial_indent=indent,
+            subsequent_indent=" " * len(indent),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    )
 
 
 def _short(file: str) -> str:
     """A path relative to where the user is if that is shorter, long names without their middle."""
     shorter = min(file, os.path.relpath(file) if os.path.isabs(file) else file, key=len)
-    parts = shorter.split(os.sep)
-    return shorter if len(shorter) <= _LONG else os.sep.join(map(shorten, parts))
+    return shorter if len(shorter) <= _LONG else os.sep.join(map(shorten, shorter.split(os.sep)))

@@ -30,8 +30,7 @@ TINY_SIDE = 4  # pixels of the network's input: the stride of its finest feature
 THUMB = 32  # pixels a side
 SAME, _NEARLY_SAME = 0.999, 0.9  # IoU
 _SAME_OF_ANOTHER_CLASS = 0.95
-_AREA_TOLERANCE = 0.1
-_BOX_TOLERANCE = 0.1  # of the mask's side
+_TOLERANCE = 0.1  # of the mask's area, and of its sides
 _PIECES = 4
 _EXIF_ORIENTATION = 0x0112
 _FEWEST_FOR_PROCESSES = 32
@@ -186,14 +185,14 @@ def _tiny(one: Instance) -> Figures | None:
 def _area_wrong(one: Instance) -> Figures | None:
     area = polygons_area(one.polygons) if one.polygons else float(one.pixels)
     stated = one.annotation.get("area")
-    if stated is None or abs(stated - area) <= max(_AREA_TOLERANCE * area, 2):
+    if stated is None or abs(stated - area) <= max(_TOLERANCE * area, 2):
         return None
     return {"stated": float(stated), "area": area}
 
 
 def _box_off(one: Instance) -> Figures | None:
     box, around = np.array(one.annotation["bbox"]), np.array(box_of(one.polygons or one.rle))
-    most = np.maximum(_BOX_TOLERANCE * np.maximum(around[2:] - around[:2], 1), 2)
+    most = np.maximum(_TOLERANCE * np.maximum(around[2:] - around[:2], 1), 2)
     if not one.pixels or (abs(box - around).reshape(2, 2) <= most).all():
         return None
     return {"box": [*map(round, box.tolist())], "around": [*map(round, around.tolist())]}
@@ -221,8 +220,7 @@ def _only_boxes(one: Instance) -> Figures | None:
     if len(one.polygons) != 1 or len(one.polygons[0]) not in (8, 10):
         return None
     points = np.unique(np.reshape(one.polygons[0], (-1, 2)), axis=0)
-    x0, y0, x1, y1 = one.annotation["bbox"]
-    corners = np.array([(x0, y0), (x0, y1), (x1, y0), (x1, y1)])
+    corners = np.take(one.annotation["bbox"], [(0, 1), (0, 3), (2, 1), (2, 3)])
     far = np.abs(points[:, None] - corners).sum(axis=2).min(axis=1)
     return {} if len(points) == 4 and (far <= 1).all() else None
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
@@ -17,7 +17,6 @@ from detectron2.structures import BoxMode
 from transfer_maskrcnn.data.datasets import DatasetSpec, parse
 from transfer_maskrcnn.data.formats import base
 from transfer_maskrcnn.data.formats.base import LoadedDataset, LoadReport, Reason
-from transfer_maskrcnn.data.formats.files import clip
 from transfer_maskrcnn.data.formats.yolo import label_path
 from transfer_maskrcnn.data.registry import dataset_facts, spec_of
 from transfer_maskrcnn.doctor.anchors import Floats, Measures, Settings, measure
@@ -33,18 +32,11 @@ _LISTS = {"coco": "annotations", "labelme": "shapes", "via": "regions"}  # keys 
 _DECODER, _SPACE = json.JSONDecoder(), re.compile(r"[ \t\n\r,:]*")
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A dataset by name; ``spec`` says how to read it, None that another package registered it."""
+class Subject(NamedTuple):
+    """A dataset by name and how to read it: without a format, another package registered it."""
 
-    name: str
+    spec: DatasetSpec
     is_validation: bool
-    spec: DatasetSpec | None = None
-
-    @property
-    def source(self) -> tuple[str | None, str]:
-        """Format and annotations; None and "" where another package reads it."""
-        return (self.spec.format, self.spec.annotations) if self.spec else (None, "")
 
 
 def subject_of(name: str, is_validation: bool = False, spec: DatasetSpec | None = None) -> Subject:
@@ -60,7 +52,8 @@ def subject_of(name: str, is_validation: bool = False, spec: DatasetSpec | None 
             "your own is declared in a catalog (--catalog my.yaml), or described with --format, "
             "--annotations and --image-root"
         )
-    return Subject(name, is_validation or looks_like_validation(name), spec)
+    of_another = DatasetSpec(name, format="", annotations="")
+    return Subject(spec or of_another, is_validation or looks_like_validation(name))
 
 
 def looks_like_validation(name: str) -> bool:
@@ -91,7 +84,8 @@ class Examined:
         looks: at each image, in the order of the dataset's dicts.
     """
 
-    subject: Subject
+    spec: DatasetSpec
+    is_validation: bool
     dataset: LoadedDataset
     settings: Settings
     looks: list[Look] = field(default_factory=list, repr=False)
@@ -99,13 +93,13 @@ class Examined:
 
     @property
     def name(self) -> str:
-        return self.subject.name
+        return self.spec.name
 
     @property
     def values(self) -> dict[str, Any]:
         """What the words of findings at single places may need."""
-        instances = self.dataset.report.instances_read
-        return {"side": TINY_SIDE, "input": self.settings.min_size_test, "instances": instances}
+        read = self.dataset.report.instances_read
+        return {"side": TINY_SIDE, "input": self.settings.min_size_test, "instances": read}
 
     @cached_property
     def measures(self) -> Measures:
@@ -132,7 +126,7 @@ class Examined:
 
     def place(self, at: base.Place, seen: Figures, drawn: tuple[int, ...] = ()) -> Place:
         """A place that the loader tells of, with file, line and id."""
-        image, number, (format, file) = at.image, at.number, self.subject.source
+        image, number, format, file = at.image, at.number, self.spec.format, self.spec.annotations
         if format == "yolo" and at.part == "line":
             return Place(str(label_path(image)), line=number, image=image, drawn=drawn, seen=seen)
         if format == "labelme":
@@ -155,12 +149,12 @@ def items_of(file: Path, format: str) -> dict[str, list[tuple[int, Any]]]:
     """
     try:
         text = file.read_text(encoding="utf-8-sig")
-        top = {key: (start, value) for key, start, value in elements(text)}
+        top = {key: start for key, start, _ in elements(text)}
         if format != "via":
-            return {"": _lines(text, top[_LISTS[format]][0])}
+            return {"": _lines(text, top[_LISTS[format]])}
         return {
             os.path.basename(record["filename"]): _lines(text, inner)
-            for _, start, record in elements(text, top.get("_via_img_metadata", (0,))[0])
+            for _, start, record in elements(text, top.get("_via_img_metadata", 0))
             if isinstance(record, dict) and "filename" in record
             for key, inner, _ in elements(text, start)
             if key == _LISTS[format]
@@ -175,26 +169,25 @@ def elements(text: str, start: int = 0) -> Iterator[tuple[str, int, Any]]:
     Raises ValueError or IndexError where the text is no json.
     """
     start = _skip(text, start)
-    is_object, position = text[start] == "{", _skip(text, start + 1)
+    key, position, is_object = "", _skip(text, start + 1), text[start] == "{"
     while (is_object or text[start] == "[") and text[position] not in "]}":
-        key = ""
         if is_object:
-            key, position = _DECODER.raw_decode(text, position)
-            position = _skip(text, position)
+            key, end = _DECODER.raw_decode(text, position)
+            position = _skip(text, end)
         value, end = _DECODER.raw_decode(text, position)
         yield key, position, value
         position = _skip(text, end)
 
 
 def _skip(text: str, position: int) -> int:
-    match = _SPACE.match(text, position)
-    return match.end() if match else position
+    """Over what stands between elements."""
+    return next(_SPACE.finditer(text, position)).end()
 
 
 def _lines(text: str, start: int) -> list[tuple[int, Any]]:
-    lines, line, seen = [], 1 + text.count("\n", 0, start), start
+    lines, line = [], 1 + text.count("\n", 0, start)
     for _, offset, value in elements(text, start):
-        line, seen = line + text.count("\n", seen, offset), offset
+        line, start = line + text.count("\n", start, offset), offset
         lines.append((line, value.get("id") if isinstance(value, dict) else None))
     return lines
 
@@ -205,8 +198,9 @@ def load(subject: Subject, settings: Settings) -> tuple[Examined, list[Told]]:
     Raises:
         DatasetError: it cannot be read.
     """
-    dataset = parse(subject.spec) if subject.spec else _from_catalog(subject.name)
-    one, report = Examined(subject, dataset, settings), dataset.report
+    spec = subject.spec
+    dataset = parse(spec) if spec.format else _from_catalog(spec.name)
+    one, report = Examined(*subject, dataset, settings), dataset.report
     told = []
     for counts in (report.images_left_out, report.left_out, report.repaired):
         for reason, count in counts.items():
@@ -252,7 +246,7 @@ def _why_unreadable(file: str) -> tuple[str, Figures]:
         return "image_empty", {}
     if head.startswith(_IMAGE_SIGNATURES):
         return "image_truncated", {}
-    return "image_no_image", {"begins": clip(head[:40].decode("ascii", "replace").split("\n")[0])}
+    return "image_no_image", {"begins": head[:40].decode("ascii", "replace").split("\n")[0]}
 
 
 def _from_catalog(name: str) -> LoadedDataset:
@@ -279,5 +273,4 @@ def _from_catalog(name: str) -> LoadedDataset:
 
 def _own_form(annotation: dict[str, Any]) -> dict[str, Any]:
     box = BoxMode.convert(list(annotation["bbox"]), annotation["bbox_mode"], BoxMode.XYXY_ABS)
-    form = {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "iscrowd": annotation.get("iscrowd", 0)}
-    return {**annotation, **form}
+    return {"iscrowd": 0, **annotation, "bbox": box, "bbox_mode": BoxMode.XYXY_ABS}
