@@ -231,21 +231,6 @@ def test_interval(values: np.ndarray, expected: tuple[float, float]) -> None:
     assert interval(values) == pytest.approx(expected, nan_ok=True)
 
 
-REFUSED = [
-    # weights for 8 images, what the error names
-    (np.ones((2, 7), dtype=int), r"shape \(2, 7\): expected \(replicates, 8\)"),
-    (np.ones(8, dtype=int), r"shape \(8,\)"),
-    (np.full((2, 8), 0.5), "type float64"),  # probabilities are no counts
-    (np.full((2, 8), -1), "negative"),
-]
-
-
-@pytest.mark.parametrize(("weights", "message"), REFUSED)
-def test_weights_that_are_no_resample(weights: np.ndarray, message: str) -> None:
-    with pytest.raises(TransferError, match=message):
-        bootstrap_ap(synthetic(images=8, classes=1, detections=20), weights)
-
-
 def test_nothing_to_resample() -> None:
     with pytest.raises(TransferError, match="0 images"):
         resample(0, 10, 0)

@@ -186,7 +186,7 @@ def test_a_damaged_file_says_what_to_delete(damage: Any, tmp_path: Path) -> None
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(TransferError, match=r"gone\.npz: no such file"):
+    with pytest.raises(TransferError, match=r"gone\.npz: .*No such file"):
         Matches.load(tmp_path / "gone.npz")
 
 
@@ -256,8 +256,3 @@ def test_without_hotcoco_pycocotools_finds_the_same(
     slow = matched(tmp_path, iou_type=iou_type)
     for field in fields(Matches):
         assert np.array_equal(getattr(fast, field.name), getattr(slow, field.name)), field.name
-
-
-def test_an_unknown_iou_type(tmp_path: Path) -> None:
-    with pytest.raises(TransferError, match="'keypoints': expected one of bbox, segm"):
-        matched(tmp_path, iou_type="keypoints")

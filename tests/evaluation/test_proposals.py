@@ -9,48 +9,24 @@ from typing import Any
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
-from torch import nn
 
-from transfer_maskrcnn.evaluation.proposals import (
-    ProposalRecall,
-    in_image,
-    recorded_proposals,
-    write_recall,
-)
+from transfer_maskrcnn.evaluation.coco import proposed, write_recall
+from transfer_maskrcnn.evaluation.inference import in_image
 
 
-class Model(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.proposal_generator = Generator()
+def test_proposals_in_the_frame_of_the_image() -> None:
+    seen = Instances((10, 20), proposal_boxes=Boxes(torch.tensor([[0.0, 0, 10, 5]])))
+    assert in_image(seen, 100, 40).tolist() == [[0, 0, 20, 50]]
+    assert seen.proposal_boxes.tensor.tolist() == [[0, 0, 10, 5]], "the model's own stay"
 
 
-class Generator(nn.Module):
-    def forward(self, image: Any) -> tuple[list[Instances], dict[str, Any]]:
-        return [Instances((10, 20), proposal_boxes=Boxes(torch.tensor([[0.0, 0, 10, 5]])))], {}
-
-
-def test_only_what_is_within_the_block_is_recorded() -> None:
-    model = Model()
-    with recorded_proposals(model) as seen:
-        model.proposal_generator(None)
-    model.proposal_generator(None)
-    assert len(seen) == 1
-    assert in_image(seen[0], 100, 40).tolist() == [[0, 0, 20, 50]]
-    assert seen[0].proposal_boxes.tensor.tolist() == [[0, 0, 10, 5]], "the model's own stay"
-    with recorded_proposals(nn.Linear(1, 1)) as none:
-        pass
-    assert none == []
-
-
-def written(recall: ProposalRecall, folder: Path) -> dict[str, Any]:
-    write_recall(recall.rows, folder)
+def written(rows: list[tuple[float, ...]], folder: Path) -> dict[str, Any]:
+    write_recall(rows, folder)
     content: dict[str, Any] = json.loads((folder / "proposals.json").read_text())
     return content
 
 
 def test_recall_at_100_and_1000_by_size(tmp_path: Path) -> None:
-    recall = ProposalRecall()
     far = torch.tensor([[500.0, 500, 510, 510]]).repeat(100, 1)
     good = torch.tensor([[0.0, 0, 20, 20]])
     objects = [
@@ -58,11 +34,13 @@ def test_recall_at_100_and_1000_by_size(tmp_path: Path) -> None:
         {"bbox": [40, 0, 50, 50], "area": 2500},
         {"bbox": [0, 0, 9, 9], "area": 81, "iscrowd": 1},
     ]
-    recall.add(torch.cat([good, far]), objects[:1])  # the first: within 100
-    recall.add(torch.cat([far, good]), objects)  # the 101st, and none for the medium one
-    recall.add(torch.zeros(0, 4), objects[:1])  # an image without any proposal
-    recall.add(good, [])
-    content = written(recall, tmp_path)
+    rows = [
+        *proposed(torch.cat([good, far]), objects[:1]),  # the first: within 100
+        *proposed(torch.cat([far, good]), objects),  # the 101st, and none for the medium one
+        *proposed(torch.zeros(0, 4), objects[:1]),  # an image without any proposal
+        *proposed(good, []),
+    ]
+    content = written(rows, tmp_path)
     assert content["proposals"] == {"median": 101.0, "most": 101}
     assert content["objects"] == {"all": 4, "small": 3, "medium": 1, "large": 0}
     third = pytest.approx(1 / 3)

@@ -23,18 +23,11 @@ class Interval(NamedTuple):
     high: float
 
 
-def average_precision(matches: Matches, weights: np.ndarray | None = None) -> float:
-    """COCO AP, 0 to 100, of the images as they are, or with image i ``weights[i]`` times.
-
-    Args:
-        weights: (N images,) integers, none negative.
-
-    Returns:
-        the mean over IoU thresholds and those classes that have ground truth; NaN where none has.
-    """
-    if weights is None:
-        weights = np.ones(len(matches.image_ids), dtype=np.int64)
-    return float(bootstrap_ap(matches, weights[None])[0])
+def average_precision(matches: Matches) -> float:
+    """COCO AP, 0 to 100: the mean over IoU thresholds and those classes that have ground truth; NaN
+    where none has."""
+    once = np.ones((1, len(matches.image_ids)), dtype=np.int64)
+    return float(bootstrap_ap(matches, once)[0])
 
 
 def resample(images: int, replicates: int, seed: int) -> np.ndarray:
@@ -79,9 +72,6 @@ def bootstrap_ap(matches: Matches, weights: np.ndarray) -> np.ndarray:
     Returns:
         (B,) AP from 0 to 100: as COCO does, a class without ground truth in the replicate is left
         out of the mean; NaN where none has any.
-
-    Raises:
-        TransferError: ``weights`` is of another number of images, or not of counts.
     """
     return mean_of_classes(bootstrap_class_ap(matches, weights, range(len(matches.objects))))
 
@@ -97,22 +87,7 @@ def bootstrap_class_ap(
 
     Returns:
         (K, B) AP from 0 to 100; NaN where the class has no ground truth in the replicate.
-
-    Raises:
-        TransferError: as there.
     """
-    weights = np.asarray(weights)
-    images = len(matches.image_ids)
-    if weights.ndim != 2 or weights.shape[1] != images:
-        raise TransferError(
-            f"weights of shape {weights.shape}: expected (replicates, {images}), a column for each "
-            f"image of the matches; make them with resample({images}, ...)"
-        )
-    if weights.dtype.kind not in "iu" or (weights.size and weights.min() < 0):
-        raise TransferError(
-            f"weights of type {weights.dtype}, some perhaps negative: expected how often each "
-            "image is drawn; make them with resample"
-        )
     ap = np.full((len(categories), len(weights)), np.nan)
     for row, category in zip(ap, categories, strict=True):
         of_class = matches.category == category

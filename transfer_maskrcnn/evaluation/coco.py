@@ -8,8 +8,11 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pycocotools.mask as mask_util
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.coco import convert_to_coco_dict
@@ -17,13 +20,16 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import COCOevalMaxDets, instances_to_coco_json
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils import comm
+from torch import Tensor
 
 from transfer_maskrcnn.compat import evaluate_keypoints
 from transfer_maskrcnn.errors import DatasetError
+from transfer_maskrcnn.evaluation.explain.causes import PROPOSALS_FILE
+from transfer_maskrcnn.evaluation.explain.tide import FOREGROUND, SIZES, in_size
+from transfer_maskrcnn.evaluation.inference import PROPOSAL_LIMITS
 from transfer_maskrcnn.evaluation.mask_rle import EncodedMasks
 from transfer_maskrcnn.evaluation.matches import evaluate
-from transfer_maskrcnn.evaluation.proposals import ProposalRecall, write_recall
-from transfer_maskrcnn.files import write_text
+from transfer_maskrcnn.files import write_json, write_text
 
 
 def ground_truth(dataset_name: str) -> dict[str, Any]:
@@ -90,36 +96,28 @@ class InstanceEvaluator(COCOEvaluator):
                 {i: i for i in range(len(loaded.thing_classes))},
             ),
         )
-        try:
-            # Its fast implementation, left on, would log that evaluation falls back to a slow one.
-            super().__init__(passing, output_dir=output_dir, **{**kwargs, "use_fast_impl": False})
-        finally:
-            MetadataCatalog.remove(passing)
+        # Its fast implementation, left on, would log that evaluation falls back to a slow one.
+        super().__init__(passing, output_dir=output_dir, **{**kwargs, "use_fast_impl": False})
+        MetadataCatalog.remove(passing)
         self._class_places = class_places
 
     def reset(self) -> None:
         super().reset()
-        self._recall = ProposalRecall()
+        self._proposed: list[tuple[float, ...]] = []
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
         """As COCOEvaluator's, for ``instances`` with masks of either kind."""
         for image, output in zip(inputs, outputs, strict=True):
+            name = image["image_id"]
             if "proposal_boxes" in output:
-                objects = self._coco_api.imgToAnns[image["image_id"]]
-                self._recall.add(output["proposal_boxes"], objects)
-            masks = _fields(output).get("pred_masks")
-            if isinstance(masks, EncodedMasks):
-                found = coco_results(output["instances"], image["image_id"])
-                self._predictions.append({"image_id": image["image_id"], "instances": found})
-            else:
-                super().process([image], [output])
+                self._proposed += proposed(output["proposal_boxes"], self._coco_api.imgToAnns[name])
+            found = coco_results(output["instances"], name)
+            self._predictions.append({"image_id": name, "instances": found})
 
     def evaluate(self, img_ids: Sequence[Any] | None = None) -> Any:
         """As COCOEvaluator's; the main process also writes ``proposals.json``."""
-        rows = [self._recall.rows]
-        if self._distributed:
-            rows = comm.gather(self._recall.rows, dst=0)
-        if self._output_dir and (not self._distributed or comm.is_main_process()):
+        rows = comm.gather(self._proposed) if self._distributed else [self._proposed]
+        if not self._distributed or comm.is_main_process():
             write_recall(list(chain.from_iterable(rows)), self._output_dir)
         return super().evaluate(img_ids)
 
@@ -130,19 +128,26 @@ class InstanceEvaluator(COCOEvaluator):
         results = list(chain.from_iterable(p["instances"] for p in predictions))
         tasks = self._tasks or self._tasks_from_predictions(results)
         results = self._of_dataset(results)
-        if self._output_dir:
-            path = os.path.join(self._output_dir, "coco_instances_results.json")
-            self._logger.info("Saving results to %s", path)
-            write_text(path, json.dumps(results))
+        write_text(Path(self._output_dir, "coco_instances_results.json"), json.dumps(results))
         if not self._do_evaluation:
             self._logger.info("Annotations are not available for evaluation.")
             return
+        limits, names = self._max_dets_per_image, self._metadata.get("thing_classes")
         for task in sorted(tasks):
-            # COCO's code fails where there is nothing at all.
-            evaluation = self._evaluate(results, task, img_ids) if results else None
-            self._results[task] = self._derive_coco_results(
-                evaluation, task, class_names=self._metadata.get("thing_classes")
-            )
+            evaluation = None  # COCO's code fails where there is nothing at all
+            if results and task == "keypoints":
+                evaluation = evaluate_keypoints(
+                    self._coco_api,
+                    results,
+                    task,
+                    kpt_oks_sigmas=self._kpt_oks_sigmas,
+                    img_ids=img_ids,
+                    max_dets_per_image=limits,
+                )
+            elif results:
+                truth = self._coco_api.dataset
+                evaluation = evaluate_detections(truth, results, task, limits, img_ids)
+            self._results[task] = self._derive_coco_results(evaluation, task, class_names=names)
 
     def _of_dataset(self, results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Those of the dataset's classes, with its category ids instead of the model's classes."""
@@ -161,21 +166,49 @@ class InstanceEvaluator(COCOEvaluator):
             if result["category_id"] in by_class
         ]
 
-    def _evaluate(
-        self, results: Sequence[dict[str, Any]], task: str, img_ids: Sequence[Any] | None
-    ) -> Any:
-        """COCOeval of one task, summarised."""
-        limits = self._max_dets_per_image
-        if task == "bbox" or task == "segm":
-            return evaluate_detections(self._coco_api.dataset, results, task, limits, img_ids)
-        return evaluate_keypoints(
-            self._coco_api,
-            results,
-            task,
-            kpt_oks_sigmas=self._kpt_oks_sigmas,
-            img_ids=img_ids,
-            max_dets_per_image=limits,
-        )
+
+def proposed(boxes: Tensor, objects: Iterable[dict[str, Any]]) -> list[tuple[float, ...]]:
+    """How well the proposals of one image fit its objects.
+
+    Args:
+        boxes: (N, 4) XYXY proposals in pixels of the image, the best first.
+        objects: its COCO annotations; crowds do not count.
+
+    Returns:
+        of each object: area, best IoU with the first 100 and with the first 1000 proposals, and how
+        many there are.
+    """
+    wanted = [o for o in objects if not o.get("iscrowd", 0)]
+    best = np.zeros((len(wanted), len(PROPOSAL_LIMITS)))
+    if wanted and len(boxes):
+        sides = boxes.numpy().astype(float)
+        sides[:, 2:] -= sides[:, :2]
+        true = np.array([o["bbox"] for o in wanted], dtype=float)
+        iou = mask_util.iou(sides, true, [0] * len(wanted))
+        best = np.stack([iou[:limit].max(axis=0) for limit in PROPOSAL_LIMITS], axis=1)
+    return [(o["area"], *row, len(boxes)) for o, row in zip(wanted, best.tolist(), strict=True)]
+
+
+def write_recall(rows: Sequence[tuple[float, ...]], folder: str | os.PathLike[str]) -> None:
+    """Write ``proposals.json``: the recall with 100 and with 1000 proposals, of all objects and by
+    size, null for a size without objects; and the median and largest number of proposals of an
+    object's image. Without rows there is none, nor an older one."""
+    path = Path(folder, PROPOSALS_FILE)
+    path.unlink(missing_ok=True)
+    if not rows:
+        return
+    area, *best, proposals = np.array(rows, dtype=float).T
+    groups = {"all": in_size(area, None), **{size: in_size(area, size) for size in SIZES}}
+    recall = {
+        str(limit): {
+            name: float((iou[members] >= FOREGROUND).mean()) if members.any() else None
+            for name, members in groups.items()
+        }
+        for limit, iou in zip(PROPOSAL_LIMITS, best, strict=True)
+    }
+    objects = {name: int(members.sum()) for name, members in groups.items()}
+    seen = {"median": float(np.median(proposals)), "most": int(proposals.max())}
+    write_json(path, {"iou": FOREGROUND, "objects": objects, "proposals": seen, "recall": recall})
 
 
 def evaluate_detections(
@@ -209,25 +242,17 @@ def evaluate_detections(
     return summary
 
 
-def _fields(output: dict[str, Any]) -> dict[str, Any]:
-    instances = output.get("instances")
-    fields: dict[str, Any] = instances.get_fields() if instances is not None else {}
-    return fields
-
-
 def coco_results(instances: Instances, image_id: Any) -> list[dict[str, Any]]:
     """The detections of one image as COCO results, ``category_id`` being the model's class.
 
     Masks may be tensors or :class:`EncodedMasks`, or there are none.
     """
-    masks = instances.get_fields().get("pred_masks")
-    if not isinstance(masks, EncodedMasks):
-        found: list[dict[str, Any]] = instances_to_coco_json(instances.to("cpu"), image_id)
-        return found
-    plain = Instances(instances.image_size, **instances.get_fields())
-    plain.remove("pred_masks")
-    results: list[dict[str, Any]] = instances_to_coco_json(plain.to("cpu"), image_id)
-    for result, rle in zip(results, masks.rles, strict=True):
+    fields = dict(instances.get_fields())
+    encoded = isinstance(fields.get("pred_masks"), EncodedMasks)
+    rles = fields.pop("pred_masks").rles if encoded else []
+    plain = Instances(instances.image_size, **fields).to("cpu")
+    results: list[dict[str, Any]] = instances_to_coco_json(plain, image_id)
+    for result, rle in zip(results, rles, strict=False):
         result["segmentation"] = {**rle, "counts": rle["counts"].decode()}
     return results
 

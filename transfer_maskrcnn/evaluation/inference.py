@@ -12,9 +12,11 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from transfer_maskrcnn.evaluation.mask_rle import EncodedMasks, encode_masks
-from transfer_maskrcnn.evaluation.proposals import in_image, recorded_proposals
 from transfer_maskrcnn.modeling.rcnn import TransferRCNN
 from transfer_maskrcnn.surgery.names import unwrapped
+
+#: the best so many proposals of an image
+PROPOSAL_LIMITS = (100, 1000)
 
 
 class FastInference(nn.Module):
@@ -47,38 +49,40 @@ class FastInference(nn.Module):
             ``proposal_boxes`` (N, 4) XYXY of a model with plain masks, the best first.
         """
         inner: Any = unwrapped(self.model)
-        with self._autocast():
+        device = next(self.model.parameters()).device.type
+        autocast = torch.autocast(device, self.precision) if self.precision else nullcontext()
+        with autocast:
             if not _gives_plain_masks(inner):
                 return self.model(batched_inputs)
-            with recorded_proposals(inner) as proposals:
-                found = inner.inference(batched_inputs, do_postprocess=False)
-        outputs: list[dict[str, Any]] = []
-        for place, (instances, image) in enumerate(zip(found, batched_inputs, strict=True)):
-            frame = _frame(instances, image)
-            outputs.append({"instances": _postprocessed(instances, *frame)})
-            if proposals:
-                outputs[-1]["proposal_boxes"] = in_image(proposals[place], *frame)
+            # GeneralizedRCNN.inference, which keeps its proposals to itself
+            images = inner.preprocess_image(batched_inputs)
+            features = inner.backbone(images.tensor)
+            proposals, _ = inner.proposal_generator(images, features, None)
+            found, _ = inner.roi_heads(images, features, proposals, None)
+        outputs = []
+        for instances, seen, image in zip(found, proposals, batched_inputs, strict=True):
+            height, width = instances.image_size
+            frame = image.get("height", height), image.get("width", width)
+            output = {"instances": _postprocessed(instances, *frame)}
+            outputs.append({**output, "proposal_boxes": in_image(seen, *frame)})
         return outputs
-
-    def _autocast(self) -> torch.autocast | nullcontext[None]:
-        if self.precision is None:
-            return nullcontext()
-        return torch.autocast(next(self.model.parameters()).device.type, self.precision)
 
 
 def _gives_plain_masks(model: Any) -> bool:
     """Whether its inference is detectron2's own, and has nothing but boxes and masks."""
     return (
         type(model) in (GeneralizedRCNN, TransferRCNN)
+        and model.proposal_generator is not None
         and not model.training
         and not getattr(model.roi_heads, "keypoint_on", False)
     )
 
 
-def _frame(instances: Instances, image: dict[str, Any]) -> tuple[int, int]:
-    """Height and width of the image that detections are for."""
-    height, width = instances.image_size
-    return image.get("height", height), image.get("width", width)
+def in_image(proposals: Instances, height: int, width: int) -> Tensor:
+    """(N, 4) XYXY on the CPU, in pixels of the image of ``height`` and ``width``; at most 1000."""
+    seen_height, seen_width = proposals.image_size
+    scale = torch.tensor([width / seen_width, height / seen_height] * 2)
+    return proposals.proposal_boxes.tensor[: PROPOSAL_LIMITS[-1]].float().cpu() * scale
 
 
 def _postprocessed(instances: Instances, height: int, width: int) -> Instances:
@@ -86,12 +90,14 @@ def _postprocessed(instances: Instances, height: int, width: int) -> Instances:
     masks = instances.get_fields().get("pred_masks")
     if not isinstance(masks, Tensor):
         return detector_postprocess(instances, height, width)
-    # Under another name, detectron2 does not paste them, but drops those of empty boxes.
+    # Those that are not of empty boxes stay: their places tell which.
     instances.remove("pred_masks")
-    instances.mask_probabilities = masks
-    kept = detector_postprocess(instances, height, width).to("cpu")
-    probabilities = kept.mask_probabilities
-    kept.remove("mask_probabilities")
-    rles = encode_masks(probabilities, kept.pred_boxes.tensor, height, width)
-    kept.pred_masks = EncodedMasks(rles)
+    instances.place = torch.arange(len(instances), device=masks.device)
+    kept = detector_postprocess(instances, height, width)
+    probabilities = masks[kept.place]
+    kept.remove("place")
+    kept = kept.to("cpu")
+    kept.pred_masks = EncodedMasks(
+        encode_masks(probabilities, kept.pred_boxes.tensor, height, width)
+    )
     return kept

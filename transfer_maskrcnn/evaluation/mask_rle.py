@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -38,15 +38,6 @@ class EncodedMasks:
 
     def __getitem__(self, index: int) -> Tensor:
         return torch.from_numpy(mask_util.decode(self.rles[index])).bool()
-
-
-class _Window(NamedTuple):
-    """The part of an image that a box can cover, in pixels; ends are exclusive."""
-
-    left: int
-    top: int
-    right: int
-    bottom: int
 
 
 @contextmanager
@@ -83,13 +74,21 @@ def encode_masks(
     boxes = boxes.to("cpu", torch.float32)
     x = _normalised(width, boxes[:, 0:1], boxes[:, 2:3])
     y = _normalised(height, boxes[:, 1:2], boxes[:, 3:4])
+    # The part of the image that a box can cover, with a pixel to spare, where interpolation still
+    # finds something; whole numbers are made last, of none but finite ones.
+    starts = (boxes[:, :2].floor() - 1).clamp(min=0)
+    ends = torch.minimum(boxes[:, 2:].ceil() + 1, boxes.new_tensor([width, height]))
+    inside = (starts < ends).all(dim=1).tolist()  # not so with a NaN
     rles = []
-    for i, window in enumerate(_windows(boxes, height, width)):
+    for i, window in enumerate(torch.cat([starts, ends], dim=1).tolist()):
         changes = np.zeros(0, dtype=np.int64)
-        if window is not None:
-            columns, rows = x[i, window.left : window.right], y[i, window.top : window.bottom]
-            bands = _covered(masks[i], columns, rows, threshold)
-            changes = _changes(bands, window, height)
+        if inside[i]:
+            left, top, right, bottom = map(int, window)
+            bands = _covered(masks[i], x[i, left:right], y[i, top:bottom], threshold)
+            rows, columns = _changes(bands, right - left)
+            # An end and a start at one position cancel out: the run goes on in the next column.
+            changes, times = np.unique((columns + left) * height + rows + top, return_counts=True)
+            changes = changes[times == 1]
         rles.append(_compressed(changes, height, width))
     return rles
 
@@ -97,21 +96,6 @@ def encode_masks(
 def _normalised(size: int, low: Tensor, high: Tensor) -> Tensor:
     """(N, size): the centres of a line of pixels; -1 and 1 are the edges of the boxes."""
     return (torch.arange(size, dtype=torch.float32) + 0.5 - low) / (high - low) * 2 - 1
-
-
-def _windows(boxes: Tensor, height: int, width: int) -> list[_Window | None]:
-    """With a pixel to spare, where interpolation still finds something; None where all is outside.
-
-    Whole numbers are made last, of none but finite ones.
-    """
-    starts = (boxes[:, :2].floor() - 1).clamp(min=0)
-    ends = torch.minimum(boxes[:, 2:].ceil() + 1, boxes.new_tensor([width, height]))
-    inside = (starts < ends).all(dim=1)  # not so with a NaN
-    corners = torch.cat([starts, ends], dim=1).tolist()
-    return [
-        _Window(*map(int, corner)) if is_inside else None
-        for corner, is_inside in zip(corners, inside.tolist(), strict=True)
-    ]
 
 
 def _covered(mask: Tensor, x: Tensor, y: Tensor, threshold: float) -> Iterator[np.ndarray]:
@@ -141,13 +125,8 @@ def _weights(places: Tensor, mask: Tensor) -> Tensor:
     return (1 - (in_mask[:, None] - torch.arange(side)).abs()).clamp(min=0)
 
 
-def _changes(bands: Iterator[np.ndarray], window: _Window, height: int) -> np.ndarray:
-    """Where, column by column through the image, runs start and end: ascending positions.
-
-    A run ends at the foot of its column, and goes on in the next one only where that is said twice:
-    an end and a start at one position cancel out.
-    """
-    columns = window.right - window.left
+def _changes(bands: Iterator[np.ndarray], columns: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column of where runs start and end; each ends at the foot of its column."""
     above = np.zeros((1, columns), dtype=bool)
     found, row = [], 0
     for band in bands:
@@ -155,16 +134,12 @@ def _changes(bands: Iterator[np.ndarray], window: _Window, height: int) -> np.nd
         found.append(changed + row * columns)
         above, row = band[-1:].copy(), row + len(band)
     found.append(np.flatnonzero(above) + row * columns)
-    rows, places = np.divmod(np.concatenate(found), columns)
-    positions = (places + window.left) * height + rows + window.top
-    positions, times = np.unique(positions, return_counts=True)
-    return positions[times == 1]
+    return np.divmod(np.concatenate(found), columns)
 
 
 def _compressed(changes: np.ndarray, height: int, width: int) -> RLE:
-    pixels = height * width
-    counts = np.diff(changes, prepend=0, append=pixels)
-    if len(changes) and changes[-1] == pixels:  # no zeros follow the last run
+    counts = np.diff(changes, prepend=0, append=height * width)
+    if len(changes) and not counts[-1]:  # no zeros follow the last run
         counts = counts[:-1]
     rle: RLE = mask_util.frPyObjects({"size": [height, width], "counts": counts}, height, width)
     return rle
