@@ -150,11 +150,20 @@ def _write(cfg: CfgNode, spec: RunSpec, folder: Path, out: Path) -> dict[str, An
     doubtful, first = [added.doubtful for added in labels], 1 + sum(map(len, sure))
     write_json(folder / "annotations.json", label_document(records, sure, classes, root))
     write_json(folder / "doubtful.json", label_document(records, doubtful, classes, root, first))
-    paths = {"annotations": "annotations.json", "image_root": root}
-    entries = {_dataset_name(out): {"format": "coco", **paths, "classes": classes}}
+    entries = {
+        _dataset_name(out): {
+            "format": "coco",
+            "annotations": "annotations.json",
+            "image_root": root,
+            "classes": classes,
+        }
+    }
     if cfg.DATASETS.CATALOG:  # the sets to test on, so that one catalog is enough
-        tests = (*cfg.DATASETS.TEST, *cfg.DATASETS.TEST_BASE)
-        entries |= {name: entry for name in tests if (entry := catalog_entry(name))}
+        entries |= {
+            name: entry
+            for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TEST_BASE)
+            if (entry := catalog_entry(name))
+        }
     write_text(
         folder / "catalog.yaml", yaml.safe_dump(entries, sort_keys=False, allow_unicode=True)
     )

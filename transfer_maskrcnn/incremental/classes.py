@@ -23,6 +23,8 @@ from transfer_maskrcnn.text import quoted
 
 logger = logging.getLogger(__name__)
 
+CALIBRATION_KEY = "MODEL.TRANSFER.PSEUDO_LABELS.CALIBRATION_SET"
+
 
 def class_places(cfg: CfgNode, classes: Sequence[str], dataset: str) -> list[int] | None:
     """The model's class number of each of the dataset's, in the order of its ``category_id``.
@@ -44,8 +46,9 @@ def class_places(cfg: CfgNode, classes: Sequence[str], dataset: str) -> list[int
     unknown = [name for name in own if name not in known]
     if unknown:
         raise ConfigError(
-            f"{_key_of(cfg, dataset)} {dataset!r} has the class {unknown[0]!r}, which the extended "
-            f"model lacks: it has {quoted(model)}{nearest(unknown[0], model) or '.'} Name another "
+            f"{dataset_keys(cfg).get(dataset, 'dataset')} {dataset!r} has the class "
+            f"{unknown[0]!r}, which the extended model lacks: it has {quoted(model)}"
+            f"{nearest(unknown[0], model) or '.'} Name another "
             "set, or make the class one of these with `merge` where the set is declared. Only "
             "training on DATASETS.TRAIN adds classes; --eval-only takes them from the model in "
             "OUTPUT_DIR, or else MODEL.WEIGHTS"
@@ -53,13 +56,13 @@ def class_places(cfg: CfgNode, classes: Sequence[str], dataset: str) -> list[int
     return [model.index(known[name]) for name in own]
 
 
-def _key_of(cfg: CfgNode, dataset: str) -> str:
-    """The config key that names ``dataset``, if one does."""
-    for key in ("TRAIN", "TEST", "TEST_BASE"):
-        if dataset in cfg.DATASETS[key]:
-            return f"DATASETS.{key}"
-    is_calibration = dataset == cfg.MODEL.TRANSFER.PSEUDO_LABELS.CALIBRATION_SET
-    return "MODEL.TRANSFER.PSEUDO_LABELS.CALIBRATION_SET" if is_calibration else "dataset"
+def dataset_keys(cfg: CfgNode) -> dict[str, str]:
+    """Each dataset that ``cfg`` names -> the config key that does."""
+    return {cfg.MODEL.TRANSFER.PSEUDO_LABELS.CALIBRATION_SET: CALIBRATION_KEY} | {
+        name: f"DATASETS.{key}"
+        for key in ("TEST_BASE", "TEST", "TRAIN")
+        for name in cfg.DATASETS[key]
+    }
 
 
 def in_model_classes(
@@ -232,19 +235,17 @@ def _source(cfg: CfgNode) -> tuple[tuple[str, ...], list[int]]:
         return tuple(metadata["thing_classes"]), tasks_of(metadata)
 
 
-def _trained_classes(cfg: CfgNode) -> tuple[str, ...]:
+def _trained_classes(cfg: CfgNode) -> Sequence[str]:
     """Of the model in OUTPUT_DIR, where that is what an evaluation of ``cfg`` means."""
     metadata = _run_metadata(cfg)
-    meant = began_with(metadata, cfg.MODEL.WEIGHTS)
-    return tuple(metadata.get("thing_classes", ())) if meant else ()
+    return metadata.get("thing_classes", ()) if began_with(metadata, cfg.MODEL.WEIGHTS) else ()
 
 
 def _run_metadata(cfg: CfgNode) -> Mapping[str, Any]:
     trained = trained_file(cfg.OUTPUT_DIR)
     if trained is None or not trained.is_file():
         return {}
-    trust = cfg.MODEL.TRANSFER.TRUST_PICKLE
-    return load_weights(trained, trust_pickle=trust).metadata or {}
+    return load_weights(trained, trust_pickle=cfg.MODEL.TRANSFER.TRUST_PICKLE).metadata or {}
 
 
 def check_dataset(name: str) -> None:

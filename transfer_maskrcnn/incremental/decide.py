@@ -96,26 +96,19 @@ def _annotation(detection: Detection, places: Mapping[int, int]) -> Annotation:
         "iscrowd": 0,
         "score": detection["score"],
     }
-    if "segmentation" in detection:
-        # detectron2's mapper drops an empty mask, and with it the box that no loss may depend on
-        annotation["segmentation"] = (
-            detection["segmentation"] if has_mask(detection) else _filled(detection)
-        )
-    return annotation
+    mask = detection.get("segmentation")
+    if mask and not has_mask(detection):
+        # detectron2's mapper drops an empty mask, and with it the box that no loss may depend on:
+        # the whole box
+        x, y, w, h = detection["bbox"]
+        mask = as_rle([[x, y, x + w, y, x + w, y + h, x, y + h]], *mask["size"])
+    return {**annotation, "segmentation": mask} if mask else annotation
 
 
 def has_mask(detection: Detection) -> bool:
     """Whether its mask has a pixel; True of a model without masks."""
     mask = detection.get("segmentation")
     return mask is None or bool(mask_util.area(mask) > 0)
-
-
-def _filled(detection: Detection) -> dict[str, Any]:
-    """The whole box as a mask."""
-    x, y, width, height = detection["bbox"]
-    corners = [x, y, x + width, y, x + width, y + height, x, y + height]
-    filled: dict[str, Any] = as_rle([corners], *detection["segmentation"]["size"])
-    return filled
 
 
 def _distinct(found: Sequence[Detection], record: Record) -> list[Detection]:

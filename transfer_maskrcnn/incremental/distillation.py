@@ -69,13 +69,17 @@ class DistillSource(HookBase):
         cfg = self._cfg
         teacher, names = build_source_model(cfg)
         base = BaseClasses.of(self._spec.classes, names)
-        model = unwrapped(self.trainer.model)
         weight = float(cfg.MODEL.TRANSFER.DISTILLATION)
-        # pseudo-labels, which come first, give the same warning
-        warn = not cfg.MODEL.TRANSFER.PSEUDO_LABELS.ENABLED
-        annotated = annotated_classes(cfg, self._spec.classes, warn=warn)
+        annotated = annotated_classes(
+            cfg,
+            self._spec.classes,
+            # else pseudo-labels, which come first, have given the same warning
+            warn=not cfg.MODEL.TRANSFER.PSEUDO_LABELS.ENABLED,
+        )
         hidden = sorted(set(base.student.tolist()) - annotated)
-        self._distillation = Distillation(model, teacher, base, weight, hidden)
+        self._distillation = Distillation(
+            unwrapped(self.trainer.model), teacher, base, weight, hidden
+        )
         self._distillation.attach()
         logger.info(
             "%s %g: %d classes of %s are kept close to what it says",
@@ -110,10 +114,9 @@ def check_distillation(cfg: CfgNode, spec: RunSpec | None = None) -> None:
     keys = dict(flat_config(cfg))
     for key, values in _NEEDS.items():
         if keys[key] not in values:
-            expected = " or ".join(str(value) for value in values)
             raise ConfigError(
-                f"{KEY} {weight} cannot work with {key} {keys[key]}; expected {expected}, or "
-                f"set {KEY} 0.0"
+                f"{KEY} {weight} cannot work with {key} {keys[key]}; expected "
+                f"{' or '.join(map(str, values))}, or set {KEY} 0.0"
             )
     _check_teacher(cfg)
 

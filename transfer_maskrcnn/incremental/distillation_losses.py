@@ -118,8 +118,7 @@ def ask(
     handle = rpn_head.register_forward_hook(lambda _, inputs, output: heads.append(output))
     found, _ = model.proposal_generator(images, features, None)
     handle.remove()
-    pairs = zip(found, novel_objects, strict=True)
-    proposals = [_off_novel_objects(instances, boxes) for instances, boxes in pairs]
+    proposals = [*map(_off_novel_objects, found, novel_objects)]
     logits, deltas = box_outputs(model.roi_heads, features, proposals)
     probability, best = base.log_probabilities(logits)[:, :-1].exp().max(dim=1)
     sure = torch.nonzero(probability >= SURE).flatten()
@@ -127,8 +126,8 @@ def ask(
     kept, mask_boxes = _surest(proposals, sure, probability[sure])
     masks = None
     if model.roi_heads.mask_on:
-        all_masks = mask_logits(model.roi_heads, features, mask_boxes)
-        masks = of_class(all_masks, base.teacher[classes[kept]])
+        masks = mask_logits(model.roi_heads, features, mask_boxes)
+        masks = of_class(masks, base.teacher[classes[kept]])
     return Answers(
         proposals=proposals,
         class_logits=logits,

@@ -7,6 +7,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -16,7 +17,13 @@ from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.data.export import coco_document
 from transfer_maskrcnn.errors import ConfigError, WeightFileError
 from transfer_maskrcnn.files import write_json
-from transfer_maskrcnn.incremental.classes import annotated_classes, check_dataset, class_places
+from transfer_maskrcnn.incremental.classes import (
+    CALIBRATION_KEY,
+    annotated_classes,
+    check_dataset,
+    class_places,
+    dataset_keys,
+)
 from transfer_maskrcnn.incremental.decide import (
     Annotation,
     PseudoLabels,
@@ -71,18 +78,18 @@ def check_pseudo_labels(cfg: CfgNode, spec: RunSpec) -> None:
 
 
 def _check_calibration_set(cfg: CfgNode, spec: RunSpec, name: str) -> None:
-    used = {n: k for k in ("TRAIN", "TEST", "TEST_BASE") for n in cfg.DATASETS[k]}
-    if name in used:
+    key = dataset_keys(cfg)[name]
+    if key != CALIBRATION_KEY:
         raise ConfigError(
-            f"{KEY}.CALIBRATION_SET {name!r} is in DATASETS.{used[name]}, too: its figures would "
-            "be of images that thresholds were chosen on; name another set"
+            f"{CALIBRATION_KEY} {name!r} is in {key}, too: its figures would be of images that "
+            "thresholds were chosen on; name another set"
         )
     check_dataset(name)
     class_places(cfg, spec.classes, name)  # it has no class that the model lacks
     facts = source_facts(cfg)
     if facts is not None and not source_categories(name, facts.classes):
         raise ConfigError(
-            f"{KEY}.CALIBRATION_SET {name!r} has none of the classes of {cfg.MODEL.WEIGHTS}, for "
+            f"{CALIBRATION_KEY} {name!r} has none of the classes of {cfg.MODEL.WEIGHTS}, for "
             "which it is to choose scores; name a set in which they are annotated, or leave it "
             "empty"
         )
@@ -109,12 +116,10 @@ def pseudo_labels(
             "training images; put it back, or set ENABLED False"
         )
     names, model = facts.classes, spec.classes
-    annotated = annotated_classes(cfg, model, warn=True)
-    places = {i: model.index(n) for i, n in enumerate(names) if n and n in model}
-    left = [names[i] for i, place in places.items() if place in annotated]
-    if left:
+    done = [model[place] for place in annotated_classes(cfg, model, warn=True)]
+    if left := [name for name in names if name in done]:
         logger.info("no pseudo-labels of %s: DATASETS.TRAIN annotates them", quoted(left))
-    places = {i: place for i, place in places.items() if place not in annotated}
+    places = {i: model.index(n) for i, n in enumerate(names) if n in model and n not in done}
     own = cfg.clone()
     own.defrost()
     own.MODEL.ROI_HEADS.SCORE_THRESH_TEST = LOWEST_SCORE
@@ -143,8 +148,7 @@ def _summary(
     cfg: CfgNode, spec: RunSpec, labels: Sequence[PseudoLabels], sure: Mapping[str, float]
 ) -> dict[str, Any]:
     keys = cfg.MODEL.TRANSFER.PSEUDO_LABELS
-    names = spec.classes
-    counts = Counter(names[a["category_id"]] for image in labels for a in image.sure)
+    counts = Counter(spec.classes[a["category_id"]] for image in labels for a in image.sure)
     return {
         "teacher": cfg.MODEL.WEIGHTS,
         "images": len(labels),
@@ -171,8 +175,7 @@ def with_pseudo_labels(
     sentence = describe(summary)
     logger.info(sentence)
     if comm.is_main_process():
-        path = os.path.join(cfg.OUTPUT_DIR, SUMMARY_FILE)
-        write_json(path, {**summary, "sentence": sentence})
+        write_json(Path(cfg.OUTPUT_DIR, SUMMARY_FILE), {**summary, "sentence": sentence})
     return [with_labels(r, added) for r, added in zip(records, labels, strict=True)]
 
 
@@ -186,8 +189,8 @@ def describe(summary: Mapping[str, Any], undecided: str = "no loss depends on") 
     classes, calibration = summary["classes"], summary["calibration"]
     counts = Counter({name: c["objects"] for name, c in classes.items()})
     found = +counts  # those that there are
-    most = ", ".join(f"{name} {count}" for name, count in found.most_common(_MOST_CLASSES))
-    most += ", ..." if len(found) > _MOST_CLASSES else ""
+    words = [f"{name} {count}" for name, count in found.most_common(_MOST_CLASSES)]
+    most = ", ".join([*words, "..."] if len(found) > len(words) else words)
     text = (
         f"pseudo-labels on {plural(summary['images'], 'image')}: "
         f"{plural(found.total(), 'object')} of {len(found)} of the {len(counts)} classes that are "
@@ -200,8 +203,7 @@ def describe(summary: Mapping[str, Any], undecided: str = "no loss depends on") 
             f". CALIBRATION_SET {calibration} says too little of {few(default, _MOST_CLASSES)}: "
             f"SCORE {summary['score']:g} stands"
         )
-    never = [name for name, c in classes.items() if c["score"] is None]
-    if never:
+    if never := [name for name, c in classes.items() if c["score"] is None]:
         text += (
             f". No score of CALIBRATION_SET {calibration} is precise enough "
             f"({summary['precision']:g}) for {few(never, _MOST_CLASSES)}: "
@@ -238,10 +240,10 @@ def label_document(
     ]
     content = coco_document(dicts, classes)
     given = (a for own in annotations for a in own)
-    for number, (written, annotation) in enumerate(
-        zip(content["annotations"], given, strict=True), start=first_id
-    ):
-        written["id"] = number
-        if "score" in annotation:
-            written["score"] = round(annotation["score"], 4)
+    pairs = zip(content["annotations"], given, strict=True)
+    content["annotations"] = [
+        {**written, "id": number}
+        | ({"score": round(annotation["score"], 4)} if "score" in annotation else {})
+        for number, (written, annotation) in enumerate(pairs, start=first_id)
+    ]
     return content

@@ -83,9 +83,13 @@ def read_facts(cfg: CfgNode) -> SourceFacts:
         ConfigError: nobody names its classes.
         WeightFileError: it cannot be read.
     """
-    source, weights = load_named_source(cfg), cfg.MODEL.WEIGHTS
-    classes, tasks = list(source.classes or ()), tasks_of(source.metadata)
-    return SourceFacts(weights, weights_digest(weights), classes, tasks)
+    source = load_named_source(cfg)
+    return SourceFacts(
+        weights=cfg.MODEL.WEIGHTS,
+        digest=weights_digest(cfg.MODEL.WEIGHTS),
+        classes=list(source.classes or ()),
+        tasks=tasks_of(source.metadata),
+    )
 
 
 def source_facts(cfg: CfgNode) -> SourceFacts | None:
@@ -148,8 +152,8 @@ def before_extension(cfg: CfgNode, trained: str) -> CfgNode:
     ``cfg`` itself where ``trained`` is not of an extended run: then the model is measured against
     MODEL.WEIGHTS. These stay, too, where they are that source under another path.
     """
-    trust = cfg.MODEL.TRANSFER.TRUST_PICKLE
-    metadata = load_weights(trained, trust_pickle=trust).metadata or {}
+    file = load_weights(trained, trust_pickle=cfg.MODEL.TRANSFER.TRUST_PICKLE)
+    metadata = file.metadata or {}
     run = metadata.get("config") or {}
     source = (metadata.get("transfer") or {}).get("source")
     if not (source and cfg.MODEL.TRANSFER.EXTEND and run.get("MODEL.TRANSFER.EXTEND")):
