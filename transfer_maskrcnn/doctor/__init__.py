@@ -79,8 +79,7 @@ def examine(
             findings.append(finding("unloadable", subject.spec.name, [place]))
             continue
         source = one.spec.format, one.spec.annotations
-        if source in sources:  # two parts of one file share its losses
-            told = []
+        told = [] if source in sources else told  # two parts of one file share its losses
         sources.add(source)
         mapper = mapper_of(one.dataset.mask_format)
         one.looks += look_at_images(one.name, one.dataset.dicts, one.scales.tolist(), mapper)
