@@ -23,11 +23,21 @@ class Interval(NamedTuple):
     high: float
 
 
+def class_ap(matches: Matches) -> np.ndarray:
+    """(K,) COCO AP of each class, 0 to 100; NaN where there is nothing to find."""
+    once = np.ones((1, len(matches.image_ids)), dtype=np.int64)
+    return bootstrap_class_ap(matches, once, range(len(matches.objects)))[:, 0]
+
+
+def mean_ap(ap: np.ndarray) -> float:
+    """COCO's mean over (K,) classes: NaN is left out; NaN where there is nothing else."""
+    return float(mean_of_classes(ap[:, None])[0])
+
+
 def average_precision(matches: Matches) -> float:
     """COCO AP, 0 to 100: the mean over IoU thresholds and those classes that have ground truth; NaN
     where none has."""
-    once = np.ones((1, len(matches.image_ids)), dtype=np.int64)
-    return float(bootstrap_ap(matches, once)[0])
+    return mean_ap(class_ap(matches))
 
 
 def resample(images: int, replicates: int, seed: int) -> np.ndarray:

@@ -12,15 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from transfer_maskrcnn.evaluation.bootstrap import class_ap, mean_ap
 from transfer_maskrcnn.evaluation.coco import evaluate_detections
 from transfer_maskrcnn.evaluation.explain import explain
 from transfer_maskrcnn.evaluation.explain.tide import (
     KINDS,
     SIZES,
-    class_ap,
     find_mistakes,
     gains,
-    mean_ap,
     read_scene,
     repaired,
 )

@@ -97,21 +97,22 @@ def _examples(scene: Scene, mistakes: Mistakes) -> dict[Cause, list[Record]]:
     """Of as many images as can be."""
     missed = np.argsort(-scene.object_area, kind="stable")
     missed = missed[mistakes.missed[missed]]
-    nobody = np.full(len(missed), NOBODY)
-    of_objects = [scene.object_image[missed], nobody, missed]
-    rows = np.stack([scene.matches.image, scene.place, mistakes.about])
-    rows = np.concatenate([rows, of_objects], axis=1)
+    of_detections = [scene.matches.image, scene.place, mistakes.about]
+    of_objects = [scene.object_image[missed], np.full_like(missed, NOBODY), missed]
+    rows = np.concatenate([of_detections, of_objects], axis=1)
     kinds = np.append(mistakes.kind, np.full_like(missed, KINDS.index(Cause.MISSED)))
     ids, found = scene.coco.image_ids.tolist(), {}
     for place in np.unique(kinds[kinds != NOBODY]).tolist():
-        of_kind = rows[:, kinds == place]
-        first = np.sort(np.unique(of_kind[0], return_index=True)[1])
-        others = np.setdiff1d(np.arange(of_kind.shape[1]), first)
-        chosen = of_kind.T[np.append(first, others)[:EXAMPLES]].tolist()
-        numbers = [[None if number == NOBODY else number for number in one] for one in chosen]
+        of_kind = rows[:, kinds == place].T
+        first = np.sort(np.unique(of_kind[:, 0], return_index=True)[1])
+        others = np.setdiff1d(np.arange(len(of_kind)), first)
         found[KINDS[place]] = [
-            {"image_id": ids[image], "detection": detection, "object": object_}
-            for image, detection, object_ in numbers
+            {
+                "image_id": ids[image],
+                "detection": None if detection == NOBODY else detection,
+                "object": None if object_ == NOBODY else object_,
+            }
+            for image, detection, object_ in of_kind[np.append(first, others)[:EXAMPLES]].tolist()
         ]
     return found
 

@@ -13,19 +13,17 @@ from pathlib import Path
 
 import numpy as np
 
-from transfer_maskrcnn.evaluation.bootstrap import average_precision
+from transfer_maskrcnn.evaluation.bootstrap import average_precision, mean_ap
 from transfer_maskrcnn.evaluation.explain.tide import (
     KINDS,
     SIZES,
     Cause,
     Mistakes,
     Scene,
-    areas,
     count_suppressed,
     find_renaming,
     gains,
     in_size,
-    mean_ap,
 )
 from transfer_maskrcnn.files import read_json
 
@@ -199,15 +197,17 @@ def measure(
         return Group(counted, int((members & scene.object_found).sum()))
 
     def repair(kind: Cause) -> Repair:
-        whole, wrong = gains(scene, mistakes, [kind]), areas(scene, mistakes, kind)
+        whole, areas = gains(scene, mistakes, [kind]), scene.object_area[mistakes.missed]
         by_size = {size: mean_ap(gains(scene, mistakes, [kind], size)) for size in SIZES}
-        if kind == Cause.MISSED and not ap50 > 0:
+        if kind != Cause.MISSED:
+            areas = mistakes.area[mistakes.kind == KINDS.index(kind)]
+        elif not ap50 > 0:
             by_size = dict.fromkeys(SIZES, np.nan)
         return Repair(
-            count=len(wrong),
+            count=len(areas),
             gain=mean_ap(whole),
             by_size=by_size,
-            count_by_size={size: int(in_size(wrong, size).sum()) for size in SIZES},
+            count_by_size={size: int(in_size(areas, size).sum()) for size in SIZES},
             by_class=_by_name(names, whole),
         )
 
@@ -233,8 +233,11 @@ def measure(
 
 
 def _by_name(names: Sequence[str], values: np.ndarray) -> dict[str, float]:
-    pairs = zip(names, values.tolist(), strict=True)
-    return {name: value for name, value in pairs if not np.isnan(value)}
+    return {
+        name: value
+        for name, value in zip(names, values.tolist(), strict=True)
+        if not np.isnan(value)
+    }
 
 
 @dataclass(frozen=True)
@@ -262,12 +265,14 @@ def rank_causes(figures: Figures, facts: Facts) -> list[Blame]:
         # Of what is missed numbers count: a gain by size also tells how classes and sizes mix.
         bad = repair.count_by_size if kind == Cause.MISSED else repair.by_size
         kinds.append(Blame(kind, repair.gain, _standing_out(bad, objects)))
-    usual = _USUAL_LOOSENESS * figures.ap50
-    if max(blame.gain for blame in kinds) < NEGLIGIBLE:  # exactness is all that is left
-        usual = 0.0
-    unusual = max(0.0, 1 - usual / figures.loose) if figures.loose > 0 else 0.0
-    kinds.append(Blame(Cause.INEXACT_BOXES, unusual * figures.loose_boxes))
-    kinds.append(Blame(Cause.INEXACT_MASKS, unusual * figures.loose_masks))
+    # Where all else is right, exactness is what is left.
+    usual = _USUAL_LOOSENESS if max(blame.gain for blame in kinds) >= NEGLIGIBLE else 0.0
+    unusual = max(0.0, 1 - usual * figures.ap50 / figures.loose) if figures.loose > 0 else 0.0
+    outlines = {
+        Cause.INEXACT_BOXES: figures.loose_boxes,
+        Cause.INEXACT_MASKS: figures.loose_masks,
+    }
+    kinds += [Blame(cause, unusual * points) for cause, points in outlines.items()]
     kinds = sorted((b for b in kinds if b.gain >= NEGLIGIBLE), key=lambda blame: -blame.gain)
     ranked: dict[Cause, Blame] = {}
     for blame in (*_conditions(figures, facts, kinds), *kinds):

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_util
 
-from transfer_maskrcnn.evaluation.bootstrap import bootstrap_class_ap, mean_of_classes
+from transfer_maskrcnn.evaluation.bootstrap import class_ap
 from transfer_maskrcnn.evaluation.matches import ALL_SIZES, Matches, evaluate, gather
 
 Record = dict[str, Any]
@@ -239,13 +239,6 @@ def in_size(area: np.ndarray, size: str | None) -> np.ndarray:
     return (area >= low) & (area < high)
 
 
-def areas(scene: Scene, mistakes: Mistakes, kind: Cause) -> np.ndarray:
-    """Of each mistake of a kind, in square pixels."""
-    if kind == Cause.MISSED:
-        return scene.object_area[mistakes.missed]
-    return mistakes.area[mistakes.kind == KINDS.index(kind)]
-
-
 def repaired(
     scene: Scene, mistakes: Mistakes, kinds: Collection[Cause], size: str | None = None
 ) -> Matches:
@@ -272,17 +265,6 @@ def repaired(
         lost = mistakes.missed & in_size(scene.object_area, size)
         np.subtract.at(objects, (scene.object_class[lost], scene.object_image[lost]), 1)
     return replace(before, category=category, matched=matched, ignored=ignored, objects=objects)
-
-
-def class_ap(matches: Matches) -> np.ndarray:
-    """(K,) AP of each class, 0 to 100; NaN where there is nothing to find."""
-    once = np.ones((1, len(matches.image_ids)), dtype=np.int64)
-    return bootstrap_class_ap(matches, once, range(len(matches.objects)))[:, 0]
-
-
-def mean_ap(ap: np.ndarray) -> float:
-    """COCO's mean over classes: NaN is left out; NaN where there is nothing else."""
-    return float(mean_of_classes(ap[:, None])[0])
 
 
 def gains(

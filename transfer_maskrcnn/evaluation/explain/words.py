@@ -112,8 +112,6 @@ _SILENT = (
 #: proposals an image below which their number is the reason (detectron2's own limit is 1000); the
 #: recall that those after the first 100 must bring for more of them to be advised
 _FEW_PROPOSALS, _CLIMBING = 50, 0.05
-#: detectron2's own; a higher one costs AP, which lives on detections of low scores, too
-_USUAL_SCORE_THRESHOLD = 0.05
 
 _SHORT = {Cause.CLASSIFICATION: "class", Cause.LOCALISATION: "place", Cause.DUPLICATE: "twice",
           Cause.BACKGROUND: "backgr."}  # fmt: skip
@@ -140,8 +138,8 @@ def sentence(figures: Figures, facts: Facts, causes: Sequence[Blame]) -> str:
     if first.name in _CONDITIONS:
         return f"{_filled(_CONDITIONS[first.name], first, figures, facts)}{beside}."
     what = _filled(_WHAT[first.name], first, figures, facts)
-    remedy = _REMEDIES_OF_SIZE.get((first.name, first.size), _REMEDIES[first.name])
-    remedy = _filled(remedy, first, figures, facts)
+    template = _REMEDIES_OF_SIZE.get((first.name, first.size), _REMEDIES[first.name])
+    remedy = _filled(template, first, figures, facts)
     found = "Nearly everything is found; " if figures.ap50 >= _HIGH_AP50 else ""
     whole = {Cause.INEXACT_BOXES: boxes, Cause.INEXACT_MASKS: masks}.get(first.name)
     if whole is not None:
@@ -226,10 +224,10 @@ def notes(figures: Figures, facts: Facts) -> Iterator[str]:
             f"An image has {figures.most_objects} objects, but no more than {limit} detections: "
             "raise TEST.DETECTIONS_PER_IMAGE."
         )
-    if threshold is not None and threshold > _USUAL_SCORE_THRESHOLD:
+    if threshold is not None and threshold > 0.05:
         yield (
             f"Detections of scores under {threshold:g} do not count, which costs AP: detectron2's "
-            f"own MODEL.ROI_HEADS.SCORE_THRESH_TEST is {_USUAL_SCORE_THRESHOLD:g}."
+            "own MODEL.ROI_HEADS.SCORE_THRESH_TEST is 0.05."
         )
     at_100, every = facts.recall_of(100), facts.recall_of(1000)
     if at_100 is not None and every is not None:
@@ -273,8 +271,12 @@ def task_table(figures: Figures) -> Iterator[str]:
 
 def _table(titles: list[str], rows: list[list[str]]) -> str:
     # as headers, tabulate would give them two more columns each
-    sides = ("left", *["right"] * (len(titles) - 1))
-    return tabulate([titles, *rows], tablefmt="plain", disable_numparse=True, colalign=sides)
+    return tabulate(
+        [titles, *rows],
+        tablefmt="plain",
+        disable_numparse=True,
+        colalign=("left", *["right"] * (len(titles) - 1)),
+    )
 
 
 def _number(value: float) -> str:
