@@ -84,6 +84,17 @@ def in_model_classes(
     ]
 
 
+def source_categories(dataset: str, names: Sequence[str]) -> dict[int, int]:
+    """Category id of a dataset -> the source's class, by name; other categories are left out."""
+    metadata = MetadataCatalog.get(dataset)
+    own = list(metadata.thing_classes)
+    known = known_classes(own, [name for name in names if name])
+    ids: Mapping[int, int] = metadata.get(
+        "thing_dataset_id_to_contiguous_id", {i: i for i in range(len(own))}
+    )
+    return {i: names.index(known[own[k]]) for i, k in ids.items() if own[k] in known}
+
+
 def annotated_classes(cfg: CfgNode, classes: Sequence[str], *, warn: bool) -> set[int]:
     """The extended model's classes that ``DATASETS.TRAIN`` annotates: those with an instance.
 

@@ -168,9 +168,11 @@ def extension_lines(extension: Mapping[str, Any]) -> list[str]:
         known = "in no set of DATASETS.TEST" if ap is None else f"{kind} AP {_number(ap)}"
         lines.append(f"novel classes ({_share(scored['novel'], novel)}): {known}")
     if figures["all"] is not None and figures["harmonic_mean"] is not None:
-        every, mean = _number(figures["all"]), _number(figures["harmonic_mean"])
-        name = f"all ({_share(scored['base'] + scored['novel'], base + novel)})"
-        lines.append(f"{name}: {kind} AP {every}; harmonic mean of base and novel {mean}")
+        lines.append(
+            f"all ({_share(scored['base'] + scored['novel'], base + novel)}): {kind} AP "
+            f"{_number(figures['all'])}; harmonic mean of base and novel "
+            f"{_number(figures['harmonic_mean'])}"
+        )
     return lines
 
 

@@ -23,6 +23,7 @@ from transfer_maskrcnn.incremental.classes import (
     check_dataset,
     class_places,
     dataset_keys,
+    source_categories,
 )
 from transfer_maskrcnn.incremental.decide import (
     Annotation,
@@ -35,7 +36,6 @@ from transfer_maskrcnn.incremental.decide import (
 )
 from transfer_maskrcnn.incremental.source import (
     SourceFacts,
-    source_categories,
     source_detections,
     source_facts,
     source_matches,

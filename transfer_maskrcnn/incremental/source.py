@@ -11,14 +11,14 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
+from detectron2.data import DatasetCatalog, build_detection_test_loader
 from detectron2.evaluation import inference_context
 from detectron2.utils import comm
 from torch import nn
@@ -35,11 +35,11 @@ from transfer_maskrcnn.evaluation.coco import coco_results, detection_limit, gro
 from transfer_maskrcnn.evaluation.inference import FastInference
 from transfer_maskrcnn.evaluation.matches import Matches, match_detections
 from transfer_maskrcnn.files import file_digest, write_text
+from transfer_maskrcnn.incremental.classes import source_categories
 from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.modeling.heads import COSINE_KEY, tasks_of
 from transfer_maskrcnn.modeling.precision import autocast_dtype, describe_precision
 from transfer_maskrcnn.surgery.apply import apply_plan
-from transfer_maskrcnn.surgery.classes import known_classes
 from transfer_maskrcnn.surgery.hook import began_with, load_named_source
 from transfer_maskrcnn.surgery.load import SourceWeights, load_weights, weights_digest
 from transfer_maskrcnn.surgery.names import part_of
@@ -295,17 +295,6 @@ def source_matches(
             write_text(file, json.dumps(content))
         limit = detection_limit(cfg)
         return {task: match_detections(*files, task, limit) for task in tasks}
-
-
-def source_categories(dataset: str, names: Sequence[str]) -> dict[int, int]:
-    """Category id of a dataset -> the source's class, by name; other categories are left out."""
-    metadata = MetadataCatalog.get(dataset)
-    own = list(metadata.thing_classes)
-    known = known_classes(own, [name for name in names if name])
-    ids: Mapping[int, int] = metadata.get(
-        "thing_dataset_id_to_contiguous_id", {i: i for i in range(len(own))}
-    )
-    return {i: names.index(known[own[k]]) for i, k in ids.items() if own[k] in known}
 
 
 def _compute(
