@@ -28,8 +28,8 @@ VALUE = {"names": ["Übung", "a"], "number": 0.1, "nothing": None}
 
 
 @pytest.fixture(autouse=True)
-def _warn_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_warned", set())
+def _warn_again() -> None:
+    module._warn_once.cache_clear()
 
 
 def same(cache: Cache, key: str = KEY) -> bool:

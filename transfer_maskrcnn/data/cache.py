@@ -19,6 +19,7 @@ image: a killed run loses only what it was computing.
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import json
 import logging
@@ -65,17 +66,15 @@ def user_folder() -> Path | None:
     ``~/.cache/transfer_maskrcnn``. An empty ``TRANSFER_CACHE`` switches the cache off.
     """
     own = os.environ.get("TRANSFER_CACHE")
-    if own == "":
-        return None
+    shared = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
         if own is not None:
-            return Path(own).expanduser().absolute()
-        shared = Path(os.environ.get("XDG_CACHE_HOME", ""))
-        if not shared.is_absolute():  # the XDG standard has it ignored then
-            shared = Path.home() / ".cache"
+            return Path(own).expanduser().absolute() if own else None
+        # The XDG standard has a relative path ignored.
+        home = shared if shared.is_absolute() else Path.home() / ".cache"
     except RuntimeError:  # the user has no home
         return None
-    return shared / "transfer_maskrcnn"
+    return home / "transfer_maskrcnn"
 
 
 def user_cache(kind: str, *parts: str) -> Cache:
@@ -175,7 +174,7 @@ class Cache:
                 save_file(whole, unfinished, metadata=header)
         except (OSError, SafetensorError) as error:  # safetensors wraps what the disk says
             self.full = True
-            _warn_once(self.folder, error)
+            _warn_once(self.folder, str(error))
             return False
         self._unswept += size
         if self._unswept >= _SWEEP_BYTES:
@@ -213,13 +212,9 @@ def _checksum(key: str, entry: Entry) -> int:
     return value
 
 
-_warned: set[Path | None] = set()
-
-
-def _warn_once(folder: Path | None, error: Exception) -> None:
-    if folder not in _warned:
-        _warned.add(folder)
-        logger.warning("%s takes no more (%s): what is missing is computed anew", folder, error)
+@functools.cache
+def _warn_once(folder: Path | None, why: str) -> None:
+    logger.warning("%s takes no more (%s): what is missing is computed anew", folder, why)
 
 
 def make_room(folder: Path, most: float) -> None:

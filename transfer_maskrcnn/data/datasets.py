@@ -15,11 +15,12 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from stat import S_ISREG
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
@@ -156,7 +157,9 @@ def _load_whole(spec: DatasetSpec) -> LoadedDataset:
         "texts": np.frombuffer(bytearray(b"".join(texts)), dtype=np.uint8),
         "starts": np.cumsum([0, *map(len, texts)], dtype=np.int64),
     }
-    if not cache.put(key, tensors, _to_json(loaded, images)):
+    content = {**vars(loaded), "report": vars(loaded.report), "images": images.digest}
+    del content["dicts"], content["places"]
+    if not cache.put(key, tensors, content):
         return loaded
     level = logging.INFO if seconds > _SLOW_SECONDS else logging.DEBUG
     logger.log(level, "dataset %s: cached for next time in %s", spec.name, cache.path(key))
@@ -186,12 +189,6 @@ def _code_digest() -> str:
     """Of the loaders: their results may change while the version stays, between two releases."""
     files = [Path(__file__), *sorted(Path(formats.__file__).parent.glob("*.py"))]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-
-
-def _to_json(loaded: LoadedDataset, images: _ImageState) -> dict[str, Any]:
-    content = {**vars(loaded), "report": vars(loaded.report), "images": images.digest}
-    del content["dicts"], content["places"]
-    return content
 
 
 def _from_entry(entry: Entry | None) -> LoadedDataset | None:
@@ -250,11 +247,8 @@ class Records(Sequence[Record]):
     def __len__(self) -> int:
         return len(self._chosen)
 
-    @overload
-    def __getitem__(self, index: int) -> Record: ...
-    @overload
-    def __getitem__(self, index: slice) -> Records: ...
-    def __getitem__(self, index: int | slice) -> Record | Records:
+    def __getitem__(self, index: Any) -> Any:
+        """A dict, or a view of a slice."""
         if isinstance(index, slice):
             return Records(*self._all, self._chosen[index])
         name, text = self.text(index)
@@ -273,8 +267,6 @@ class Records(Sequence[Record]):
         if not isinstance(other, (Records, list)):
             return NotImplemented
         return len(self) == len(other) and all(map(operator.eq, self, other))
-
-    __hash__ = None  # type: ignore[assignment]  # equal to a list, which has none
 
     def __add__(self, other: Sequence[Record]) -> list[Record]:
         return [*self, *other]
@@ -311,18 +303,16 @@ def _state_of(files: Sequence[str]) -> _ImageState:
     newest = missing = 0
     states: list[tuple[int, ...]] = []
     for name in files:
-        try:
+        state: tuple[int, ...] = ()
+        with suppress(OSError, ValueError):  # ValueError: a name that no file can have
             status = os.stat(name)
-        except (OSError, ValueError):  # ValueError: a name that no file can have
-            status = None
-        if status is None or not S_ISREG(status.st_mode):
-            missing += 1
-            states.append(())
-        else:
             # ctime: some tools change an image and set its old mtime again
             times = (status.st_mtime_ns, status.st_ctime_ns)
-            states.append((status.st_size, *times, status.st_mode))
-            newest = max(newest, *times)
+            if S_ISREG(status.st_mode):
+                state = (status.st_size, *times, status.st_mode)
+                newest = max(newest, *times)
+        missing += not state
+        states.append(state)
     return _ImageState(hashlib.sha256(repr(states).encode()).hexdigest(), newest, missing)
 
 

@@ -24,8 +24,6 @@ from transfer_maskrcnn.data.export.base import common_folder
 from transfer_maskrcnn.errors import ConfigError, nearest
 from transfer_maskrcnn.text import few, quoted
 
-_MOST_NAMED = 8  # classes in a message
-
 
 @dataclass(frozen=True)
 class NamedDataset:
@@ -106,15 +104,6 @@ class FewShots:
         Raises:
             ConfigError: a class has fewer instances.
         """
-        self._check_counts(shots)
-        chosen = [
-            shot
-            for name, instances in self._of_class.items()
-            for shot in _in_random_order(instances, f"{seed}/{name}")[:shots]
-        ]
-        return self._as_coco(chosen)
-
-    def _check_counts(self, shots: int) -> None:
         counts = {name: len(instances) for name, instances in self._of_class.items()}
         lacking = [f"{name!r} has {count}" for name, count in counts.items() if count < shots]
         if lacking:
@@ -122,8 +111,14 @@ class FewShots:
             fix = f"the largest --shots is {most}" if most else "name a dataset that has some"
             raise ConfigError(
                 f"--shots {shots}: too few instances (crowds and boxes without a mask do not "
-                f"count): {few(lacking, _MOST_NAMED)}; {fix}, or choose others with --classes"
+                f"count): {few(lacking, 8)}; {fix}, or choose others with --classes"
             )
+        chosen = [
+            shot
+            for name, instances in self._of_class.items()
+            for shot in _in_random_order(instances, f"{seed}/{name}")[:shots]
+        ]
+        return self._as_coco(chosen)
 
     def _as_coco(self, chosen: Sequence[Shot]) -> dict[str, Any]:
         records: dict[str, dict[str, Any]] = {}

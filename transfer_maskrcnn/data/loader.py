@@ -37,7 +37,6 @@ logger = logging.getLogger(__name__)
 
 Draw = tuple[int, int]  # how many images this process drew before, and the image's index
 Shape = tuple[int, int]  # width, height of an image in pixels
-_DEFAULT_SAMPLER = "TrainingSampler"
 _IMBALANCE_KEY = "DATALOADER.REPEAT_IMBALANCE"
 
 
@@ -251,7 +250,7 @@ def choose_sampler(
         raise ConfigError(f"{_IMBALANCE_KEY} is {limit}; expected 0 (off) or a number, such as 10")
     counts = Counter(c for image in labels for c in image).most_common()
     ratio = imbalance([count for _, count in counts])
-    if sampler_name != _DEFAULT_SAMPLER or limit == 0 or ratio <= limit:
+    if sampler_name != "TrainingSampler" or limit == 0 or ratio <= limit:
         return None, ""
     factors = repeat_factors(labels)
     if factors.max() == 1:  # every class is in as many images; drawing them oftener changes nothing

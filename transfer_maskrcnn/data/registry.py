@@ -32,7 +32,6 @@ from transfer_maskrcnn.errors import DatasetError, nearest
 
 logger = logging.getLogger(__name__)
 
-PARTS = ("train", "val")
 BUILTIN_CATALOG = Path(__file__).with_name("catalog.yaml")
 _TEXTS = ("format", "annotations", "image_root", "part", "prepare")
 _REQUIRED = ("format", "annotations")
@@ -130,17 +129,15 @@ def make_spec(
         options=rest,
     )
     try:
-        problem = _problem(spec)
-        if problem:
-            raise DatasetError(problem)
+        _check(spec)
         return replace(spec, merge=check_merge(merge, spec.classes))
     except DatasetError as error:
         raise DatasetError(f"dataset {name!r}: {error}") from None
 
 
-def _problem(spec: DatasetSpec) -> str:
+def _check(spec: DatasetSpec) -> None:
     if spec.format not in FORMATS:
-        return (
+        raise DatasetError(
             f"unknown format {spec.format!r}; "
             f"expected one of {', '.join(FORMATS)}{nearest(spec.format, FORMATS)}"
         )
@@ -148,22 +145,21 @@ def _problem(spec: DatasetSpec) -> str:
     known = sorted(own | set(_KEYS))
     unknown = [option for option in spec.options if option not in own]
     if unknown:
-        return (
+        raise DatasetError(
             f"format {spec.format} has no option {unknown[0]!r}; it has "
             f"{', '.join(known)}{nearest(unknown[0], known)}"
         )
     if spec.image_root is None and spec.format != "yolo":
-        return f"format {spec.format} needs image_root, the folder of images"
-    every = spec.hold_out_every
-    if (every is None) != (spec.part is None):
-        return (
-            f"hold_out_every and part go together; got hold_out_every={every!r}, part={spec.part!r}"
+        raise DatasetError(f"format {spec.format} needs image_root, the folder of images")
+    every, part = spec.hold_out_every, spec.part
+    if (every is None) != (part is None):
+        raise DatasetError(
+            f"hold_out_every and part go together; got hold_out_every={every!r}, part={part!r}"
         )
     if every is not None and (not isinstance(every, int) or every < 2):
-        return f"hold_out_every is {every!r}; expected a whole number of at least 2"
-    if spec.part is not None and spec.part not in PARTS:
-        return f"part is {spec.part!r}; expected train or val"
-    return ""
+        raise DatasetError(f"hold_out_every is {every!r}; expected a whole number of at least 2")
+    if part not in (None, "train", "val"):
+        raise DatasetError(f"part is {part!r}; expected train or val")
 
 
 class DatasetLoader:
@@ -297,34 +293,32 @@ def _read_catalog(path: Path) -> dict[str, Any]:
             "my_train:\n  format: coco\n  annotations: my/train.json\n  image_root: my/images"
         )
     for name, entry in entries.items():
-        problem = _entry_problem(name, entry)
-        if problem:
-            raise DatasetError(f"{path}: {problem}")
+        _check_entry(path, name, entry)
     return entries
 
 
-def _entry_problem(name: Any, entry: Any) -> str:
+def _check_entry(path: Path, name: Any, entry: Any) -> None:
     if not isinstance(name, str) or not isinstance(entry, dict):
-        return (
-            f"entry {name!r} is not a name with keys below it; "
+        raise DatasetError(
+            f"{path}: entry {name!r} is not a name with keys below it; "
             f"expected {', '.join(_REQUIRED)} and image_root"
         )
+    where = f"{path}: dataset {name!r}"
     for key, value in entry.items():
         if not isinstance(key, str) or key == "name":
-            return f"dataset {name!r}: {key!r} is no key of a dataset"
+            raise DatasetError(f"{where}: {key!r} is no key of a dataset")
         if key in _TEXTS and not isinstance(value, str):
-            return f"dataset {name!r}: {key} is {value!r}; expected a text"
+            raise DatasetError(f"{where}: {key} is {value!r}; expected a text")
     for key in _REQUIRED:
         if key not in entry:
             close = nearest(key, [k for k in entry if k not in _KEYS], found_in="the file")
-            return f"dataset {name!r} lacks {key!r}{close}"
+            raise DatasetError(f"{where} lacks {key!r}{close}")
     classes = entry.get("classes", ["any"])
     if not (isinstance(classes, list) and classes and all(isinstance(c, str) for c in classes)):
-        return (
-            f"dataset {name!r}: classes is {classes!r}; expected a list of names, "
+        raise DatasetError(
+            f"{where}: classes is {classes!r}; expected a list of names, "
             'with quotes where YAML would read a number or a truth value ("1", "no")'
         )
-    return ""
 
 
 def catalog_entry(name: str) -> Mapping[str, Any] | None:

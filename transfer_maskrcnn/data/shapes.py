@@ -11,8 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from transfer_maskrcnn.data.export import coco_document
+from transfer_maskrcnn.data.export.base import new_folder
 from transfer_maskrcnn.data.formats.masks import mask_to_rle
 from transfer_maskrcnn.errors import DatasetError
 
@@ -195,7 +194,7 @@ def prepare_shapes(root: str | os.PathLike[str], folders: Collection[str] | None
 
     ``folders`` names those that are wanted; None: all of ``SPLITS``.
 
-    A split appears under its name only when it is whole: it is written beside and renamed.
+    A split appears under its name only when it is whole.
     """
     folder = Path(root) / "shapes"
     folder.mkdir(parents=True, exist_ok=True)
@@ -203,11 +202,7 @@ def prepare_shapes(root: str | os.PathLike[str], folders: Collection[str] | None
         wanted = folders is None or split.folder in folders
         if not wanted or (folder / split.folder).exists():
             continue
-        temporary = Path(tempfile.mkdtemp(prefix=f".{split.folder}-", dir=folder))
-        try:
-            write_split(split, temporary / "whole")
-            os.replace(temporary / "whole", folder / split.folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        with new_folder(folder / split.folder) as unfinished:
+            write_split(split, unfinished)
         logging.getLogger(__name__).info("generated %s", folder / split.folder)
     return folder

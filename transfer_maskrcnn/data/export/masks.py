@@ -54,18 +54,15 @@ def encloses(polygons: Polygons, pixels: float) -> bool:
 
     Pixels count by their centres, so only those along the outline make a difference.
     """
-    return abs(polygons_area(polygons) - pixels) <= 1 + sum(map(_length, polygons)) / 2
+    rings = (np.reshape(polygon, (-1, 2)).astype(float) for polygon in polygons)
+    length = sum(float(np.hypot(*(r - np.roll(r, 1, axis=0)).T).sum()) for r in rings)
+    return abs(polygons_area(polygons) - pixels) <= 1 + length / 2
 
 
 def segmentation_box(segmentation: Segmentation) -> list[float]:
     """x, y, width, height in pixels of the smallest box around the mask."""
     x0, y0, x1, y1 = box_of(segmentation)
     return [x0, y0, x1 - x0, y1 - y0]
-
-
-def _length(polygon: Sequence[float]) -> float:
-    points = np.asarray(polygon, dtype=float).reshape(-1, 2)
-    return float(np.hypot(*(points - np.roll(points, 1, axis=0)).T).sum())
 
 
 _MOST_DISTANCES = 1_000_000  # held in memory at once

@@ -53,7 +53,7 @@ def fill_png_masks(dataset: LoadedDataset, folder: Path) -> Filled:
         canvas = _numbered(record, by_class)
         if by_class:
             _check_regions(record, canvas)
-        _save(canvas, folder / "masks" / f"{stem}.png")
+        Image.fromarray(canvas).save(folder / "masks" / f"{stem}.png")
     copied = copy_images(
         image_files(dataset), lambda stem: folder / "images"
     )  # last: masks may not fit
@@ -93,7 +93,7 @@ def _write_samples(
         folder.mkdir()
         masks = [rle_to_mask(rle) for rle in record["rles"]]
         for number, mask in enumerate(masks or [np.zeros((record["height"], record["width"]))], 1):
-            _save(mask.astype(np.uint8) * 255, folder / f"{number}.png")
+            Image.fromarray(mask.astype(np.uint8) * 255).save(folder / f"{number}.png")
     return copied
 
 
@@ -118,7 +118,3 @@ def _check_regions(record: dict[str, Any], canvas: np.ndarray) -> None:
             "each connected region of one PNG an image is an instance; write the dataset as coco "
             "instead, which holds everything"
         )
-
-
-def _save(values: np.ndarray, path: Path) -> None:
-    Image.fromarray(values).save(path, "PNG")

@@ -59,7 +59,10 @@ def load_coco_json(
         raise wrong_kind(data, source, "a COCO json")
     report = LoadReport()
     images = parse_images(data, root, source)
-    usage = count_categories(data, source)
+    usage = Counter(
+        need(record, "category_id", int, source, f"annotations[{k}]")
+        for k, record in enumerate(need(data, "annotations", list, source, "the file"))
+    )
     names = parse_categories(data, usage, source, report)
     parse_annotations(data, images, names, source, report)
     return assemble(
@@ -89,14 +92,6 @@ def parse_images(data: dict[str, Any], root: ImageFolder, source: str) -> dict[i
             "Give each image its own id, and its annotations the same as image_id"
         )
     return images
-
-
-def count_categories(data: dict[str, Any], source: str) -> Counter[int]:
-    """How many annotations use each category id."""
-    return Counter(
-        need(record, "category_id", int, source, f"annotations[{k}]")
-        for k, record in enumerate(need(data, "annotations", list, source, "the file"))
-    )
 
 
 def parse_annotations(

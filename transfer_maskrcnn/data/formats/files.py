@@ -134,10 +134,8 @@ def describe(data: Any) -> str:
 
 def number(value: Any) -> float:
     """``value`` as a float, NaN where it is no number: cleaning counts what is not finite."""
-    try:
-        return float(value) if type(value) in (int, float) else math.nan
-    except OverflowError:
-        return math.nan
+    # Python compares a whole number with a float exactly, however large.
+    return float(value) if type(value) in (int, float) and abs(value) < 1e300 else math.nan
 
 
 IMAGE_SUFFIXES = frozenset(
