@@ -23,8 +23,10 @@ _PUBLIC = {
     "WeightSurgeryHook": "surgery.hook",
     "add_transfer_config": "config",
     "load_config": "config",
+    "load_weights": "surgery.load",
     "register_catalog": "data.registry",
     "register_dataset": "data.registry",
+    "transfer_weights": "surgery.hook",
 }
 __all__ = ["__version__", *_PUBLIC]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -20,10 +21,12 @@ from pycocotools.coco import COCO
 
 from transfer_maskrcnn.commands.predict import _parser, main
 from transfer_maskrcnn.config import load_config
-from transfer_maskrcnn.errors import TransferError
+from transfer_maskrcnn.errors import TransferError, WeightFileError
 from transfer_maskrcnn.inference.outputs import video_file
 from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.surgery.apply import write_weights
+from transfer_maskrcnn.surgery.load import load_weights
+from transfer_maskrcnn.surgery.read import METADATA_KEY
 
 TINY = [
     *("MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "start.pth", "MODEL.ROI_HEADS.NUM_CLASSES", 2),
@@ -229,3 +232,16 @@ def test_a_reader_that_goes_away(
     assert process.wait(timeout=120) == 141, errors
     assert errors == ""
     assert len(COCO(str(tmp_path / "out" / "images.json")).imgs) == 2
+
+
+def test_a_file_that_needs_trust(
+    predict: Callable[..., int], finished: Path, tmp_path: Path
+) -> None:
+    """It holds an object beside the weights: refused, and read where TRUST_PICKLE says so."""
+    state = dict(load_weights(finished.with_name("model_final.safetensors")).tensors)
+    metadata = {METADATA_KEY: {"thing_classes": ["cat", "dog"]}}
+    torch.save({"model": state, **metadata, "args": argparse.Namespace()}, tmp_path / "own.pth")
+    asked = ["--weights", tmp_path / "own.pth", "--json"]
+    with pytest.raises(WeightFileError, match="TRUST_PICKLE True"):
+        predict(*asked)
+    assert predict(*asked, "MODEL.TRANSFER.TRUST_PICKLE", "True") == 0

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from detectron2.config import CfgNode
 
 from transfer_maskrcnn.commands import train_net
+from transfer_maskrcnn.modeling.build import build_model
 
 
 @pytest.mark.parametrize(
@@ -34,3 +39,25 @@ def test_mistakes(
     monkeypatch.setattr(sys, "argv", ["train_net.py", *end, *arguments])
     with pytest.raises(SystemExit, match=rf"error: .*{message}"):
         train_net.train_net()
+
+
+def test_eval_only_of_a_file_that_needs_trust(
+    toy: Callable[..., CfgNode], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds an object beside the weights: refused, and read where TRUST_PICKLE says so."""
+    cfg = toy().clone()
+    cfg.defrost()
+    cfg.DATASETS.TEST = cfg.DATASETS.TRAIN
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    content = {"model": build_model(cfg).state_dict(), "args": argparse.Namespace()}
+    torch.save(content, tmp_path / "own.pth")
+    given = ["--config-file", str(tmp_path / "config.yaml"), "--eval-only"]
+    given += ["MODEL.WEIGHTS", str(tmp_path / "own.pth")]
+    monkeypatch.setattr(sys, "argv", ["train_net.py", *given])
+    with pytest.raises(SystemExit, match="TRUST_PICKLE True"):
+        train_net.train_net()
+    monkeypatch.setattr(
+        sys, "argv", ["train_net.py", *given, "MODEL.TRANSFER.TRUST_PICKLE", "True"]
+    )
+    train_net.train_net()
+    assert Path(cfg.OUTPUT_DIR, "evaluation.json").is_file()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.data.registry import register_dataset
 from transfer_maskrcnn.data.shapes import SOURCE_CLASSES, TARGET_CLASSES, ShapesSplit, write_split
 from transfer_maskrcnn.engine.hooks.validation import build_validation_loader
-from transfer_maskrcnn.engine.run import evaluate
+from transfer_maskrcnn.engine.run import check_start, evaluate
 from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.inference.load import find_weights, load_predictor
@@ -106,3 +107,23 @@ def test_losses_are_of_the_extended_classes(make: Callable[..., CfgNode]) -> Non
     validation = build_validation_loader(cfg, ALL, cfg.DATASETS.TEST[0])
     seen = {int(k) for [image] in validation for k in image["instances"].gt_classes}
     assert seen <= {ALL.index(name) for name in TARGET_CLASSES} and 8 in seen
+
+
+def test_the_source_is_opened_once(
+    make: Callable[..., CfgNode], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By whoever asks: the classes, the checks before a run, the surgery."""
+    weights = shutil.copy(make().MODEL.WEIGHTS, tmp_path / "source.pth")
+    opened, load = [], torch.load
+    monkeypatch.setattr(
+        torch, "load", lambda file, **options: opened.append(str(file)) or load(file, **options)
+    )
+    cfg = make("MODEL.WEIGHTS", str(weights))
+    spec = fit_config(cfg)
+    cfg = spec.resolve(cfg)
+    check_start(cfg, spec)
+    trainer = TransferTrainer(cfg, spec)
+    trainer.resume_or_load(resume=False)
+    trainer.surgery.before_train()
+    assert trainer.surgery.plan is not None
+    assert opened == [str(weights)]

@@ -16,6 +16,7 @@ from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
+import transfer_maskrcnn
 from transfer_maskrcnn.config import add_transfer_config
 from transfer_maskrcnn.errors import TransferPlanError, WeightFileError
 from transfer_maskrcnn.surgery.hook import WeightSurgeryHook, source_class_names, transfer_weights
@@ -252,6 +253,11 @@ def test_an_address_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(PathManager, "get_local_path", unreachable)
     with pytest.raises(WeightFileError, match=r"detectron2://a.pkl: cannot be fetched .*Name or"):
         load_weights("detectron2://a.pkl")
+
+
+def test_the_public_names() -> None:
+    assert transfer_maskrcnn.transfer_weights is transfer_weights
+    assert transfer_maskrcnn.load_weights is load_weights
 
 
 def test_missing_file() -> None:

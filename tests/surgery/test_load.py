@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from detectron2 import model_zoo
 from detectron2.data import MetadataCatalog
 from safetensors.torch import save_file
 
@@ -276,3 +277,16 @@ ADDRESSES = [
 def test_zoo_classes(address: str, dataset: str | None) -> None:
     names = MetadataCatalog.get(dataset).thing_classes if dataset else None
     assert zoo_classes(address) == (names and tuple(names))
+
+
+def test_a_config_of_the_zoo_tells_the_class_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By where its file lies once it is fetched, for the config's own name has no such place."""
+    path = tmp_path / "COCO-InstanceSegmentation" / "mask_rcnn_R_50_FPN_3x" / ID
+    path.parent.mkdir(parents=True)
+    torch.save({"roi_heads.box_predictor.cls_score.bias": torch.ones(81)}, path)
+    monkeypatch.setattr(model_zoo, "get_checkpoint_url", lambda _: str(path))
+    source = load_weights("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml")
+    assert source.classes == tuple(MetadataCatalog.get("coco_2017_val").thing_classes)
+    assert source.expects["INPUT.FORMAT"] == "BGR"
