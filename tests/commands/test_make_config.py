@@ -109,6 +109,7 @@ def test_what_is_said(make: Make, base: Path, capsys: pytest.CaptureFixture[str]
     assert f"{train} (3 images, 6 objects) and {val} (3 images, 6 objects); 1 class." in heading
 
 
+@pytest.mark.slow
 def test_trains_as_it_is_from_another_folder(
     catalog: Callable[..., Path],
     base: Path,

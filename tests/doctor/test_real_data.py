@@ -58,6 +58,7 @@ SETS: dict[str, tuple[str, dict[str, Any], Found]] = {
 
 
 @pytest.mark.parametrize("name", SETS)
+@pytest.mark.slow
 def test_what_the_readme_says(name: str, shared: Path, diagnose: Callable[..., Diagnosis]) -> None:
     format, options, expected = SETS[name]
     specs = []

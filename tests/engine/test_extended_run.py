@@ -56,6 +56,7 @@ def make(repository: Path, tmp_path: Path) -> Callable[..., CfgNode]:
     return config
 
 
+@pytest.mark.slow
 def test_train_evaluate_resume_predict(
     make: Callable[..., CfgNode], train: Callable[..., Any], tmp_path: Path
 ) -> None:

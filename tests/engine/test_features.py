@@ -75,6 +75,7 @@ def test_names_are_distinct() -> None:
     assert len({feature.name for feature in FEATURES}) == len(FEATURES) >= 14
 
 
+@pytest.mark.slow
 def test_what_is_not_asked_for_is_not_loaded() -> None:
     script = "import sys, transfer_maskrcnn.engine.trainer; print(*sys.modules)"
     command = [sys.executable, "-W", "ignore", "-c", script]

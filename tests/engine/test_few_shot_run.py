@@ -61,6 +61,7 @@ def stage(repository: Path, tmp_path: Path) -> Callable[..., CfgNode]:
     return config
 
 
+@pytest.mark.slow
 def test_both_stages(
     stage: Callable[..., CfgNode], train: Callable[..., Any], repository: Path
 ) -> None:

@@ -75,6 +75,7 @@ def test_a_mistake_moves_nothing(command: Callable[..., None], tmp_path: Path) -
         assert (tmp_path / "run" / "log.txt").read_text() == log
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_are_refused(command: Callable[..., None], tmp_path: Path) -> None:
     holder = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", HOLD, str(tmp_path / "run")],

@@ -32,6 +32,7 @@ def images_cached(log: pytest.LogCaptureFixture) -> bool:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.slow
 def test_losses_are_those_of_a_run_without_cache(
     preset: str, toy: Toy, train: Train, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -158,6 +158,7 @@ def test_evaluations_between_iterations(toy: Toy, train: Train, computed: list[i
 
 # iterations of two images out of four, whether so few passes pay
 @pytest.mark.parametrize(("iterations", "pays"), [(4, False), (5, True)])
+@pytest.mark.slow
 def test_auto_wants_more_passes_than_views(
     iterations: int, pays: bool, toy: Toy, train: Train, computed: list[int], said: Any
 ) -> None:

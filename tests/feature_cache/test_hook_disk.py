@@ -245,6 +245,7 @@ TransferTrainer(cfg).train()
 """
 
 
+@pytest.mark.slow
 def test_a_kill_leaves_whole_entries_only(
     toy: Toy, train: Train, computed: list[int], tmp_path: Path
 ) -> None:

@@ -47,6 +47,7 @@ class Watch(HookBase):
 
 
 @pytest.mark.parametrize("mode", ["off", "memory", "disk", "auto"])
+@pytest.mark.slow
 def test_each_phase_is_cached_as_far_as_it_freezes(mode: str, toy: Toy, train: Train) -> None:
     watch = Watch()
     train(toy(*OPTS, CACHE, mode), watch)
@@ -63,6 +64,7 @@ RESUMED = [
 
 
 @pytest.mark.parametrize(("mode", "interruptions"), RESUMED)
+@pytest.mark.slow
 def test_a_resumed_run_is_the_same(
     mode: str, interruptions: dict[int, Any], toy: Toy, train: Train
 ) -> None:

@@ -57,6 +57,7 @@ def make(repository: Path, tmp_path: Path) -> Callable[..., CfgNode]:
     return config
 
 
+@pytest.mark.slow
 def test_resumed_losses_are_the_same(
     make: Callable[..., CfgNode], train: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -77,6 +78,7 @@ def test_resumed_losses_are_the_same(
 
 
 @pytest.mark.parametrize("preset", ["backbone", "backbone_fpn"])
+@pytest.mark.slow
 def test_cached_features_give_the_same_losses(
     make: Callable[..., CfgNode], train: Callable[..., Any], computed: list[int], preset: str
 ) -> None:
@@ -90,6 +92,7 @@ def test_cached_features_give_the_same_losses(
 
 
 @pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.slow
 def test_classes_without_an_instance_are_named_once(
     make: Callable[..., CfgNode],
     train: Callable[..., Any],
@@ -119,6 +122,7 @@ def test_it_is_looked_at_before_pseudo_labels_are(make: Callable[..., CfgNode]) 
         make(*labels, "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", True)
 
 
+@pytest.mark.slow
 def test_a_teacher_that_is_gone(make: Callable[..., CfgNode], train: Callable[..., Any]) -> None:
     cfg = make("SOLVER.MAX_ITER", 1)
     train(cfg)  # its model knows the classes, so that nothing else misses the file

@@ -101,6 +101,7 @@ class Case:
         return class_ap(self.truth, self.found[when], self.ones if weights is None else weights)
 
 
+@pytest.mark.slow
 def test_figures_and_interval_are_those_of_coco(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,6 +26,8 @@ from transfer_maskrcnn.incremental import source
 from transfer_maskrcnn.incremental.source import note_source, source_facts
 from transfer_maskrcnn.modeling.build import build_model
 
+pytestmark = pytest.mark.slow
+
 TINY: list[Any] = [
     *("MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", 0, "SEED", 0),
     *("MODEL.TRANSFER.KEEP", "class_rows", "MODEL.TRANSFER.EXTEND", True),

@@ -109,6 +109,7 @@ def without_pseudo(dicts: list[dict[str, Any]]) -> list[Any]:
     return [[a for a in record["annotations"] if "score" not in a] for record in dicts]
 
 
+@pytest.mark.slow
 def test_training(
     make: Callable[..., CfgNode],
     train: Callable[..., Any],
@@ -242,6 +243,7 @@ def test_a_calibration_set_without_base_classes(
         make(f"{KEY}.CALIBRATION_SET", name)
 
 
+@pytest.mark.slow
 def test_a_calibration_set_may_have_novel_classes(
     make: Callable[..., CfgNode], tmp_path: Path
 ) -> None:
@@ -354,6 +356,7 @@ def test_a_calibration_set_that_is_tested_on(make: Callable[..., CfgNode]) -> No
         make(f"{KEY}.CALIBRATION_SET", CALIBRATION, "DATASETS.TEST", (CALIBRATION,))
 
 
+@pytest.mark.slow
 def test_the_tool_goes_on_after_a_kill(
     repository: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

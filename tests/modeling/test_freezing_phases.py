@@ -199,6 +199,7 @@ distributed.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_same_weights(tmp_path: Path) -> None:
     (tmp_path / "run.py").write_text(DDP)
     command = [sys.executable, str(tmp_path / "run.py")]

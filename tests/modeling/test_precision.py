@@ -174,6 +174,7 @@ def check_layouts(trainer: Any) -> None:
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in rows)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_resumed_and_loads_into_a_stock_model(
     toy: Toy, train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:

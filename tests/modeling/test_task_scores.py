@@ -91,6 +91,7 @@ def results(cfg: CfgNode) -> list[Any]:
     return sorted(found, key=lambda r: (r["image_id"], r["category_id"], -r["score"]))
 
 
+@pytest.mark.slow
 def test_what_only_new_rows_learn_changes_no_old_detection(
     make: Callable[..., CfgNode], train: Callable[..., Any], repository: Path
 ) -> None:
@@ -121,6 +122,7 @@ def test_what_only_new_rows_learn_changes_no_old_detection(
     assert tasks_of(load_weights(final).metadata) == [8, 1, 1]
 
 
+@pytest.mark.slow
 def test_a_file_says_how_its_classes_are_scored(
     make: Callable[..., CfgNode], train: Callable[..., Any], repository: Path
 ) -> None:

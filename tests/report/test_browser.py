@@ -11,6 +11,8 @@ import pytest
 from transfer_maskrcnn.report.run_page import write_run_report
 from transfer_maskrcnn.report.study_page import write_study_report
 
+pytestmark = pytest.mark.slow
+
 PHONE, DESKTOP = 375, 1200
 Visit = Callable[..., Any]
 

@@ -10,6 +10,8 @@ import pytest
 
 from transfer_maskrcnn.report.doctor_page import CLOSE_COLOURS, write_doctor_page
 
+pytestmark = pytest.mark.slow
+
 PHONE, DESKTOP = 390, 1280
 Visit = Callable[..., Any]
 Share = Callable[..., float]

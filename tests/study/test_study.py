@@ -144,6 +144,7 @@ def test_what_pre_trained_weights_are_worth_on_shapes(
     assert (at_start["random_init"]["segm/AP"] or 0) < 0.5
 
 
+@pytest.mark.slow
 def test_a_study_in_use_is_left_alone(toy: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "study"
     folder.mkdir()
