@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.pairs import Side
 from benchmarks.training import ZOO
 from transfer_maskrcnn.config import load_config
-from transfer_maskrcnn.engine.machine import keep_freed_memory
+from transfer_maskrcnn.engine.run import keep_freed_memory
 from transfer_maskrcnn.evaluation.coco import coco_results
 from transfer_maskrcnn.evaluation.inference import FastInference
 from transfer_maskrcnn.modeling import build

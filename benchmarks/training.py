@@ -25,7 +25,7 @@ from benchmarks.pictures import CLASSES
 from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
 from transfer_maskrcnn.data.registry import register_dataset
-from transfer_maskrcnn.engine.machine import keep_freed_memory
+from transfer_maskrcnn.engine.run import keep_freed_memory
 from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from transfer_maskrcnn.errors import TransferError
+from transfer_maskrcnn.errors import TrainingDivergedError, TransferError
 
 FAILED, DIVERGED_STATUS = 1, 3
 # As a shell reports a process that SIGINT, or SIGPIPE, ended.
@@ -56,8 +56,8 @@ def quiet_third_parties() -> None:
 def run_tool(main: Callable[[], int | None], after_interrupt: str = "") -> None:
     """Run ``main``; exit with what it returns unless that is 0, or the status of what stopped it.
 
-    Mistakes of the user end in one line on stderr and status 1; Ctrl-C in 130; a reader that goes
-    away, as ``head`` does, in 141 without a word.
+    Mistakes of the user end in one line on stderr and status 1, a training that diverged in 3;
+    Ctrl-C in 130; a reader that goes away, as ``head`` does, in 141 without a word.
 
     Args:
         main: returns an exit status, None for 0.
@@ -71,13 +71,25 @@ def run_tool(main: Callable[[], int | None], after_interrupt: str = "") -> None:
         # What is still in the buffer would fail again when Python flushes it at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = _READER_GONE
+    except TrainingDivergedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = DIVERGED_STATUS
     except (TransferError, OSError) as error:  # OSError: a full disk, no right to write, ...
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {_first_cause(error)}")
     except KeyboardInterrupt:
         print("interrupted" + (after_interrupt and f"; {after_interrupt}"), file=sys.stderr)
         status = _INTERRUPTED
     if status:
         sys.exit(status)
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """What went wrong first: detectron2 evaluates and logs after an error too, and fails again."""
+    while isinstance(error.__context__, (TransferError, OSError)) and not isinstance(
+        error, TransferError
+    ):
+        error = error.__context__
+    return error
 
 
 def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:

@@ -38,20 +38,17 @@ class Schedule:
     steps: tuple[int, ...]
     warmup_iters: int
     checkpoint_period: int
-    freeze_schedule: tuple[tuple[int, str], ...]
+    freeze_schedule: list[Any]
     ims_per_batch: int
     base_lr: float
     reference_world_size: int
     eval_period: int
-    eval_iters: tuple[int, ...]
+    eval_iters: list[int]
 
     @classmethod
     def of(cls, cfg: CfgNode) -> Schedule:
         """The values that stand in ``cfg``."""
-        values = {f.name: _node_of(cfg, f.name)[f.name.upper()] for f in fields(cls)}
-        phases = tuple(tuple(phase) for phase in values["freeze_schedule"])
-        lists = {"steps": tuple(values["steps"]), "eval_iters": tuple(values["eval_iters"])}
-        return cls(**{**values, **lists, "freeze_schedule": phases})
+        return cls(**{f.name: _node_of(cfg, f.name)[f.name.upper()] for f in fields(cls)})
 
 
 @dataclass(frozen=True)
@@ -86,10 +83,7 @@ class RunSpec:
             own.MODEL.POINT_HEAD.NUM_CLASSES = len(self.classes)
         own.INPUT.MASK_FORMAT, own.SEED = self.mask_format, self.seed
         if self.schedule is not None:
-            values = asdict(self.schedule)
-            values["freeze_schedule"] = [list(phase) for phase in self.schedule.freeze_schedule]
-            values["eval_iters"] = list(self.schedule.eval_iters)
-            for name, value in values.items():
+            for name, value in asdict(self.schedule).items():
                 _node_of(own, name)[name.upper()] = value
             own.SOLVER.EPOCHS = 0.0  # MAX_ITER counts
         own.freeze()

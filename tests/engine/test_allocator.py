@@ -12,8 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from transfer_maskrcnn.engine import machine as allocator
-from transfer_maskrcnn.engine.machine import keep_freed_memory
+from transfer_maskrcnn.engine import run as allocator
+from transfer_maskrcnn.engine.run import keep_freed_memory
 
 
 @pytest.fixture(autouse=True)

@@ -28,8 +28,8 @@ class Spy:
     def __init__(self) -> None:
         self.told: list[int] = []
 
-    def on_evaluation(self, row: dict[str, Any], iteration: int) -> None:
-        self.told.append(iteration)
+    def on_evaluation(self, row: dict[str, Any]) -> None:
+        self.told.append(row["iteration"])
 
 
 def run(
@@ -39,9 +39,9 @@ def run(
     curve = EvalHistory(
         lambda: {"segm/AP": float(trainer.iter), "bbox/AP": float("nan")},
         str(folder),
-        listeners=[spy],
         **options,
     )
+    curve.listeners.append(spy.on_evaluation)
     trainer.register_hooks([curve])
     trainer.train(start, last)
     return curve, spy

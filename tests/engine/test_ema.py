@@ -14,7 +14,7 @@ from detectron2.engine import HookBase, SimpleTrainer
 from torch import Tensor, nn
 
 from transfer_maskrcnn.config import load_config
-from transfer_maskrcnn.engine.hooks.ema import WeightAverage
+from transfer_maskrcnn.engine.hooks.weights import WeightAverage
 from transfer_maskrcnn.errors import ConfigError
 
 DECAY = 0.4  # reached at the fifth iteration
@@ -149,9 +149,4 @@ def test_a_decay_that_cannot_be(decay: float) -> None:
     cfg = load_config("")
     cfg.SOLVER.EMA_DECAY = decay
     with pytest.raises(ConfigError, match=r"SOLVER\.EMA_DECAY is .*; expected 0 \(no average\)"):
-        WeightAverage.from_cfg(cfg)
-
-
-def test_from_cfg() -> None:
-    assert WeightAverage.from_cfg(load_config("")) is None
-    assert WeightAverage.from_cfg(load_config("", ["SOLVER.EMA_DECAY", "0.9"])) is not None
+        WeightAverage.check(cfg)

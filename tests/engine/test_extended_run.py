@@ -15,7 +15,7 @@ from detectron2.config import CfgNode
 from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.data.registry import register_dataset
 from transfer_maskrcnn.data.shapes import SOURCE_CLASSES, TARGET_CLASSES, ShapesSplit, write_split
-from transfer_maskrcnn.engine.hooks.validation import build_validation_loader
+from transfer_maskrcnn.engine.hooks.eval_history import build_validation_loader
 from transfer_maskrcnn.engine.run import check_start, evaluate
 from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.engine.trainer import TransferTrainer
@@ -105,7 +105,7 @@ def test_losses_are_of_the_extended_classes(make: Callable[..., CfgNode]) -> Non
     batch = next(iter(trainer.data_loader))
     found = {int(k) for image in batch for k in image["instances"].gt_classes}
     assert found <= {ALL.index(name) for name in TARGET_CLASSES}
-    validation = build_validation_loader(cfg, ALL, cfg.DATASETS.TEST[0])
+    validation = build_validation_loader(cfg, trainer.spec, cfg.DATASETS.TEST[0])
     seen = {int(k) for [image] in validation for k in image["instances"].gt_classes}
     assert seen <= {ALL.index(name) for name in TARGET_CLASSES} and 8 in seen
 

@@ -11,8 +11,12 @@ import torch
 from detectron2.config import CfgNode
 
 from transfer_maskrcnn.engine import evaluation as facts
-from transfer_maskrcnn.engine.evaluation import evaluate_model, settings, untrained_parts
-from transfer_maskrcnn.engine.run import print_summary
+from transfer_maskrcnn.engine.evaluation import (
+    evaluate_model,
+    print_summary,
+    settings,
+    untrained_parts,
+)
 from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.modeling.build import build_model
 

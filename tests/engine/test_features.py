@@ -38,7 +38,7 @@ def test_the_order_of_all_hooks(toy: Callable[..., CfgNode]) -> None:
     trainer = TransferTrainer(cfg)
     assert kinds(trainer) == ORDER
     best = trainer._hooks[-1]
-    assert trainer.curve.listeners == [best], "it follows the evaluations"
+    assert trainer.curve.listeners == [best.on_evaluation], "it follows the evaluations"
     average = next(hook for hook in trainer._hooks if type(hook).__name__ == "WeightAverage")
     assert trainer.evaluated_weights == average.applied  # type: ignore[attr-defined]
 
@@ -77,8 +77,12 @@ def test_names_are_distinct() -> None:
 
 @pytest.mark.slow
 def test_what_is_not_asked_for_is_not_loaded() -> None:
-    script = "import sys, transfer_maskrcnn.engine.trainer; print(*sys.modules)"
+    script = "import sys, transfer_maskrcnn.engine.run; print(*sys.modules)"
     command = [sys.executable, "-W", "ignore", "-c", script]
     modules = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    optional = ("incremental.distillation", "incremental.row_freezing", "feature_cache.hook")
+    optional = (
+        *("incremental.distillation", "incremental.row_freezing", "incremental.pseudo_labels"),
+        *("incremental.source", "feature_cache", "inference", "evaluation", "report"),
+        *("engine.hooks.weights", "engine.hooks.sample_pictures"),
+    )
     assert not {f"transfer_maskrcnn.{name}" for name in optional} & set(modules)

@@ -10,8 +10,7 @@ from torch import nn
 
 from transfer_maskrcnn.config import RunSpec, load_config
 from transfer_maskrcnn.engine.checkpoint import TransferCheckpointer
-from transfer_maskrcnn.engine.manifest import own_config
-from transfer_maskrcnn.engine.resume import check_same_run, resumed_seed
+from transfer_maskrcnn.engine.manifest import check_same_run, own_config, resumed_seed
 from transfer_maskrcnn.engine.setup import draw_seed
 from transfer_maskrcnn.errors import ConfigError
 

@@ -9,7 +9,7 @@ import pytest
 from detectron2.data import DatasetCatalog
 
 from transfer_maskrcnn.config import load_config
-from transfer_maskrcnn.engine.run import print_summary
+from transfer_maskrcnn.engine.evaluation import print_summary
 
 OBJECT, CROWD = {"iscrowd": 0}, {"iscrowd": 1}
 # AP of the first set, annotations of the second, whose AP is undefined; whether the model is to

@@ -18,8 +18,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from transfer_maskrcnn.commands.train_net import run_process, train_parser
-from transfer_maskrcnn.engine.machine import Logs
-from transfer_maskrcnn.engine.run import LOCK_FILE, only_run_in
+from transfer_maskrcnn.engine.run import LOCK_FILE, Logs, only_run_in
 
 HOLD = """
 import sys, time

@@ -79,4 +79,4 @@ def test_what_cannot_be_drawn_is_a_warning(
         put_sample_pictures(storage, str(tmp_path), ["damaged"])
         assert storage._vis_data == []
     (record,) = caplog.records
-    assert record.getMessage().startswith("no pictures of damaged: JSONDecodeError: ")
+    assert record.getMessage().startswith("no pictures of damaged: TransferError: ")

@@ -12,7 +12,7 @@ from detectron2.engine import DefaultTrainer
 
 from transfer_maskrcnn.config import RunSpec, flat_config, load_config
 from transfer_maskrcnn.engine import setup as schedule
-from transfer_maskrcnn.engine.setup import describe_scaling, fit_schedule
+from transfer_maskrcnn.engine.setup import fit_schedule
 from transfer_maskrcnn.errors import ConfigError
 
 
@@ -183,10 +183,17 @@ LINES = [
 
 
 @pytest.mark.parametrize(("reference", "processes", "line"), LINES)
-def test_what_is_said_of_processes(reference: int, processes: int, line: str) -> None:
-    cfg = config(REFERENCE_WORLD_SIZE=reference)
-    cfg.freeze()
-    assert describe_scaling(cfg, processes) == f"SOLVER.REFERENCE_WORLD_SIZE {line}"
+def test_what_is_said_of_processes(
+    reference: int,
+    processes: int,
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(schedule.comm, "get_world_size", lambda: processes)
+    with caplog.at_level(logging.INFO):
+        fit_schedule(config(REFERENCE_WORLD_SIZE=reference), 100)
+    assert f"SOLVER.REFERENCE_WORLD_SIZE {line}" in caplog.messages
 
 
 # keys, the line of the schedule

@@ -167,7 +167,7 @@ def build_trainer(output_dir: Path, *opts: Any, start: int = 0) -> SimpleTrainer
     cfg = config("SOLVER.L2_SP", ALPHA, "OUTPUT_DIR", str(output_dir), *opts)
     net = Net()
     trainer = SimpleTrainer(net, batches(start), build_optimizer(cfg, net))
-    trainer.register_hooks([FreezeSchedule.from_cfg(cfg), L2SP.from_cfg(cfg)])
+    trainer.register_hooks([FreezeSchedule.from_cfg(cfg), L2SP(cfg)])
     return trainer
 
 
@@ -261,48 +261,22 @@ def test_a_starting_point_that_is_gone(name: str, output_dir: Path) -> None:
         build_trainer(output_dir).train(0, 1)
 
 
-def test_a_starting_point_of_another_model(output_dir: Path) -> None:
-    state = {**Net().state_dict(), BACKBONE: torch.zeros(4, 5)}
-    write_weights(output_dir / "model_initial.safetensors", state, {"thing_classes": ["cat"]})
-    with pytest.raises(CheckpointError, match=rf"holds no {BACKBONE} of the shape \[4, 3\]"):
-        build_trainer(output_dir).train(0, 1)
-
-
 def test_an_optimizer_that_cannot_pull(model: nn.Module, output_dir: Path) -> None:
     optimizer = torch.optim.Adam(model.parameters())
     trainer = SimpleTrainer(model, batches(), optimizer)
-    trainer.register_hooks([L2SP(ALPHA, str(output_dir))])
+    trainer.register_hooks([L2SP(config("OUTPUT_DIR", str(output_dir)))])
     with pytest.raises(ConfigError, match=r"SOLVER\.L2_SP: the optimizer is Adam"):
         trainer.train(0, 1)
 
 
-# options, words of the error; None: the hook is off
-SWITCHES: list[tuple[list[Any], str | None]] = [
-    ([], None),
+# options, words of the error
+BAD: list[tuple[list[Any], str]] = [
     (["SOLVER.L2_SP", -0.1], r"SOLVER\.L2_SP is -0\.1; expected 0 \(off\)"),
     (["SOLVER.L2_SP", 0.1, "MODEL.TRANSFER.ENABLED", False], r"MODEL\.TRANSFER\.ENABLED is False"),
 ]
 
 
-@pytest.mark.parametrize(("opts", "words"), SWITCHES)
-def test_from_cfg(opts: list[Any], words: str | None) -> None:
-    cfg = config(*opts)
-    if words is None:
-        assert L2SP.from_cfg(cfg) is None
-    else:
-        with pytest.raises(ConfigError, match=words):
-            L2SP.from_cfg(cfg)
-
-
-def test_a_closure_is_evaluated_before_the_pull(model: nn.Module) -> None:
-    optimizer = LatePullSGD(model.parameters(), lr=0.1)
-    seen = []
-    optimizer.pull = lambda: seen.append(model.cls_score.weight.grad is not None)
-
-    def closure() -> Tensor:
-        loss = model(next(batches()))["loss"]
-        loss.backward()
-        return loss
-
-    assert optimizer.step(closure) > 0
-    assert seen == [True]
+@pytest.mark.parametrize(("opts", "words"), BAD)
+def test_configs_that_cannot_be(opts: list[Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        L2SP.check(config(*opts))

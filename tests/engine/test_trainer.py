@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from detectron2.config import CfgNode
 
-from transfer_maskrcnn.config import load_config
-from transfer_maskrcnn.engine.hooks.progress import ProgressBar
-from transfer_maskrcnn.engine.run import check_weights_stay, set_aside
+from transfer_maskrcnn.config import RunSpec, load_config
+from transfer_maskrcnn.engine.hooks.record import ProgressBar
+from transfer_maskrcnn.engine.run import check_start, set_aside
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import ConfigError, TrainingDivergedError
 
@@ -45,7 +45,7 @@ def test_weights_of_the_run_that_is_there_are_not_set_aside(tmp_path: Path, name
     (tmp_path / "link.pth").symlink_to("model_final.pth")
     cfg = load_config("", ["OUTPUT_DIR", str(tmp_path), "MODEL.WEIGHTS", str(tmp_path / name)])
     with pytest.raises(ConfigError, match=r"is of the earlier run.*choose another OUTPUT_DIR"):
-        check_weights_stay(cfg)
+        check_start(cfg, RunSpec(()))
 
 
 @pytest.mark.parametrize("distillation", [0.0, 2.0])

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 
 from transfer_maskrcnn.data import cache as feature_store
-from transfer_maskrcnn.engine.hooks.stopping import StopTraining
+from transfer_maskrcnn.engine.hooks.eval_history import StopTraining
 from transfer_maskrcnn.feature_cache import hook as cache_hook
 from transfer_maskrcnn.feature_cache.hook import FOLDER
 
@@ -182,8 +182,9 @@ class Stop(HookBase):
 
     def after_step(self) -> None:
         if self.trainer.iter + 1 == self._iteration:
-            enough = self._error is StopTraining
-            raise StopTraining(self._iteration, "enough") if enough else self._error()
+            if self._error is StopTraining:  # as BestCheckpoint
+                self.trainer.end_at(self._iteration)
+            raise self._error()
 
 
 ENDS = [

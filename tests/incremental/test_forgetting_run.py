@@ -17,9 +17,9 @@ from detectron2.config import CfgNode
 from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.data.registry import register_dataset
 from transfer_maskrcnn.data.shapes import SOURCE_CLASSES, ShapesSplit, write_split
-from transfer_maskrcnn.engine.evaluation import evaluate_model
+from transfer_maskrcnn.engine.evaluation import evaluate_model, print_summary
 from transfer_maskrcnn.engine.manifest import read_manifest
-from transfer_maskrcnn.engine.run import evaluate, print_summary
+from transfer_maskrcnn.engine.run import evaluate
 from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.errors import ConfigError, WeightFileError
 from transfer_maskrcnn.incremental import source

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transfer_maskrcnn.cli import (
-    DIVERGED_STATUS,
-    parse_arguments,
-    quiet_third_parties,
-    run_tool,
-    tool_parser,
-)
-from transfer_maskrcnn.errors import ConfigError, TrainingDivergedError, TransferError
+from transfer_maskrcnn.cli import parse_arguments, run_tool, tool_parser
+from transfer_maskrcnn.errors import ConfigError
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
-    from transfer_maskrcnn.engine.machine import Logs
+    from transfer_maskrcnn.engine.run import Logs
 
+AFTER_INTERRUPT = "where a checkpoint was written, --resume goes on from it"
 # How the long messages begin that go to log.txt alone.
 DUMPS = ("Environment info", "Contents of args", "Running with full config", "Model:")
 EXAMPLES = """
@@ -60,7 +54,7 @@ def train_parser() -> argparse.ArgumentParser:
 def train_net() -> None:
     """Parse the command line, then train or evaluate, in as many processes as it asks for."""
     args = parse_arguments(train_parser())
-    run_tool(partial(_launch, args), "where a checkpoint was written, --resume goes on from it")
+    run_tool(partial(_launch, args), AFTER_INTERRUPT)
 
 
 def _launch(args: argparse.Namespace) -> None:
@@ -80,54 +74,32 @@ def _launch(args: argparse.Namespace) -> None:
         dist_url=args.dist_url,
         args=(args,),
     )
-    if not args.eval_only:
-        from transfer_maskrcnn.config import load_config
-        from transfer_maskrcnn.report.run_page import write_run_report
-
-        output_dir = Path(load_config(args.config_file, args.opts).OUTPUT_DIR)
-        print(f"Report: {write_run_report(output_dir)}")
 
 
 def run_process(args: argparse.Namespace) -> None:
-    """What each process of a run does."""
-    quiet_third_parties()  # a process of its own, on several GPUs
-    try:
-        _train_or_evaluate(args)
-    except TrainingDivergedError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(DIVERGED_STATUS)
-    except BrokenPipeError:
-        raise
-    except (TransferError, OSError) as error:  # OSError: a full disk, no right to write, ...
-        sys.exit(f"error: {_first_cause(error)}")
-
-
-def _first_cause(error: BaseException) -> BaseException:
-    """What went wrong first: detectron2 evaluates and logs after an error too, and fails again."""
-    while error.__context__ is not None and not isinstance(error, TransferError):
-        error = error.__context__
-    return error
+    """What each process of a run does: on several GPUs it is a process of its own."""
+    run_tool(partial(_train_or_evaluate, args), AFTER_INTERRUPT)
 
 
 def _train_or_evaluate(args: argparse.Namespace) -> None:
+    from detectron2.utils import comm
+
     from transfer_maskrcnn.config import load_config
     from transfer_maskrcnn.engine import run
-    from transfer_maskrcnn.engine.machine import Logs, keep_freed_memory
-    from transfer_maskrcnn.engine.resume import check_same_run, resumed_seed
+    from transfer_maskrcnn.engine.manifest import check_same_run, resumed_seed
     from transfer_maskrcnn.engine.setup import fit_config
 
     cfg = load_config(args.config_file, args.opts)
-    logs = Logs()
-    spec = fit_config(
-        cfg, eval_only=args.eval_only, seed=resumed_seed(cfg) if args.resume else None
-    )
+    logs = run.Logs()
+    seed = resumed_seed(cfg) if args.resume else None
+    spec = fit_config(cfg, eval_only=args.eval_only, seed=seed)
     cfg = spec.resolve(cfg)
     if cfg.MODEL.DEVICE == "cpu":
-        keep_freed_memory()
+        run.keep_freed_memory()
     if args.eval_only:
-        _set_up(_evaluation_logs(cfg), args, logs)
-        named = cfg.MODEL.WEIGHTS if "MODEL.WEIGHTS" in args.opts else None
-        run.evaluate(cfg, spec, named)
+        # with its logs beside the predictions: the run's own log and config.yaml stay
+        _set_up(cfg, os.path.join(cfg.OUTPUT_DIR, "inference"), args, logs)
+        run.evaluate(cfg, spec, cfg.MODEL.WEIGHTS if "MODEL.WEIGHTS" in args.opts else None)
         return
     # All that can be wrong with a run is found before anything of an earlier one is touched.
     if args.resume:
@@ -137,29 +109,28 @@ def _train_or_evaluate(args: argparse.Namespace) -> None:
     with run.only_run_in(cfg.OUTPUT_DIR):
         if not args.resume:
             run.set_aside(cfg.OUTPUT_DIR)
-        _set_up(cfg, args, logs)
+        _set_up(cfg, cfg.OUTPUT_DIR, args, logs)
         run.train(cfg, spec, resume=args.resume)
+    if comm.is_main_process():
+        from transfer_maskrcnn.report.run_page import write_run_report
+
+        print(f"Report: {write_run_report(Path(cfg.OUTPUT_DIR))}")
 
 
-def _set_up(cfg: CfgNode, args: argparse.Namespace, logs: Logs) -> None:
-    """Detectron2's default_setup, whose long dumps go to log.txt alone."""
+def _set_up(cfg: CfgNode, folder: str, args: argparse.Namespace, logs: Logs) -> None:
+    """Detectron2's default_setup in ``folder``, whose long dumps go to log.txt alone."""
     import logging
 
     from detectron2.engine import default_setup
     from detectron2.utils import comm
     from detectron2.utils.logger import setup_logger
 
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank())
+    setup_logger(folder, distributed_rank=comm.get_rank())
     for handler in logging.getLogger("detectron2").handlers:
         if not isinstance(handler, logging.FileHandler):
             handler.addFilter(lambda record: not record.getMessage().startswith(DUMPS))
-    default_setup(cfg, args)
-    logs.write_to(cfg.OUTPUT_DIR)
-
-
-def _evaluation_logs(cfg: CfgNode) -> CfgNode:
-    """``cfg`` with its logs beside the predictions: the run's own log and config.yaml stay."""
-    logs = cfg.clone()
-    logs.defrost()
-    logs.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "inference")
-    return logs
+    own = cfg.clone()
+    own.defrost()
+    own.OUTPUT_DIR = folder
+    default_setup(own, args)
+    logs.write_to(folder)

@@ -12,7 +12,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from transfer_maskrcnn.errors import CheckpointError, ConfigError, TrainingDivergedError
-from transfer_maskrcnn.files import atomic_path
+from transfer_maskrcnn.files import atomic_path, write_text
 from transfer_maskrcnn.modeling.heads import check_same_classifier, score_by_task, tasks_of
 from transfer_maskrcnn.surgery.load import (
     UNTRAINED_KEY,
@@ -60,7 +60,7 @@ class TransferCheckpointer(DetectionCheckpointer):
         return str(last_checkpoint(self.save_dir) or "")
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
-        """Weights, and what else ``checkpointables`` names (None: all that there is).
+        """Weights and, where ``checkpointables`` is None, the states that are tracked here.
 
         Returns what is left over. Weights that have no place are named in the log, as usual.
 
@@ -70,11 +70,8 @@ class TransferCheckpointer(DetectionCheckpointer):
         if not path:
             return {}
         if checkpointables is None:
-            source, states = load_checkpoint(path, trust_pickle=self._trust_pickle)
-            self._load_states(source, states)
-            return states
-        self._load_tensors(load_weights(path, trust_pickle=self._trust_pickle))
-        return {}
+            return self._load(*load_checkpoint(path, trust_pickle=self._trust_pickle))
+        return self._load(load_weights(path, trust_pickle=self._trust_pickle), {})
 
     def resume(
         self, classes: Sequence[str], optimizer: torch.optim.Optimizer
@@ -98,22 +95,18 @@ class TransferCheckpointer(DetectionCheckpointer):
         source, states = load_checkpoint(path, trust_pickle=self._trust_pickle)
         check_trained(self.model, source, classes)
         check_optimizer(optimizer, states, path)
-        self._load_states(source, states)
+        self._load(source, states)
         return source
 
-    def _load_states(self, source: SourceWeights, states: dict[str, Any]) -> None:
-        """The model, and out of ``states`` whatever is tracked here."""
-        self._load_tensors(source)
-        for key in self.checkpointables:
-            if key in states:
-                self.checkpointables[key].load_state_dict(states.pop(key))
-
-    def _load_tensors(self, source: SourceWeights) -> None:
+    def _load(self, source: SourceWeights, states: dict[str, Any]) -> dict[str, Any]:
         self.logger.info("Loading %s", source.path)
         partner, _ = align(source.tensors, self.model.state_dict())
         names = {old: new for new, old in partner.items()}
         tensors = {names.get(name, name): tensor for name, tensor in source.tensors.items()}
         self._log_incompatible_keys(self._load_model({"model": tensors}))
+        for key in self.checkpointables.keys() & states.keys():
+            self.checkpointables[key].load_state_dict(states.pop(key))
+        return states
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``save_dir/name.pth``; a kill or a full disk leaves the file before intact.
@@ -121,11 +114,10 @@ class TransferCheckpointer(DetectionCheckpointer):
         Raises:
             TrainingDivergedError: a weight is not finite; nothing is written.
         """
-        if not self.save_dir or not self.save_to_disk:
-            return
-        states = {key: item.state_dict() for key, item in self.checkpointables.items()}
-        self._write(name, {**states, **kwargs})
-        self.tag_last_checkpoint(f"{name}.pth")
+        if self.save_dir and self.save_to_disk:
+            states = {key: item.state_dict() for key, item in self.checkpointables.items()}
+            self.save_weights(name, **states, **kwargs)
+            self.tag_last_checkpoint(f"{name}.pth")
 
     def save_weights(self, name: str, **kwargs: Any) -> None:
         """Write ``save_dir/name.pth`` with weights, metadata and ``kwargs``, but nothing to resume.
@@ -135,17 +127,15 @@ class TransferCheckpointer(DetectionCheckpointer):
         Raises:
             TrainingDivergedError: a weight is not finite; nothing is written.
         """
-        if self.save_dir and self.save_to_disk:
-            self._write(name, kwargs)
-
-    def _write(self, name: str, rest: Mapping[str, Any]) -> None:
+        if not self.save_dir or not self.save_to_disk:
+            return
         model = self.model.state_dict()
         check_finite(model)
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
         try:
             with atomic_path(path) as temporary:
-                torch.save({"model": model, **rest, METADATA_KEY: self.metadata}, temporary)
+                torch.save({"model": model, **kwargs, METADATA_KEY: self.metadata}, temporary)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             raise CheckpointError(
                 f"cannot write {path}: {' '.join(str(error).split())}. Is the disk full? The "
@@ -153,8 +143,7 @@ class TransferCheckpointer(DetectionCheckpointer):
             ) from None
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        with atomic_path(os.path.join(self.save_dir, "last_checkpoint")) as temporary:
-            temporary.write_text(last_filename_basename)
+        write_text(os.path.join(self.save_dir, "last_checkpoint"), last_filename_basename)
 
 
 def check_finite(state: Mapping[str, torch.Tensor]) -> None:
@@ -184,24 +173,22 @@ def check_classes(source: SourceWeights, classes: Sequence[str]) -> None:
             *(path, len(classes), few(classes, 8)),
         )
     elif trained != list(classes):
+        extended = ((source.metadata or {}).get("config") or {}).get("MODEL.TRANSFER.EXTEND")
         raise ConfigError(
             f"{path} was trained on other classes than the dataset has:\n"
             f"  checkpoint: {trained}\n  dataset:    {list(classes)}\n"
-            f"{_remedy(source.metadata or {})}"
+            f"{_EXTENDED if extended else _OTHER_DATASET}"
         )
 
 
-def _remedy(metadata: Mapping[str, Any]) -> str:
-    if (metadata.get("config") or {}).get("MODEL.TRANSFER.EXTEND"):
-        return (
-            "It extends the classes of another model: set MODEL.TRANSFER.KEEP class_rows and "
-            "MODEL.TRANSFER.EXTEND True, or use its run's own config.yaml, to evaluate it on sets "
-            "of some of its classes"
-        )
-    return (
-        "Use the dataset it was trained on, or train again from it (without --eval-only and "
-        "--resume)"
-    )
+_EXTENDED = (
+    "It extends the classes of another model: set MODEL.TRANSFER.KEEP class_rows and "
+    "MODEL.TRANSFER.EXTEND True, or use its run's own config.yaml, to evaluate it on sets of some "
+    "of its classes"
+)
+_OTHER_DATASET = (
+    "Use the dataset it was trained on, or train again from it (without --eval-only and --resume)"
+)
 
 
 def load_trained_model(

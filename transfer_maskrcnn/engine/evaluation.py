@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, build_detection_test_loader
+from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
+from tabulate import tabulate
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -20,14 +23,18 @@ from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
 from transfer_maskrcnn.engine.manifest import read_or_begin
 from transfer_maskrcnn.errors import TransferError
 from transfer_maskrcnn.evaluation.coco import InstanceEvaluator, detection_limit, matched_tasks
-from transfer_maskrcnn.evaluation.explain import EXPLANATION_FILE, RESULTS_FILE, explain_folder
+from transfer_maskrcnn.evaluation.explain import (
+    EXPLANATION_FILE,
+    RESULTS_FILE,
+    explain_folder,
+    read_sentence,
+)
 from transfer_maskrcnn.evaluation.explain.causes import SETTINGS_FILE
 from transfer_maskrcnn.evaluation.inference import FastInference
 from transfer_maskrcnn.evaluation.matches import Matches, match_detections
 from transfer_maskrcnn.files import write_json
-from transfer_maskrcnn.incremental.classes import class_places
+from transfer_maskrcnn.incremental.classes import EXTENSION_KEY, class_places
 from transfer_maskrcnn.incremental.forgetting import (
-    EXTENSION_KEY,
     MatchedSet,
     extension_figures,
     extension_lines,
@@ -35,6 +42,7 @@ from transfer_maskrcnn.incremental.forgetting import (
 from transfer_maskrcnn.incremental.source import SourceFacts, source_facts, source_matches
 from transfer_maskrcnn.modeling.precision import autocast_dtype
 from transfer_maskrcnn.surgery.names import unwrapped
+from transfer_maskrcnn.text import wrapped
 
 logger = logging.getLogger(__name__)
 
@@ -94,23 +102,21 @@ def evaluate_model(cfg: CfgNode, spec: RunSpec, model: nn.Module) -> dict[str, R
     results: dict[str, Results] = {}
     for name in sets_to_test(cfg):
         loader = build_test_loader(cfg, name)
-        found = inference_on_dataset(fast, loader, build_evaluator(cfg, spec.classes, name))
+        results[name] = inference_on_dataset(fast, loader, build_evaluator(cfg, spec.classes, name))
         if comm.is_main_process():
             logger.info("%s:", name)
-            print_csv_format(found)
-        results[name] = found
+            print_csv_format(results[name])
     if cfg.OUTPUT_DIR:
         _record(cfg, spec, results, fast.model)
     return results
 
 
 def _record(cfg: CfgNode, spec: RunSpec, results: Mapping[str, Results], model: nn.Module) -> None:
-    path = Path(cfg.OUTPUT_DIR, EVALUATION_FILE)
-    content: dict[str, Any] = {}
-    if comm.is_main_process():
-        content = {**read_or_begin(path), **results}
-        content.pop(EXTENSION_KEY, None)  # of an earlier evaluation
-        write_json(path, content)
+    path, main = Path(cfg.OUTPUT_DIR, EVALUATION_FILE), comm.is_main_process()
+    if main:
+        others = read_or_begin(path)
+        others.pop(EXTENSION_KEY, None)  # of an earlier evaluation
+        write_json(path, {**others, **results})
         explain_evaluation(cfg, model)
     if not cfg.MODEL.TRANSFER.EXTEND:
         return
@@ -119,46 +125,54 @@ def _record(cfg: CfgNode, spec: RunSpec, results: Mapping[str, Results], model: 
     except TransferError as error:  # an evaluation is worth more than what is made of it
         logger.warning("base and novel classes are not told apart: %s", error)
         return
-    if comm.is_main_process():
-        write_json(path, {**content, EXTENSION_KEY: extension})
+    if main:
+        write_json(path, {**read_or_begin(path), EXTENSION_KEY: extension})
 
 
-def read_extension(output_dir: str) -> dict[str, Any] | None:
-    """The figures of base and novel classes in ``evaluation.json``; None where there are none."""
-    extension: dict[str, Any] | None = read_or_begin(Path(output_dir, EVALUATION_FILE)).get(
-        EXTENSION_KEY
-    )
-    return extension
+def print_summary(cfg: CfgNode, results: Mapping[str, Results]) -> None:
+    """One row a test set: box and mask AP, AP50 and AP75; then what an extended model knows of old
+    and novel classes; then why, a sentence a test set."""
+    rows = [
+        [name, task, *(by_task[task].get(metric) for metric in ("AP", "AP50", "AP75"))]
+        for name, by_task in results.items()
+        for task in ("bbox", "segm")
+        if task in by_task
+    ]
+    print(tabulate(rows, ["dataset", "task", "AP", "AP50", "AP75"], floatfmt=".1f"))
+    undefined = {row[0] for row in rows if any(v is not None and math.isnan(v) for v in row[2:])}
+    records = chain.from_iterable(map(DatasetCatalog.get, undefined))
+    # without any object, AP is undefined whatever the model detects
+    if any(not a.get("iscrowd", 0) for r in records for a in r.get("annotations", ())):
+        print("nan: the model detected nothing. It may need more iterations, or MODEL.WEIGHTS.")
+    file = Path(cfg.OUTPUT_DIR, EVALUATION_FILE)
+    told = list(read_or_begin(file).get(EXTENSION_KEY, {}).get("lines", ()))
+    for name in results:
+        sentence = read_sentence(Path(cfg.OUTPUT_DIR, "inference", name))
+        told += [f"{name}: {sentence}"] if sentence else []
+    print(*(wrapped(line, "") for line in told), f"Written to {file}", sep="\n")
 
 
 def _extension(cfg: CfgNode, model: list[str]) -> dict[str, Any]:
     """The content of "extension", in the main process; the others help to compute it."""
     tests = list(cfg.DATASETS.TEST)
     base_sets = list(dict.fromkeys(cfg.DATASETS.TEST_BASE)) or tests
-    facts = source_facts(cfg)
+    sets, facts = {"base": base_sets, "novel": tests}, source_facts(cfg)
     if facts is None:
-        return {
-            "base_classes": None,
-            "novel_classes": None,
-            "sets": {"base": base_sets, "novel": tests},
-        }
+        return {"base_classes": None, "novel_classes": None, "sets": sets}
     base, novel = _base_and_novel(model, facts)
     before = {
         name: _source_matches(cfg, facts, name)
         for name in base_sets
         if not set(base).isdisjoint(_model_classes(cfg, model, name))
     }
-    figures = {}
-    if comm.is_main_process():
-        for task in reversed(matched_tasks(cfg)):
-            matched = {
-                n: _matched(cfg, model, n, task, before.get(n, {})) for n in {*base_sets, *tests}
-            }
-            parts = [matched[name] for name in base_sets], [matched[name] for name in tests]
-            figures[task] = extension_figures(*parts, base, novel)
-    counts = {"base_classes": len(base), "novel_classes": len(novel)}
-    extension = {**figures, **counts, "sets": {"base": base_sets, "novel": tests}}
-    return {**extension, "lines": extension_lines(extension)}
+    figures: dict[str, Any] = {"base_classes": len(base), "novel_classes": len(novel), "sets": sets}
+    for task in reversed(matched_tasks(cfg)) if comm.is_main_process() else ():
+        matched = {
+            n: _matched(cfg, model, n, task, before.get(n, {})) for n in {*base_sets, *tests}
+        }
+        parts = [matched[name] for name in base_sets], [matched[name] for name in tests]
+        figures[task] = extension_figures(*parts, base, novel)
+    return {**figures, "lines": extension_lines(figures)}
 
 
 def _source_matches(cfg: CfgNode, facts: SourceFacts, dataset: str) -> dict[str, Matches]:
@@ -191,7 +205,7 @@ def _matched(
     cfg: CfgNode, model: list[str], dataset: str, task: str, before: Mapping[str, Matches]
 ) -> MatchedSet:
     folder = Path(cfg.OUTPUT_DIR, "inference", dataset)
-    files = folder / f"{dataset}_ground_truth.json", folder / "coco_instances_results.json"
+    files = folder / f"{dataset}_ground_truth.json", folder / RESULTS_FILE
     matches = match_detections(*files, task, detection_limit(cfg))
     names = _model_classes(cfg, model, dataset)
     numbers = MetadataCatalog.get(dataset).get("thing_dataset_id_to_contiguous_id") or {}
@@ -252,9 +266,8 @@ def untrained_parts(model: nn.Module) -> list[str]:
     SOLVER.BIAS_LR_FACTOR is 0.
     """
     parameters = dict(unwrapped(model).named_parameters())
-    fresh = []
-    for part in _PARTS:
-        biases = [p for n, p in parameters.items() if n.startswith(part) and n.endswith(".bias")]
-        if biases and not any(bias.any() for bias in biases):
-            fresh.append(part)
-    return fresh
+    biases = {
+        part: [p for n, p in parameters.items() if n.startswith(part) and n.endswith(".bias")]
+        for part in _PARTS
+    }
+    return [part for part, own in biases.items() if own and not any(b.any() for b in own)]

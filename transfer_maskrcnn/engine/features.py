@@ -52,17 +52,21 @@ def _hook(place: str) -> Callable[[TransferTrainer], Sequence[HookBase | None]]:
     return lambda trainer: [_get(place)(trainer.cfg, trainer.spec)]
 
 
-def _average(trainer: TransferTrainer) -> Sequence[HookBase | None]:
-    hook = _get("engine.hooks.ema:WeightAverage").from_cfg(trainer.cfg)
+def _average(trainer: TransferTrainer) -> Sequence[HookBase]:
+    hook = _get("engine.hooks.weights:WeightAverage")(trainer.cfg.SOLVER.EMA_DECAY)
     trainer.evaluated_weights = hook.applied
     return [hook]
 
 
-def _best(trainer: TransferTrainer) -> Sequence[HookBase | None]:
-    hook = _get("engine.hooks.stopping:BestCheckpoint").from_cfg(
-        trainer.cfg, trainer.checkpointer, trainer.evaluated_weights
+def _best(trainer: TransferTrainer) -> Sequence[HookBase]:
+    hook = _get("engine.hooks.weights:BestCheckpoint")(
+        trainer.checkpointer,
+        trainer.cfg.TEST.BEST_METRIC,
+        patience=trainer.cfg.TEST.EARLY_STOPPING,
+        evaluated=trainer.evaluated_weights,
+        end_at=trainer.end_at,
     )
-    trainer.curve.listeners.append(hook)
+    trainer.curve.listeners.append(hook.on_evaluation)
     return [hook]
 
 
@@ -71,11 +75,11 @@ def _rows_are_held(cfg: CfgNode) -> bool:
     return "all_but_novel_rows" in specs
 
 
-def _something_is_frozen(cfg: CfgNode) -> bool:
-    """Or CACHE_FEATURES says what cannot be without."""
+def _is_cached(cfg: CfgNode) -> bool:
+    """Something is frozen, or CACHE_FEATURES says what cannot be without."""
     keys = cfg.MODEL.TRANSFER
     frozen = keys.FREEZE or cfg.SOLVER.FREEZE_SCHEDULE or cfg.MODEL.BACKBONE.FREEZE_AT >= 5
-    return bool(frozen or keys.CACHE_FEATURES != "auto")
+    return keys.CACHE_FEATURES != "off" and bool(frozen or keys.CACHE_FEATURES != "auto")
 
 
 FEATURES = (
@@ -89,7 +93,7 @@ FEATURES = (
     Feature("weight surgery", lambda trainer: [trainer.surgery]),
     Feature("initial weights", lambda trainer: [_get("engine.hooks.record:InitialWeights")()]),
     # before each iteration: what the hooks below draw belongs to it
-    Feature("step seed", _hook("engine.hooks.record:StepSeed.from_cfg")),
+    Feature("step seed", lambda trainer: [_get("engine.hooks.record:StepSeed")(trainer.spec.seed)]),
     # Freezing decides what is trained before anything is cached of it.
     Feature(
         "freeze schedule",
@@ -104,8 +108,8 @@ FEATURES = (
     ),
     Feature(
         "feature cache",
-        _hook("feature_cache.hook:CacheFeatures.from_cfg"),
-        _something_is_frozen,
+        lambda trainer: [_get("feature_cache.hook:CacheFeatures")(trainer.cfg)],
+        _is_cached,
         "feature_cache.hook:CacheFeatures.check",
     ),
     # The student shares what is frozen, and cached, with its teacher.
@@ -117,27 +121,31 @@ FEATURES = (
     ),
     Feature(
         "L2-SP",
-        _hook("engine.solver:L2SP.from_cfg"),
+        lambda trainer: [_get("engine.solver:L2SP")(trainer.cfg)],
         lambda cfg: cfg.SOLVER.L2_SP,
-        "engine.solver:L2SP.from_cfg",
+        "engine.solver:L2SP.check",
     ),
     # The average follows each step before anything saves or evaluates it.
     Feature(
         "weight average",
         _average,
         lambda cfg: cfg.SOLVER.EMA_DECAY,
-        "engine.hooks.ema:WeightAverage.from_cfg",
+        "engine.hooks.weights:WeightAverage.check",
     ),
     # detectron2's own: timer, learning rate, checkpoints, evaluation (ours in its place), writers
     Feature("detectron2's hooks", lambda trainer: trainer.stock_hooks()),
-    Feature("cost", _hook("engine.hooks.record:Cost.from_cfg")),
-    Feature("progress bar", _hook("engine.hooks.progress:ProgressBar.from_cfg")),
+    Feature("cost", lambda trainer: [_get("engine.hooks.record:Cost")(trainer.cfg.OUTPUT_DIR)]),
+    Feature(
+        "progress bar",
+        lambda trainer: [_get("engine.hooks.record:ProgressBar")()],
+        lambda cfg: _get("engine.hooks.record:on_terminal")(),
+    ),
     # last: it may end the training, when the others have done their part of the iteration
     Feature(
         "best checkpoint and early stopping",
         _best,
         lambda cfg: cfg.TEST.BEST_METRIC or cfg.TEST.EARLY_STOPPING,
-        "engine.hooks.stopping:check_best",
+        "engine.hooks.weights:check_best",
     ),
 )
 

@@ -1,4 +1,5 @@
-"""What a run is and came from: ``run.json`` beside it, and the metadata inside its checkpoints."""
+"""What a run is and came from: ``run.json`` beside it, and the metadata inside its checkpoints; and
+whether --resume goes on with the run that is there, or would mix two."""
 
 from __future__ import annotations
 
@@ -21,12 +22,21 @@ from detectron2.utils import comm
 from transfer_maskrcnn import __version__
 from transfer_maskrcnn.config import RunSpec, flat_config, load_config
 from transfer_maskrcnn.data.registry import dataset_digest
-from transfer_maskrcnn.errors import TransferError
+from transfer_maskrcnn.errors import ConfigError, TransferError
 from transfer_maskrcnn.files import read_json, write_json
 from transfer_maskrcnn.modeling.precision import describe_precision
+from transfer_maskrcnn.surgery.load import last_checkpoint, load_weights
 
 RUN_FILE = "run.json"
 _ELSEWHERE = ("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS")
+# What may change when a run goes on: how long it is, where things lie, what is looked at.
+_MAY_CHANGE = (
+    *("SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.EPOCHS"),
+    *("MODEL.WEIGHTS", "DATASETS.CATALOG", "DATASETS.TEST", "DATASETS.TEST_BASE"),
+    "VIS_PERIOD",
+)
+_MAY_CHANGE_BELOW = "TEST."
+_CACHE_KEY = "MODEL.TRANSFER.CACHE_FEATURES"
 
 logger = logging.getLogger(__name__)
 
@@ -60,12 +70,10 @@ def note(output_dir: str | os.PathLike[str], **entries: Any) -> None:
 
 def describe_run(cfg: CfgNode, spec: RunSpec) -> dict[str, Any]:
     """What a reader needs to repeat the run; plain values for :func:`note`."""
-    device = "cpu"
-    if cfg.MODEL.DEVICE.startswith("cuda"):
-        device = torch.cuda.get_device_name(cfg.MODEL.DEVICE)
+    device = cfg.MODEL.DEVICE
     return {
         "command": sys.argv,
-        "device": device,
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
         "machine": platform.machine(),
         "precision": describe_precision(cfg),
         "threads": torch.get_num_threads(),
@@ -73,6 +81,23 @@ def describe_run(cfg: CfgNode, spec: RunSpec) -> dict[str, Any]:
         "versions": versions(),
         "spec": spec.to_json(),
     }
+
+
+def check_device(device: str) -> None:
+    """Say in one line where the model runs.
+
+    Raises:
+        ConfigError: CUDA is asked for where there is none.
+    """
+    if not device.startswith("cuda"):
+        logger.info("MODEL.DEVICE %s (%d threads)", device, torch.get_num_threads())
+        return
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            f"MODEL.DEVICE is {device!r}, but torch {torch.__version__} sees no CUDA device; "
+            "use MODEL.DEVICE cpu, or install the driver and a CUDA build of torch"
+        )
+    logger.info("MODEL.DEVICE %s (%s)", device, torch.cuda.get_device_name(device))
 
 
 def versions() -> dict[str, str]:
@@ -94,13 +119,13 @@ def make_metadata(cfg: CfgNode, spec: RunSpec) -> dict[str, Any]:
     Args:
         cfg: resolved.
     """
-    main = comm.is_main_process()
+    sets = cfg.DATASETS.TRAIN
     return {
         "transfer_maskrcnn": __version__,
         "thing_classes": list(spec.classes),
         "tasks": list(spec.tasks),
-        "train": list(cfg.DATASETS.TRAIN),
-        "dataset_fingerprint": dataset_fingerprint(cfg.DATASETS.TRAIN) if main else "",
+        "train": list(sets),
+        "dataset_fingerprint": dataset_fingerprint(sets) if comm.is_main_process() else "",
         "config_hash": config_hash(cfg),
         "config": own_config(cfg),
     }
@@ -108,8 +133,7 @@ def make_metadata(cfg: CfgNode, spec: RunSpec) -> dict[str, Any]:
 
 def dataset_fingerprint(names: Sequence[str]) -> str:
     """A hash of the images' names and sizes and all annotations, wherever the files lie."""
-    digests = " ".join(map(dataset_digest, names))
-    return hashlib.sha256(digests.encode()).hexdigest()[:16]
+    return hashlib.sha256(" ".join(map(dataset_digest, names)).encode()).hexdigest()[:16]
 
 
 def config_hash(cfg: CfgNode) -> str:
@@ -126,3 +150,54 @@ def own_config(cfg: CfgNode) -> dict[str, Any]:
     own = {k: v for k, v in flat_config(cfg) if k not in _ELSEWHERE and v != defaults.get(k)}
     plain: dict[str, Any] = json.loads(json.dumps(own))  # tuples become lists, as read back
     return plain
+
+
+def check_same_run(cfg: CfgNode) -> None:
+    """Compare a fitted ``cfg`` with the one that the checkpoint in OUTPUT_DIR was trained with.
+
+    Raises:
+        ConfigError: keys differ that the rest of the run cannot change: the optimizer's state and
+            what was trained so far are of the old values; or MODEL.WEIGHTS of an extended model
+            is another file.
+        WeightFileError: the checkpoint cannot be read.
+    """
+    before = _checkpoint_config(cfg)
+    if not before:
+        return
+    if cfg.MODEL.TRANSFER.EXTEND:
+        from transfer_maskrcnn.incremental.source import check_same_source
+
+        check_same_source(cfg)
+    defaults = dict(flat_config(load_config("")))
+    before, now = {**defaults, **before}, {**defaults, **own_config(cfg)}
+    changed = [
+        f"  {key}: {before[key]!r} before, {now[key]!r} now"
+        for key in sorted(now)
+        if before[key] != now[key]
+        and key not in _MAY_CHANGE
+        and not key.startswith(_MAY_CHANGE_BELOW)
+        # where the cache lies changes nothing; without one, images are padded differently
+        and not (key == _CACHE_KEY and "off" not in (before[key], now[key]))
+    ]
+    if changed:
+        raise ConfigError(
+            f"--resume: {cfg.OUTPUT_DIR} holds a run of another config:\n"
+            + "\n".join(changed)
+            + "\nGo on with the values before; or start a new run without --resume, from "
+            "MODEL.WEIGHTS or from a checkpoint of this one"
+        )
+
+
+def resumed_seed(cfg: CfgNode) -> int | None:
+    """The seed of the run in OUTPUT_DIR: one without a stated one can go on with what it drew."""
+    seed: int | None = _checkpoint_config(cfg).get("SEED")
+    return seed
+
+
+def _checkpoint_config(cfg: CfgNode) -> dict[str, Any]:
+    """What the last checkpoint in OUTPUT_DIR says of its config; {} where there is none."""
+    path = last_checkpoint(cfg.OUTPUT_DIR)
+    if path is None or not path.is_file():
+        return {}
+    metadata = load_weights(path, trust_pickle=cfg.MODEL.TRANSFER.TRUST_PICKLE).metadata
+    return (metadata or {}).get("config") or {}

@@ -2,44 +2,41 @@
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import logging
-import math
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from itertools import count
+from logging.handlers import MemoryHandler
 from pathlib import Path
-from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
-from tabulate import tabulate
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
+from detectron2.utils.logger import setup_logger
 
 from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.engine.checkpoint import load_trained_model
-from transfer_maskrcnn.engine.evaluation import evaluate_model, read_extension
 from transfer_maskrcnn.engine.manifest import RUN_FILE, describe_run, note
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import ConfigError
-from transfer_maskrcnn.evaluation.explain import read_sentence
-from transfer_maskrcnn.incremental.pseudo_labels import SUMMARY_FILE
-from transfer_maskrcnn.incremental.source import before_extension
 from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.surgery.hook import began_with, load_source, plan_of_config
 from transfer_maskrcnn.surgery.load import FINAL_FILE, load_weights, trained_file
-from transfer_maskrcnn.text import wrapped
 
 LOCK_FILE = ".training"
+# From malloc.h, see mallopt(3).
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_LARGEST_INT = 2**31 - 1
+
 logger = logging.getLogger(__name__)
 
 # What a run leaves in OUTPUT_DIR.
 RUN_FILES = (
-    *("config.yaml", "log.txt*", RUN_FILE, "transfer_plan.json", SUMMARY_FILE),
+    *("config.yaml", "log.txt*", RUN_FILE, "transfer_plan.json", "pseudo_labels.json"),
     *("last_checkpoint", "model_*.pth", "model_initial.safetensors", FINAL_FILE),
     *("metrics.json", "events.out.tfevents.*", "eval_history.json", "drift.json"),
     *("evaluation.json", "inference", "report.html"),
@@ -75,6 +72,8 @@ def train(cfg: CfgNode, spec: RunSpec, resume: bool) -> None:
     note(cfg.OUTPUT_DIR, **describe_run(cfg, spec))
     trainer.train()
     if comm.is_main_process() and trainer.results:
+        from transfer_maskrcnn.engine.evaluation import print_summary
+
         print_summary(cfg, trainer.results)
 
 
@@ -91,87 +90,57 @@ def evaluate(cfg: CfgNode, spec: RunSpec, weights: str | None) -> None:
     Raises:
         ConfigError: there is no checkpoint, or it is not one of this config.
     """
-    model, trust = build_model(cfg, spec), cfg.MODEL.TRANSFER.TRUST_PICKLE
-    if weights is None or _is_of_the_run(cfg, weights):
-        weights = _last_checkpoint(cfg.OUTPUT_DIR)
-        if cfg.SOLVER.EMA_DECAY and not weights.endswith(FINAL_FILE):
+    from transfer_maskrcnn.engine.evaluation import evaluate_model, print_summary
+
+    trust, trained = cfg.MODEL.TRANSFER.TRUST_PICKLE, trained_file(cfg.OUTPUT_DIR)
+    if weights is None or _is_of_the_run(cfg, weights, trained):
+        if trained is None:
+            raise ConfigError(
+                f"--eval-only: OUTPUT_DIR {cfg.OUTPUT_DIR} holds no checkpoint; "
+                "train first, or name a trained file with MODEL.WEIGHTS"
+            )
+        weights = str(trained)
+        if cfg.SOLVER.EMA_DECAY and trained.name != FINAL_FILE:
             logger.warning(
                 "%s is of an unfinished run: its last weights are evaluated, not their average",
                 weights,
             )
+    model = build_model(cfg, spec)
     load_trained_model(model, weights, spec.classes, trust_pickle=trust)
-    results = evaluate_model(before_extension(cfg, weights), spec, model)
+    if cfg.MODEL.TRANSFER.EXTEND:
+        from transfer_maskrcnn.incremental.source import before_extension
+
+        cfg = before_extension(cfg, weights)
+    results = evaluate_model(cfg, spec, model)
     if comm.is_main_process():
         print_summary(cfg, results)
 
 
-def _last_checkpoint(output_dir: str) -> str:
-    trained = trained_file(output_dir)
-    if trained is None:
-        raise ConfigError(
-            f"--eval-only: OUTPUT_DIR {output_dir} holds no checkpoint; "
-            "train first, or name a trained file with MODEL.WEIGHTS"
-        )
-    return str(trained)
-
-
-def _is_of_the_run(cfg: CfgNode, weights: str) -> bool:
+def _is_of_the_run(cfg: CfgNode, weights: str, trained: Path | None) -> bool:
     """Whether ``weights`` is the file that the run in OUTPUT_DIR, if there is one, began with.
 
     Any other file is evaluated as it is, with a warning where it is not the run's own.
     """
-    output_dir, trust = cfg.OUTPUT_DIR, cfg.MODEL.TRANSFER.TRUST_PICKLE
-    trained = trained_file(output_dir)
     if trained is None or not trained.is_file():
         return False
-    if began_with(load_weights(trained, trust_pickle=trust).metadata, weights):
+    metadata = load_weights(trained, trust_pickle=cfg.MODEL.TRANSFER.TRUST_PICKLE).metadata
+    if began_with(metadata, weights):
         return True
-    if Path(output_dir).resolve() not in Path(weights).resolve().parents:
+    if trained.resolve().parent not in Path(weights).resolve().parents:
         logger.warning(
             "MODEL.WEIGHTS %s is not of the run in %s, whose evaluation.json gets its figures; "
             "another OUTPUT_DIR keeps them apart",
-            *(weights, output_dir),
+            *(weights, cfg.OUTPUT_DIR),
         )
     return False
 
 
-def print_summary(cfg: CfgNode, results: dict[str, Any]) -> None:
-    """One row a test set: box and mask AP, AP50 and AP75; then what an extended model knows of old
-    and novel classes; then why, a sentence a test set.
-
-    Args:
-        results: set -> task -> figures.
-    """
-    rows = [
-        [name, task, *(by_task[task].get(metric) for metric in ("AP", "AP50", "AP75"))]
-        for name, by_task in results.items()
-        for task in ("bbox", "segm")
-        if task in by_task
-    ]
-    print(tabulate(rows, ["dataset", "task", "AP", "AP50", "AP75"], floatfmt=".1f"))
-    undefined = {row[0] for row in rows if any(v is not None and math.isnan(v) for v in row[2:])}
-    if any(map(_has_objects, undefined)):
-        print("nan: the model detected nothing. It may need more iterations, or MODEL.WEIGHTS.")
-    for line in (read_extension(cfg.OUTPUT_DIR) or {}).get("lines", ()):
-        print(wrapped(line, indent=""))
-    for name in results:
-        why = read_sentence(Path(cfg.OUTPUT_DIR, "inference", name))
-        if why:
-            print(wrapped(f"{name}: {why}", indent=""))
-    print(f"Written to {os.path.join(cfg.OUTPUT_DIR, 'evaluation.json')}")
-
-
-def _has_objects(dataset: str) -> bool:
-    """Without any, AP is undefined whatever the model detects."""
-    records = DatasetCatalog.get(dataset)
-    return any(not a.get("iscrowd", 0) for r in records for a in r.get("annotations", ()))
-
-
-def check_weights_stay(cfg: CfgNode) -> None:
-    """That ``MODEL.WEIGHTS`` is not one of the files that a new run in OUTPUT_DIR would move.
+def check_start(cfg: CfgNode, spec: RunSpec) -> None:
+    """What a new run needs, before an earlier one is moved out of its way.
 
     Raises:
-        ConfigError: it is.
+        ConfigError: MODEL.WEIGHTS is one of the files that would be moved.
+        WeightFileError, TransferPlanError: it cannot be read, or would not do what is asked.
     """
     weights = cfg.MODEL.WEIGHTS
     needed = Path(weights.partition("?")[0]).resolve()  # "?matching_heuristics" is detectron2's
@@ -180,19 +149,9 @@ def check_weights_stay(cfg: CfgNode) -> None:
             f"MODEL.WEIGHTS {weights} is of the earlier run in OUTPUT_DIR {cfg.OUTPUT_DIR}, whose "
             "files would be moved out of the new run's way; choose another OUTPUT_DIR"
         )
-
-
-def check_start(cfg: CfgNode, spec: RunSpec) -> None:
-    """What a new run needs, before an earlier one is moved out of its way.
-
-    Raises:
-        ConfigError: MODEL.WEIGHTS is of that run.
-        WeightFileError, TransferPlanError: it cannot be read, or would not do what is asked.
-    """
-    check_weights_stay(cfg)
     if cfg.MODEL.TRANSFER.ENABLED:
         plan_of_config(cfg, spec.classes)[2].check(cfg.MODEL.TRANSFER.STRICT)
-    elif cfg.MODEL.WEIGHTS:
+    else:
         load_source(cfg)
 
 
@@ -204,7 +163,7 @@ def only_run_in(output_dir: str) -> Iterator[None]:
     Raises:
         ConfigError: another training is there.
     """
-    if fcntl is None or not comm.is_main_process():
+    if not comm.is_main_process():
         yield
         return
     os.makedirs(output_dir, exist_ok=True)
@@ -228,12 +187,11 @@ def set_aside(output_dir: str) -> None:
 
     Otherwise a kill before the new run's first checkpoint, and --resume, would go on with the old.
     """
-    folder, found, number = Path(output_dir), _run_files(output_dir), 1
+    folder, found = Path(output_dir), _run_files(output_dir)
     comm.synchronize()  # all have looked before one of them moves anything
     if comm.is_main_process() and found:
-        while (folder / f"earlier_run_{number}").exists():
-            number += 1
-        aside = folder / f"earlier_run_{number}"
+        places = (folder / f"earlier_run_{number}" for number in count(1))
+        aside = next(place for place in places if not place.exists())
         aside.mkdir()
         for path in found:
             path.rename(aside / path.name)
@@ -243,3 +201,50 @@ def set_aside(output_dir: str) -> None:
 
 def _run_files(output_dir: str) -> list[Path]:
     return [path for pattern in RUN_FILES for path in Path(output_dir).glob(pattern)]
+
+
+class Logs:
+    """What this package logs: on the terminal at once, in ``log.txt`` as soon as it is clear that a
+    run begins there. Until then it is kept, so that a command that fails leaves no trace.
+
+    Of several processes the first alone speaks on the terminal; each has a file of its own.
+    """
+
+    def __init__(self) -> None:
+        name = __name__.split(".")[0]
+        setup_logger(distributed_rank=comm.get_rank(), name=name, abbrev_name="transfer")
+        self._logger = logging.getLogger(name)
+        for handler in self._logger.handlers[:]:
+            if isinstance(handler, logging.FileHandler):  # of an earlier run of this process
+                self._logger.removeHandler(handler)
+                handler.close()
+        self._early = MemoryHandler(capacity=10**6, flushLevel=logging.CRITICAL + 1)
+        self._logger.addHandler(self._early)
+
+    def write_to(self, folder: str) -> None:
+        """Write what was logged and what will be to ``folder/log.txt``, which detectron2 shares."""
+        rank = comm.get_rank()
+        file = logging.FileHandler(Path(folder, f"log.txt.rank{rank}" if rank else "log.txt"))
+        shown = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
+        file.setFormatter(logging.Formatter(shown, datefmt="%m/%d %H:%M:%S"))
+        self._early.setTarget(file)
+        self._logger.removeHandler(self._early)
+        self._early.close()
+        self._logger.addHandler(file)
+
+
+@cache
+def keep_freed_memory() -> bool:
+    """Stop glibc from handing large blocks back to the kernel; whether it does so now.
+
+    Every activation above 32 MB would be mapped and zeroed page by page afresh, in each step.
+    As ``GLIBC_TUNABLES=glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=...``, but without a
+    new process. The process then holds on to its peak. Other C libraries are left alone.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    done = bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, _LARGEST_INT))
+    if done:
+        logger.info("malloc keeps freed memory for the next step (glibc: no mmap, no trimming)")
+    return done

@@ -14,7 +14,7 @@ from transfer_maskrcnn.config import FOLLOW_DATASET, RunSpec, Schedule
 from transfer_maskrcnn.data.loader import training_images
 from transfer_maskrcnn.data.registry import dataset_facts, register_catalog
 from transfer_maskrcnn.engine.features import check_features
-from transfer_maskrcnn.engine.machine import check_device
+from transfer_maskrcnn.engine.manifest import check_device
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.incremental.classes import fit_classes
 from transfer_maskrcnn.modeling.freezing import parse_phases
@@ -50,15 +50,26 @@ def fit_config(cfg: CfgNode, *, eval_only: bool = False, seed: int | None = None
         raise ConfigError(f"{key} names no dataset; for example {key} \"('balloon_train',)\"")
     classes, tasks = fit_classes(cfg, eval_only=eval_only)
     _check_number(cfg, classes, names[0])
-    if cfg.SEED >= 0:
-        seed = cfg.SEED
+    seed = cfg.SEED if cfg.SEED >= 0 else seed
     spec = RunSpec(
         classes=tuple(classes),
         tasks=tuple(tasks),
         seed=draw_seed() if seed is None else seed,
         mask_format=_mask_format(cfg, names, eval_only),
     )
-    return spec if eval_only else _fit_training(cfg, spec)
+    if eval_only:
+        return spec
+    images = training_images(spec.resolve(cfg))
+    if not images:
+        raise ConfigError(
+            f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)}: every instance is a crowd, and "
+            "crowds are not trained on"
+        )
+    spec = replace(spec, schedule=fit_schedule(cfg, images))
+    own = spec.resolve(cfg)
+    _check_evaluations(own)
+    check_features(own, spec)
+    return spec
 
 
 def _check_number(cfg: CfgNode, classes: Sequence[str], dataset: str) -> None:
@@ -74,29 +85,13 @@ def _check_number(cfg: CfgNode, classes: Sequence[str], dataset: str) -> None:
 
 def _mask_format(cfg: CfgNode, names: Sequence[str], eval_only: bool) -> str:
     """The mapper makes bitmasks of polygons where asked to, and not the other way round."""
-    formats: set[str] = {dataset_facts(name).mask_format for name in names}
-    formats.add(cfg.INPUT.MASK_FORMAT)
     points = cfg.MODEL.ROI_MASK_HEAD.get("POINT_HEAD_ON")  # PointRend reads masks at points
     labelled = cfg.MODEL.TRANSFER.PSEUDO_LABELS.ENABLED and not eval_only  # as the teacher's are
+    formats = {cfg.INPUT.MASK_FORMAT, *(dataset_facts(name).mask_format for name in names)}
     return "bitmask" if "bitmask" in formats or points or labelled else "polygon"
 
 
-def _fit_training(cfg: CfgNode, spec: RunSpec) -> RunSpec:
-    own = spec.resolve(cfg)
-    images = training_images(own)
-    if not images:
-        raise ConfigError(
-            f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)}: every instance is a crowd, and "
-            "crowds are not trained on"
-        )
-    spec = replace(spec, schedule=fit_schedule(own, images))
-    own = spec.resolve(cfg)
-    _check_points(own)
-    check_features(own, spec)
-    return spec
-
-
-def _check_points(cfg: CfgNode) -> None:
+def _check_evaluations(cfg: CfgNode) -> None:
     last = cfg.SOLVER.MAX_ITER
     wrong = [i for i in cfg.TEST.EVAL_ITERS if type(i) is not int or not 0 <= i <= last]
     if wrong:
@@ -113,145 +108,114 @@ def draw_seed() -> int:
     return int(comm.shared_random_seed() % 2**31)
 
 
-def fit_schedule(config: CfgNode, train_images: int) -> Schedule:
-    """The schedule of ``config`` in iterations of this run, which the log tells.
+def fit_schedule(cfg: CfgNode, train_images: int) -> Schedule:
+    """The schedule of ``cfg`` in iterations of this run, which the log tells.
 
-    First ``SOLVER.REFERENCE_WORLD_SIZE``, see :func:`describe_scaling`; then ``SOLVER.EPOCHS``,
-    which sets ``SOLVER.MAX_ITER`` and moves ``SOLVER.STEPS`` to the same shares of it; what else is
-    counted in iterations (warm-up, phases, evaluations, checkpoints) stays. A config that
-    ``RunSpec.resolve`` has given the outcome gives it again.
+    First ``SOLVER.REFERENCE_WORLD_SIZE``: above 0, batch size and learning rate grow with the
+    number of processes, and iterations shrink (https://arxiv.org/abs/1706.02677); then
+    ``SOLVER.EPOCHS``, which sets ``SOLVER.MAX_ITER`` and moves ``SOLVER.STEPS`` to the same shares
+    of it; what else is counted in iterations (warm-up, phases, evaluations, checkpoints) stays. A
+    config that ``RunSpec.resolve`` has given the outcome gives it again.
 
     Args:
-        config: stays as it is.
         train_images: images of one epoch, at least 1.
 
     Raises:
         ConfigError: values that cannot be; phases that are longer than the run.
     """
-    cfg = config.clone()
-    cfg.defrost()
-    if cfg.SOLVER.MAX_ITER < 1:
-        raise ConfigError(f"SOLVER.MAX_ITER is {cfg.SOLVER.MAX_ITER}; expected at least 1")
-    processes = comm.get_world_size()
-    logger.info(describe_scaling(cfg, processes))
-    _fit_processes(cfg, processes)
-    epochs, batch = cfg.SOLVER.EPOCHS, cfg.SOLVER.IMS_PER_BATCH
+    own, epochs = Schedule.of(cfg), cfg.SOLVER.EPOCHS
+    if own.max_iter < 1:
+        raise ConfigError(f"SOLVER.MAX_ITER is {own.max_iter}; expected at least 1")
+    own = _fit_processes(own, comm.get_world_size())
     if not 0 <= epochs < math.inf:
         raise ConfigError(
             f"SOLVER.EPOCHS is {epochs}; expected 0 (SOLVER.MAX_ITER counts) or a number above it"
         )
     if epochs:
         # 1.1 * 100 is 110.00000000000001: not 111 iterations.
-        iterations = max(1, math.ceil(round(epochs * train_images / batch, 6)))
+        iterations = max(1, math.ceil(round(epochs * train_images / own.ims_per_batch, 6)))
         logger.info(
             "SOLVER.EPOCHS %g of %d images: SOLVER.MAX_ITER %d -> %d, and SOLVER.STEPS with it; "
             "config.yaml holds the outcome, and EPOCHS 0",
-            *(epochs, train_images, cfg.SOLVER.MAX_ITER, iterations),
+            *(epochs, train_images, own.max_iter, iterations),
         )
-        ratio = iterations / cfg.SOLVER.MAX_ITER
-        cfg.SOLVER.STEPS = tuple(max(1, round(step * ratio)) for step in cfg.SOLVER.STEPS)
-        cfg.SOLVER.MAX_ITER, cfg.SOLVER.EPOCHS = iterations, 0.0
-    _drop_late_steps(cfg)
-    parse_phases(cfg.SOLVER.FREEZE_SCHEDULE, cfg.SOLVER.MAX_ITER)
-    logger.info(_describe_schedule(cfg, train_images))
-    return Schedule.of(cfg)
+        steps = tuple(max(1, round(step * (iterations / own.max_iter))) for step in own.steps)
+        own = replace(own, max_iter=iterations, steps=steps)
+    # a step at or after the end changes nothing, and detectron2's scheduler refuses it
+    late = [step for step in own.steps if step >= own.max_iter]
+    if late and cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
+        logger.warning(
+            "SOLVER.STEPS %s come after SOLVER.MAX_ITER %d: left out", late, own.max_iter
+        )
+    own = replace(own, steps=tuple(step for step in own.steps if step < own.max_iter))
+    parse_phases(own.freeze_schedule, own.max_iter)
+    logger.info(_describe_schedule(cfg, own, train_images))
+    return own
 
 
-def describe_scaling(cfg: CfgNode, processes: int) -> str:
-    """What detectron2's rule for another number of processes makes of ``cfg``, in one line.
-
-    With ``SOLVER.REFERENCE_WORLD_SIZE`` above 0, batch size and learning rate grow with the number
-    of processes, and iterations shrink (https://arxiv.org/abs/1706.02677).
-
-    Args:
-        cfg: as configured, before the rule is applied.
-        processes: over all machines.
-
-    Raises:
-        ConfigError: the batch cannot be split over the reference number of processes.
-    """
-    reference, before = cfg.SOLVER.REFERENCE_WORLD_SIZE, cfg.SOLVER
+def _fit_processes(own: Schedule, processes: int) -> Schedule:
+    """As ``DefaultTrainer.auto_scale_workers``, which does not know the keys of this project."""
+    reference, batch = own.reference_world_size, own.ims_per_batch
     counted = f"{processes} process{'es' if processes > 1 else ''}"
     if reference in (0, processes):
-        off = "off, " if reference == 0 else ""
-        return (
-            f"SOLVER.REFERENCE_WORLD_SIZE {reference} ({off}{counted}): batch "
-            f"{before.IMS_PER_BATCH} and learning rate {before.BASE_LR:g}, as configured"
+        logger.info(
+            "SOLVER.REFERENCE_WORLD_SIZE %d (%s%s): batch %d and learning rate %g, as configured",
+            *(reference, "" if reference else "off, ", counted, batch, own.base_lr),
         )
-    scaled = cfg.clone()
-    scaled.defrost()
-    _fit_processes(scaled, processes)
-    after = scaled.SOLVER
-    return (
-        f"SOLVER.REFERENCE_WORLD_SIZE {reference}, {counted}: batch {before.IMS_PER_BATCH} -> "
-        f"{after.IMS_PER_BATCH}, learning rate {before.BASE_LR:g} -> {after.BASE_LR:g}, iterations "
-        f"{before.MAX_ITER} -> {after.MAX_ITER}"
-    )
-
-
-def _fit_processes(cfg: CfgNode, processes: int) -> None:
-    """As ``DefaultTrainer.auto_scale_workers``, which does not know the keys of this project."""
-    reference, batch = cfg.SOLVER.REFERENCE_WORLD_SIZE, cfg.SOLVER.IMS_PER_BATCH
-    if reference in (0, processes):
-        return
+        return own
     if reference < 0 or batch % reference:
         raise ConfigError(
             f"SOLVER.IMS_PER_BATCH {batch} cannot be split over SOLVER.REFERENCE_WORLD_SIZE "
             f"{reference}; expected a multiple of it, or REFERENCE_WORLD_SIZE 0 (off)"
         )
-    cfg.SOLVER.IMS_PER_BATCH = batch // reference * processes
-    cfg.SOLVER.BASE_LR *= processes / reference
-    _stretch(cfg, max(1, round(cfg.SOLVER.MAX_ITER * reference / processes)))
-    cfg.SOLVER.REFERENCE_WORLD_SIZE = processes
+    scaled = _stretched(own, max(1, round(own.max_iter * reference / processes)))
+    scaled = replace(
+        scaled,
+        ims_per_batch=batch // reference * processes,
+        base_lr=own.base_lr * (processes / reference),
+        reference_world_size=processes,
+    )
+    logger.info(
+        "SOLVER.REFERENCE_WORLD_SIZE %d, %s: batch %d -> %d, learning rate %g -> %g, iterations "
+        "%d -> %d",
+        *(reference, counted, batch, scaled.ims_per_batch, own.base_lr, scaled.base_lr),
+        *(own.max_iter, scaled.max_iter),
+    )
+    return scaled
 
 
-def _drop_late_steps(cfg: CfgNode) -> None:
-    """A step at or after the end changes nothing, and detectron2's scheduler refuses it."""
-    last = cfg.SOLVER.MAX_ITER
-    late = [step for step in cfg.SOLVER.STEPS if step >= last]
-    if late:
-        cfg.SOLVER.STEPS = tuple(step for step in cfg.SOLVER.STEPS if step < last)
-        if cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
-            logger.warning("SOLVER.STEPS %s come after SOLVER.MAX_ITER %d: left out", late, last)
-
-
-def _stretch(cfg: CfgNode, max_iter: int) -> None:
-    """Set ``SOLVER.MAX_ITER``, and move everything that is counted in iterations with it."""
-    solver, test = cfg.SOLVER, cfg.TEST
-    ratio = max_iter / solver.MAX_ITER
+def _stretched(own: Schedule, max_iter: int) -> Schedule:
+    """With so many iterations, and everything that is counted in iterations moved with them."""
+    ratio = max_iter / own.max_iter
 
     def scaled(iterations: int) -> int:
         return max(1, round(iterations * ratio)) if iterations > 0 else iterations
 
-    solver.STEPS = tuple(map(scaled, solver.STEPS))
-    solver.WARMUP_ITERS = scaled(solver.WARMUP_ITERS)
-    solver.CHECKPOINT_PERIOD = scaled(solver.CHECKPOINT_PERIOD)
-    test.EVAL_PERIOD = scaled(test.EVAL_PERIOD)
-    test.EVAL_ITERS = sorted(set(map(scaled, test.EVAL_ITERS)))
     phases, begin, end = [], 0, 0
-    for (
-        iterations,
-        spec,
-    ) in solver.FREEZE_SCHEDULE:  # by their ends, so that their sum keeps its share
+    for iterations, spec in own.freeze_schedule:  # by their ends: their sum keeps its share
         end += iterations
         phases.append([max(1, scaled(end) - begin), spec])
         begin += phases[-1][0]
-    solver.FREEZE_SCHEDULE = phases
-    solver.MAX_ITER = max_iter
+    return replace(
+        own,
+        max_iter=max_iter,
+        steps=tuple(map(scaled, own.steps)),
+        warmup_iters=scaled(own.warmup_iters),
+        checkpoint_period=scaled(own.checkpoint_period),
+        freeze_schedule=phases,
+        eval_period=scaled(own.eval_period),
+        eval_iters=sorted(set(map(scaled, own.eval_iters))),
+    )
 
 
-def _describe_schedule(cfg: CfgNode, train_images: int) -> str:
-    solver = cfg.SOLVER
-    epochs = solver.MAX_ITER * solver.IMS_PER_BATCH / train_images
-    rate = f"learning rate {solver.BASE_LR:g}"
-    if solver.WARMUP_ITERS > 0:
-        rate += f", warmed up over {solver.WARMUP_ITERS}"
-    if solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
-        steps = [str(step) for step in solver.STEPS if step < solver.MAX_ITER]
-        rate += f", times {solver.GAMMA:g} after {', '.join(steps)}" if steps else ", constant"
-    else:
-        rate += f", {solver.LR_SCHEDULER_NAME}"
+def _describe_schedule(cfg: CfgNode, own: Schedule, train_images: int) -> str:
+    warmed_up = f", warmed up over {own.warmup_iters}" if own.warmup_iters > 0 else ""
+    changes = f", {cfg.SOLVER.LR_SCHEDULER_NAME}"
+    if cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
+        steps = ", ".join(map(str, own.steps))
+        changes = f", times {cfg.SOLVER.GAMMA:g} after {steps}" if steps else ", constant"
+    epochs = own.max_iter * own.ims_per_batch / train_images
     return (
-        f"schedule: {solver.MAX_ITER} iterations of {solver.IMS_PER_BATCH} images, {epochs:.3g} "
-        f"epochs of {train_images}; {rate}"
+        f"schedule: {own.max_iter} iterations of {own.ims_per_batch} images, {epochs:.3g} epochs "
+        f"of {train_images}; learning rate {own.base_lr:g}{warmed_up}{changes}"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,16 +43,10 @@ class LatePullSGD(torch.optim.SGD):
 
     pull: Callable[[], None] | None = None
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def step(self, closure: Any = None) -> Any:  # detectron2 has no closures
         if self.pull is not None:
             self.pull()
-        super().step()
-        return loss
+        return super().step(closure)
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -72,12 +66,12 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     unclipped.defrost()
     unclipped.SOLVER.CLIP_GRADIENTS.ENABLED = False
     stock: torch.optim.Optimizer = solver.build_optimizer(unclipped, model)
+    groups, kind = stock.param_groups, LatePullSGD if cfg.SOLVER.L2_SP else type(stock)
     if cfg.SOLVER.LR_MULTIPLIERS:
-        _multiply_rates(stock, model, cfg.SOLVER.LR_MULTIPLIERS)
-    kind: Any = LatePullSGD if cfg.SOLVER.L2_SP else type(stock)
+        groups = _with_rates(groups, model, cfg.SOLVER.LR_MULTIPLIERS)
     if cfg.SOLVER.CLIP_GRADIENTS.ENABLED:
         kind = _clipping(kind, cfg)
-    optimizer: torch.optim.Optimizer = kind(stock.param_groups, **stock.defaults)
+    optimizer: torch.optim.Optimizer = kind(groups, **stock.defaults)
     return optimizer
 
 
@@ -93,27 +87,25 @@ def _clipping(optimizer_class: type[torch.optim.Optimizer], cfg: CfgNode) -> Any
     return with_gradient_clipping(optimizer_class, per_param_clipper=clip_if_trained)
 
 
-def _multiply_rates(
-    optimizer: torch.optim.Optimizer, model: nn.Module, lr_multipliers: Sequence[Any]
-) -> None:
-    """Split the optimizer's groups so that every parameter has its part's learning rate."""
+def _with_rates(
+    groups: Sequence[dict[str, Any]], model: nn.Module, lr_multipliers: Sequence[Any]
+) -> list[dict[str, Any]]:
+    """Split an optimizer's groups so that every parameter has its part's learning rate."""
     named = dict(model.named_parameters())
     factor_of = part_factors(lr_multipliers, list(named))
     names = {id(parameter): name for name, parameter in named.items()}
-    groups = optimizer.param_groups[:]
-    optimizer.param_groups.clear()
     single = [
         {**group, "params": [p], "lr": group["lr"] * factor_of.get(names[id(p)], 1.0)}
         for group in groups
         for p in group["params"]
     ]
-    for group in reduce_param_groups(single):
-        optimizer.add_param_group(group)
-    rates = {f"{group['lr']:g}": 0 for group in optimizer.param_groups}
-    for group in optimizer.param_groups:
-        rates[f"{group['lr']:g}"] += sum(p.numel() for p in group["params"])
+    rates: Counter[str] = Counter()
+    for group in single:
+        rates[f"{group['lr']:g}"] += group["params"][0].numel()
     shown = ", ".join(f"{rate} for {count:,} parameters" for rate, count in rates.items())
     logger.info("%s: learning rate %s", LR_MULTIPLIERS_KEY, shown)
+    split: list[dict[str, Any]] = reduce_param_groups(single)
+    return split
 
 
 def part_factors(lr_multipliers: Sequence[Any], names: Sequence[str]) -> dict[str, float]:
@@ -156,37 +148,31 @@ class L2SP(HookBase):
     to the same place.
     """
 
-    def __init__(self, alpha: float, output_dir: str):
-        """
-        Args:
-            alpha: strength of the pull, in the place of ``SOLVER.WEIGHT_DECAY``.
-            output_dir: holds ``model_initial.safetensors`` and ``transfer_plan.json``.
-        """
-        self._alpha = alpha
-        self._folder = Path(output_dir)
+    def __init__(self, cfg: CfgNode):
+        """From ``SOLVER.L2_SP`` and ``OUTPUT_DIR``, with ``model_initial.safetensors`` and
+        ``transfer_plan.json``."""
+        self._alpha = cfg.SOLVER.L2_SP
+        self._folder = Path(cfg.OUTPUT_DIR)
+        self._pulled: list[tuple[nn.Parameter, Tensor, dict[str, Any]]] = []
 
-    @classmethod
-    def from_cfg(cls, cfg: CfgNode, spec: RunSpec | None = None) -> L2SP | None:
-        """From ``SOLVER.L2_SP`` and ``OUTPUT_DIR``; None where it is 0.
-
-        Raises:
-            ConfigError: it is negative, or nothing is transferred that it could pull.
-        """
+    @staticmethod
+    def check(cfg: CfgNode, spec: RunSpec | None = None) -> None:
+        """Raise ConfigError for a strength that cannot be, or where nothing is transferred."""
         alpha = cfg.SOLVER.L2_SP
-        if not 0 <= alpha < math.inf:
+        if not 0 < alpha < math.inf:
             raise ConfigError(f"SOLVER.L2_SP is {alpha}; expected 0 (off) or a number above it")
-        if alpha and not cfg.MODEL.TRANSFER.ENABLED:
+        if not cfg.MODEL.TRANSFER.ENABLED:
             raise ConfigError(
                 f"SOLVER.L2_SP {alpha} pulls transferred weights towards where they started, but "
                 "MODEL.TRANSFER.ENABLED is False; set it True, or SOLVER.L2_SP 0"
             )
-        return cls(alpha, cfg.OUTPUT_DIR) if alpha else None
 
     def before_train(self) -> None:
         """
         Raises:
-            CheckpointError: the run's starting point is gone, or of another model.
-            ConfigError: the optimizer is not that of :func:`build_optimizer`.
+            CheckpointError: the run's starting point is gone.
+            ConfigError: the optimizer is not that of :func:`build_optimizer`, or trains nothing
+                that was transferred.
         """
         optimizer = self.trainer.optimizer
         if not isinstance(optimizer, LatePullSGD):
@@ -194,14 +180,12 @@ class L2SP(HookBase):
                 f"SOLVER.L2_SP: the optimizer is {type(optimizer).__name__}; expected that of "
                 "transfer_maskrcnn.engine.solver.build_optimizer with SOLVER.L2_SP above 0"
             )
-        parameters = dict(unwrapped(self.trainer.model).named_parameters())
-        starts = self._read_starts(parameters)
         group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-        self._pulled = [
-            (parameters[name], start, group_of[id(parameters[name])])
-            for name, start in starts.items()
-            if id(parameters[name]) in group_of
-        ]
+        starts = self._read_starts()
+        for name, parameter in unwrapped(self.trainer.model).named_parameters():
+            if name in starts and id(parameter) in group_of:
+                start = starts[name].to(parameter)
+                self._pulled.append((parameter, start, group_of[id(parameter)]))
         if not self._pulled:
             raise ConfigError(
                 f"SOLVER.L2_SP {self._alpha:g} pulls transferred weights towards where they "
@@ -214,33 +198,23 @@ class L2SP(HookBase):
             *(self._alpha, len(self._pulled), f"{sum(p.numel() for p, *_ in self._pulled):,}"),
         )
 
+    @torch.no_grad()
     def _pull(self) -> None:
         for parameter, start, group in self._pulled:
             if parameter.grad is not None:
                 parameter.grad.add_(parameter - start, alpha=self._alpha)
                 parameter.grad.add_(parameter, alpha=-group["weight_decay"])  # SGD adds it back
 
-    def _read_starts(self, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
-        """Name -> where it started, of each transferred parameter; on the parameter's device."""
-        plan = read_json(self._existing(PLAN_FILE), dict)
-        path = self._existing(INITIAL_FILE)
-        initial = load_weights(path).tensors
-        starts = {}
-        for name in (t["target"] for t in plan["tensors"] if t["fate"] in ("kept", "rows")):
-            if name in parameters:
-                if name not in initial or initial[name].shape != parameters[name].shape:
-                    raise CheckpointError(
-                        f"{path} holds no {name} of the shape {list(parameters[name].shape)}: it "
-                        "is of another model. Start again without --resume"
-                    )
-                starts[name] = initial[name].to(parameters[name])
-        return starts
-
-    def _existing(self, name: str) -> Path:
-        path = self._folder / name
-        if not os.path.isfile(path):
-            raise CheckpointError(
-                f"{path} is gone, and SOLVER.L2_SP needs to know where the weights started. Start "
-                "again without --resume, or set SOLVER.L2_SP 0"
-            )
-        return path
+    def _read_starts(self) -> dict[str, Tensor]:
+        """Name -> where it started, of each tensor that was transferred."""
+        plan_file, initial_file = self._folder / PLAN_FILE, self._folder / INITIAL_FILE
+        for path in (plan_file, initial_file):
+            if not path.is_file():
+                raise CheckpointError(
+                    f"{path} is gone, and SOLVER.L2_SP needs to know where the weights started. "
+                    "Start again without --resume, or set SOLVER.L2_SP 0"
+                )
+        tensors = read_json(plan_file, dict)["tensors"]
+        transferred = {t["target"] for t in tensors if t["fate"] in ("kept", "rows")}
+        initial = load_weights(initial_file).tensors
+        return {name: start for name, start in initial.items() if name in transferred}

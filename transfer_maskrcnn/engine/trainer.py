@@ -25,21 +25,17 @@ from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.data.loader import build_train_loader, training_records
 from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
 from transfer_maskrcnn.engine.checkpoint import TransferCheckpointer
-from transfer_maskrcnn.engine.evaluation import evaluate_model, without_single_name
 from transfer_maskrcnn.engine.features import hooks_of
-from transfer_maskrcnn.engine.hooks.eval_history import EvalHistory
-from transfer_maskrcnn.engine.hooks.progress import on_terminal
-from transfer_maskrcnn.engine.hooks.record import write_drift
-from transfer_maskrcnn.engine.hooks.sample_pictures import put_sample_pictures
-from transfer_maskrcnn.engine.hooks.stopping import StopTraining
-from transfer_maskrcnn.engine.hooks.validation import losses_on_test_sets
+from transfer_maskrcnn.engine.hooks.eval_history import (
+    EvalHistory,
+    StopTraining,
+    losses_on_test_sets,
+)
+from transfer_maskrcnn.engine.hooks.record import on_terminal, write_drift
 from transfer_maskrcnn.engine.manifest import make_metadata, note
 from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.engine.solver import build_optimizer
-from transfer_maskrcnn.errors import (
-    TrainingDivergedError,
-    TransferError,
-)
+from transfer_maskrcnn.errors import TrainingDivergedError, TransferError
 from transfer_maskrcnn.incremental.classes import in_model_classes
 from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.modeling.precision import step_trainer
@@ -81,6 +77,7 @@ class TransferTrainer(DefaultTrainer):
     False; checkpoints carry the class names; ``evaluation.json`` holds the last evaluation.
     """
 
+    spec: RunSpec
     checkpointer: TransferCheckpointer
     surgery: WeightSurgeryHook
     evaluated_weights: Callable[[], AbstractContextManager[None]]  # inside, what is evaluated
@@ -128,9 +125,8 @@ class TransferTrainer(DefaultTrainer):
 
     def build_writers(self) -> list[EventWriter]:
         writers: list[EventWriter] = super().build_writers()
-        if on_terminal():  # the bar shows what the lines would
-            writers = [w for w in writers if not isinstance(w, CommonMetricPrinter)]
-        return writers
+        # the bar shows what the lines would
+        return [w for w in writers if not (on_terminal() and isinstance(w, CommonMetricPrinter))]
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Resume from OUTPUT_DIR if asked and possible; otherwise start from MODEL.WEIGHTS.
@@ -139,35 +135,27 @@ class TransferTrainer(DefaultTrainer):
             ConfigError: the checkpoint was trained on other classes.
             WeightFileError: the checkpoint cannot be read.
         """
-        source = None
-        if resume:
-            source = self.checkpointer.resume(self.spec.classes, self.optimizer)
+        checkpointer = self.checkpointer
+        source = checkpointer.resume(self.spec.classes, self.optimizer) if resume else None
         if source is not None:
             self.start_iter = self.iter + 1
             self.data_loader.batch_sampler.start = self.start_iter
             restart_loader(self._trainer)
-            self.checkpointer.metadata["transfer"] = moved(source.metadata, self.cfg.MODEL.WEIGHTS)
+            checkpointer.metadata["transfer"] = moved(source.metadata, self.cfg.MODEL.WEIGHTS)
         elif not self.cfg.MODEL.TRANSFER.ENABLED:
-            self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
+            checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
 
     def train(self) -> Any:
         # Detectron2 logs the stack of whatever ends a run; ours say all there is to say.
-        loop = logging.getLogger("detectron2.engine.train_loop")
-        loop.addFilter(_not_our_error)
+        logging.getLogger("detectron2.engine.train_loop").addFilter(_not_our_error)
         try:
             return super().train()
         except StopTraining as stop:
             logger.info("%s", stop)
             return None
-        finally:
-            loop.removeFilter(_not_our_error)
 
     def before_train(self) -> None:
-        try:
-            super().before_train()
-        except StopTraining as stop:  # a kill came between the last evaluation and the end
-            self._end_at(stop.iteration)
-            raise
+        super().before_train()
         if self.surgery.plan is not None:
             transfer = with_digest(self.surgery.plan.summary())
             self.checkpointer.metadata["transfer"] = transfer
@@ -177,23 +165,20 @@ class TransferTrainer(DefaultTrainer):
 
             note_source(self.cfg)
 
-    def after_step(self) -> None:
-        try:
-            super().after_step()
-        except StopTraining as stop:
-            self._end_at(stop.iteration)
-            raise
-
-    def _end_at(self, iteration: int) -> None:
+    def end_at(self, iteration: int) -> None:
         """Make ``iteration`` the last one: what follows the last, follows."""
-        self._stopped = True
-        self.max_iter = iteration
-        self.iter = iteration - 1
+        self._stopped, self.max_iter, self.iter = True, iteration, iteration - 1
         self.checkpointer.save("model_final", iteration=self.iter)
 
     def after_train(self) -> None:
         if comm.is_main_process() and (self._stopped or self.iter >= self.max_iter):
-            self._export()
+            # The final weights as .safetensors: half the size of a checkpoint, safe to pass on.
+            path = os.path.join(self.cfg.OUTPUT_DIR, FINAL_FILE)
+            with self.evaluated_weights():
+                state = self.checkpointer.model.state_dict()
+                write_weights(path, state, self.checkpointer.metadata)
+            logger.info("Final weights, with their class names: %s", path)
+            write_drift(self.cfg.OUTPUT_DIR)
         super().after_train()
 
     def is_complete(self) -> bool:
@@ -203,18 +188,13 @@ class TransferTrainer(DefaultTrainer):
             self.start_iter >= self.max_iter and exported and self.curve.is_written(self.max_iter)
         )
 
-    def _export(self) -> None:
-        """The final weights as .safetensors: half the size of a checkpoint, safe to pass on."""
-        path = os.path.join(self.cfg.OUTPUT_DIR, FINAL_FILE)
-        with self.evaluated_weights():
-            write_weights(path, self.checkpointer.model.state_dict(), self.checkpointer.metadata)
-        logger.info("Final weights, with their class names: %s", path)
-        write_drift(self.cfg.OUTPUT_DIR)
-
     def _figures(self) -> dict[str, float]:
         """One evaluation: detectron2's results as ``segm/AP``, and the validation losses if wanted.
 
         Where there are several test sets, a result's name begins with its set's."""
+        from transfer_maskrcnn.engine.evaluation import evaluate_model, without_single_name
+        from transfer_maskrcnn.engine.hooks.sample_pictures import put_sample_pictures
+
         with self.evaluated_weights():
             self.results = evaluate_model(self.cfg, self.spec, self.model)
             named = without_single_name(self.cfg, self.results)
@@ -222,7 +202,7 @@ class TransferTrainer(DefaultTrainer):
             if comm.is_main_process():
                 put_sample_pictures(self.storage, self.cfg.OUTPUT_DIR, self.cfg.DATASETS.TEST)
             if self.cfg.TEST.VAL_LOSS:
-                figures |= losses_on_test_sets(self.cfg, self.spec.classes, self.model)
+                figures |= losses_on_test_sets(self.cfg, self.spec, self.model)
         return figures
 
     def run_step(self) -> None:
@@ -259,24 +239,22 @@ def describe_divergence(trainer: TransferTrainer, what: str) -> str:
     Args:
         what: detectron2's own words.
     """
-    rate = trainer._trainer.optimizer.param_groups[0]["lr"]
     last = {
         name: round(value, 4)
         for name, (value, _) in trainer.storage.latest().items()
         if "loss" in name
     }
-    checkpoint = "there is none yet"
-    if trainer.checkpointer.has_checkpoint():
-        checkpoint = trainer.checkpointer.get_checkpoint_file()
+    checkpoint = trainer.checkpointer.get_checkpoint_file() or "there is none yet"
     happened = _NUMPY.sub(r"\1", " ".join(what.split()))
     distils = trainer.cfg.MODEL.TRANSFER.DISTILLATION
-    distillation = ", a lower MODEL.TRANSFER.DISTILLATION" if distils else ""
     return (
         f"training diverged at iteration {trainer.iter}: {happened}\n"
-        f"  learning rate {rate:g}, last finite losses: {last or 'none'}\n"
+        f"  learning rate {trainer.optimizer.param_groups[0]['lr']:g}, last finite losses: "
+        f"{last or 'none'}\n"
         f"  last good checkpoint: {checkpoint}\n"
         "  usual remedies: a lower SOLVER.BASE_LR (a tenth), a longer SOLVER.WARMUP_ITERS, a "
-        f"lower SOLVER.CLIP_GRADIENTS.CLIP_VALUE{distillation}; from random weights also "
+        "lower SOLVER.CLIP_GRADIENTS.CLIP_VALUE"
+        f"{', a lower MODEL.TRANSFER.DISTILLATION' if distils else ''}; from random weights also "
         "MODEL.PIXEL_STD about [58, 58, 58] and a norm other than FrozenBN. Then start without "
         "--resume; with MODEL.WEIGHTS, from that checkpoint"
     )

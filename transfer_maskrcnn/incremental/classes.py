@@ -14,12 +14,14 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from transfer_maskrcnn.errors import ConfigError, WeightFileError, nearest
-from transfer_maskrcnn.incremental.forgetting import EXTENSION_KEY
 from transfer_maskrcnn.modeling.heads import tasks_of
 from transfer_maskrcnn.surgery.classes import extended_classes, find_class, fold, known_classes
 from transfer_maskrcnn.surgery.hook import began_with, load_named_source
 from transfer_maskrcnn.surgery.load import load_weights, trained_file
 from transfer_maskrcnn.text import quoted
+
+#: the place in ``evaluation.json``, beside the sets, of what an extended model knows of its classes
+EXTENSION_KEY = "extension"
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,6 @@ from transfer_maskrcnn.evaluation.bootstrap import (
 from transfer_maskrcnn.evaluation.matches import Matches
 from transfer_maskrcnn.text import plural
 
-#: its place in ``evaluation.json``, beside the sets
-EXTENSION_KEY = "extension"
 #: with fewer, images that happen to agree would pass for certainty
 LEAST_IMAGES = 5
 REPLICATES = 1000

@@ -13,7 +13,7 @@ from detectron2.data import MetadataCatalog
 from transfer_maskrcnn.config import FOLLOW_DATASET, RunSpec
 from transfer_maskrcnn.data.registry import register_catalog
 from transfer_maskrcnn.engine.checkpoint import load_trained_model
-from transfer_maskrcnn.engine.machine import check_device
+from transfer_maskrcnn.engine.manifest import check_device
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.inference.predictor import Predictor, class_thresholds
 from transfer_maskrcnn.modeling.build import build_model

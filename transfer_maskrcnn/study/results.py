@@ -20,7 +20,7 @@ from transfer_maskrcnn.errors import ConfigError, TransferError
 from transfer_maskrcnn.evaluation.bootstrap import average_precision
 from transfer_maskrcnn.evaluation.matches import Matches, match_detections
 from transfer_maskrcnn.files import read_json, write_json
-from transfer_maskrcnn.incremental.forgetting import EXTENSION_KEY
+from transfer_maskrcnn.incremental.classes import EXTENSION_KEY
 from transfer_maskrcnn.study.design import Run
 from transfer_maskrcnn.surgery.load import FINAL_FILE
 

@@ -1,26 +1,27 @@
-"""What a run leaves for its report: where its weights began, how far they moved, what it cost."""
+"""What a run shows and leaves: progress, where its weights began, how far they moved, its cost."""
 
 from __future__ import annotations
 
 import logging
 import os
 import resource
+import sys
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.utils import comm
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
-from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.data.loader import derive_seed
 from transfer_maskrcnn.engine.manifest import note
 from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.surgery.apply import write_weights
-from transfer_maskrcnn.surgery.diff import diff_weights
 from transfer_maskrcnn.surgery.load import FINAL_FILE, load_weights
 from transfer_maskrcnn.surgery.names import is_statistic
 
@@ -51,10 +52,6 @@ class StepSeed(HookBase):
     def __init__(self, seed: int):
         self._seed = seed
 
-    @classmethod
-    def from_cfg(cls, cfg: CfgNode, spec: RunSpec) -> StepSeed:
-        return cls(spec.seed)
-
     def before_step(self) -> None:
         torch.manual_seed(derive_seed(self._seed, comm.get_rank(), self.trainer.iter))
 
@@ -67,26 +64,19 @@ class Cost(HookBase):
 
     def __init__(self, output_dir: str):
         self._folder = output_dir
-        self._before = 0.0
-        self._memory = 0.0
+        self._before = {"seconds": 0.0, "peak_memory_mb": 0.0}
         self._started = time.monotonic()
-
-    @classmethod
-    def from_cfg(cls, cfg: CfgNode, spec: RunSpec) -> Cost:
-        return cls(cfg.OUTPUT_DIR)
 
     def after_train(self) -> None:
         note(self._folder, cost=self.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "seconds": round(self._before + time.monotonic() - self._started, 2),
-            "peak_memory_mb": round(max(self._memory, _peak_memory_mb()), 1),
-        }
+        seconds = self._before["seconds"] + time.monotonic() - self._started
+        memory = max(self._before["peak_memory_mb"], _peak_memory_mb())
+        return {"seconds": round(seconds, 2), "peak_memory_mb": round(memory, 1)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._before = state["seconds"]
-        self._memory = state["peak_memory_mb"]
+        self._before = state
 
 
 def _peak_memory_mb() -> float:
@@ -101,13 +91,53 @@ def write_drift(output_dir: str | os.PathLike[str]) -> None:
 
     Running statistics of norms are no parameters: they follow the images.
     """
+    from transfer_maskrcnn.surgery.diff import diff_weights
+
     folder = Path(output_dir)
     if not (folder / INITIAL_FILE).exists():
         logger.warning("%s is gone: what training moved is not known", folder / INITIAL_FILE)
         return
-    initial, final = (load_weights(folder / f) for f in (INITIAL_FILE, FINAL_FILE))
-    diff = diff_weights(initial, final)
+    diff = diff_weights(load_weights(folder / INITIAL_FILE), load_weights(folder / FINAL_FILE))
     learnt = tuple(tensor for tensor in diff.tensors if not is_statistic(tensor.name))
     groups = replace(diff, tensors=learnt).groups()
     drift = {name: part["distance"] for name, part in groups.items() if part["rows"]}
     write_json(folder / DRIFT_FILE, drift)
+
+
+def on_terminal() -> bool:
+    """Whether a person watches this process; of several, the first alone shows anything."""
+    return comm.is_main_process() and sys.stdout.isatty()
+
+
+class ProgressBar(HookBase):
+    """Iterations done, time left and the total loss, in one line that log lines pass above.
+
+    For a terminal; a log file or a pipe gets detectron2's plain lines.
+    """
+
+    def __init__(self) -> None:
+        self._exit = ExitStack()  # closed by after_train, which also follows a failed before_train
+
+    def before_train(self) -> None:
+        names = ("detectron2", "fvcore", "transfer_maskrcnn")
+        loggers = [logging.getLogger(name) for name in names]
+        self._exit.enter_context(logging_redirect_tqdm(loggers))
+        self._bar = self._exit.enter_context(
+            tqdm(
+                total=self.trainer.max_iter,
+                initial=self.trainer.start_iter,
+                desc="training",
+                unit="it",
+                file=sys.stdout,
+                dynamic_ncols=True,
+            )
+        )
+
+    def after_step(self) -> None:
+        latest = self.trainer.storage.latest()
+        if "total_loss" in latest:
+            self._bar.set_postfix(loss=f"{latest['total_loss'][0]:.3f}", refresh=False)
+        self._bar.update()
+
+    def after_train(self) -> None:
+        self._exit.close()
