@@ -153,7 +153,6 @@ class L2SP(HookBase):
         ``transfer_plan.json``."""
         self._alpha = cfg.SOLVER.L2_SP
         self._folder = Path(cfg.OUTPUT_DIR)
-        self._pulled: list[tuple[nn.Parameter, Tensor, dict[str, Any]]] = []
 
     @staticmethod
     def check(cfg: CfgNode, spec: RunSpec | None = None) -> None:
@@ -181,11 +180,12 @@ class L2SP(HookBase):
                 "transfer_maskrcnn.engine.solver.build_optimizer with SOLVER.L2_SP above 0"
             )
         group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-        starts = self._read_starts()
-        for name, parameter in unwrapped(self.trainer.model).named_parameters():
-            if name in starts and id(parameter) in group_of:
-                start = starts[name].to(parameter)
-                self._pulled.append((parameter, start, group_of[id(parameter)]))
+        starts, named = self._read_starts(), unwrapped(self.trainer.model).named_parameters()
+        self._pulled = [
+            (parameter, starts[name].to(parameter), group_of[id(parameter)])
+            for name, parameter in named
+            if name in starts and id(parameter) in group_of
+        ]
         if not self._pulled:
             raise ConfigError(
                 f"SOLVER.L2_SP {self._alpha:g} pulls transferred weights towards where they "
