@@ -20,8 +20,7 @@ from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.engine.trainer import train_loader
 from transfer_maskrcnn.feature_cache.cache import Canvases, FeatureCache, MemoryStore, image_key
 from transfer_maskrcnn.modeling.build import build_model
-from transfer_maskrcnn.modeling.rcnn import FrozenPart
-from transfer_maskrcnn.modeling.rpn import TransferRPN
+from transfer_maskrcnn.modeling.rcnn import FrozenPart, TransferRPN
 
 Toy = Callable[..., CfgNode]
 FREEZE = "MODEL.TRANSFER.FREEZE"

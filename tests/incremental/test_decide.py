@@ -12,7 +12,7 @@ from detectron2.structures import BoxMode
 
 from transfer_maskrcnn.evaluation.matches import Matches
 from transfer_maskrcnn.incremental.decide import ENOUGH, Scores, decide, precise_scores, with_labels
-from transfer_maskrcnn.modeling.rpn import IGNORED_CLASS
+from transfer_maskrcnn.modeling.rcnn import IGNORED_CLASS
 
 SIDE = 40
 PLACES = {0: 10, 1: 11}  # the teacher's cat and dog; it has a bird, 2, which persons annotate

@@ -28,7 +28,7 @@ from transfer_maskrcnn.errors import ConfigError, WeightFileError
 from transfer_maskrcnn.incremental import source
 from transfer_maskrcnn.incremental.pseudo_labels import describe
 from transfer_maskrcnn.incremental.source import note_source
-from transfer_maskrcnn.modeling.rpn import IGNORED_CLASS
+from transfer_maskrcnn.modeling.rcnn import IGNORED_CLASS
 
 KEY = "MODEL.TRANSFER.PSEUDO_LABELS"
 IMAGES = 6

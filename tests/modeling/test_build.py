@@ -17,8 +17,7 @@ from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.modeling.heads import TransferOutputLayers
-from transfer_maskrcnn.modeling.rcnn import TransferRCNN
-from transfer_maskrcnn.modeling.rpn import TransferRPN
+from transfer_maskrcnn.modeling.rcnn import TransferRCNN, TransferRPN
 
 Toy = Callable[..., CfgNode]
 CASCADE = ["MODEL.ROI_HEADS.NAME", "CascadeROIHeads"]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.modeling.freezing import FreezeSchedule, freeze, names_of
-from transfer_maskrcnn.modeling.rpn import CertainMatcher, TransferRPN
+from transfer_maskrcnn.modeling.rcnn import CertainMatcher, TransferRPN
 from transfer_maskrcnn.surgery.names import part_of
 
 ALL = {"backbone", "FPN", "RPN", "box head", "predictors"}

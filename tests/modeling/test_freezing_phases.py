@@ -158,13 +158,11 @@ def test_all_phases_are_checked_before_the_first(spec: str, words: str) -> None:
 def test_from_cfg() -> None:
     cfg = load_config("", ["SOLVER.MAX_ITER", "5", "SOLVER.FREEZE_SCHEDULE", "[[3, 'backbone']]"])
     hook = FreezeSchedule.from_cfg(cfg)
-    assert hook is not None
     trainer = build_trainer([])
     trainer.register_hooks([hook])
     before = state_of(trainer)
     trainer.train(0, 3)
     assert moved(before, state_of(trainer)) == {"FPN", "predictors"}
-    assert FreezeSchedule.from_cfg(load_config("")) is None
 
 
 DDP = """

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.modeling.freezing import freeze
-from transfer_maskrcnn.modeling.rpn import CertainMatcher
+from transfer_maskrcnn.modeling.rcnn import CertainMatcher
 
 CERTAIN, DOUBTFUL = [6.0, 6.0, 26.0, 26.0], [34.0, 30.0, 58.0, 56.0]  # XYXY in a 64 x 64 image
 

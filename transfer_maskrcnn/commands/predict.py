@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from transfer_maskrcnn.cli import parse_arguments, run_tool, tool_parser
+from transfer_maskrcnn.cli import FAILED, parse_arguments, run_tool, tool_parser
 from transfer_maskrcnn.errors import ConfigError
 
 EXAMPLES = """
@@ -37,7 +37,6 @@ Examples:
 Exit status: 0; 1 for an error, or where an image could not be read (the
 others are predicted on); 130 after Ctrl-C, with the files of what was done.
 """
-SOME_LEFT_OUT = 1  # exit status
 _KINDS = {
     "overlay": "write the images with what was found drawn on them",
     "json": "write predictions.json and images.json",
@@ -83,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = predict(predictor, source, args.output, kinds=kinds, batch=args.batch, report=_report)
     print(found.summary("images" if source is paths else "frames"))
     print(f"Written to {args.output}")
-    return SOME_LEFT_OUT if found.failed else 0
+    return FAILED if found.failed else 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -17,7 +17,7 @@ from detectron2.structures import BoxMode
 
 from transfer_maskrcnn.data.export.masks import as_rle
 from transfer_maskrcnn.evaluation.matches import Matches
-from transfer_maskrcnn.modeling.rpn import IGNORED_CLASS
+from transfer_maskrcnn.modeling.rcnn import IGNORED_CLASS
 
 Record = Mapping[str, Any]  # a detectron2 dataset dict
 Annotation = dict[str, Any]

@@ -24,9 +24,8 @@ from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.modeling.freezing import freeze
 from transfer_maskrcnn.modeling.heads import COSINE_KEY, TransferOutputLayers, score_by_task
 from transfer_maskrcnn.modeling.precision import prepare_layout
-from transfer_maskrcnn.modeling.rcnn import TransferRCNN
+from transfer_maskrcnn.modeling.rcnn import TransferRCNN, TransferRPN
 from transfer_maskrcnn.modeling.roi_align import FastROIPooler, available
-from transfer_maskrcnn.modeling.rpn import TransferRPN
 
 
 def build_model(cfg: CfgNode, spec: RunSpec | None = None) -> nn.Module:
@@ -46,25 +45,20 @@ def build_model(cfg: CfgNode, spec: RunSpec | None = None) -> nn.Module:
         TransferError: detectron2 is older than the project can work with.
     """
     check_detectron2()
-    model = modeling.build_model(_with_own_names(cfg))
-    _set_predictors(cfg, model, spec.tasks if spec else ())
-    freeze(model, cfg.MODEL.TRANSFER.FREEZE)
-    if cfg.MODEL.TRANSFER.PSEUDO_LABELS.ENABLED:
-        _check_doubtful(model)
-    prepare_layout(cfg, model)
-    if torch.device(cfg.MODEL.DEVICE).type == "cpu" and available():
-        replace_modules(model, ROIPooler, FastROIPooler.of)
-    return model
-
-
-def _with_own_names(cfg: CfgNode) -> CfgNode:
     own = cfg.clone()
     own.defrost()
     if own.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
         own.MODEL.META_ARCHITECTURE = TransferRCNN.__name__
     if own.MODEL.PROPOSAL_GENERATOR.NAME == "RPN":
         own.MODEL.PROPOSAL_GENERATOR.NAME = TransferRPN.__name__
-    return own
+    model = modeling.build_model(own)
+    _set_predictors(cfg, model, spec.tasks if spec else ())
+    freeze(model, cfg.MODEL.TRANSFER.FREEZE)
+    _check_doubtful(cfg, model)
+    prepare_layout(cfg, model)
+    if torch.device(cfg.MODEL.DEVICE).type == "cpu" and available():
+        replace_modules(model, ROIPooler, FastROIPooler.of)
+    return model
 
 
 def replace_modules(model: nn.Module, kind: type[nn.Module], make: Callable[[Any], Any]) -> int:
@@ -103,11 +97,12 @@ def _set_predictors(cfg: CfgNode, model: nn.Module, tasks: Sequence[int]) -> Non
     score_by_task(model, tasks)
 
 
-def _check_doubtful(model: nn.Module) -> None:
+def _check_doubtful(cfg: CfgNode, model: nn.Module) -> None:
     """Raise ConfigError for ROI heads that would take doubtful objects for certain ones."""
     heads: Any = getattr(model, "roi_heads", None)
     cascade = isinstance(getattr(heads, "box_predictor", None), nn.ModuleList)
-    if cascade or getattr(heads, "keypoint_on", False):
+    unfit = cascade or getattr(heads, "keypoint_on", False)
+    if unfit and cfg.MODEL.TRANSFER.PSEUDO_LABELS.ENABLED:
         raise ConfigError(
             f"MODEL.TRANSFER.PSEUDO_LABELS with {type(heads).__name__}"
             f"{'' if cascade else ' and keypoints'}: doubtful objects cannot be left out of its "

@@ -55,8 +55,8 @@ def names_of(spec: str, names: Collection[str], key: str) -> set[str]:
         found = {name for name in names if under(name, prefix)}
         if not found:
             alone = " (a preset stands alone)" if prefix in PRESETS else ""
-            special = {ALL_BUT_NOVEL_ROWS} if key in (FREEZE_KEY, FREEZE_SCHEDULE_KEY) else set()
-            known = {*_modules(names), *PRESETS, *special}
+            known = {".".join(n.split(".")[:i]) for n in names for i in range(1, n.count(".") + 1)}
+            known |= {*PRESETS, *([ALL_BUT_NOVEL_ROWS] if "FREEZE" in key else [])}
             raise ConfigError(
                 f"{key} {spec!r}: the model has no module {prefix!r}{alone}; expected {_EXPECTED}"
                 f"{nearest(prefix, known - {prefix})}"
@@ -68,21 +68,25 @@ def names_of(spec: str, names: Collection[str], key: str) -> set[str]:
 _EXPECTED = f"one of {', '.join(PRESETS)}, or module prefixes, comma-separated"
 
 
-def _modules(names: Collection[str]) -> set[str]:
-    return {".".join(n.split(".")[:i]) for n in names for i in range(1, n.count(".") + 1)}
-
-
-def frozen_names(model: nn.Module, spec: str, key: str) -> set[str]:
+def frozen_names(model: nn.Module, trainable: Collection[str], spec: str, key: str) -> set[str]:
     """The parameters, and the running means of norms, that a value of ``key`` freezes.
 
     With "all_but_novel_rows", all but the predictors that have rows of classes; which of those rows
     are held is the business of :class:`~transfer_maskrcnn.incremental.row_freezing.HoldRows`. Else
-    as :func:`names_of`, which says what is raised.
+    as :func:`names_of`.
+
+    Raises:
+        ConfigError: as :func:`names_of`, or none of the ``trainable`` parameters is left to train.
     """
-    names = [*dict(model.named_parameters()), *_norms(model)]
-    if spec == ALL_BUT_NOVEL_ROWS:
-        return set(names) - rows_per_class(model).keys()
-    return names_of(spec, names, key)
+    names = {*dict(model.named_parameters()), *_norms(model)}
+    chosen = names - rows_per_class(model).keys()
+    if spec != ALL_BUT_NOVEL_ROWS:
+        chosen = names_of(spec, names, key)
+    if chosen.issuperset(trainable):
+        raise ConfigError(
+            f"{key} {spec!r}: nothing is left to train; freeze less, for example 'backbone_fpn'"
+        )
+    return chosen
 
 
 def rows_per_class(model: nn.Module) -> dict[str, int]:
@@ -118,22 +122,16 @@ def freeze(model: nn.Module, spec: str) -> None:
         ConfigError: no such module, or nothing is left to train.
     """
     parameters, norms = dict(model.named_parameters()), _norms(model)
-    chosen = frozen_names(model, spec, FREEZE_KEY)
-    rest = {name: p for name, p in parameters.items() if p.requires_grad and name not in chosen}
-    _check_rest(rest, spec, FREEZE_KEY)
-    for name in chosen & parameters.keys():
-        parameters[name].requires_grad_(False)
-    for name in chosen & norms.keys():
-        _hold_statistics(norms[name])
+    trainable = {name: p for name, p in parameters.items() if p.requires_grad}
+    chosen = frozen_names(model, trainable, spec, FREEZE_KEY)
+    for name in chosen:
+        if name in norms:
+            _hold_statistics(norms[name])
+        else:
+            parameters[name].requires_grad_(False)
     if chosen:
+        rest = {name: p for name, p in trainable.items() if name not in chosen}
         logger.info("%s %s: training %s", FREEZE_KEY, spec, _by_part(rest))
-
-
-def _check_rest(rest: Collection[str], spec: str, key: str) -> None:
-    if not rest:
-        raise ConfigError(
-            f"{key} {spec!r}: nothing is left to train; freeze less, for example 'backbone_fpn'"
-        )
 
 
 def _by_part(parameters: Mapping[str, nn.Parameter]) -> str:
@@ -162,9 +160,8 @@ def _hold_statistics(norm: nn.Module) -> RemovableHandle:
 
 def is_frozen(module: nn.Module) -> bool:
     """Whether training leaves ``module`` as it is, so that an image always gets the same output."""
-    if any(parameter.requires_grad for parameter in module.parameters()):
-        return False
-    return not any(_may_vary(layer) for layer in module.modules())
+    learns = any(parameter.requires_grad for parameter in module.parameters())
+    return not learns and not any(map(_may_vary, module.modules()))
 
 
 def _may_vary(layer: nn.Module) -> bool:
@@ -222,31 +219,23 @@ class FreezeSchedule(HookBase):
         """
         self._specs = [spec for _, spec in phases]
         self._ends = list(accumulate(iterations for iterations, _ in phases))
-        self._trainable: dict[str, nn.Parameter] | None = None
+        self._trainable: dict[str, nn.Parameter] = {}
         self._held: list[tuple[nn.Module, RemovableHandle]] = []
 
-    @staticmethod
-    def check(cfg: CfgNode, spec: RunSpec | None = None) -> None:
-        """Raises as :func:`parse_phases`."""
-        parse_phases(cfg.SOLVER.FREEZE_SCHEDULE, cfg.SOLVER.MAX_ITER)
-
     @classmethod
-    def from_cfg(cls, cfg: CfgNode, spec: RunSpec | None = None) -> FreezeSchedule | None:
-        """From ``SOLVER.FREEZE_SCHEDULE``; None where it is empty. Raises as :meth:`check`."""
-        phases = parse_phases(cfg.SOLVER.FREEZE_SCHEDULE, cfg.SOLVER.MAX_ITER)
-        return cls(phases) if phases else None
+    def from_cfg(cls, cfg: CfgNode, spec: RunSpec | None = None) -> FreezeSchedule:
+        """From ``SOLVER.FREEZE_SCHEDULE``. Raises as :func:`parse_phases`."""
+        return cls(parse_phases(cfg.SOLVER.FREEZE_SCHEDULE, cfg.SOLVER.MAX_ITER))
 
     def before_train(self) -> None:
         """Raises ConfigError where a phase names no module or leaves nothing to train."""
         model = unwrapped(self.trainer.model)
-        if self._trainable is None:
+        if not self._trainable:
             self._trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self._norms = _norms(model)
-        self._frozen: list[set[str]] = []
-        for spec in self._specs:
-            self._frozen.append(frozen_names(model, spec, FREEZE_SCHEDULE_KEY))
-            _check_rest(self._trainable.keys() - self._frozen[-1], spec, FREEZE_SCHEDULE_KEY)
-        self._frozen.append(set())
+        self._frozen = [
+            frozen_names(model, self._trainable, spec, FREEZE_SCHEDULE_KEY) for spec in self._specs
+        ]
         self._enter(self.trainer.start_iter)
 
     def before_step(self) -> None:
@@ -255,45 +244,34 @@ class FreezeSchedule(HookBase):
 
     def _enter(self, iteration: int) -> None:
         model = unwrapped(self.trainer.model)
-        frozen = self._frozen[bisect_right(self._ends, iteration)]  # the last: behind all phases
-        changed = self._set_trainable(frozen)
-        self._hold_norms(frozen, model.training)
-        if changed and isinstance(self.trainer.model, DistributedDataParallel):
-            self.trainer.model = _wrapped_again(self.trainer.model)
-        parameters = dict(model.named_parameters())
-        logger.info(
-            "iteration %d: training %s; frozen: %s",
-            iteration,
-            _by_part({n: p for n, p in parameters.items() if p.requires_grad}),
-            _by_part({n: p for n, p in parameters.items() if not p.requires_grad}),
-        )
-
-    def _set_trainable(self, frozen: set[str]) -> bool:
-        """Whether that changed anything."""
-        assert self._trainable is not None
-        changed = False
+        frozen = [*self._frozen, set()][bisect_right(self._ends, iteration)]
+        changed = any(p.requires_grad == (n in frozen) for n, p in self._trainable.items())
         for name, parameter in self._trainable.items():
-            changed |= parameter.requires_grad == (name in frozen)
             parameter.requires_grad_(name not in frozen)
             if name in frozen:  # SGD moves what has a gradient, be it zero, or a momentum
                 parameter.grad = None
                 self.trainer.optimizer.state.pop(parameter, None)
-        return changed
+        self._hold_norms(frozen, model.training)
+        parallel = self.trainer.model
+        if changed and isinstance(parallel, DistributedDataParallel):
+            # A wrapper reduces the gradients of those parameters alone that were trainable when it
+            # was made, and waits for each of them.
+            self.trainer.model = DistributedDataParallel(
+                parallel.module,
+                device_ids=parallel.device_ids,
+                broadcast_buffers=parallel.broadcast_buffers,
+                find_unused_parameters=parallel.find_unused_parameters,
+            )
+        logger.info(
+            "iteration %d: training %s; frozen: %s",
+            iteration,
+            _by_part({n: p for n, p in model.named_parameters() if p.requires_grad}),
+            _by_part({n: p for n, p in model.named_parameters() if not p.requires_grad}),
+        )
 
     def _hold_norms(self, frozen: set[str], training: bool) -> None:
         for norm, handle in self._held:
             handle.remove()
             norm.train(training)
-        held = [self._norms[name] for name in frozen & self._norms.keys()]
-        self._held = [(norm, _hold_statistics(norm)) for norm in held]
-
-
-def _wrapped_again(parallel: DistributedDataParallel) -> DistributedDataParallel:
-    """The same model, wrapped anew: a wrapper reduces the gradients of those parameters alone that
-    were trainable when it was made, and waits for each of them."""
-    return DistributedDataParallel(
-        parallel.module,
-        device_ids=parallel.device_ids,
-        broadcast_buffers=parallel.broadcast_buffers,
-        find_unused_parameters=parallel.find_unused_parameters,
-    )
+        names = frozen & self._norms.keys()
+        self._held = [(self._norms[name], _hold_statistics(self._norms[name])) for name in names]

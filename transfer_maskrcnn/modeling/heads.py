@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers, fast_rcnn_inference
 from detectron2.structures import Instances
 from torch import Tensor, nn
@@ -71,20 +70,14 @@ class TransferOutputLayers(FastRCNNOutputLayers):
 
     @classmethod
     def of(cls, cfg: CfgNode, stock: FastRCNNOutputLayers) -> TransferOutputLayers:
-        """With the layers of ``stock``, which is as ``cfg`` has it built.
+        """What ``stock`` is, which is as ``cfg`` has it built, and in its place.
 
         With ``COSINE_SCALE``, the classifier takes over the linear layer's rows, which detectron2
         has drawn with a deviation of 0.01, and their tensor's name; there is no bias.
         """
-        shape = ShapeSpec(channels=stock.cls_score.in_features)
-        with torch.device("meta"):  # draws no random numbers
-            own = cls(cfg, shape, box2box_transform=stock.box2box_transform)
-        for name, layer in stock.named_children():
-            own.add_module(name, layer)
-        for name, buffer in stock.named_buffers(recurse=False):
-            own.register_buffer(name, buffer)
-        scale = cfg.MODEL.ROI_BOX_HEAD.COSINE_SCALE
-        if scale:
+        own = cls.__new__(cls)  # as it is, without drawing random numbers anew
+        own.__dict__.update(stock.__dict__)
+        if scale := cfg.MODEL.ROI_BOX_HEAD.COSINE_SCALE:
             own.cls_score = CosineClassifier(nn.Parameter(stock.cls_score.weight.detach()), scale)
         return own
 
@@ -164,22 +157,20 @@ def check_same_classifier(model: nn.Module, source: SourceWeights) -> None:
         ConfigError: one is linear and the other not, or their scales differ.
     """
     config = (source.metadata or {}).get("config") or {}
-    for name, module in model.named_modules():
-        classifier = f"{name}.cls_score"
-        if not isinstance(module, FastRCNNOutputLayers):
-            continue
-        if f"{classifier}.weight" not in source.tensors:
-            continue
+    predictors = (
+        pair for pair in model.named_modules() if isinstance(pair[1], FastRCNNOutputLayers)
+    )
+    for name, module in predictors:
         mine = float(getattr(module.cls_score, "scale", 0.0))
-        linear = f"{classifier}.bias" in source.tensors
+        linear = f"{name}.cls_score.bias" in source.tensors
         theirs = 0.0 if linear else config.get(COSINE_KEY, mine or None)
-        if theirs != mine:
+        if theirs != mine and f"{name}.cls_score.weight" in source.tensors:
             was = (
                 f"{COSINE_KEY} {float(theirs)}" if theirs is not None else f"a {COSINE_KEY} above 0"
             )
-            kind = "a linear classifier" if linear else "a cosine classifier"
             raise ConfigError(
-                f"{source.path} was trained with {kind} ({was}), and the config says {COSINE_KEY} "
+                f"{source.path} was trained with a {'linear' if linear else 'cosine'} classifier "
+                f"({was}), and the config says {COSINE_KEY} "
                 f"{mine}: its scores would mean nothing. Use the config that it was trained "
                 f"with ({was}); or train from it, without --eval-only and --resume"
             )

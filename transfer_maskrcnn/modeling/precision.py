@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import platform
 import time
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,6 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import SimpleTrainer
 from torch import nn
-from torch.utils.data import DataLoader
 
 from transfer_maskrcnn.errors import ConfigError
 
@@ -34,14 +32,14 @@ def autocast_dtype(cfg: CfgNode) -> torch.dtype | None:
         return None
     device = torch.device(cfg.MODEL.DEVICE)
     if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device)[0] >= 8
-        return torch.bfloat16 if native else torch.float16
+        ampere = torch.cuda.get_device_capability(device) >= (8, 0)
+        return torch.bfloat16 if ampere else torch.float16
     return torch.bfloat16 if cpu_has_bf16() else None
 
 
 def cpu_has_bf16() -> bool:
     """Whether this CPU multiplies bf16 in hardware; False where that cannot be found out."""
-    if platform.system() != "Linux" or not _CPUINFO.exists():
+    if not _CPUINFO.exists():  # not Linux
         return False
     flags = (
         line for line in _CPUINFO.read_text().splitlines() if line.startswith(("flags", "Feat"))
@@ -51,11 +49,10 @@ def cpu_has_bf16() -> bool:
 
 def describe_precision(cfg: CfgNode) -> str:
     """For logs and ``run.json``: "fp32", "bf16 autocast" ..."""
-    names = {None: "fp32", torch.bfloat16: "bf16 autocast", torch.float16: "fp16 autocast"}
-    dtype = autocast_dtype(cfg)
-    if dtype is None and cfg.SOLVER.AMP.ENABLED:
-        return "fp32 (SOLVER.AMP.ENABLED, but this CPU has no bf16 instructions)"
-    return names[dtype]
+    if dtype := autocast_dtype(cfg):
+        return f"{'bf16' if dtype == torch.bfloat16 else 'fp16'} autocast"
+    why = " (SOLVER.AMP.ENABLED, but this CPU has no bf16 instructions)"
+    return f"fp32{why if cfg.SOLVER.AMP.ENABLED else ''}"
 
 
 def prepare_layout(cfg: CfgNode, model: nn.Module) -> None:
@@ -66,33 +63,27 @@ def prepare_layout(cfg: CfgNode, model: nn.Module) -> None:
     Raises:
         ConfigError: a pooler that has no bf16 on CPUs.
     """
-    _check_poolers(cfg)
-    if autocast_dtype(cfg) is not None:
-        model.to(memory_format=torch.channels_last)
-    elif cfg.SOLVER.AMP.ENABLED:
-        logger.warning("training in %s", describe_precision(cfg))
-
-
-def _check_poolers(cfg: CfgNode) -> None:
-    if autocast_dtype(cfg) is None or torch.device(cfg.MODEL.DEVICE).type != "cpu":
+    if autocast_dtype(cfg) is None:
+        if cfg.SOLVER.AMP.ENABLED:
+            logger.warning("training in %s", describe_precision(cfg))
         return
     for head in ("ROI_BOX_HEAD", "ROI_MASK_HEAD", "ROI_KEYPOINT_HEAD"):
-        pooler = cfg.MODEL[head].POOLER_TYPE
-        if pooler not in ("ROIAlign", "ROIAlignV2", ""):
+        pooler, device = cfg.MODEL[head].POOLER_TYPE, torch.device(cfg.MODEL.DEVICE).type
+        if device == "cpu" and pooler not in ("ROIAlign", "ROIAlignV2", ""):
             raise ConfigError(
                 f"MODEL.{head}.POOLER_TYPE {pooler} cannot work in bf16 on a CPU; use ROIAlignV2, "
                 "or set SOLVER.AMP.ENABLED False"
             )
+    model.to(memory_format=torch.channels_last)
 
 
 def step_trainer(cfg: CfgNode, stock: SimpleTrainer) -> SimpleTrainer:
     """What runs a step in the precision of ``cfg``: detectron2's own AMPTrainer knows CUDA only."""
+    if not cfg.SOLVER.AMP.ENABLED:
+        return stock
+    parts = stock.model, stock.data_loader, stock.optimizer
     dtype = autocast_dtype(cfg)
-    if dtype is not None:
-        return AutocastTrainer(stock.model, stock.data_loader, stock.optimizer, dtype)
-    if cfg.SOLVER.AMP.ENABLED:
-        return SimpleTrainer(stock.model, stock.data_loader, stock.optimizer)
-    return stock
+    return AutocastTrainer(*parts, dtype) if dtype else SimpleTrainer(*parts)
 
 
 class AutocastTrainer(SimpleTrainer):
@@ -101,7 +92,7 @@ class AutocastTrainer(SimpleTrainer):
     def __init__(
         self,
         model: nn.Module,
-        data_loader: DataLoader[Any],
+        data_loader: Any,
         optimizer: torch.optim.Optimizer,
         dtype: torch.dtype,
     ):

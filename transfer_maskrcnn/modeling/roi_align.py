@@ -8,7 +8,7 @@ tensors it does not know (CUDA, fp16, fp64), torchvision does the work.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial, reduce
@@ -44,12 +44,6 @@ def available() -> bool:
     return _extension() is not None
 
 
-def supports(tensors: Sequence[Tensor]) -> bool:
-    """Whether the C code is there and knows these: on the CPU, float32 or bfloat16."""
-    known = (torch.float32, torch.bfloat16)
-    return available() and all(t.device.type == "cpu" and t.dtype in known for t in tensors)
-
-
 @dataclass(frozen=True)
 class Pooling:
     """Which RoIs are pooled from which feature maps, and how.
@@ -70,15 +64,24 @@ class Pooling:
     sampling_ratio: int
     aligned: bool
 
-    def job(self, level: int, source: Tensor, result: Tensor, shape: torch.Size) -> tuple[Any, ...]:
-        """What the C code wants to know of one map; ``shape`` is the map's, (N, C, H, W)."""
+    def run(
+        self,
+        work: Callable[..., None],
+        level: int,
+        source: Tensor,
+        result: Tensor,
+        shape: Sequence[int],
+        *span: int,
+    ) -> None:
+        """Have the C code do a piece of one map, whose shape is (N, C, H, W)."""
         _, channels, height, width = shape
-        return (
+        job = (
             *(t.data_ptr() for t in (source, result, self.rois, self.rows[level])),
             *(len(self.rows[level]), height, width, channels, *self.output_size),
             *(self.scales[level], self.sampling_ratio, self.aligned),
             source.dtype == torch.bfloat16,
         )
+        work(job, *span)
 
 
 class FastROIPooler(ROIPooler):
@@ -125,14 +128,18 @@ class FastROIPooler(ROIPooler):
         """Whether the C code can do it. (Maps that do not match are an error of ROIPooler's.)"""
         numbers = len(x) == len(self.level_poolers) and len(box_lists) == len(x[0]) > 0
         alike = all(m.dim() == 4 and m.shape[:2] == x[0].shape[:2] for m in x)
-        return numbers and alike and supports([*x, *(boxes.tensor for boxes in box_lists)])
+        known = all(
+            t.device.type == "cpu" and t.dtype in (torch.float32, torch.bfloat16)
+            for t in [*x, *(boxes.tensor for boxes in box_lists)]
+        )
+        return available() and numbers and alike and known
 
     def _pooling(self, box_lists: list[Boxes]) -> Pooling:
         rois = convert_boxes_to_pooler_format(box_lists).detach().float().contiguous()
-        levels = torch.zeros(len(rois), dtype=torch.int64)
-        if len(self.level_poolers) > 1:
-            size, level = self.canonical_box_size, self.canonical_level
-            levels = assign_boxes_to_levels(box_lists, self.min_level, self.max_level, size, level)
+        levels = assign_boxes_to_levels(
+            *(box_lists, self.min_level, self.max_level),
+            *(self.canonical_box_size, self.canonical_level),
+        )
         first = self.level_poolers[0]
         return Pooling(
             rois=rois,
@@ -166,23 +173,21 @@ def pool_maps(
     return _PoolMaps.apply(pooling, forward or partial(_pool, pooling, maps), *maps)
 
 
-def _is_channels_last(tensor: Tensor) -> bool:
-    return tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
-
-
 class _PoolMaps(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, pooling: Pooling, compute: Callable[[], Tensor], *maps: Tensor) -> Tensor:
         ctx.pooling = pooling
         ctx.shapes = [m.shape for m in maps]
-        ctx.channels_last = [_is_channels_last(m) for m in maps]
+        ctx.channels_last = [
+            m.is_contiguous(memory_format=torch.channels_last) and not m.is_contiguous()
+            for m in maps
+        ]
         return compute()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        wanted = ctx.needs_input_grad[2:]
-        found = _spread(ctx.pooling, gradient, ctx.shapes, wanted)
+        found = _spread(ctx.pooling, gradient, ctx.shapes, ctx.needs_input_grad[2:])
         gradients = (
             g if g is None or channels_last else g.contiguous()
             for g, channels_last in zip(found, ctx.channels_last, strict=True)
@@ -191,19 +196,14 @@ class _PoolMaps(torch.autograd.Function):
 
 
 def _pool(pooling: Pooling, maps: Sequence[Tensor]) -> Tensor:
-    channels = maps[0].shape[1]
-    pooled = maps[0].new_zeros(len(pooling.rois), *pooling.output_size, channels)
-    tasks: list[Callable[[], None]] = []
-    work = _extension().forward
-    for level, features in enumerate(maps):
-        source = features.contiguous(memory_format=torch.channels_last)
-        count = len(pooling.rows[level]) if pooled.numel() else 0
-        for first in range(0, count, _ROIS_A_TASK):
-            last = min(first + _ROIS_A_TASK, count)
-            tasks.append(
-                partial(_work, work, pooling, level, source, pooled, source.shape, first, last)
-            )
-    _run(tasks)
+    pooled = maps[0].new_zeros(len(pooling.rois), *pooling.output_size, maps[0].shape[1])
+    sources = [features.contiguous(memory_format=torch.channels_last) for features in maps]
+    do = partial(pooling.run, _extension().forward)
+    _run(
+        partial(do, level, source, pooled, source.shape, *span)
+        for level, source in enumerate(sources)
+        for span in _pieces(len(pooling.rows[level]) if pooled.numel() else 0, _ROIS_A_TASK)
+    )
     return pooled.permute(0, 3, 1, 2)
 
 
@@ -214,44 +214,32 @@ def _spread(
     source = gradient.contiguous(memory_format=torch.channels_last)
     results: list[Tensor | None] = [None] * len(shapes)
     tasks: list[Callable[[], None]] = []
-    work = _extension().backward
     for level, (images, channels, height, width) in enumerate(shapes):
-        if not wanted[level]:
-            continue
-        used = len(pooling.rows[level]) > 0 and source.numel() > 0
-        make = gradient.new_empty if used else gradient.new_zeros
-        result = make(images, height, width, channels).permute(0, 3, 1, 2)
-        results[level] = result
-        for image in range(images if used else 0):
-            for first in range(0, channels, _CHANNELS_A_TASK):
-                span = (image, first, min(first + _CHANNELS_A_TASK, channels))
-                tasks.append(
-                    partial(_work, work, pooling, level, source, result, result.shape, *span)
-                )
+        if wanted[level]:
+            used = len(pooling.rows[level]) > 0 and source.numel() > 0
+            make = gradient.new_empty if used else gradient.new_zeros
+            results[level] = result = make(images, height, width, channels).permute(0, 3, 1, 2)
+            do = partial(pooling.run, _extension().backward, level, source, result, result.shape)
+            tasks += [
+                partial(do, image, *span)
+                for image in range(images if used else 0)
+                for span in _pieces(channels, _CHANNELS_A_TASK)
+            ]
     _run(tasks)
     return results
 
 
-def _work(
-    function: Callable[..., None],
-    pooling: Pooling,
-    level: int,
-    source: Tensor,
-    result: Tensor,
-    shape: torch.Size,
-    *span: int,
-) -> None:
-    function(pooling.job(level, source, result, shape), *span)
+def _pieces(count: int, size: int) -> list[tuple[int, int]]:
+    """Where each piece begins, and where it ends."""
+    return [(first, min(first + size, count)) for first in range(0, count, size)]
 
 
-def _run(tasks: Sequence[Callable[[], None]]) -> None:
+def _run(tasks: Iterable[Callable[[], None]]) -> None:
     """Each task holds its tensors: after Ctrl-C those under way go on in memory that is theirs."""
-    threads = min(torch.get_num_threads(), len(tasks))
-    if threads < 2:
-        for task in tasks:
-            task()
-    else:
-        list(_executor(torch.get_num_threads()).map(lambda task: task(), tasks))
+    tasks = list(tasks)
+    several = min(torch.get_num_threads(), len(tasks)) > 1
+    mapped = _executor(torch.get_num_threads()).map if several else map
+    list(mapped(lambda task: task(), tasks))
 
 
 @lru_cache(maxsize=1)
