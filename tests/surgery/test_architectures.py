@@ -143,7 +143,6 @@ def test_faster_rcnn_into_mask_rcnn(build: Build, coco: tuple[str, ...]) -> None
     assert len(masks) == 12
     assert {t.fate for t in masks} == {"initialised"}
     assert fates["roi_heads.mask_head.deconv.weight"].reason == "the source has no mask head"
-    assert any("mask head stay initialised" in note.text for note in plan.notes)
 
 
 def test_fpn_backbone_into_c4(build: Build, coco: tuple[str, ...]) -> None:

@@ -101,11 +101,11 @@ def test_an_ambiguous_name_is_nobodys() -> None:
 WRONG = [
     ([["persn", "cell"]], "default", "unknown_class", ["'persn'", "Did you mean 'person'?"]),
     ([["person", "nucleus"]], "default", "unknown_class", ["target class 'nucleus'", "'cell'"]),
-    ([["person"]], "default", "class_map_pair", ["not a pair"]),
-    (["ab"], "default", "class_map_pair", ["'ab', not a pair"]),
+    ([["person"]], "default", "no_pair", ["not a pair"]),
+    (["ab"], "default", "no_pair", ["'ab', not a pair"]),
     ([], "animal", "unknown_class", ["NEW_CLASS_INIT names the source class 'animal'"]),
     # pairs of NEW_CLASS_INIT
-    ([], [["cell"]], "class_init_pair", ["['cell'], not a pair"]),
+    ([], [["cell"]], "no_pair", ["['cell'], not a pair"]),
     ([], [["cel", "dog"]], "unknown_class", ["target class 'cel'", "Did you mean 'cell'?"]),
     ([], [["cell", "dg"]], "unknown_class", ["source class 'dg'", "Did you mean 'dog'?"]),
     ([], [["bus", "dog"]], "not_new", ["'bus', which is not new: the source has 'bus'"]),

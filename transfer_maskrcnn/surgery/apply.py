@@ -158,32 +158,21 @@ def _copy_rows(target: Tensor, source: Tensor, fate: TensorFate, plan: TransferP
 
 def _pick(source: Tensor, size: int, axis: ClassAxis, plan: TransferPlan) -> tuple[Tensor, Tensor]:
     """The slices of ``source`` along ``axis`` that move, and their places in the target."""
-    names = list(plan.source_classes or ())
-    take: list[int] = list(range(axis.before))
-    place: list[int] = list(range(axis.before))
+    names = list(plan.source_classes or ()) if plan.classes else []
+    source = source.to(torch.promote_types(source.dtype, torch.float32))  # for means
+    at, per_class, last = axis.axis, axis.per_class, source.shape[axis.axis] - axis.after
+    blocks = source.narrow(at, axis.before, per_class * len(names))
+    blocks = blocks.unflatten(at, (len(names), per_class))
+    picked = [source.narrow(at, 0, axis.before), source.narrow(at, last, axis.after)]
+    place = [*range(axis.before), *range(size - axis.after, size)]
     for i, row in enumerate(plan.classes):
-        if row.source is not None:
-            take += _block(axis, names.index(row.source))
-            place += _block(axis, i)
-    take += range(source.shape[axis.axis] - axis.after, source.shape[axis.axis])
-    place += range(size - axis.after, size)
-    picked = [source.index_select(axis.axis, torch.tensor(take, dtype=torch.long))]
-    means = [(i, row) for i, row in enumerate(plan.classes) if row.how in (How.MEAN, How.MERGED)]
-    if means:
-        picked[0] = picked[0].float()
-        whole = source.narrow(axis.axis, axis.before, axis.per_class * len(names)).float()
-        blocks = whole.unflatten(axis.axis, (len(names), axis.per_class))
-        for i, row in means:
-            members = [names.index(name) for name in row.averaged] or range(len(names))
-            chosen = blocks.index_select(axis.axis, torch.tensor(members))
-            picked.append(chosen.mean(axis.axis))
-            place += _block(axis, i)
-    return torch.cat(picked, axis.axis), torch.tensor(place, dtype=torch.long)
-
-
-def _block(axis: ClassAxis, index: int) -> range:
-    start = axis.before + index * axis.per_class
-    return range(start, start + axis.per_class)
+        if row.how is not How.NEW:
+            known = row.averaged or ((row.source,) if row.source is not None else ())
+            members = [names.index(name) for name in known] or list(range(len(names)))
+            picked.append(blocks.index_select(at, torch.tensor(members)).mean(at))
+            start = axis.before + i * per_class
+            place += range(start, start + per_class)
+    return torch.cat(picked, at), torch.tensor(place, dtype=torch.long)
 
 
 def write_weights(

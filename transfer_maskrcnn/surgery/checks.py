@@ -14,6 +14,7 @@ from transfer_maskrcnn.surgery.words import Code, Problem, Reason
 from transfer_maskrcnn.text import few
 
 _CONV = re.compile(r"(?:^|\.)(stem\.conv1|res[2-5]\.\d+\.(?:conv[123]|shortcut))\.weight$")
+_COLUMNS = re.compile(r"\.point_head\..*weight$")
 _DEPTHS = {
     "2-2-2-2 basic": 18,
     "3-4-6-3 basic": 34,
@@ -152,15 +153,16 @@ def _class_names(m: Matching, fates: Sequence[TensorFate]) -> Iterator[Problem]:
         if new is None:
             yield Problem(Code.UNKNOWN_TARGET_CLASSES)
         return
-    whole = [f.name for f in fates if f.fate == "kept" and _by_class(m, f.name)]
+    by_position = not isinstance(m.keep, str)  # prefixes take the columns of PointRend, too
+    whole = [
+        f.name
+        for f in fates
+        if f.fate == "kept"
+        and (part_of(f.name) == "predictors" or (by_position and _COLUMNS.search(f.name)))
+    ]
     if whole and (old is None or new is None or old != new):
         data = {"keep": m.keep, "first": whole[0], "more": len(whole) - 1, "old": old, "new": new}
         yield Problem(Code.CLASS_NAMES, data)
-
-
-def _by_class(m: Matching, name: str) -> bool:
-    columns = ".point_head." in name and name.endswith("weight") and not isinstance(m.keep, str)
-    return part_of(name) == "predictors" or columns
 
 
 def _class_counts(m: Matching, fates: Sequence[TensorFate]) -> Iterator[Problem]:
@@ -202,15 +204,12 @@ def _same(a: object, b: object) -> bool:
 
 
 def _not_finite(m: Matching, fates: Sequence[TensorFate]) -> Iterator[Problem]:
-    moved = [fate.source or "" for fate in _moving(fates)]
-    bad = [name for name in moved if not _finite(m.source.tensors[name])]
+    moved = {fate.source: m.source.tensors[fate.source or ""] for fate in _moving(fates)}
+    # one cheap sum decides; only a sum that overflows makes it look at every number
+    suspects = {k: v for k, v in moved.items() if not v.float().sum().isfinite()}
+    bad = [name for name, tensor in suspects.items() if not tensor.isfinite().all()]
     if bad:
         yield Problem(Code.NOT_FINITE, {"count": len(bad), "names": bad[:4]})
-
-
-def _finite(tensor: Tensor) -> bool:
-    """One cheap sum decides; only a sum that overflows makes it look at every number."""
-    return bool(tensor.float().sum().isfinite() or tensor.isfinite().all())
 
 
 def _frozen_random(m: Matching, fates: Sequence[TensorFate]) -> Iterator[Problem]:

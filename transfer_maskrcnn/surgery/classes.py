@@ -120,12 +120,9 @@ def _mapped(
 ) -> dict[str, list[str]]:
     """Target class -> its source classes, each once, in the order of the pairs."""
     mapped: dict[str, list[str]] = {}
-    for pair in class_map:
-        if len(pair) != 2 or isinstance(pair, str):
-            problems.append(Problem(Code.CLASS_MAP_PAIR, {"pair": pair}))
-            continue
-        old = _find("CLASS_MAP", pair[0], "source", source, problems)
-        new = _find("CLASS_MAP", pair[1], "target", target, problems)
+    for there, here in _pairs("CLASS_MAP", class_map, problems):
+        old = _find("CLASS_MAP", there, "source", source, problems)
+        new = _find("CLASS_MAP", here, "target", target, problems)
         if old is not None and new is not None and old not in mapped.setdefault(new, []):
             mapped[new].append(old)
     return mapped
@@ -136,20 +133,23 @@ def _started(
 ) -> dict[str, ClassRow]:
     """Target class -> its row, of the new classes that NEW_CLASS_INIT names."""
     rows: dict[str, ClassRow] = {}
-    for pair in init:
-        if len(pair) != 2 or isinstance(pair, str):
-            problems.append(Problem(Code.CLASS_INIT_PAIR, {"pair": pair}))
-            continue
-        name = _find("NEW_CLASS_INIT", pair[0], "target", target, problems)
-        if name is None:
-            continue
-        if own := find_class(name, source):
+    for given, start in _pairs("NEW_CLASS_INIT", init, problems):
+        name = _find("NEW_CLASS_INIT", given, "target", target, problems)
+        own = find_class(given if name is None else name, source)
+        row = _start(name, start, source, problems) if name and own is None else None
+        if name and own is not None:
             problems.append(Problem(Code.NOT_NEW, {"name": name, "own": own}))
-            continue
-        row = _start(name, pair[1], source, problems)
-        if row is not None and rows.setdefault(name, row) != row:
+        if row is not None and rows.setdefault(row.target, row) != row:
             problems.append(Problem(Code.STARTED_TWICE, {"name": name}))
     return rows
+
+
+def _pairs(key: str, given: ClassMap, problems: list[Problem]) -> list[Sequence[str]]:
+    """Those of ``given`` that are pairs, with a problem for what is none."""
+    pairs = [pair for pair in given if len(pair) == 2 and not isinstance(pair, str)]
+    wrong = [pair for pair in given if pair not in pairs]
+    problems += [Problem(Code.NO_PAIR, {"key": key, "pair": pair}) for pair in wrong]
+    return pairs
 
 
 def _start(name: str, init: str, source: Sequence[str], problems: list[Problem]) -> ClassRow | None:

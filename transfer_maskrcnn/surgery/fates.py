@@ -51,15 +51,19 @@ def describe_target(target: nn.Module | Mapping[str, Tensor]) -> Target:
         return Target({k: v for k, v in target.items() if isinstance(v, Tensor)})
     model: Any = unwrapped(target)
     modules = dict(model.named_modules())
-    settings: dict[str, Any] = {}
-    if isinstance(getattr(model, "input_format", None), str):
-        settings["INPUT.FORMAT"] = model.input_format
-    for key, name in (("MODEL.PIXEL_MEAN", "pixel_mean"), ("MODEL.PIXEL_STD", "pixel_std")):
-        if isinstance(getattr(model, name, None), Tensor):
-            settings[key] = getattr(model, name).flatten().tolist()
+    shown = {
+        "INPUT.FORMAT": getattr(model, "input_format", None),
+        "MODEL.PIXEL_MEAN": getattr(model, "pixel_mean", None),
+        "MODEL.PIXEL_STD": getattr(model, "pixel_std", None),
+    }
     for name, module in modules.items():
         if name.endswith("res3.0") and isinstance(getattr(module, "conv3", None), nn.Conv2d):
-            settings["MODEL.RESNETS.STRIDE_IN_1X1"] = module.conv1.stride != (1, 1)
+            shown["MODEL.RESNETS.STRIDE_IN_1X1"] = module.conv1.stride != (1, 1)
+    settings = {
+        key: value.flatten().tolist() if isinstance(value, Tensor) else value
+        for key, value in shown.items()
+        if value is not None
+    }
     return Target(
         {k: v for k, v in model.state_dict().items() if isinstance(v, Tensor)},
         frozenset(name for name, p in model.named_parameters() if not p.requires_grad),
@@ -290,8 +294,6 @@ def _why_homeless(m: Matching, name: str) -> _Why:
         return Reason.AMBIGUOUS, {}
     if part_of(name) == "settings":
         return Reason.SETTINGS, {}
-    if name.endswith(".num_batches_tracked"):
-        return Reason.NO_COUNTER, {}
     if _score_weight(name) in m.partner.values():
         return Reason.COSINE, {"side": "model"}
     return Reason.NO_PLACE, {}

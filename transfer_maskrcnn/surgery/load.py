@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, reduce
 from pathlib import Path
@@ -169,16 +169,12 @@ def local_file(address: str) -> Path:
                 "OUTPUT_DIR of a run that has written a checkpoint."
             )
         return found
-    if address.endswith(".yaml") and not os.path.exists(address):
-        from detectron2 import model_zoo  # it builds models, too, and takes a second to import
-
-        address = _fetched(address, lambda name: str(model_zoo.get_checkpoint_url(name)))
-    return Path(_fetched(address, PathManager.get_local_path))
-
-
-def _fetched(address: str, fetch: Callable[[str], str]) -> str:
     try:
-        return fetch(address)
+        if address.endswith(".yaml") and not os.path.exists(address):
+            from detectron2 import model_zoo  # it builds models, too, and takes a second to import
+
+            address = str(model_zoo.get_checkpoint_url(address))
+        return Path(PathManager.get_local_path(address))
     except (OSError, RuntimeError, ValueError, AssertionError) as error:  # no network, no such name
         raise WeightFileError(
             f"{address}: cannot be fetched ({error}). Fetch it another way and set MODEL.WEIGHTS "
@@ -228,10 +224,9 @@ def weights_digest(address: str) -> str:
 
 def _state(path: Path) -> tuple[int, ...]:
     """What changes when the file at ``path`` does; () where there is none."""
-    try:
-        found = path.stat()
-    except OSError:
+    if not path.is_file():
         return ()
+    found = path.stat()
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
@@ -275,10 +270,10 @@ def _source(path: Path, content: Mapping[str, Any]) -> SourceWeights:
 
 def _own_classes(metadata: Mapping[str, Any]) -> tuple[str, ...] | None:
     names = metadata.get("thing_classes")
-    if any(part_of(str(name)) == "predictors" for name in metadata.get(UNTRAINED_KEY) or ()):
-        return None  # its rows are random: the names say what they are for, not what they know
     known = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
-    return tuple(names) if names and known else None
+    # random rows: their names say what they are for, not what they know
+    random = any(part_of(str(name)) == "predictors" for name in metadata.get(UNTRAINED_KEY) or ())
+    return tuple(names) if names and known and not random else None
 
 
 def _tensor(path: Path, name: str, value: Any) -> Tensor:
@@ -298,9 +293,11 @@ def _tensor(path: Path, name: str, value: Any) -> Tensor:
 
 def _known_classes(source: SourceWeights, address: str) -> tuple[str, ...] | None:
     """Class names of well-known files: the model zoo's and torchvision's COCO detector."""
+    from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+
     score = source.tensors.get("roi_heads.box_predictor.cls_score.bias")
     if source.naming == "torchvision" and score is not None and len(score) == _TORCHVISION_ROWS + 1:
-        coco = _coco_classes()
+        coco = {c["id"]: str(c["name"]) for c in COCO_CATEGORIES if c["isthing"]}
         return tuple(coco.get(i + 1, "") for i in range(_TORCHVISION_ROWS))
     has_classes = any(part_of(name) == "predictors" for name in source.tensors)
     return zoo_classes(address) if has_classes else None
@@ -308,24 +305,17 @@ def _known_classes(source: SourceWeights, address: str) -> tuple[str, ...] | Non
 
 def zoo_classes(address: str) -> tuple[str, ...] | None:
     """The class names of a model-zoo file, by its address or its place in a cache folder."""
+    from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+    from detectron2.data.datasets.lvis import get_lvis_instances_meta
+
     found = _ZOO.search(address)
     family = found[1] if found else ""
     if family == "COCO-Keypoints" or (family in _COCO_FAMILIES and "keypoint" in address):
         return ("person",)
     if family in _COCO_FAMILIES:
-        return tuple(_coco_classes().values())
-    if family in _LVIS_FAMILIES:
-        from detectron2.data.datasets.lvis import get_lvis_instances_meta
-
-        return tuple(get_lvis_instances_meta(_LVIS_FAMILIES[family])["thing_classes"])
-    return None
-
-
-def _coco_classes() -> dict[int, str]:
-    """COCO's category ids and names, in the order of its classes."""
-    from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
-
-    return {int(c["id"]): str(c["name"]) for c in COCO_CATEGORIES if c["isthing"]}
+        return tuple(str(c["name"]) for c in COCO_CATEGORIES if c["isthing"])
+    lvis = _LVIS_FAMILIES.get(family)
+    return tuple(get_lvis_instances_meta(lvis)["thing_classes"]) if lvis else None
 
 
 def _zoo_expects(address: str) -> Mapping[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,17 +12,10 @@ from torch import Tensor, nn
 from transfer_maskrcnn.errors import TransferPlanError
 from transfer_maskrcnn.surgery.checks import as_options, find_problems
 from transfer_maskrcnn.surgery.classes import ClassMap, ClassRow, NewClassInit, match_classes
-from transfer_maskrcnn.surgery.fates import (
-    FATES,
-    Matching,
-    TensorFate,
-    decide,
-    describe_target,
-    match,
-)
+from transfer_maskrcnn.surgery.fates import FATES, TensorFate, decide, describe_target, match
 from transfer_maskrcnn.surgery.load import SourceWeights
-from transfer_maskrcnn.surgery.names import group_of, parse_keep, part_of
-from transfer_maskrcnn.surgery.words import Code, Problem, Reason, listing
+from transfer_maskrcnn.surgery.names import group_of, parse_keep
+from transfer_maskrcnn.surgery.words import Code, Problem, listing
 from transfer_maskrcnn.text import WIDTH, few, listed, wrapped
 
 _NAME, _FATE, _TENSORS, _COUNT = 44, 11, 7, 14
@@ -137,8 +129,7 @@ class TransferPlan:
         for row in self.classes:
             classes.setdefault(row.words, []).append(repr(row.target))
         sentences += [f"class {few(names, 8)}: {words}" for words, names in classes.items()]
-        # what STAYS_INITIALISED says stands among the reasons already
-        sentences += [f"note: {n}" for n in self.notes if n.code is not Code.STAYS_INITIALISED]
+        sentences += [f"note: {note}" for note in self.notes]
         return "\n".join([*lines, *map(wrapped, sentences)])
 
 
@@ -191,24 +182,10 @@ def plan_transfer(
     if matching.counts != (len(source.classes or ()), len(names or ())):
         rows = ()  # names that do not fit the classifier say nothing about its rows
     fates = decide(matching, sum(bool(row.source or row.averaged) for row in rows))
-    problems = find_problems(matching, fates) + wrong
+    unseen = {k: v for k, v in source.expects.items() if k not in matching.target.settings}
+    note = Problem(Code.WORKS_WITH, {"naming": source.naming, "settings": as_options(unseen)})
     return TransferPlan(
         *(parsed, source.path, source.naming, source.classes, names, new_class_init, rows, fates),
-        *(problems, _notes(matching, fates)),
+        problems=find_problems(matching, fates) + wrong,
+        notes=(note,) if unseen and any(fate.fate == "kept" for fate in fates) else (),
     )
-
-
-def _notes(m: Matching, fates: Sequence[TensorFate]) -> tuple[Problem, ...]:
-    absent = Counter[str]()
-    for fate in fates:
-        if fate.target and fate.code in (Reason.NO_PART, Reason.NO_TENSOR) and fate.parameters:
-            absent[part_of(fate.name)] += fate.parameters
-    notes = [
-        Problem(Code.STAYS_INITIALISED, {"count": count, "part": part})
-        for part, count in absent.items()
-    ]
-    unseen = {k: v for k, v in m.source.expects.items() if k not in m.target.settings}
-    if unseen and any(fate.fate == "kept" for fate in fates):
-        data = {"naming": m.source.naming, "settings": as_options(unseen)}
-        notes.append(Problem(Code.WORKS_WITH, data))
-    return tuple(notes)

@@ -83,7 +83,6 @@ class Reason(_Code):
     SHAPES = "shapes", "shapes differ: {there} in the source, {here} in the target"
     KEYPOINTS = "keypoints", "other keypoints: {there} in the source, {here} in the target"
     AMBIGUOUS = "ambiguous", "its name is the end of several target names"
-    NO_COUNTER = "no_counter", "a frozen norm counts no batches"
     NO_PLACE = "no_place", "the target has no such tensor"
 
 
@@ -210,15 +209,11 @@ class Code(_Code):
         "Keep a pretrained backbone, or train it too: MODEL.BACKBONE.FREEZE_AT 0, "
         "MODEL.RESNETS.NORM GN and MODEL.PIXEL_STD [57.375, 57.12, 58.395].",
     )
-    CLASS_MAP_PAIR = (
-        "class_map_pair",
-        "CLASS_MAP holds {pair!r}, not a pair of names.",
-        'Write pairs of source and target class: [["person", "pedestrian"]].',
-    )
-    CLASS_INIT_PAIR = (
-        "class_init_pair",
-        "NEW_CLASS_INIT holds {pair!r}, not a pair of names.",
-        'Write pairs of a new class and its start: [["van", "truck"], ["kite", "mean"]].',
+    NO_PAIR = (
+        "no_pair",
+        "{key} holds {pair!r}, not a pair of names.",
+        'Write pairs, in CLASS_MAP of source and target class: [["person", "pedestrian"]], in '
+        'NEW_CLASS_INIT of a new class and its start: [["van", "truck"], ["kite", "mean"]].',
     )
     UNKNOWN_CLASS = (
         "unknown_class",
@@ -240,11 +235,7 @@ class Code(_Code):
         "KEEP class_rows, but no target class ({new:names}) has a source class ({old:names}).",
         "Pair them in MODEL.TRANSFER.CLASS_MAP, or use KEEP all_but_predictors.",
     )
-    # notes
-    STAYS_INITIALISED = (
-        "stays_initialised",
-        "{count:,} parameters of the {part} stay initialised: the source has none for them",
-    )
+    # a note
     WORKS_WITH = "works_with", "weights with {naming} names work with {settings}"
 
 
