@@ -106,9 +106,15 @@ class FeatureCache:
         output = _read_features(entries, device)
         if self._part.rpn is None:
             return Recalled(output, None)
-        sizes = [(int(x["image"].shape[1]), int(x["image"].shape[2])) for x in batch]
-        pairs = zip(entries, sizes, strict=True)
-        return Recalled(output, [_read_proposals(entry, size, device) for entry, size in pairs])
+        proposals = [
+            Instances(  # of copies, so that nothing downstream can change the entry
+                tuple(x["image"].shape[1:]),
+                proposal_boxes=Boxes(entry[_BOXES].to(device, copy=True)),
+                objectness_logits=entry[_LOGITS].to(device, copy=True),
+            )
+            for x, entry in zip(batch, entries, strict=True)
+        ]
+        return Recalled(output, proposals)
 
     def add(self, image: Tensor) -> dict[str, Tensor]:
         """The entry of an image, computed unless it is there.
@@ -136,9 +142,7 @@ class FeatureCache:
         features = self._part.module(images)
         entry = _write_features(features)
         if self._part.rpn is not None:
-            with (
-                torch.enable_grad()
-            ):  # a frozen RPN only proposes where training could make a graph
+            with torch.enable_grad():  # a frozen RPN proposes only where there could be a graph
                 proposals, _ = self._part.rpn(ImageList(images, [size]), features)
             entry[_BOXES] = proposals[0].proposal_boxes.tensor.detach().cpu()
             entry[_LOGITS] = proposals[0].objectness_logits.detach().cpu()
@@ -170,12 +174,3 @@ def _read_features(entries: Sequence[dict[str, Tensor]], device: torch.device) -
             stacked = torch.cat([entry[key].to(device, non_blocking=True) for entry in entries])
             features[name] = stacked.permute(0, 3, 1, 2) if layout == _ROWS else stacked
     return features
-
-
-def _read_proposals(entry: dict[str, Tensor], size: Size, device: torch.device) -> Instances:
-    # copies, so that nothing downstream can change the entry
-    return Instances(
-        size,
-        proposal_boxes=Boxes(entry[_BOXES].to(device, copy=True)),
-        objectness_logits=entry[_LOGITS].to(device, copy=True),
-    )

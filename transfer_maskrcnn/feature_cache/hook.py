@@ -18,7 +18,6 @@ from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.engine import HookBase
 from detectron2.utils import comm
-from torch import nn
 
 from transfer_maskrcnn.cli import progress
 from transfer_maskrcnn.config import RunSpec, flat_config
@@ -27,7 +26,7 @@ from transfer_maskrcnn.data.loader import SeededImages, seeded
 from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
 from transfer_maskrcnn.errors import ConfigError, nearest
 from transfer_maskrcnn.feature_cache.cache import Canvases, FeatureCache, MemoryStore, Size
-from transfer_maskrcnn.modeling.freezing import FREEZE_KEY, parse_phases
+from transfer_maskrcnn.modeling.freezing import FREEZE_KEY
 from transfer_maskrcnn.modeling.precision import autocast_dtype
 from transfer_maskrcnn.modeling.rcnn import FrozenPart, TransferRCNN
 from transfer_maskrcnn.surgery.names import unwrapped
@@ -74,8 +73,7 @@ class CacheFeatures(HookBase):
         self._mode = cfg.MODEL.TRANSFER.CACHE_FEATURES
         self._folder = Path(cfg.OUTPUT_DIR, FOLDER)
         self._model: Any = None
-        phases = parse_phases(cfg.SOLVER.FREEZE_SCHEDULE, cfg.SOLVER.MAX_ITER)
-        self._phase_ends = list(accumulate(iterations for iterations, _ in phases))
+        self._phase_ends = list(accumulate(n for n, _ in cfg.SOLVER.FREEZE_SCHEDULE))
 
     @staticmethod
     def check(cfg: CfgNode, spec: RunSpec | None = None) -> None:
@@ -85,12 +83,6 @@ class CacheFeatures(HookBase):
             raise ConfigError(
                 f"{KEY} is {mode!r}; expected one of {', '.join(MODES)}{nearest(str(mode), MODES)}"
             )
-
-    @classmethod
-    def from_cfg(cls, cfg: CfgNode, spec: RunSpec | None = None) -> CacheFeatures | None:
-        """None where it is off. Raises as :meth:`check`."""
-        cls.check(cfg)
-        return None if cfg.MODEL.TRANSFER.CACHE_FEATURES == "off" else cls(cfg)
 
     def before_train(self) -> None:
         """
@@ -109,7 +101,7 @@ class CacheFeatures(HookBase):
     def _change(self, iteration: int) -> None:
         """Cache what is frozen from ``iteration`` on, or say why not."""
         used = getattr(self._model, "recall", None) is not None
-        self._leave()
+        self._model.recall = None
         try:
             self._enter(iteration)
         except NotCachedError as reason:
@@ -122,14 +114,11 @@ class CacheFeatures(HookBase):
                 logger.info(words, KEY, self._mode, iteration, reason)
 
     def after_train(self) -> None:
-        self._leave()
+        if self._model is not None:
+            self._model.recall = None
         # early stopping ends a run within its last iteration
         if self._mode == "auto" and self.trainer.iter >= self.trainer.max_iter - 1:
             shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _leave(self) -> None:
-        if isinstance(self._model, TransferRCNN):
-            self._model.recall = None
 
     def _enter(self, iteration: int) -> None:
         left = next((e for e in self._phase_ends if e > iteration), self.trainer.max_iter)
@@ -210,7 +199,7 @@ def free_memory() -> int:
     return found[0] if found else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
-def _frozen_part(model: nn.Module) -> FrozenPart:
+def _frozen_part(model: Any) -> FrozenPart:
     if not isinstance(model, TransferRCNN):
         name = type(model).__name__
         raise NotCachedError(f"{name} does not run as GeneralizedRCNN does", ordinary=True)
@@ -251,9 +240,10 @@ def fixed_mappers(mapper: Any) -> list[DatasetMapper]:
 def _forms(augmentation: Any) -> list[list[T.Augmentation]]:
     """What an augmentation may do: each a list of augmentations without chance."""
     if isinstance(augmentation, T.RandomFlip):
-        axes = {"horizontal": augmentation.horizontal, "vertical": augmentation.vertical}
-        return [[], [T.RandomFlip(prob=1.0, **axes)]]
-    reason, fix = "", ""
+        axes = augmentation.horizontal, augmentation.vertical
+        return [[], [T.RandomFlip(1.0, horizontal=axes[0], vertical=axes[1])]]
+    name = type(augmentation).__name__
+    reason, fix = f"{name} may change images at random", f"leave out {name}"
     if isinstance(augmentation, T.ResizeShortestEdge):
         lengths = sorted(set(augmentation.short_edge_length))
         if len(lengths) == 1:
@@ -263,12 +253,7 @@ def _forms(augmentation: Any) -> list[list[T.Augmentation]]:
     elif isinstance(augmentation, T.RandomCrop):
         reason = "INPUT.CROP.ENABLED cuts random parts out of images"
         fix = "set INPUT.CROP.ENABLED False"
-    name = type(augmentation).__name__
-    raise NotCachedError(
-        f"{reason or f'{name} may change images at random'}, so that no two passes over an image "
-        "are the same",
-        fix or f"leave out {name}",
-    )
+    raise NotCachedError(f"{reason}, so that no two passes over an image are the same", fix)
 
 
 def canvases(
