@@ -276,19 +276,23 @@ rank, folder = int(sys.argv[1]), sys.argv[2]
 distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
 torch.manual_seed(rank)
 source = torch.load(f"{folder}/source.pth", weights_only=True)["model"]
-model = nn.Module()
-for name, tensor in source.items():
-    module, *path = model, *name.split(".")
-    for part in path[:-1]:
-        if part not in dict(module.named_children()):
-            module.add_module(part, nn.Module())
-        module = module.get_submodule(part)
-    module.register_parameter(path[-1], nn.Parameter(torch.randn(tensor.shape)))
+def build(cfg):
+    model = nn.Module()
+    for name, tensor in source.items():
+        module, *path = model, *name.split(".")
+        for part in path[:-1]:
+            if part not in dict(module.named_children()):
+                module.add_module(part, nn.Module())
+            module = module.get_submodule(part)
+        module.register_parameter(path[-1], nn.Parameter(torch.randn(tensor.shape)))
+    return model
+
+model = build(None)
 parallel = nn.parallel.DistributedDataParallel(model)
 DetectionCheckpointer(parallel).load(f"{folder}/source.pth")
 torch.rand(rank)  # the ranks stand at different points of their random sequences
 trainer = SimpleTrainer(parallel, [], None)
-trainer.start_iter = 0
+trainer.start_iter, trainer.cfg, trainer.build_model = 0, None, build
 hook = WeightSurgeryHook(f"{folder}/source.pth", output_dir=f"{folder}/out{rank}")
 trainer.register_hooks([hook])
 hook.before_train()

@@ -4,10 +4,7 @@ into a file that knows what it is."""
 from __future__ import annotations
 
 import json
-import math
-import re
-import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,33 +23,38 @@ from transfer_maskrcnn.surgery.read import METADATA_KEY
 from transfer_maskrcnn.surgery.words import How
 
 _SEED = 20170320  # any constant: every process must draw the same numbers
-_FROZEN_BN_EPS = 1e-5
 
 
-def apply_plan(plan: TransferPlan, source: SourceWeights, model: nn.Module) -> tuple[str, ...]:
+def apply_plan(
+    plan: TransferPlan,
+    source: SourceWeights,
+    model: nn.Module,
+    build: Callable[[], nn.Module] | None = None,
+) -> tuple[str, ...]:
     """Writes what the plan moves into the model's own tensors, so an optimizer keeps its hold.
 
     Values are cast to each target tensor's dtype and device. Everything is verified before the
     first write. A trainer's ``resume_or_load`` may already have copied the file by position; where
-    a tensor that must not move holds the source's numbers, it gets a fresh initialisation, the
+    a tensor that must not move holds the source's numbers, it gets those of a second model, the
     same in every process.
 
     Args:
         plan: made for this source and this model.
         source: the weights; only read.
         model: may be wrapped in DistributedDataParallel.
+        build: makes a model like it, with fresh weights; None: nobody can.
 
     Returns:
         the target tensors that were freed from preloaded numbers.
 
     Raises:
-        TransferPlanError: the plan was made for other tensors, or a preloaded tensor is of a kind
-            that cannot be initialised again. The model is unchanged.
+        TransferPlanError: the plan was made for other tensors, or there are preloaded tensors, and
+            no ``build``. The model is unchanged.
     """
     state = {k: v for k, v in unwrapped(model).state_dict().items() if isinstance(v, Tensor)}
     _verify("model", {f.target: f.target_shape for f in plan.tensors if f.target}, state)
     _verify("source", {f.source: f.source_shape for f in plan.tensors if f.source}, source.tensors)
-    anew = _initialised_again(plan, source, state)
+    anew = _initialised_again(_preloaded(plan, source, state), build)
     with torch.no_grad():
         for name, tensor in anew.items():
             state[name].copy_(tensor)
@@ -78,69 +80,43 @@ def _verify(side: str, planned: Mapping[str, Any], tensors: Mapping[str, Tensor]
         )
 
 
-def _initialised_again(
-    plan: TransferPlan, source: SourceWeights, state: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """New values for target tensors that should be as built, but hold the source's tensor bit by
-    bit, and that differ from what initialisation gives anyway."""
-    partner, _ = align(source.tensors, state)
-    stays = [f.name for f in plan.tensors if f.target and f.fate != "kept"]
-    anew: dict[str, Tensor] = {}
-    for name in stays:
-        if name not in partner or part_of(name) == "settings":
-            continue
-        here, there = state[name], source.tensors[partner[name]]
-        if here.shape != there.shape or not torch.equal(here, there.to(here.device, here.dtype)):
-            continue
-        tensor = fresh_tensor(name, state)
-        if tensor is None:
-            raise TransferPlanError(
-                f"{name} must not move, but the source's numbers were loaded into it before the "
-                "surgery, and its kind of layer cannot be initialised again. Set MODEL.WEIGHTS '' "
-                "for the trainer and give the file to WeightSurgeryHook alone."
-            )
-        if not torch.equal(tensor, here.cpu().float()):
-            anew[name] = tensor
-    return anew
+def _preloaded(plan: TransferPlan, source: SourceWeights, state: Mapping[str, Tensor]) -> list[str]:
+    """Target tensors that should be as built, or in part, but hold the source's tensor bit by bit.
 
-
-def fresh_tensor(name: str, state: Mapping[str, Tensor]) -> Tensor | None:
-    """``state[name]`` as detectron2 would have initialised it, the same in every process and run.
-
-    The rules are those of ``FPN``, ``ResNet``, ``StandardRPNHead``, ``FastRCNNConvFCHead``,
-    ``FastRCNNOutputLayers``, ``MaskRCNNConvUpsampleHead``, ``KRCNNConvDeconvUpsampleHead`` and
-    PointRend; the tests compare them with freshly built models.
-
-    Args:
-        name: a tensor's name in the model's state.
-        state: the model's state, whose names tell the kinds of layers.
-
-    Returns:
-        a float32 CPU tensor of the same shape; None for a layer that no rule covers.
+    None, where all of them are constant: zeros are what initialisation gives, too.
     """
-    shape, part = state[name].shape, part_of(name)
-    module, _, leaf = name.rpartition(".")
-    if leaf in ("bias", "running_mean", "num_batches_tracked") or "conv2_offset" in module:
-        return torch.zeros(shape)
-    if leaf == "running_var":
-        frozen = f"{module}.num_batches_tracked" not in state
-        return torch.ones(shape) - (_FROZEN_BN_EPS if frozen else 0)
-    if leaf != "weight":
-        return None
-    if len(shape) == 1:  # a norm's scale
-        return torch.ones(shape)
-    generator = torch.Generator().manual_seed(_SEED ^ zlib.crc32(name.encode()))
-    area, tensor = math.prod(shape[2:]), torch.empty(shape)
-    if part in ("predictors", "RPN"):
-        std = 0.01 if part == "RPN" or "cls_score" in name else 0.001
-        return tensor.normal_(0, std, generator=generator)
-    if part == "FPN" or (len(shape) == 2 and re.search(r"\.fc\d+\.weight$", name)):
-        bound = math.sqrt(3 / (shape[1] * area))  # c2_xavier_fill
-        return tensor.uniform_(-bound, bound, generator=generator)
-    if part in ("backbone", "box head", "mask head", "keypoint head") and len(shape) > 2:
-        std = math.sqrt(2 / (shape[0] * area))  # c2_msra_fill
-        return tensor.normal_(0, std, generator=generator)
-    return None
+    partner, _ = align(source.tensors, state)
+    stays = [
+        fate.name
+        for fate in plan.tensors
+        if fate.name in partner
+        and (fate.fate == "initialised" or (fate.fate == "rows" and fate.moved < fate.parameters))
+    ]
+    pairs = {k: (state[k], source.tensors[partner[k]]) for k in stays if part_of(k) != "settings"}
+    equal = [
+        name
+        for name, (here, there) in pairs.items()
+        if here.shape == there.shape and torch.equal(here, there.to(here.device, here.dtype))
+    ]
+    telling = (state[name] for name in equal)
+    return equal if any((t != t.flatten()[:1]).any() for t in telling) else []
+
+
+def _initialised_again(
+    names: list[str], build: Callable[[], nn.Module] | None
+) -> dict[str, Tensor]:
+    if not names:
+        return {}
+    if build is None:
+        raise TransferPlanError(
+            f"{names[0]} must not move, but the source's numbers were loaded into it before the "
+            "surgery, and this trainer has no build_model to initialise it again. Set "
+            "MODEL.WEIGHTS '' for the trainer and give the file to WeightSurgeryHook alone."
+        )
+    with torch.random.fork_rng():
+        torch.manual_seed(_SEED)
+        fresh = build().state_dict()
+    return {name: fresh[name] for name in names}
 
 
 def _copy_rows(target: Tensor, source: Tensor, fate: TensorFate, plan: TransferPlan) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,7 @@ def transfer_weights(
     class_map: ClassMap = (),
     new_class_init: NewClassInit = "default",
     trust_pickle: bool = False,
+    build: Callable[[], nn.Module] | None = None,
 ) -> TransferPlan:
     """Moves the weights of a file into a model: loads, plans, checks, applies, and logs the plan::
 
@@ -168,13 +170,15 @@ def transfer_weights(
         target_classes: the model's class names, in order; ``class_rows`` needs them.
         class_map, new_class_init: with ``class_rows``, see :func:`plan_transfer`.
         trust_pickle: see :func:`load_weights`; it runs code from the file.
+        build: makes a fresh model, where the file may have been loaded into ``model`` before.
 
     Returns:
         what was done, tensor by tensor.
 
     Raises:
         WeightFileError: the file cannot be read safely.
-        TransferPlanError: strict, and the plan has problems; the model is unchanged.
+        TransferPlanError: strict, and the plan has problems, or the file had been loaded before and
+            there is no ``build``; the model is unchanged.
     """
     source = load_weights(
         weights, classes=source_class_names(source_classes), trust_pickle=trust_pickle
@@ -189,7 +193,7 @@ def transfer_weights(
     )
     for warning in plan.check(strict):
         logger.warning(warning)
-    restored = apply_plan(plan, source, model)
+    restored = apply_plan(plan, source, model, build)
     logger.info("Weight surgery:\n%s", plan.table())
     if restored:
         logger.info(
@@ -289,8 +293,10 @@ class WeightSurgeryHook(HookBase):
             self._arguments["target_classes"] = _training_classes(
                 getattr(self.trainer, "cfg", None)
             )
-        model = unwrapped(self.trainer.model)
-        self.plan = transfer_weights(model, self._weights, **self._arguments)
+        trainer: Any = self.trainer
+        build = partial(trainer.build_model, trainer.cfg) if hasattr(trainer, "cfg") else None
+        model = unwrapped(trainer.model)
+        self.plan = transfer_weights(model, self._weights, build=build, **self._arguments)
         if self._output_dir and comm.is_main_process():
             os.makedirs(self._output_dir, exist_ok=True)
             write_text(Path(self._output_dir) / PLAN_FILE, self.plan.to_json())
