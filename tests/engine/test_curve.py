@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from detectron2.engine.train_loop import TrainerBase
 
-from transfer_maskrcnn.engine.hooks.eval_history import EvalHistory, read_curve
+from transfer_maskrcnn.engine.hooks.record import EvalHistory, read_curve
 
 
 class Steps(TrainerBase):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.engine.checkpoint import TransferCheckpointer, load_trained_model
-from transfer_maskrcnn.engine.hooks.eval_history import StopTraining
+from transfer_maskrcnn.engine.hooks.record import StopTraining
 from transfer_maskrcnn.engine.hooks.weights import BestCheckpoint, check_best
 from transfer_maskrcnn.errors import ConfigError
 

@@ -16,7 +16,7 @@ from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 
 from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
-from transfer_maskrcnn.engine.hooks.eval_history import read_curve
+from transfer_maskrcnn.engine.hooks.record import read_curve
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.feature_cache import hook as cache_hook

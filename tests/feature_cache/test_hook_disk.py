@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 
 from transfer_maskrcnn.data import cache as feature_store
-from transfer_maskrcnn.engine.hooks.eval_history import StopTraining
+from transfer_maskrcnn.engine.hooks.record import StopTraining
 from transfer_maskrcnn.feature_cache import hook as cache_hook
 from transfer_maskrcnn.feature_cache.hook import FOLDER
 

@@ -26,12 +26,12 @@ from transfer_maskrcnn.data.loader import build_train_loader, training_records
 from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
 from transfer_maskrcnn.engine.checkpoint import TransferCheckpointer
 from transfer_maskrcnn.engine.features import hooks_of
-from transfer_maskrcnn.engine.hooks.eval_history import (
+from transfer_maskrcnn.engine.hooks.record import (
     EvalHistory,
     StopTraining,
-    losses_on_test_sets,
+    on_terminal,
+    write_drift,
 )
-from transfer_maskrcnn.engine.hooks.record import on_terminal, write_drift
 from transfer_maskrcnn.engine.manifest import make_metadata, note
 from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.engine.solver import build_optimizer
@@ -53,7 +53,9 @@ def training_dicts(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The images a run trains on, with the model's ``category_id``: as people annotated them, and
     with what ``MODEL.TRANSFER.PSEUDO_LABELS`` adds."""
-    own = in_model_classes(cfg, spec.classes, cfg.DATASETS.TRAIN[0], training_records(cfg))
+    own = training_records(cfg)
+    if cfg.MODEL.TRANSFER.EXTEND:
+        own = in_model_classes(cfg, spec.classes, cfg.DATASETS.TRAIN[0], own)
     if not cfg.MODEL.TRANSFER.PSEUDO_LABELS.ENABLED:
         return own, own
     from transfer_maskrcnn.incremental.pseudo_labels import with_pseudo_labels
@@ -202,6 +204,8 @@ class TransferTrainer(DefaultTrainer):
             if comm.is_main_process():
                 put_sample_pictures(self.storage, self.cfg.OUTPUT_DIR, self.cfg.DATASETS.TEST)
             if self.cfg.TEST.VAL_LOSS:
+                from transfer_maskrcnn.engine.hooks.validation import losses_on_test_sets
+
                 figures |= losses_on_test_sets(self.cfg, self.spec, self.model)
         return figures
 

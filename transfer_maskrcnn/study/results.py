@@ -14,8 +14,7 @@ from detectron2.config import CfgNode
 
 from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.engine.evaluation import EVALUATION_FILE
-from transfer_maskrcnn.engine.hooks.eval_history import CURVE_FILE
-from transfer_maskrcnn.engine.hooks.record import DRIFT_FILE, INITIAL_FILE
+from transfer_maskrcnn.engine.hooks.record import CURVE_FILE, DRIFT_FILE, INITIAL_FILE
 from transfer_maskrcnn.errors import ConfigError, TransferError
 from transfer_maskrcnn.evaluation.bootstrap import average_precision
 from transfer_maskrcnn.evaluation.matches import Matches, match_detections

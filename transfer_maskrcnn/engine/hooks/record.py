@@ -1,12 +1,15 @@
-"""What a run shows and leaves: progress, where its weights began, how far they moved, its cost."""
+"""What a run shows and leaves: progress, evaluations, where its weights began, how far they moved,
+its cost."""
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import resource
 import sys
 import time
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -20,13 +23,15 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from transfer_maskrcnn.data.loader import derive_seed
 from transfer_maskrcnn.engine.manifest import note
-from transfer_maskrcnn.files import write_json
+from transfer_maskrcnn.files import read_json, write_json
 from transfer_maskrcnn.surgery.apply import write_weights
 from transfer_maskrcnn.surgery.load import FINAL_FILE, load_weights
 from transfer_maskrcnn.surgery.names import is_statistic
 
 INITIAL_FILE = "model_initial.safetensors"
 DRIFT_FILE = "drift.json"
+CURVE_FILE = "eval_history.json"
+Row = dict[str, Any]
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +59,96 @@ class StepSeed(HookBase):
 
     def before_step(self) -> None:
         torch.manual_seed(derive_seed(self._seed, comm.get_rank(), self.trainer.iter))
+
+
+class EvalHistory(HookBase):
+    """Evaluates after chosen iterations and after the last, and writes ``eval_history.json``.
+
+    Takes the place of detectron2's EvalHook, which evaluates at multiples of a period only and
+    leaves its results among the losses. A row: ``{"iteration": 50, "segm/AP": 12.3, ...}``.
+
+    Attributes:
+        rows: all evaluations up to now, those before an interruption, too.
+        listeners: called with every row, in order, before it is written.
+    """
+
+    def __init__(
+        self,
+        evaluate: Callable[[], dict[str, float]],
+        output_dir: str,
+        *,
+        period: int = 0,
+        iterations: Collection[int] = (),
+    ):
+        """
+        Args:
+            evaluate: gives a flat dict of figures; called in every process.
+            output_dir: where ``eval_history.json`` goes.
+            period: evaluate at its multiples; 0: not periodically.
+            iterations: evaluate after these; 0 is the starting point.
+        """
+        self.rows: list[Row] = []
+        self.listeners: list[Callable[[Row], None]] = []
+        self._evaluate = evaluate
+        self._path = os.path.join(output_dir, CURVE_FILE)
+        self._period = period
+        self._iterations = iterations
+
+    def before_train(self) -> None:
+        start = self.trainer.start_iter
+        self.rows = [row for row in read_curve(self._path) if 0 < start >= row["iteration"]]
+        for row in self.rows:  # the checkpoint may be older than its own evaluation
+            self._tell(row)
+        if self._due(start) and not _has(self.rows, start):
+            self._add(start)
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        if done < self.trainer.max_iter and self._due(done):
+            self._add(done)
+
+    def after_train(self) -> None:
+        last = self.trainer.max_iter
+        # after an error in the last iteration, trainer.iter is still one less
+        if self.trainer.iter >= last and not _has(self.rows, last):
+            self._add(last)
+
+    def is_written(self, iteration: int) -> bool:
+        """Whether ``eval_history.json``, perhaps of an earlier process, has that evaluation."""
+        return _has(read_curve(self._path), iteration)
+
+    def _due(self, iteration: int) -> bool:
+        periodic = self._period > 0 and iteration > 0 and iteration % self._period == 0
+        return periodic or iteration in self._iterations
+
+    def _add(self, iteration: int) -> None:
+        figures = self._evaluate()
+        self.trainer.storage.put_scalars(**figures, smoothing_hint=False)
+        # Detectron2's results hold numpy scalars, and nan for what could not be measured.
+        finite = {k: float(v) if math.isfinite(v) else None for k, v in figures.items()}
+        row: Row = {"iteration": iteration, **finite}
+        self._tell(row)
+        self.rows.append(row)
+        if comm.is_main_process():
+            write_json(self._path, self.rows)
+        comm.synchronize()  # processes that were faster wait: the next iteration starts together
+
+    def _tell(self, row: Row) -> None:
+        for listener in self.listeners:
+            listener(row)
+
+
+class StopTraining(Exception):
+    """Ends training before ``SOLVER.MAX_ITER``; no error. Its text says when and why."""
+
+
+def _has(rows: list[Row], iteration: int) -> bool:
+    return any(row["iteration"] == iteration for row in rows)
+
+
+def read_curve(path: str | os.PathLike[str]) -> list[Row]:
+    """The rows of a ``eval_history.json``; none where there is no such file."""
+    return read_json(path, list, [])
 
 
 class Cost(HookBase):

@@ -18,7 +18,7 @@ from torch import Tensor
 from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.engine.checkpoint import TransferCheckpointer
 from transfer_maskrcnn.engine.evaluation import sets_to_test
-from transfer_maskrcnn.engine.hooks.eval_history import StopTraining
+from transfer_maskrcnn.engine.hooks.record import StopTraining
 from transfer_maskrcnn.errors import ConfigError, nearest
 from transfer_maskrcnn.surgery.names import unwrapped
 
