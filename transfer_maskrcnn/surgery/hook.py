@@ -289,12 +289,11 @@ class WeightSurgeryHook(HookBase):
             return
         if not logging.getLogger("transfer_maskrcnn").hasHandlers():  # as DefaultTrainer does
             setup_logger(self._output_dir, name="transfer_maskrcnn", abbrev_name="transfer")
-        if self._arguments["target_classes"] is None:
-            self._arguments["target_classes"] = _training_classes(
-                getattr(self.trainer, "cfg", None)
-            )
         trainer: Any = self.trainer
-        build = partial(trainer.build_model, trainer.cfg) if hasattr(trainer, "cfg") else None
+        cfg = getattr(trainer, "cfg", None)
+        if self._arguments["target_classes"] is None:
+            self._arguments["target_classes"] = _training_classes(cfg)
+        build = partial(trainer.build_model, cfg) if hasattr(trainer, "build_model") else None
         model = unwrapped(trainer.model)
         self.plan = transfer_weights(model, self._weights, build=build, **self._arguments)
         if self._output_dir and comm.is_main_process():
