@@ -22,8 +22,7 @@ from transfer_maskrcnn.config import RunSpec, load_config
 from transfer_maskrcnn.engine import evaluation as testing
 from transfer_maskrcnn.engine.evaluation import evaluate_model
 from transfer_maskrcnn.evaluation.coco import InstanceEvaluator
-from transfer_maskrcnn.evaluation.inference import FastInference
-from transfer_maskrcnn.evaluation.mask_rle import EncodedMasks
+from transfer_maskrcnn.evaluation.inference import EncodedMasks, FastInference
 from transfer_maskrcnn.modeling.freezing import freeze
 
 CLASSES = ["cat", "dog", "owl"]

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from transfer_maskrcnn.evaluation import mask_rle
-from transfer_maskrcnn.evaluation.mask_rle import EncodedMasks, encode_masks
+from transfer_maskrcnn.evaluation import inference
+from transfer_maskrcnn.evaluation.inference import EncodedMasks, encode_masks
 
 INF, NAN = math.inf, math.nan
 
@@ -176,7 +176,7 @@ def test_any_boxes_and_masks(
         for mask, box in zip(masks, boxes, strict=True)
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mask_rle, "BAND", band)
+        patch.setattr(inference, "BAND", band)
         assert encode_masks(masks, boxes, height, width) == expected
 
 

@@ -98,11 +98,8 @@ def bootstrap_class_ap(
     Returns:
         (K, B) AP from 0 to 100; NaN where the class has no ground truth in the replicate.
     """
-    ap = np.full((len(categories), len(weights)), np.nan)
-    for row, category in zip(ap, categories, strict=True):
-        of_class = matches.category == category
-        row[:] = 100 * _class_ap(matches, of_class, matches.objects[category], weights)
-    return ap
+    ap = [100 * _class_ap(matches, category, weights) for category in categories]
+    return np.reshape(ap, (len(categories), len(weights)))
 
 
 def mean_of_classes(ap: np.ndarray) -> np.ndarray:
@@ -113,14 +110,13 @@ def mean_of_classes(ap: np.ndarray) -> np.ndarray:
     return np.where(classes > 0, total / np.maximum(classes, 1), np.nan)
 
 
-def _class_ap(
-    matches: Matches, of_class: np.ndarray, objects: np.ndarray, weights: np.ndarray
-) -> np.ndarray:
-    """(B,) AP of one class, 0 to 1; NaN where the replicate has none of its ``objects`` (N,)."""
+def _class_ap(matches: Matches, category: int, weights: np.ndarray) -> np.ndarray:
+    """(B,) AP of one class, 0 to 1; NaN where the replicate has none of its objects."""
+    of_class = matches.category == category
     image = matches.image[of_class]
     counted = ~matches.ignored[:, of_class]
     matched = matches.matched[:, of_class]
-    to_find = weights @ objects
+    to_find = weights @ matches.objects[category]
     ap = np.zeros(len(weights))
     step = max(1, CELLS // max(1, len(image)))
     for start in range(0, len(weights), step):

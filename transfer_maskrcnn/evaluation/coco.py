@@ -26,8 +26,7 @@ from transfer_maskrcnn.compat import evaluate_keypoints
 from transfer_maskrcnn.errors import DatasetError
 from transfer_maskrcnn.evaluation.explain.causes import PROPOSALS_FILE
 from transfer_maskrcnn.evaluation.explain.tide import FOREGROUND, SIZES, in_size
-from transfer_maskrcnn.evaluation.inference import PROPOSAL_LIMITS
-from transfer_maskrcnn.evaluation.mask_rle import EncodedMasks
+from transfer_maskrcnn.evaluation.inference import PROPOSAL_LIMITS, EncodedMasks
 from transfer_maskrcnn.evaluation.matches import evaluate
 from transfer_maskrcnn.files import write_json, write_text
 
@@ -111,8 +110,9 @@ class InstanceEvaluator(COCOEvaluator):
             name = image["image_id"]
             if "proposal_boxes" in output:
                 self._proposed += proposed(output["proposal_boxes"], self._coco_api.imgToAnns[name])
-            found = coco_results(output["instances"], name)
-            self._predictions.append({"image_id": name, "instances": found})
+            self._predictions.append(
+                {"image_id": name, "instances": coco_results(output["instances"], name)}
+            )
 
     def evaluate(self, img_ids: Sequence[Any] | None = None) -> Any:
         """As COCOEvaluator's; the main process also writes ``proposals.json``."""
@@ -145,8 +145,9 @@ class InstanceEvaluator(COCOEvaluator):
                     max_dets_per_image=limits,
                 )
             elif results:
-                truth = self._coco_api.dataset
-                evaluation = evaluate_detections(truth, results, task, limits, img_ids)
+                evaluation = evaluate_detections(
+                    self._coco_api.dataset, results, task, limits, img_ids
+                )
             self._results[task] = self._derive_coco_results(evaluation, task, class_names=names)
 
     def _of_dataset(self, results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

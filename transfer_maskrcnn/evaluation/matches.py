@@ -117,13 +117,19 @@ def match_detections(
     """
     truth, detections = read_json(ground_truth, dict), read_json(results, list, [])
     try:
-        evaluation = evaluate(truth, detections, iou_type, [max_dets], ALL_SIZES)
-        return gather(evaluation, truth, iou_type)
+        return match(truth, detections, iou_type, max_dets)
     except (KeyError, TypeError, AttributeError) as error:
         raise DatasetError(
             f"{results}, or {ground_truth.name}, which it is matched to, is not a file of an "
             f"evaluation ({type(error).__name__}: {error}); evaluate again"
         ) from error
+
+
+def match(
+    truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], iou_type: str, max_dets: int
+) -> Matches:
+    """As :func:`match_detections`, of what such files hold."""
+    return gather(evaluate(truth, results, iou_type, [max_dets], ALL_SIZES), truth, iou_type)
 
 
 def evaluate(

@@ -158,7 +158,8 @@ class CacheFeatures(HookBase):
         views: Sequence[DatasetMapper],
     ) -> FeatureCache:
         """A cache that holds all views of the images, or as many as there is room for."""
-        total, named, own = len(records) * len(views), _named(part), self._own_folder(part, canvas)
+        total, own = len(records) * len(views), self._own_folder(part, canvas)
+        named = f"{part.name} and RPN" if part.rpn is not None else part.name
         budget, done, size = int(free_memory() * _SHARE_OF_MEMORY), 0, 0
         memory = MemoryStore(budget, pinned=self._cfg.MODEL.DEVICE.startswith("cuda"))
         cache = FeatureCache(model, part, Cache(own) if self._mode == "disk" else memory, canvas)
@@ -207,10 +208,6 @@ def _frozen_part(model: Any) -> FrozenPart:
     if part is None:
         raise NotCachedError("the backbone trains", f"freeze it with {FREEZE_KEY} backbone", True)
     return part
-
-
-def _named(part: FrozenPart) -> str:
-    return f"{part.name} and RPN" if part.rpn is not None else part.name
 
 
 def fixed_mappers(mapper: Any) -> list[DatasetMapper]:

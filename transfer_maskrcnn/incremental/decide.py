@@ -75,11 +75,9 @@ def decide(
     """
     found = [d for d in detections if d["category_id"] in places and d["score"] >= scores.doubtful]
     found.sort(key=lambda d: (not scores.is_sure(d), -d["score"]))
-    labels = PseudoLabels([], [])
-    for detection in _distinct(found, record):
-        kind = labels.sure if scores.is_sure(detection) else labels.doubtful
-        kind.append(_annotation(detection, places))
-    return labels
+    distinct = [(scores.is_sure(d), _annotation(d, places)) for d in _distinct(found, record)]
+    sure, doubtful = ([a for kind, a in distinct if kind is wanted] for wanted in (True, False))
+    return PseudoLabels(sure, doubtful)
 
 
 def with_labels(record: Record, labels: PseudoLabels) -> dict[str, Any]:
@@ -163,15 +161,14 @@ def precise_scores(matches: Matches, precision: float, default: float) -> list[f
         ones, at whatever score, at least its ``ENOUGH`` best.
     """
     half = int(np.argmin(np.abs(matches.iou_thresholds - 0.5)))
-    scores: list[float] = []
-    for category, objects in enumerate(matches.objects.sum(axis=1)):
-        mine = (matches.category == category) & ~matches.ignored[half]
-        if objects < ENOUGH:
-            scores.append(default)
-        else:
-            outcome = matches.score[mine], matches.matched[half, mine]
-            scores.append(_lowest(*outcome, precision, default))
-    return scores
+    objects, counted = matches.objects.sum(axis=1), ~matches.ignored[half]
+    of_class = [counted & (matches.category == category) for category in range(len(objects))]
+    return [
+        _lowest(matches.score[mine], matches.matched[half, mine], precision, default)
+        if number >= ENOUGH
+        else default
+        for number, mine in zip(objects, of_class, strict=True)
+    ]
 
 
 def _lowest(score: np.ndarray, right: np.ndarray, precision: float, default: float) -> float:

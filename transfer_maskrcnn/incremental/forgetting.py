@@ -73,7 +73,9 @@ def extension_figures(
         "base": kept,
         "novel": gained,
         "all": _mean(np.vstack(every)) if told and every else None,
-        "harmonic_mean": _harmonic_mean(kept, gained),
+        "harmonic_mean": None
+        if kept is None or gained is None
+        else 2 * kept * gained / (kept + gained or 1.0),
         "before": known,
         "forgetting": None if known is None or kept is None else _forgetting(base, known - kept),
         "images": _images(base),
@@ -124,10 +126,6 @@ def _ap(
 
 def _mean(ap: np.ndarray | None) -> float | None:
     return None if ap is None else float(mean_of_classes(ap)[0])
-
-
-def _harmonic_mean(a: float | None, b: float | None) -> float | None:
-    return None if a is None or b is None else 2 * a * b / (a + b or 1.0)
 
 
 def _images(scored: _Scored) -> int:

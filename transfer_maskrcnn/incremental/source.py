@@ -8,10 +8,9 @@ from the trainer, so that whatever prepares training data may build one, too.
 
 from __future__ import annotations
 
-import json
 import logging
-import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,8 +32,8 @@ from transfer_maskrcnn.engine.manifest import note, read_manifest
 from transfer_maskrcnn.errors import ConfigError, TransferPlanError, WeightFileError
 from transfer_maskrcnn.evaluation.coco import coco_results, detection_limit, ground_truth
 from transfer_maskrcnn.evaluation.inference import FastInference
-from transfer_maskrcnn.evaluation.matches import Matches, match_detections
-from transfer_maskrcnn.files import file_digest, write_text
+from transfer_maskrcnn.evaluation.matches import Matches, match
+from transfer_maskrcnn.files import file_digest
 from transfer_maskrcnn.incremental.classes import source_categories
 from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.modeling.heads import COSINE_KEY, tasks_of
@@ -98,8 +97,7 @@ def source_facts(cfg: CfgNode) -> SourceFacts | None:
     None, with a warning, where that says nothing either.
     """
     noted = _noted(cfg.OUTPUT_DIR)
-    if noted is not None and noted.weights != cfg.MODEL.WEIGHTS:  # of another source
-        noted = None
+    noted = noted if noted and noted.weights == cfg.MODEL.WEIGHTS else None  # of another source
     try:
         facts = read_facts(cfg)
     except WeightFileError as error:
@@ -117,16 +115,12 @@ def source_facts(cfg: CfgNode) -> SourceFacts | None:
 
 def note_source(cfg: CfgNode) -> None:
     """Into ``run.json``, for --resume, and for evaluations without the file."""
-    try:
-        facts = read_facts(cfg)
-    except WeightFileError:  # gone: what is noted stays
-        return
-    note(cfg.OUTPUT_DIR, source=asdict(facts))
+    with suppress(WeightFileError):  # gone: what is noted stays
+        note(cfg.OUTPUT_DIR, source=asdict(read_facts(cfg)))
 
 
 def _noted(output_dir: str) -> SourceFacts | None:
-    noted = read_manifest(output_dir).get("source")
-    return SourceFacts(**noted) if noted else None
+    return SourceFacts(**noted) if (noted := read_manifest(output_dir).get("source")) else None
 
 
 def check_same_source(cfg: CfgNode) -> None:
@@ -152,8 +146,7 @@ def before_extension(cfg: CfgNode, trained: str) -> CfgNode:
     ``cfg`` itself where ``trained`` is not of an extended run: then the model is measured against
     MODEL.WEIGHTS. These stay, too, where they are that source under another path.
     """
-    file = load_weights(trained, trust_pickle=cfg.MODEL.TRANSFER.TRUST_PICKLE)
-    metadata = file.metadata or {}
+    metadata = load_weights(trained, trust_pickle=cfg.MODEL.TRANSFER.TRUST_PICKLE).metadata or {}
     run = metadata.get("config") or {}
     source = (metadata.get("transfer") or {}).get("source")
     if not (source and cfg.MODEL.TRANSFER.EXTEND and run.get("MODEL.TRANSFER.EXTEND")):
@@ -289,12 +282,8 @@ def source_matches(
         for d in found
         if d["category_id"] in categories
     ]
-    with tempfile.TemporaryDirectory() as folder:
-        files = Path(folder, "truth.json"), Path(folder, "results.json")
-        for file, content in zip(files, (ground_truth(dataset), results), strict=True):
-            write_text(file, json.dumps(content))
-        limit = detection_limit(cfg)
-        return {task: match_detections(*files, task, limit) for task in tasks}
+    truth, limit = ground_truth(dataset), detection_limit(cfg)
+    return {task: match(truth, results, task, limit) for task in tasks}
 
 
 def _compute(

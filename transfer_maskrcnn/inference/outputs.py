@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +91,8 @@ def open_outputs(
         kinds: of OVERLAY, JSON, MASKS and LABELME, those wanted.
         video: what the pictures are frames of; their overlays are a video then.
     """
-    files = PictureFiles(folder, classes)
-    writes: dict[str, Write] = {
-        OVERLAY: files.write_overlay,
-        MASKS: files.write_masks,
-        LABELME: files.write_labelme,
-    }
+    by_picture = {OVERLAY: write_overlay, MASKS: write_masks, LABELME: write_labelme}
+    writes: dict[str, Write] = {k: partial(w, folder, classes) for k, w in by_picture.items()}
     with ExitStack() as stack:
         if video and OVERLAY in kinds:
             path = folder / "overlays" / f"{video.path.stem}.mp4"
@@ -108,35 +105,35 @@ def open_outputs(
         yield [write for kind, write in writes.items() if kind in kinds]
 
 
-class PictureFiles:
-    """Writes what is a file, or a folder, of its own for each picture."""
+def write_overlay(
+    folder: Path, classes: Sequence[str], picture: Picture, found: Sequence[Detection]
+) -> None:
+    drawn = draw_detections(picture.pixels, found, classes)
+    _write_image(folder / "overlays" / f"{picture.name}.jpg", drawn)
 
-    def __init__(self, folder: Path, classes: Sequence[str]):
-        self._folder = folder
-        self._classes = classes
 
-    def write_overlay(self, picture: Picture, found: Sequence[Detection]) -> None:
-        drawn = draw_detections(picture.pixels, found, self._classes)
-        _write_image(self._folder / "overlays" / f"{picture.name}.jpg", drawn)
+def write_masks(
+    folder: Path, classes: Sequence[str], picture: Picture, found: Sequence[Detection]
+) -> None:
+    """One PNG an instance, 255 where it is: ``001_cat_0.93.png``."""
+    own = folder / "masks" / picture.name
+    own.mkdir(parents=True, exist_ok=True)
+    for number, detection in enumerate(found, 1):
+        if detection.segmentation is not None:
+            name = re.sub(r"[^\w-]+", "_", classes[detection.class_index])
+            mask = mask_util.decode(detection.segmentation) * np.uint8(255)
+            _write_image(own / f"{number:03d}_{name}_{detection.score:.2f}.png", mask)
 
-    def write_masks(self, picture: Picture, found: Sequence[Detection]) -> None:
-        """One PNG an instance, 255 where it is: ``001_cat_0.93.png``."""
-        folder = self._folder / "masks" / picture.name
-        folder.mkdir(parents=True, exist_ok=True)
-        for number, detection in enumerate(found, 1):
-            if detection.segmentation is not None:
-                name = re.sub(r"[^\w-]+", "_", self._classes[detection.class_index])
-                mask = mask_util.decode(detection.segmentation) * np.uint8(255)
-                _write_image(folder / f"{number:03d}_{name}_{detection.score:.2f}.png", mask)
 
-    def write_labelme(self, picture: Picture, found: Sequence[Detection]) -> None:
-        folder = self._folder / "labelme"
-        folder.mkdir(parents=True, exist_ok=True)
-        record = {**_image(picture), "annotations": [_annotation(d) for d in found]}
-        document: dict[str, Any] = labelme_document(record, self._classes)
-        relative = os.path.relpath(picture.path.resolve(), folder.resolve())
-        document["imagePath"] = Path(relative).as_posix()
-        write_json(folder / f"{picture.name}.json", document)
+def write_labelme(
+    folder: Path, classes: Sequence[str], picture: Picture, found: Sequence[Detection]
+) -> None:
+    file = folder / "labelme" / f"{picture.name}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    record = {**_image(picture), "annotations": [_annotation(d) for d in found]}
+    relative = os.path.relpath(picture.path.resolve(), file.parent.resolve())
+    document = {**labelme_document(record, classes), "imagePath": Path(relative).as_posix()}
+    write_json(file, document)
 
 
 def _annotation(detection: Detection) -> dict[str, Any]:

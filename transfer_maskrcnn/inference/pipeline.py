@@ -63,8 +63,8 @@ def predict(
     pictures = _frames(source) if isinstance(source, Video) else _images(source, found, report)
     with open_outputs(folder, predictor.classes, kinds, video) as writes:
         while several := list(islice(pictures, batch)):
-            images = [picture.pixels for picture in several]
-            for picture, detections in zip(several, predictor(images), strict=True):
+            found_in = predictor([picture.pixels for picture in several])
+            for picture, detections in zip(several, found_in, strict=True):
                 for write in writes:
                     write(picture, detections)
                 found.pictures += 1
