@@ -25,7 +25,6 @@ def test_any_order(line: str, resume: bool, file: str | None, opts: list[str]) -
     parser = argparse.ArgumentParser()
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--file")
-    parser.add_argument("opts", nargs=argparse.REMAINDER)
     args = parse_arguments(parser, line.split())
     assert (args.resume, args.file, args.opts) == (resume, file, opts)
 
@@ -36,7 +35,6 @@ def strict_parser() -> argparse.ArgumentParser:
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--dry-run", action="store_true")
     group.add_argument("--write", action="store_true")
-    parser.add_argument("opts", nargs=argparse.REMAINDER)
     return parser
 
 

@@ -31,14 +31,19 @@ def tool_parser(description: str | None, examples: str = "") -> argparse.Argumen
 def parse_arguments(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None = None
 ) -> argparse.Namespace:
-    """Parse like ``parser``, whose last argument is ``opts``, but find flags among ``opts`` too:
-    argparse's REMAINDER swallows flags behind a KEY VALUE pair."""
-    for action in parser._actions:
-        if action.nargs == argparse.REMAINDER:
-            action.nargs = argparse.ZERO_OR_MORE
-    args = parser.parse_intermixed_args(argv)
-    args.opts = args.opts or []
-    return args
+    """Parse the arguments of ``parser`` and, among them anywhere, KEY VALUE pairs as ``opts``.
+
+    (argparse's REMAINDER, which detectron2 uses, swallows flags behind a pair.)
+    """
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys to override")
+    return parser.parse_intermixed_args(argv)
+
+
+def whole_number(least: int, text: str) -> int:
+    """A whole number from ``least`` on, for argparse."""
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected whole numbers from {least} on")
+    return int(text)
 
 
 def quiet_third_parties() -> None:

@@ -112,7 +112,7 @@ def test_a_broken_image_is_named_and_makes_status_1(
     (photos / "broken.png").write_bytes(b"no image")
     assert predict("--score", "0.1") == 1
     shown = capsys.readouterr()
-    assert f"left out: {photos / 'broken.png'}: unreadable\n" in shown.err
+    assert f"left out: {photos / 'broken.png'}: in no image format\n" in shown.err
     assert "2 images, " in shown.out
     assert "1 images left out: they could not be read" in shown.out
     assert written(tmp_path / "out" / "overlays") == {"0.jpg", "1.jpg"}
@@ -150,7 +150,7 @@ def test_mistakes(arguments: list[str], message: str, predict: Callable[..., int
 UNPARSED: list[tuple[list[str], str]] = [
     (["--class-score", "dog"], "'dog': expected NAME=SCORE, for example cat=0.7"),
     (["--class-score", "dog=much"], "'dog=much': expected NAME=SCORE"),
-    (["--batch", "0"], "'0': expected a whole number from 1 on"),
+    (["--batch", "0"], "'0'; expected whole numbers from 1 on"),
 ]
 
 

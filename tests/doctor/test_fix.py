@@ -196,7 +196,7 @@ def test_places_beyond_those_kept_are_counted(
     monkeypatch.setattr("transfer_maskrcnn.data.formats.base._MOST_PLACES", 2)
     changes = repair(load(SOUND, *[{"bbox": BOX}] * 5), tmp_path / "out")
     places = [(change.place, change.count) for change in changes if change.kind == Reason.NO_MASK]
-    assert places == [("annotations[1]", 1), ("annotations[2]", 1), ("", 3)]
+    assert places == [("annotations[1]", 4), ("annotations[2]", 1)]
 
 
 def test_a_folder_with_files_is_left_alone(load: Load, tmp_path: Path) -> None:

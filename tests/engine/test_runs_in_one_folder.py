@@ -17,6 +17,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from transfer_maskrcnn.cli import parse_arguments
 from transfer_maskrcnn.commands.train_net import run_process, train_parser
 from transfer_maskrcnn.engine.run import LOCK_FILE, Logs, only_run_in
 
@@ -38,7 +39,7 @@ def command(toy: Callable[..., CfgNode], tmp_path: Path) -> Callable[..., None]:
 
     def run(*opts: Any) -> None:
         file = ["--config-file", str(tmp_path / "toy.yaml")]
-        run_process(train_parser().parse_args([*file, *map(str, opts)]))
+        run_process(parse_arguments(train_parser(), [*file, *map(str, opts)]))
 
     return run
 

@@ -163,7 +163,7 @@ def test_an_image_that_breaks_does_not_stop_the_others(photos: list[Path], out: 
     found = run([*photos, photos[0].with_name("gone.png")], out, report=lines.append)
     assert (found.pictures, found.failed) == (2, 2)
     assert lines == [
-        f"{photos[1]}: unreadable",
+        f"{photos[1]}: damaged or cut short",
         f"{photos[0].with_name('gone.png')}: missing on disk",
     ]
     images = json.loads((out / "images.json").read_text())["images"]

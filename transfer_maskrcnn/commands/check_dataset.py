@@ -165,13 +165,13 @@ def _convert(subjects: Sequence[Subject], settings: Settings, name: str, output:
     for subject in subjects:
         one, told = load(subject, settings)
         folder = output / one.name if len(subjects) > 1 else output
-        report = EXPORTERS[name](one.dataset, folder)
+        notes = EXPORTERS[name](one.dataset, folder)
         print(
-            f"{one.name}: {plural(report.images, 'image')} and "
-            f"{plural(report.instances, 'instance')} written to {folder}; catalog.yaml there "
-            "declares them"
+            f"{one.name}: {plural(len(one.dataset.dicts), 'image')} and "
+            f"{plural(sum(one.dataset.instances), 'instance')} written to {folder}; "
+            "catalog.yaml there declares them"
         )
-        for note in report.notes:
+        for note in notes:
             print(f"  {note}")
         for lost in worst_first(grouped(one.name, told, **one.values)):
             print("  {severity}: {count} {what}. {effect}".format_map(lost.as_json()))

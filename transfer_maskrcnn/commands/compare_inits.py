@@ -73,5 +73,4 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--num-gpus", type=int, default=0, help="runs at a time, a GPU each; default: one run"
     )
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, as train_net.py")
     return parser

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transfer_maskrcnn.cli import progress, run_tool, tool_parser
+from transfer_maskrcnn.cli import progress, run_tool, tool_parser, whole_number
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.text import plural, quoted, wrapped
@@ -38,18 +38,19 @@ Exit status: 0; 1 for an error; 130 after Ctrl-C.
 
 def make_few_shot_tool() -> None:
     """Parse the command line and write the subsets."""
-    args = _parser().parse_args()
-    run_tool(partial(_write, args), "nothing was written")
+    run_tool(make_few_shot, "nothing was written")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = tool_parser("Write few-shot subsets: K instances of each class, by seed.", EXAMPLES)
     parser.add_argument("names", nargs="+", metavar="NAME", help="registered datasets")
-    parser.add_argument("--shots", nargs="+", type=partial(_whole, 1), required=True, metavar="K")
+    parser.add_argument(
+        "--shots", nargs="+", type=partial(whole_number, 1), required=True, metavar="K"
+    )
     parser.add_argument(
         *("--seeds",),
         nargs="+",
-        type=partial(_whole, 0),
+        type=partial(whole_number, 0),
         default=[0],
         metavar="SEED",
         help="default: 0",
@@ -62,13 +63,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _whole(least: int, text: str) -> int:
-    """A whole number from ``least`` on, for argparse."""
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r}; expected whole numbers from {least} on")
-    return int(text)
-
-
 def make_few_shot(argv: Sequence[str] | None = None) -> None:
     """Write a COCO json for each number of shots and seed, and a catalog of them.
 
@@ -79,10 +73,7 @@ def make_few_shot(argv: Sequence[str] | None = None) -> None:
         TransferError: datasets that cannot be used or are too small; an existing output, or one
             after which subsets would have names that are taken.
     """
-    _write(_parser().parse_args(argv))
-
-
-def _write(args: argparse.Namespace) -> None:
+    args = _parser().parse_args(argv)
     from detectron2.data import DatasetCatalog
 
     from transfer_maskrcnn.data.export.base import new_folder, write_yaml

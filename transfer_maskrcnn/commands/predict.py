@@ -6,9 +6,10 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from transfer_maskrcnn.cli import FAILED, parse_arguments, run_tool, tool_parser
+from transfer_maskrcnn.cli import FAILED, parse_arguments, run_tool, tool_parser, whole_number
 from transfer_maskrcnn.errors import ConfigError
 
 EXAMPLES = """
@@ -119,10 +120,11 @@ def _parser() -> argparse.ArgumentParser:
         help="another --score for a class",
     )
     parser.add_argument(
-        "--batch", type=_positive, default=1, metavar="N", help="images at a time (default 1)"
-    )
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs of the config, as train_net.py"
+        *("--batch",),
+        type=partial(whole_number, 1),
+        default=1,
+        metavar="N",
+        help="images at a time (default 1)",
     )
     return parser
 
@@ -135,12 +137,6 @@ def _class_score(text: str) -> tuple[str, float]:
     except ValueError:
         pass
     raise argparse.ArgumentTypeError(f"{text!r}: expected NAME=SCORE, for example cat=0.7")
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1 on")
-    return int(text)
 
 
 def _report(problem: str) -> None:

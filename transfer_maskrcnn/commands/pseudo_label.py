@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from transfer_maskrcnn.cli import parse_arguments, run_tool, tool_parser
 from transfer_maskrcnn.errors import ConfigError
-from transfer_maskrcnn.files import write_json, write_text
+from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.text import plural, wrapped
 
 if TYPE_CHECKING:  # what is heavy is imported once the command line is understood
@@ -57,9 +57,6 @@ def _parser() -> argparse.ArgumentParser:
         "--config-file", required=True, metavar="FILE", help="with MODEL.TRANSFER.EXTEND True"
     )
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="a new folder")
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs of the config, as train_net.py"
-    )
     return parser
 
 
@@ -108,11 +105,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(tabulate(rows, ["class", "score from", "objects"], disable_numparse=True))
     print(wrapped(describe(summary, "doubtful.json has"), indent=""))
     if summary["left_out"]:
-        left_out = (
-            f"{plural(summary['left_out'], 'image')} without an annotation of their own: left out, "
-            "as in training"
-        )
-        print(wrapped(left_out, indent=""))
+        left_out = plural(summary["left_out"], "image")
+        print(wrapped(f"{left_out} without an annotation of their own: left out, as in training"))
     print(
         f"Written to {args.output}\n"
         "next: look at it, move what is right of doubtful.json into annotations.json\n"
@@ -128,10 +122,9 @@ def _dataset_name(output: Path) -> str:
 
 def _write(cfg: CfgNode, spec: RunSpec, folder: Path, out: Path) -> dict[str, Any]:
     """The files; returns the summary of :func:`pseudo_labels`."""
-    import yaml
     from detectron2.data import DatasetCatalog
 
-    from transfer_maskrcnn.data.export.base import common_folder
+    from transfer_maskrcnn.data.export.base import common_folder, write_yaml
     from transfer_maskrcnn.data.registry import catalog_entry
     from transfer_maskrcnn.incremental.classes import in_model_classes
     from transfer_maskrcnn.incremental.pseudo_labels import label_document, pseudo_labels
@@ -164,7 +157,5 @@ def _write(cfg: CfgNode, spec: RunSpec, folder: Path, out: Path) -> dict[str, An
             for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TEST_BASE)
             if (entry := catalog_entry(name))
         }
-    write_text(
-        folder / "catalog.yaml", yaml.safe_dump(entries, sort_keys=False, allow_unicode=True)
-    )
+    write_yaml(folder / "catalog.yaml", entries)
     return {**summary, "left_out": len(every) - len(records)}

@@ -47,7 +47,6 @@ def train_parser() -> argparse.ArgumentParser:
     user = os.getuid() if hasattr(os, "getuid") else 1
     url = f"tcp://127.0.0.1:{2**15 + 2**14 + hash(user) % 2**14}"
     add("--dist-url", default=url, help="where processes meet: tcp://HOST:PORT of machine 0")
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys to override")
     return parser
 
 

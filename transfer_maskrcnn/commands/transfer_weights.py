@@ -41,7 +41,6 @@ def transfer_weights_tool() -> None:
     )
     action.add_argument("--diff", nargs=2, metavar=("A", "B"), help="compare two weight files")
     add("--json", type=Path, metavar="FILE", help="write the plan or difference")
-    add("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, as train_net.py")
     args = parse_arguments(parser)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     run_tool(partial(_main, args))

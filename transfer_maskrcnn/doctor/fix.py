@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from transfer_maskrcnn.data.export.masks import (
     mask_to_simple_polygons,
     segmentation_area,
 )
-from transfer_maskrcnn.data.formats.base import WORDS, LoadedDataset, LoadReport, Place, Reason
+from transfer_maskrcnn.data.formats.base import WORDS, LoadedDataset, Place, Reason
 from transfer_maskrcnn.data.formats.masks import box_of, clean_rle, rle_area, rle_to_mask
 from transfer_maskrcnn.doctor.images import SAME, Record, crosses_itself, overlaps
 from transfer_maskrcnn.files import write_text
@@ -46,7 +46,8 @@ class Change:
     ``image`` is a file, ``place`` where in its annotations; either may be empty. ``kind`` is a code
     and ``what`` its words. ``before`` and ``after`` are values of the annotation, in pixels;
     ``before`` is None where the loader set it right, so that only the original has it, ``after`` is
-    None for what the copy lacks. ``count`` is above 1 where single places are not known.
+    None for what the copy lacks. ``count`` is above 1 for a place that stands
+    for others, too.
     """
 
     image: str
@@ -72,7 +73,15 @@ def repair(dataset: LoadedDataset, out: Path) -> list[Change]:
 
     Raises DatasetError where ``out`` is anything but missing or empty.
     """
-    changes = [*_of_loader(dataset.report)]
+    # All instances of a left-out image have one place.
+    changes = [
+        Change(
+            *(place.image, str(place._replace(image="")), reason.value),
+            after=_NEVER_READ if reason in dataset.report.repaired else None,
+            count=1 if reason is Reason.IN_LEFT_OUT_IMAGE else count,
+        )
+        for reason, place, count in dataset.report.losses()
+    ]
     records = []
     for index, record in enumerate(progress(dataset.dicts, "repairing", len(dataset.dicts))):
         there = dataset.places[index] if dataset.places else ()  # another package's set has none
@@ -89,21 +98,6 @@ def repair(dataset: LoadedDataset, out: Path) -> list[Change]:
         lines = ",\n".join(json.dumps({**asdict(c), "what": c.what}) for c in changes)
         write_text(folder / "changes.json", f"[\n{lines}\n]\n")
     return changes
-
-
-def _of_loader(report: LoadReport) -> Iterator[Change]:
-    """What the loader left out and mended; of a reason with very many, those whose place is known,
-    and the number of the others."""
-    lost = report.images_left_out | report.left_out
-    for counts, after in ((lost, None), (report.repaired, _NEVER_READ)):
-        for reason, count in counts.items():
-            places = report.places[reason]
-            for place in places:
-                where = str(place._replace(image=""))
-                yield Change(place.image, where, reason.value, None, after)
-            # all instances of a left-out image have one place
-            if count > len(places) and reason is not Reason.IN_LEFT_OUT_IMAGE:
-                yield Change("", "", reason.value, None, after, count - len(places))
 
 
 def _mend_record(record: Record, there: Sequence[Place], changes: list[Change]) -> Record:

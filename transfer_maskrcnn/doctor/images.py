@@ -160,7 +160,7 @@ def instance_faults(record: Record, scale: float) -> Iterator[Fault]:
         if annotation.get("iscrowd"):
             yield ("only_crowd", {}, (i,))
         elif annotation.get("segmentation"):
-            rle = _rle_of(annotation["segmentation"], record["height"], record["width"])
+            rle = as_rle(annotation["segmentation"], record["height"], record["width"])
             instances[i] = one = Instance(annotation, rle, scale)
             if one.polygons and max(map(max, one.polygons)) <= 1:
                 yield ("normalised", {}, (i,))  # whatever else is odd follows from that
@@ -168,13 +168,6 @@ def instance_faults(record: Record, scale: float) -> Iterator[Fault]:
             seen = ((kind, check(one)) for kind, check in INSTANCE_CHECKS.items())
             yield from ((kind, figures, (i,)) for kind, figures in seen if figures is not None)
     yield from _covering({i: one for i, one in instances.items() if one.pixels > 1})
-
-
-def _rle_of(segmentation: Any, height: int, width: int) -> Record:
-    """Polygons, or an RLE of any kind, as compressed RLE."""
-    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], list):
-        return dict(mask_util.frPyObjects(segmentation, height, width))
-    return as_rle(segmentation, height, width)
 
 
 def _tiny(one: Instance) -> Figures | None:

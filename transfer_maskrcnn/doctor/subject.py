@@ -27,7 +27,6 @@ from transfer_maskrcnn.errors import DatasetError, nearest
 _VALIDATION = ("val", "valid", "validation", "test", "dev", "eval")
 _TRAINING = ("train", "training", "trainval")
 _MANY_BEYOND = 0.2  # of all instances: more are no careless strokes at the border
-_IMAGE_SIGNATURES = (*(b"\xff\xd8", b"\x89PNG", b"BM", b"II*", b"MM\x00*", b"RIFF", b"GIF8", b"P"),)
 _LISTS = {"coco": "annotations", "labelme": "shapes", "via": "regions"}  # keys of the json
 _DECODER, _SPACE = json.JSONDecoder(), re.compile(r"[ \t\n\r,:]*")
 
@@ -89,7 +88,6 @@ class Examined:
     dataset: LoadedDataset
     settings: Settings
     looks: list[Look] = field(default_factory=list, repr=False)
-    _items: dict[str, dict[str, list[tuple[int, Any]]]] = field(default_factory=dict, repr=False)
 
     @property
     def name(self) -> str:
@@ -133,15 +131,15 @@ class Examined:
             file = str(Path(file, Path(image).with_suffix(".json").name))
         if number is None or format not in _LISTS or not os.path.isfile(file):
             return Place(image, at.where, image=image, drawn=drawn, seen=seen)
-        if file not in self._items:
-            self._items[file] = items_of(Path(file), format)
-        items = self._items[file].get(os.path.basename(image) if format == "via" else "", [])
+        of_image = os.path.basename(image) if format == "via" else ""
+        items = items_of(Path(file), format).get(of_image, [])
         line, id = items[number] if number < len(items) else (1, None)
         # Where a whole file is one line, its number helps nobody.
         shown = None if not items or items[-1][0] == 1 else line
         return Place(file, at.where, id, shown, image, drawn, seen=seen)
 
 
+@lru_cache(maxsize=4)  # places of one file follow each other
 def items_of(file: Path, format: str) -> dict[str, list[tuple[int, Any]]]:
     """Line, from 1, and id of the items of a json file: of each image in VIA's, else of "".
 
@@ -202,20 +200,14 @@ def load(subject: Subject, settings: Settings) -> tuple[Examined, list[Told]]:
     dataset = parse(spec) if spec.format else _from_catalog(spec.name)
     one, report = Examined(*subject, dataset, settings), dataset.report
     told = []
-    for counts in (report.images_left_out, report.left_out, report.repaired):
-        for reason, count in counts.items():
-            for k, at in enumerate(report.places[reason]):
-                kind, seen = _why(reason, at, report)
-                # Those whose places were not kept are taken to be like the first.
-                more = 0 if k else count - len(report.places[reason])
-                told.append((kind, one.place(at, seen), 1 + more))
+    for reason, at, count in report.losses():
+        kind, seen = _why(reason, at, report)
+        told.append((kind, one.place(at, seen), count))
     return one, told
 
 
 def _why(reason: Reason, at: base.Place, report: LoadReport) -> tuple[str, Figures]:
     """The kind of finding that a loss is, and what is seen at its place."""
-    if reason is Reason.IMAGE_UNREADABLE:
-        return _why_unreadable(at.image)
     if reason is Reason.IMAGE_MISSING:
         return reason.value, _similar_file(at.image)
     beyond = report.repaired[Reason.CLIPPED] + report.left_out[Reason.OUTSIDE_IMAGE]
@@ -235,18 +227,6 @@ def _similar_file(path: str) -> Figures:
 @lru_cache(maxsize=16)
 def _by_stem(folder: str) -> dict[str, str]:
     return {os.path.splitext(name)[0].lower(): name for name in sorted(os.listdir(folder))}
-
-
-def _why_unreadable(file: str) -> tuple[str, Figures]:
-    try:
-        head = Path(file).read_bytes()[:64]
-    except OSError as error:
-        return "image_truncated", {"note": str(error.strerror or error)}
-    if not head:
-        return "image_empty", {}
-    if head.startswith(_IMAGE_SIGNATURES):
-        return "image_truncated", {}
-    return "image_no_image", {"begins": head[:40].decode("ascii", "replace").split("\n")[0]}
 
 
 def _from_catalog(name: str) -> LoadedDataset:

@@ -78,19 +78,19 @@ def test_predictions() -> None:
 
 
 def test_crowds_are_told_of(tmp_path: Path, make_dataset: MakeDataset) -> None:
-    report = EXPORTERS["labelme"](make_dataset(POLYGONS), tmp_path / "out")
-    assert report.notes == (
+    notes = EXPORTERS["labelme"](make_dataset(POLYGONS), tmp_path / "out")
+    assert notes == [
         "1 crowd region became ordinary: labelme has no flag for crowds. Remove them, or use coco, "
         "which has one.",
-    )
+    ]
 
 
 def test_json_lies_beside_its_image(tmp_path: Path, make_dataset: MakeDataset) -> None:
     images = {"a.png": [("cat", RING, 0)], "sub/a.png": [("cat", [square(1, 1, 5)], 0)]}
-    report = EXPORTERS["labelme"](make_dataset(images), tmp_path / "out")
+    notes = EXPORTERS["labelme"](make_dataset(images), tmp_path / "out")
     folder = tmp_path / "out" / "images"
     names = sorted(path.name for path in folder.iterdir())
     assert names == ["a.json", "a.png", "sub_a.json", "sub_a.png"]
-    assert report.notes == ("Renamed, since another had the same name: 1 image.",)
+    assert notes == ["Renamed, since another had the same name: 1 image."]
     with pytest.raises(DatasetError, match="labels that are not among the classes"):
         load_labelme_json(folder, folder, classes=["dog"])

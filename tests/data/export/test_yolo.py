@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from transfer_maskrcnn.data.export import EXPORTERS
+from transfer_maskrcnn.data.export.documents import _fractions, single_ring
 from transfer_maskrcnn.data.export.masks import as_rle
-from transfer_maskrcnn.data.export.yolo import _fractions, single_ring
 from transfer_maskrcnn.data.formats.masks import polygons_to_rle
 
 from .conftest import HEIGHT, MASKS, RING, WIDTH, Images, MakeDataset, pixels, square
@@ -48,8 +48,7 @@ def test_files(tmp_path: Path, make_dataset: MakeDataset) -> None:
         "a.1.png": [("dog", [square(6, 4, 12)], 0), ("cat", [square(0, 0, 40)], 0)],
         "b.png": [],
     }
-    report = EXPORTERS["yolo"](make_dataset(images), tmp_path / "out")
-    assert (report.images, report.instances) == (2, 2)
+    EXPORTERS["yolo"](make_dataset(images), tmp_path / "out")
     content = yaml.safe_load((tmp_path / "out" / "data.yaml").read_text())
     assert content == {"train": "images", "val": "images", "names": {0: "cat", 1: "dog"}}
     labels = tmp_path / "out" / "labels"
@@ -62,15 +61,15 @@ def test_files(tmp_path: Path, make_dataset: MakeDataset) -> None:
 
 
 def test_what_the_format_could_not_hold(tmp_path: Path, make_dataset: MakeDataset) -> None:
-    notes = EXPORTERS["yolo"](make_dataset(MASKS), tmp_path / "out").notes
-    assert notes == (
+    notes = EXPORTERS["yolo"](make_dataset(MASKS), tmp_path / "out")
+    assert notes == [
         "3 instances of several parts became one line, its parts joined by bridges of no width.",
         "3 instances with holes became one line, the holes cut in by bridges of no width.",
         "train and val in data.yaml are the same images: name others as val to measure AP.",
         "1 crowd region became ordinary: yolo has no flag for crowds. Remove them, or use coco, "
         "which has one.",
         "Renamed, since another had the same name: 1 image.",
-    )
+    ]
 
 
 @pytest.mark.parametrize("width", [WIDTH, 641, 1333, 4000])

@@ -255,7 +255,7 @@ def test_images_left_out(load: Any, make_image: Callable[..., Path], tmp_path: P
         Reason.IMAGE_MISSING: 1,
         Reason.IMAGE_OTHER_SIZE: 1,
         Reason.IMAGE_ROTATED: 1,
-        Reason.IMAGE_UNREADABLE: 1,
+        Reason.IMAGE_EMPTY: 1,
     }
     assert report.left_out == {Reason.IN_LEFT_OUT_IMAGE: 4}
     assert report.instances_kept == 3

@@ -193,7 +193,8 @@ def test_cut_short(make_image: Callable[..., Path], suffix: str, share: float) -
     path = make_image(f"a.{suffix}", 60, 80)
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
-    assert probe_image(str(path)).problem == Reason.IMAGE_UNREADABLE
+    problem = Reason.IMAGE_TRUNCATED if share else Reason.IMAGE_EMPTY
+    assert probe_image(str(path)).problem == problem
 
 
 def test_damaged_png_with_a_whole_end(make_image: Callable[..., Path]) -> None:
@@ -203,7 +204,7 @@ def test_damaged_png_with_a_whole_end(make_image: Callable[..., Path]) -> None:
     pixels = data.index(b"IDAT") + 4
     data[pixels + 8 : pixels + 16] = bytes(8)
     path.write_bytes(data)
-    assert probe_image(str(path)).problem == Reason.IMAGE_UNREADABLE
+    assert probe_image(str(path)).problem == Reason.IMAGE_TRUNCATED
 
 
 def test_thumbnail_does_not_pass_for_the_end_of_a_jpeg(make_image: Callable[..., Path]) -> None:
@@ -214,7 +215,7 @@ def test_thumbnail_does_not_pass_for_the_end_of_a_jpeg(make_image: Callable[...,
     path.write_bytes(data[:2] + header + data[2:])
     assert probe_image(str(path)).problem is None
     path.write_bytes(data[:2] + header + data[2 : len(data) // 2])
-    assert probe_image(str(path)).problem == Reason.IMAGE_UNREADABLE
+    assert probe_image(str(path)).problem == Reason.IMAGE_TRUNCATED
 
 
 def test_bytes_behind_the_end_are_no_fault(make_image: Callable[..., Path]) -> None:
@@ -226,8 +227,8 @@ def test_bytes_behind_the_end_are_no_fault(make_image: Callable[..., Path]) -> N
 @pytest.mark.parametrize(
     "content, problem",
     [
-        (b"", Reason.IMAGE_UNREADABLE),  # zero bytes
-        (b"<html>404</html>", Reason.IMAGE_UNREADABLE),  # a download that failed
+        (b"", Reason.IMAGE_EMPTY),
+        (b"<html>404</html>", Reason.IMAGE_NO_IMAGE),  # a download that failed
         (None, Reason.IMAGE_MISSING),
     ],
 )
@@ -257,7 +258,7 @@ def test_good_images_are_not_decoded(
 
 
 def test_order_is_kept(make_image: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "_THREADS", 3)
+    monkeypatch.setattr(images, "THREADS", 3)
     paths = [str(make_image(f"{k}.png", 4 + k, 5)) for k in range(20)]
     assert [p.size for p in probe_images(paths)] == [(4 + k, 5) for k in range(20)]
 

@@ -8,16 +8,15 @@ from pathlib import Path
 
 from transfer_maskrcnn.data.formats.base import LoadedDataset
 
-from .base import ExportReport, export
-from .documents import coco_document, fill_coco, fill_labelme, labelme_document
+from .base import export
+from .documents import coco_document, fill_coco, fill_labelme, fill_yolo, labelme_document
 from .png_masks import fill_png_masks
-from .yolo import fill_yolo
 
-EXPORTERS: dict[str, Callable[[LoadedDataset, Path], ExportReport]] = {
+EXPORTERS: dict[str, Callable[[LoadedDataset, Path], list[str]]] = {
     "coco": partial(export, "coco", fill_coco),
     "yolo": partial(export, "yolo", fill_yolo),
     "labelme": partial(export, "labelme", fill_labelme),
     "png_masks": partial(export, "png_masks", fill_png_masks),
 }
 
-__all__ = ["EXPORTERS", "ExportReport", "coco_document", "labelme_document"]
+__all__ = ["EXPORTERS", "coco_document", "labelme_document"]

@@ -1,4 +1,4 @@
-"""What every exporter shares: its report, a folder that appears whole or not at all, a catalog, and
+"""What every exporter shares: a folder that appears whole or not at all, a catalog, and
 the images, copied byte for byte, under names that no two share.
 """
 
@@ -19,19 +19,10 @@ from PIL import Image, ImageOps
 
 from transfer_maskrcnn.cli import progress
 from transfer_maskrcnn.data.formats.base import LoadedDataset
-from transfer_maskrcnn.data.formats.files import IMAGE_SUFFIXES
+from transfer_maskrcnn.data.formats.files import EXIF_ORIENTATION, IMAGE_SUFFIXES, THREADS
 from transfer_maskrcnn.errors import DatasetError
 from transfer_maskrcnn.files import show_as, write_text
 from transfer_maskrcnn.text import plural
-
-
-@dataclass(frozen=True)
-class ExportReport:
-    """What was written. ``notes`` are sentences on what the format could not hold as it was."""
-
-    images: int
-    instances: int
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,8 +70,11 @@ class Filled(NamedTuple):
 Fill = Callable[[LoadedDataset, Path], Filled]
 
 
-def export(format: str, fill: Fill, dataset: LoadedDataset, out: Path) -> ExportReport:
+def export(format: str, fill: Fill, dataset: LoadedDataset, out: Path) -> list[str]:
     """Write a dataset with its images and a ``catalog.yaml`` into the new folder ``out``.
+
+    Returns:
+        sentences on what the format could not hold as it was.
 
     Raises:
         DatasetError: ``out`` is anything but missing or empty, or the format cannot hold the
@@ -88,16 +82,14 @@ def export(format: str, fill: Fill, dataset: LoadedDataset, out: Path) -> Export
     """
     with new_folder(out) as folder:
         filled = fill_folder(format, fill, dataset, folder, out)
-    annotations = [a for record in dataset.dicts for a in record["annotations"]]
-    crowds = sum(bool(a["iscrowd"]) for a in annotations)
+    crowds = sum(bool(a["iscrowd"]) for record in dataset.dicts for a in record["annotations"])
     notes = [*filled.notes]
     if crowds and format != "coco":
         notes.append(
             f"{plural(crowds, 'crowd region')} became ordinary: {format} has no flag for crowds. "
             "Remove them, or use coco, which has one."
         )
-    notes += filled.copied.notes()
-    return ExportReport(len(dataset.dicts), len(annotations), tuple(notes))
+    return notes + filled.copied.notes()
 
 
 def fill_folder(
@@ -142,9 +134,7 @@ def new_folder(out: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-_EXIF_ORIENTATION = 0x0112
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
-_THREADS = 8
 
 
 def common_folder(paths: Iterable[str]) -> str:
@@ -169,16 +159,11 @@ def copy_images(sources: Sequence[str], folder_of: Callable[[str], Path]) -> Cop
     pixels upright: annotations are in the frame that a viewer shows.
     """
 
-    def copy(job: tuple[str, str]) -> tuple[str, str]:
-        source, stem = job
-        folder = folder_of(stem)
-        folder.mkdir(parents=True, exist_ok=True)
-        return _copy(Path(source), folder, stem)
-
-    jobs = list(zip(sources, distinct_stems(sources), strict=True))
-    pool = ThreadPoolExecutor(_THREADS)
+    stems = distinct_stems(sources)
+    pool = ThreadPoolExecutor(THREADS)
     try:
-        done = list(progress(pool.map(copy, jobs), "copying images", total=len(jobs)))
+        copies = pool.map(_copy, map(Path, sources), map(folder_of, stems), stems)
+        done = list(progress(copies, "copying images", total=len(stems)))
     finally:
         pool.shutdown(cancel_futures=True)  # after Ctrl-C or an error, the rest is not worth it
     names = tuple(name for name, _ in done)
@@ -210,12 +195,13 @@ def distinct_stems(files: Sequence[str]) -> list[str]:
 
 def _copy(source: Path, folder: Path, stem: str) -> tuple[str, str]:
     """The name of the copy, and why it is no exact one, or ""."""
+    folder.mkdir(parents=True, exist_ok=True)
     with Image.open(source) as image:
         why = (
             "" if source.suffix.lower() in IMAGE_SUFFIXES else f"with the suffix {source.suffix!r}"
         )
         with suppress(Exception):  # of broken EXIF data, which detectron2 ignores in the same way
-            if image.getexif().get(_EXIF_ORIENTATION) in range(2, 9):
+            if image.getexif().get(EXIF_ORIENTATION) in range(2, 9):
                 why = "turned by EXIF orientation"
         if not why:
             shutil.copyfile(source, folder / (stem + source.suffix))

@@ -18,6 +18,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pycocotools.mask as mask_util
 
 from transfer_maskrcnn.data.formats.masks import (
     Segmentation,
@@ -31,7 +32,9 @@ Polygons = Sequence[Sequence[float]]
 
 
 def as_rle(segmentation: Segmentation, height: int, width: int) -> dict[str, Any]:
-    """The mask as compressed RLE of the whole image, whose size is in pixels."""
+    """Polygons, or an RLE of any kind, as compressed RLE of the whole image (in pixels)."""
+    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], list):
+        return dict(mask_util.frPyObjects(segmentation, height, width))
     if isinstance(segmentation, dict):
         return segmentation
     return polygons_to_rle(segmentation, height, width)

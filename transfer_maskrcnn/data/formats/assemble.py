@@ -19,9 +19,9 @@ from transfer_maskrcnn.errors import DatasetError
 from .base import LoadedDataset, LoadReport, MaskFormat, Place, RawImage, RawInstance, Reason
 from .files import (
     ImageProbe,
+    check_classes,
     check_labels,
     clip,
-    count_labels,
     natural_key,
     number,
     probe_images,
@@ -50,7 +50,7 @@ _AREA_FACTOR = 2.0  # how far a stated area may be from the mask's, either way
 def assemble(
     images: Sequence[RawImage],
     source: str,
-    classes: tuple[str, ...] | None,
+    classes: Sequence[str] | None,
     merge: Merge | None = None,
     *,
     known: Mapping[str, int] | None = None,
@@ -64,7 +64,7 @@ def assemble(
     Args:
         images: what the parser found.
         source: the dataset's name in errors.
-        classes: the user's, checked; None: as in ``known``, or else all labels, sorted.
+        classes: the user's; None: as in ``known``, or else all labels, sorted.
         merge: class -> the labels in ``images`` that become it, checked.
         known: label -> category id, where the annotations list their labels.
         used: how many instances have each label; None: those that the parser could read.
@@ -72,20 +72,23 @@ def assemble(
         hint: another remedy for labels that ``classes`` lacks.
 
     Raises:
-        DatasetError: labels that ``classes`` lacks; no class, or no usable image.
+        DatasetError: ``classes`` that are no distinct names, or lack a label; no class, or no
+            usable image.
     """
+    wanted = check_classes(classes)
     report = report or LoadReport()
     if not images:
         raise DatasetError(f"{source} lists no images; expected at least one")
-    used = count_labels(images) if used is None else used
+    if used is None:
+        used = Counter(i.label for image in images for i in image.instances if not i.problem)
     class_of = {label: name for name, labels in (merge or {}).items() for label in labels}
     labels = sorted(used, key=natural_key) if known is None else list(known)
-    if classes is None and known is None and not labels:
+    if wanted is None and known is None and not labels:
         raise DatasetError(
             f"{source}: no instance has a usable mask and a label, so the classes cannot be told; "
             "pass classes, or check the annotations"
         )
-    chosen = _choose_classes(labels, classes, class_of, source)
+    chosen = _choose_classes(labels, wanted, class_of, source)
     check_labels(used, chosen, class_of, source, hint)
     index = {label: chosen.index(class_of.get(label, label)) for label in used}
     dicts: list[dict[str, Any]] = []
@@ -156,7 +159,8 @@ def _category_ids(
 
 def _leaves_out(image: RawImage, probe: ImageProbe, report: LoadReport) -> bool:
     """Whether an image cannot be used; then it is counted, and its instances with it."""
-    problem, note = image.problem or probe.problem, ""
+    problem = image.problem or probe.problem
+    note = "" if image.problem else probe.note
     stated, shown = image.stated_size, probe.size
     if not problem and stated is not None and stated != shown:
         turned = stated == probe.stored_size

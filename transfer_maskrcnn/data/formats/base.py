@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal, NamedTuple
@@ -18,7 +18,9 @@ class Reason(str, Enum):
 
     # images left out
     IMAGE_MISSING = "image_missing"
-    IMAGE_UNREADABLE = "image_unreadable"
+    IMAGE_EMPTY = "image_empty"
+    IMAGE_NO_IMAGE = "image_no_image"
+    IMAGE_TRUNCATED = "image_truncated"
     IMAGE_OTHER_SIZE = "image_size"
     IMAGE_ROTATED = "image_rotated"
     IMAGE_TURNED_TIFF = "image_turned_tiff"
@@ -54,7 +56,9 @@ class Reason(str, Enum):
 # Plural, to follow a number: "2 missing on disk".
 WORDS = {
     Reason.IMAGE_MISSING: "missing on disk",
-    Reason.IMAGE_UNREADABLE: "unreadable",
+    Reason.IMAGE_EMPTY: "of zero bytes",
+    Reason.IMAGE_NO_IMAGE: "in no image format",
+    Reason.IMAGE_TRUNCATED: "damaged or cut short",
     Reason.IMAGE_OTHER_SIZE: "whose size differs from the annotation",
     Reason.IMAGE_ROTATED: "turned by their EXIF orientation after they were annotated",
     Reason.IMAGE_TURNED_TIFF: (
@@ -145,6 +149,13 @@ class LoadReport:
             places = self.places.setdefault(reason, [])
             if len(places) < _MOST_PLACES:
                 places.append(place)
+
+    def losses(self) -> Iterator[tuple[Reason, Place, int]]:
+        """Each place of each reason, and how many are meant: the first of a reason stands for those
+        whose places were not kept, too."""
+        for reason, count in (self.images_left_out + self.left_out + self.repaired).items():
+            for k, place in enumerate(self.places[reason]):
+                yield reason, place, 1 if k else 1 + count - len(self.places[reason])
 
     def summary(self) -> str:
         """One line: images and instances read, kept, left out and repaired, by reason."""

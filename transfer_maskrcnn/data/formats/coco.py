@@ -14,7 +14,6 @@ from .assemble import Merge, assemble
 from .base import LoadedDataset, LoadReport, Place, RawImage, RawInstance, Reason
 from .files import (
     ImageFolder,
-    check_classes,
     existing,
     list_counts,
     need,
@@ -50,7 +49,6 @@ def load_coco_json(
             image ids, categories that annotations use but the file or ``classes`` lacks, and where
             no image can be used.
     """
-    wanted = check_classes(classes)
     path = existing(annotations, "annotation file", "file")
     root = ImageFolder(image_root)
     source = str(path)
@@ -67,7 +65,7 @@ def load_coco_json(
     parse_annotations(data, images, names, source, report)
     return assemble(
         [images[key] for key in sorted(images)],
-        *(source, wanted, merge),
+        *(source, classes, merge),
         known={name: category for category, name in names.items()},
         used=Counter({names[category]: count for category, count in usage.items()}),
         report=report,
@@ -83,8 +81,8 @@ def parse_images(data: dict[str, Any], root: ImageFolder, source: str) -> dict[i
         image_id = need(record, "id", int, source, place)
         file_name = root.path(need(record, "file_name", str, source, place))
         ids[image_id] += 1
-        images[image_id] = RawImage(file_name, image_id)
-        images[image_id].stated_size = stated_size(record, ("height", "width"), source, place)
+        size = stated_size(record, ("height", "width"), source, place)
+        images[image_id] = RawImage(file_name, image_id, stated_size=size)
     repeated = [f"{image_id} ({count} times)" for image_id, count in ids.items() if count > 1]
     if repeated:
         raise DatasetError(
@@ -117,8 +115,8 @@ def parse_annotations(
         image = images.get(image_id)
         if image is None:
             report.instances_read += 1
-            unknown = Place("", "annotations", k, f"image_id {image_id}")
-            report.count(report.left_out, Reason.UNKNOWN_IMAGE, unknown)
+            at = Place("", "annotations", k, f"image_id {image_id}")
+            report.count(report.left_out, Reason.UNKNOWN_IMAGE, at)
         else:
             label = names[int(record["category_id"])]
             here = Place(image.file_name, "annotations", k)

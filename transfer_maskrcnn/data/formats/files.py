@@ -15,12 +15,12 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Literal
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from transfer_maskrcnn.errors import DatasetError, nearest
 from transfer_maskrcnn.text import few, plural
 
-from .base import RawImage, Reason
+from .base import Reason
 
 _ADVICE = "Check the path; the roots of datasets lie under $DETECTRON2_DATASETS"
 _MAX_SHOWN = 80
@@ -141,10 +141,10 @@ def number(value: Any) -> float:
 IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm")
 )
-_EXIF_ORIENTATION = 0x0112
-_TAIL_BYTES = 64 * 1024
+EXIF_ORIENTATION = 0x0112
+_HEAD_BYTES, _TAIL_BYTES = 40, 64 * 1024
 _LATE_EXIF = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
-_THREADS = 8
+THREADS = 8
 
 
 def natural_key(text: str) -> list[tuple[int, str]]:
@@ -205,17 +205,19 @@ class ImageProbe:
     """What the header of an image file says. Sizes are (height, width) in pixels.
 
     ``size`` is what a viewer, and detectron2's ``read_image``, shows: EXIF orientation applied.
-    ``stored_size`` is the size before that. ``problem`` is why it cannot be used, or None.
+    ``stored_size`` is the size before that. ``problem`` is why it cannot be used, or None, and
+    ``note`` what was seen.
     """
 
     size: tuple[int, int] = (0, 0)
     stored_size: tuple[int, int] = (0, 0)
     problem: Reason | None = None
+    note: str = ""
 
 
 def probe_images(paths: Sequence[str]) -> list[ImageProbe]:
     """:func:`probe_image` of every path, in threads; the order is kept."""
-    with warnings.catch_warnings(), ThreadPoolExecutor(_THREADS) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(THREADS) as pool:
         warnings.simplefilter("ignore")  # PIL's remarks on odd but readable metadata
         return list(pool.map(probe_image, paths))
 
@@ -230,12 +232,19 @@ def probe_image(path: str) -> ImageProbe:
         return ImageProbe(problem=Reason.IMAGE_MISSING)
     try:
         with open(path, "rb") as file:
+            head = file.read(_HEAD_BYTES)
             file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
             tail = file.read()
             file.seek(0)
             return _probe(file, tail)
-    except Exception:  # PIL's decoders raise nearly every type of exception on damaged files
-        return ImageProbe(problem=Reason.IMAGE_UNREADABLE)
+    except UnidentifiedImageError:
+        if not head:
+            return ImageProbe(problem=Reason.IMAGE_EMPTY)
+        begins = head.decode("ascii", "replace").split("\n")[0]
+        return ImageProbe(problem=Reason.IMAGE_NO_IMAGE, note=f"begins with {begins!r}")
+    except Exception as error:  # PIL's decoders raise nearly every type of it on damaged files
+        note = getattr(error, "strerror", None) or ""  # of the system: no right to read it, ...
+        return ImageProbe(problem=Reason.IMAGE_TRUNCATED, note=note)
 
 
 def _probe(file: BinaryIO, tail: bytes) -> ImageProbe:
@@ -271,11 +280,8 @@ def _orientation(image: Image.Image, tail: bytes) -> int | None:
         exif = Image.Image.getexif(image) if is_early else image.getexif()
     except Exception:  # detectron2 ignores broken EXIF data in the same way
         return None
-    value = exif.get(_EXIF_ORIENTATION)
+    value = exif.get(EXIF_ORIENTATION)
     return value if isinstance(value, int) else None
-
-
-_MAX_LISTED = 20
 
 
 def check_classes(classes: Sequence[str] | None) -> tuple[str, ...] | None:
@@ -293,13 +299,6 @@ def check_classes(classes: Sequence[str] | None) -> tuple[str, ...] | None:
             f"classes names {', '.join(map(repr, twice))} more than once; name each once"
         )
     return tuple(classes)
-
-
-def count_labels(images: Iterable[RawImage]) -> Counter[str]:
-    """How many usable instances have each label."""
-    return Counter(
-        instance.label for image in images for instance in image.instances if not instance.problem
-    )
 
 
 def check_labels(
@@ -324,4 +323,4 @@ def list_counts(counts: dict[str, int], known: Iterable[str] = ()) -> str:
     known = list(known)
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     texts = [f"{k!r} ({plural(n, 'instance')}{nearest(k, known)})" for k, n in ordered]
-    return few(texts, _MAX_LISTED)
+    return few(texts, 20)

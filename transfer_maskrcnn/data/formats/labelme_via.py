@@ -19,7 +19,6 @@ from .assemble import Merge, assemble
 from .base import LoadedDataset, Patch, Place, RawImage, RawInstance, Reason
 from .files import (
     ImageFolder,
-    check_classes,
     clip,
     existing,
     natural_key,
@@ -62,7 +61,6 @@ def load_labelme_json(
         DatasetError: for a file or folder that is missing, broken or of another kind, labels that
             ``classes`` lacks, and where no image can be used.
     """
-    wanted = check_classes(classes)
     mapping = check_label_map(label_map)
     folder = existing(annotations, "annotations", "folder")
     root = ImageFolder(image_root)
@@ -76,7 +74,7 @@ def load_labelme_json(
     others = [path for path in map(str, root.files) if path not in used]
     images += [RawImage(path, 0, problem=Reason.IMAGE_WITHOUT_JSON) for path in others]
     hint = ", or map them to classes with label_map"
-    return assemble(images, str(folder), wanted, merge, hint=hint)
+    return assemble(images, str(folder), classes, merge, hint=hint)
 
 
 def check_label_map(label_map: Any) -> dict[str, str]:
@@ -185,12 +183,11 @@ def load_via_json(
         DatasetError: for a file or folder that is missing, broken or of another kind, an attribute
             that cannot be told, labels that ``classes`` lacks, and where no image can be used.
     """
-    wanted = check_classes(classes)
     path = existing(annotations, "annotation file", "file")
     root = ImageFolder(image_root)
     source = str(path)
     records = via_records(read_json(path), source)
-    only = wanted[0] if wanted is not None and len(wanted) == 1 else ""
+    only = classes[0] if classes is not None and len(classes) == 1 else ""
     attribute = choose_attribute(
         [r["region_attributes"] for record in records.values() for r in record["regions"]],
         *(attribute, only, source),
@@ -204,18 +201,17 @@ def load_via_json(
             kind = need(shape, "name", str, source, where)
             drawn = via_shape(kind, shape)
             note = kind if drawn is Reason.OTHER_SHAPE else ""
-            label = only
-            if attribute is not None:
-                label = parse_label(region["region_attributes"].get(attribute))
+            own = region["region_attributes"]
+            label = only if attribute is None else parse_label(own.get(attribute))
             instance = RawInstance(Place(image.file_name, "regions", k, note), label)
+            instance.problem = None if label else Reason.NO_LABEL
             if isinstance(drawn, Reason):
                 instance.problem = drawn
             else:
                 instance.polygons = [drawn]
-                instance.problem = None if label else Reason.NO_LABEL
             image.instances.append(instance)
         images.append(image)
-    return assemble(images, source, wanted, merge)
+    return assemble(images, source, classes, merge)
 
 
 def via_records(data: Any, source: str) -> dict[str, dict[str, Any]]:

@@ -16,8 +16,8 @@ from transfer_maskrcnn.errors import DatasetError
 from .assemble import Merge, assemble
 from .base import LoadedDataset, Place, RawImage, RawInstance, Reason
 from .files import (
+    THREADS,
     ImageFolder,
-    check_classes,
     existing,
     list_counts,
     list_images,
@@ -27,7 +27,6 @@ from .masks import labels_to_rles, mask_to_rle
 
 PixelValues = Literal["instance", "class"]
 _VOID = 255  # Pascal VOC's border around objects, in palette images
-_THREADS = 8
 
 
 def load_png_masks(
@@ -63,9 +62,8 @@ def load_png_masks(
             pixel values above the number of classes, several classes where only one can be told,
             and where no image can be used.
     """
-    wanted = check_classes(classes)
-    own = wanted or ("object",)
-    names = tuple(label for name in own for label in (merge or {}).get(name, (name,)))
+    own, merged = classes or ("object",), merge or {}
+    names = tuple(label for name in own for label in merged.get(name, (name,)))
     folder = existing(annotations, "annotations", "folder")
     root = ImageFolder(image_root)
     if pixel_values not in ("instance", "class"):
@@ -76,27 +74,26 @@ def load_png_masks(
     else:
         images = read_indexed(folder, root, names, pixel_values)
     known = {name: k for k, name in enumerate(names, start=1)}
-    return assemble(images, str(folder), wanted, merge, known=known)
+    return assemble(images, str(folder), classes, merge, known=known)
 
 
 def read_samples(samples: Sequence[Path], names: tuple[str, ...]) -> list[RawImage]:
     """One image a sample folder, its instances from ``masks/*.png``."""
     _only_class(names, "one binary PNG an instance")
-    ordered = sorted(samples, key=lambda p: natural_key(p.name))
-    images = []
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for image_id, sample in enumerate(ordered, start=1):
+    images: list[RawImage] = []
+    with ThreadPoolExecutor(THREADS) as pool:
+        for sample in sorted(samples, key=lambda p: natural_key(p.name)):
             found = list_images(sample / "images")
             if len(found) > 1:
                 raise DatasetError(f"{sample / 'images'} has {len(found)} images; expected one")
             file_name = str(found[0] if found else sample / "images" / f"{sample.name}.png")
-            image = RawImage(file_name, image_id)
             masks = sorted((sample / "masks").glob("*.png"), key=lambda p: natural_key(p.name))
-            for mask, rle in zip(masks, pool.map(_read_binary, masks), strict=True):
-                instance = RawInstance(Place(file_name, mask.name), names[0], rle=rle)
-                instance.problem = None if rle else Reason.BAD_MASK
-                image.instances.append(instance)
+            image = RawImage(file_name, image_id=len(images) + 1)
             image.problem = None if masks else Reason.IMAGE_WITHOUT_MASK_FILE
+            for mask, rle in zip(masks, pool.map(_read_binary, masks), strict=True):
+                problem = None if rle else Reason.BAD_MASK
+                place = Place(file_name, mask.name)
+                image.instances.append(RawInstance(place, names[0], rle=rle, problem=problem))
             images.append(image)
     return images
 
@@ -131,7 +128,7 @@ def read_indexed(
         images.append(image)
         if stem in mask_of:
             masked.append((image, mask_of[stem], names, pixel_values))
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(_read_mask, *zip(*masked, strict=True)))
     return images
 

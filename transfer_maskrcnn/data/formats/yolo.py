@@ -53,7 +53,6 @@ def load_yolo(
         DatasetError: for a file or folder that is missing or broken, class numbers that ``names``
             lacks, labels that ``classes`` lacks, and where no image, or no label file, is found.
     """
-    wanted = check_classes(classes)
     path = existing(annotations, "data.yaml", "file")
     source = f"{path} ({split})"
     config = read_yaml(path)
@@ -65,7 +64,7 @@ def load_yolo(
     lost = map(str, _labels_without_image(files))
     images += [RawImage(path, 0, problem=Reason.LABELS_WITHOUT_IMAGE) for path in lost]
     known = {name: k for k, name in enumerate(names.values(), start=1)}
-    return assemble(images, source, wanted, merge, known=known)
+    return assemble(images, source, classes, merge, known=known)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
