@@ -13,7 +13,7 @@ pytest := OMP_NUM_THREADS=1 $(bin)/python -m pytest -n $(WORKERS)
 .PHONY: setup test test-all lint demo clean help
 help:
 	@echo "make setup     a virtual environment in $(VENV) with everything, detectron2 too"
-	@echo "make demo      the main job on generated data: transfer against scratch, in 5 minutes"
+	@echo "make demo      the main job on generated data: transfer against scratch, in minutes"
 	@echo "make test      ruff, mypy and all tests but the slow ones"
 	@echo "make test-all  the slow ones, too: whole trainings, studies, kills"
 	@echo "make lint      ruff and mypy alone"

@@ -42,7 +42,7 @@ class CheckedDatasetMapper(DatasetMapper):
             ) from None
 
 
-def training_mapper(cfg: CfgNode, mask_format: str) -> CheckedDatasetMapper:
+def mapper_for_check(cfg: CfgNode, mask_format: str) -> CheckedDatasetMapper:
     """What training on a dataset of that format would use.
 
     Args:
