@@ -7,17 +7,10 @@ import logging
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from transfer_maskrcnn.cli import parse_arguments, run_tool, tool_parser
 from transfer_maskrcnn.errors import ConfigError
-from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.text import plural, wrapped
-
-if TYPE_CHECKING:  # what is heavy is imported once the command line is understood
-    from detectron2.config import CfgNode
-
-    from transfer_maskrcnn.config import RunSpec
 
 EXAMPLES = """
 Written into --output DIR, a new folder:
@@ -76,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from transfer_maskrcnn.data.export.base import new_folder
     from transfer_maskrcnn.data.registry import register_catalog
     from transfer_maskrcnn.engine.setup import fit_config
-    from transfer_maskrcnn.incremental.pseudo_labels import describe
+    from transfer_maskrcnn.incremental.pseudo_labels import describe, write_labels
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     cfg = load_config(args.config_file, args.opts)
@@ -88,14 +81,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     if cfg.DATASETS.CATALOG:
         register_catalog(cfg.DATASETS.CATALOG)
-    if _dataset_name(args.output) in DatasetCatalog:
+    name = args.output.expanduser().resolve().name
+    if name in DatasetCatalog:
         raise ConfigError(
             f"--output {args.output}: its catalog declares a dataset of the folder's name, but "
-            f"{_dataset_name(args.output)!r} is registered already; choose another folder"
+            f"{name!r} is registered already; choose another folder"
         )
     with new_folder(args.output) as folder:
         spec = fit_config(cfg)
-        summary = _write(spec.resolve(cfg), spec, folder, args.output)
+        summary = write_labels(spec.resolve(cfg), spec, folder, name)
     rows = [
         [name, f"{c['score']:.2f}", c["objects"]]
         for name, c in summary["classes"].items()
@@ -114,48 +108,3 @@ def main(argv: Sequence[str] | None = None) -> None:
         "  python tools/check_dataset.py --catalog "
         f"{shlex.quote(str(args.output / 'catalog.yaml'))}"
     )
-
-
-def _dataset_name(output: Path) -> str:
-    return output.expanduser().resolve().name
-
-
-def _write(cfg: CfgNode, spec: RunSpec, folder: Path, out: Path) -> dict[str, Any]:
-    """The files; returns the summary of :func:`pseudo_labels`."""
-    from detectron2.data import DatasetCatalog
-
-    from transfer_maskrcnn.data.export.base import common_folder, write_yaml
-    from transfer_maskrcnn.data.registry import catalog_entry
-    from transfer_maskrcnn.incremental.classes import in_model_classes
-    from transfer_maskrcnn.incremental.pseudo_labels import label_document, pseudo_labels
-
-    every = [
-        record
-        for name in cfg.DATASETS.TRAIN
-        for record in in_model_classes(cfg, spec.classes, name, DatasetCatalog.get(name))
-    ]
-    # as in training: images that nobody annotated may show novel objects, too
-    whole = not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-    records = [r for r in every if whole or not all(a.get("iscrowd", 0) for a in r["annotations"])]
-    labels, summary = pseudo_labels(cfg, spec, records)
-    classes, root = list(spec.classes), common_folder(r["file_name"] for r in records)
-    sure = [[*r["annotations"], *added.sure] for r, added in zip(records, labels, strict=True)]
-    doubtful, first = [added.doubtful for added in labels], 1 + sum(map(len, sure))
-    write_json(folder / "annotations.json", label_document(records, sure, classes, root))
-    write_json(folder / "doubtful.json", label_document(records, doubtful, classes, root, first))
-    entries = {
-        _dataset_name(out): {
-            "format": "coco",
-            "annotations": "annotations.json",
-            "image_root": root,
-            "classes": classes,
-        }
-    }
-    if cfg.DATASETS.CATALOG:  # the sets to test on, so that one catalog is enough
-        entries |= {
-            name: entry
-            for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TEST_BASE)
-            if (entry := catalog_entry(name))
-        }
-    write_yaml(folder / "catalog.yaml", entries)
-    return {**summary, "left_out": len(every) - len(records)}

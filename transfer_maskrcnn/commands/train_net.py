@@ -44,8 +44,7 @@ def train_parser() -> argparse.ArgumentParser:
     add("--num-machines", type=int, default=1, help="how many machines train together")
     add("--machine-rank", type=int, default=0, help="the number of this machine, from 0")
     # of one user always the same, so that a process that was left behind is noticed
-    user = os.getuid() if hasattr(os, "getuid") else 1
-    url = f"tcp://127.0.0.1:{2**15 + 2**14 + hash(user) % 2**14}"
+    url = f"tcp://127.0.0.1:{2**15 + 2**14 + os.getuid() % 2**14}"
     add("--dist-url", default=url, help="where processes meet: tcp://HOST:PORT of machine 0")
     return parser
 

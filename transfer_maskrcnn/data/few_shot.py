@@ -81,7 +81,6 @@ class FewShots:
 
         Raises:
             ConfigError: a class that no dataset has.
-            DatasetError: images on different drives.
         """
         known = tuple(dict.fromkeys(name for dataset in datasets for name in dataset.classes))
         for name in classes:
@@ -92,7 +91,7 @@ class FewShots:
         self.classes = tuple(dict.fromkeys(classes)) or known
         shots = _each_once([shot for d in datasets for shot in _shots(d, self.classes)])
         self._of_class = {name: [s for s in shots if s.class_name == name] for name in self.classes}
-        self.image_root = common_folder(s.image for s in shots) if shots else ""
+        self.image_root = common_folder(s.image for s in shots)
 
     def document(self, shots: int, seed: int) -> dict[str, Any]:
         """The content of a COCO json with ``shots`` instances of each class.
@@ -140,7 +139,7 @@ class FewShots:
 def _shots(dataset: NamedDataset, classes: Collection[str]) -> list[Shot]:
     found = []
     paths = [os.path.abspath(record["file_name"]) for record in dataset.dicts]
-    root = common_folder(paths) if paths else ""
+    root = common_folder(paths)
     for i, (path, record) in enumerate(zip(paths, dataset.dicts, strict=True)):
         place = f"{dataset.name}/{os.path.relpath(path, root)}"
         for j, annotation in enumerate(record.get("annotations", ())):

@@ -75,8 +75,7 @@ def class_sizes(one: Examined) -> Iterator[Finding]:
     counts = one.class_counts
     present = {name: count for name, count in counts.items() if count}
     if not present:
-        annotations = one.spec.annotations
-        place = Place(annotations, "" if annotations else one.name)
+        place = Place(one.spec.annotations, "" if one.spec.annotations else one.name)
         yield finding("nothing_to_learn", one.name, [place])
     elif not one.is_validation:
         yield _named("class_unused", one, [name for name in counts if not counts[name]], counts)
@@ -199,7 +198,7 @@ def anchors(one: Examined) -> Iterator[Finding]:
     if share < _LEAST_SHARE or (share < _LARGE_SHARE and not helps):
         return
     plain = [[int(s) if s == int(s) else s for s in row] for row in found.values]
-    suggestion = {"sizes": plain, "left": best} if helps else {"larger_input": True}
+    suggestion: Figures = {"sizes": plain, "left": best} if helps else {"larger_input": True}
     small = measures.across_at(one.scales) < min(map(min, settings.anchor_sizes))
     for kind, chosen in (("anchors_small", out & small), ("anchors_large", out & ~small)):
         places = [
@@ -210,8 +209,7 @@ def anchors(one: Examined) -> Iterator[Finding]:
             )
             for k in np.flatnonzero(chosen)
         ]
-        values: Figures = {**suggestion, "instances": len(boxes), "share": share}
-        yield finding(kind, one.name, places, **values)
+        yield finding(kind, one.name, places, **suggestion, instances=len(boxes), share=share)
 
 
 def detection_limit(one: Examined) -> Iterator[Finding]:
@@ -221,8 +219,7 @@ def detection_limit(one: Examined) -> Iterator[Finding]:
     most = int(counts.max(initial=0))
     suggestion = -(-most * 5 // 4 // 50) * 50  # a quarter more, in fifties
     places = [one.place_of(i, {"objects": int(counts[i])}) for i in over]
-    values = {"limit": limit, "most": most, "suggestion": suggestion}
-    yield finding("over_limit", one.name, places, **values)
+    yield finding("over_limit", one.name, places, limit=limit, most=most, suggestion=suggestion)
 
 
 def empty_images(one: Examined) -> Iterator[Finding]:
@@ -245,15 +242,15 @@ def large_images(one: Examined) -> Iterator[Finding]:
         one.place_of(i, {"width": sizes[i][1], "height": sizes[i][0]})
         for i in np.flatnonzero(large & tiny.any()).tolist()
     ]
-    values: Figures = {
-        "factor": _LARGE_FACTOR,
-        "side": _SMALL_SIDE,
-        "low": one.settings.min_size_test,
-        "high": one.settings.max_size_test,
-        "tiny": int(tiny.sum()),
-        "instances": int(within.sum()),
-    }
-    yield finding("image_large", one.name, places, **values)
+    yield finding(
+        *("image_large", one.name, places),
+        factor=_LARGE_FACTOR,
+        side=_SMALL_SIDE,
+        low=one.settings.min_size_test,
+        high=one.settings.max_size_test,
+        tiny=int(tiny.sum()),
+        instances=int(within.sum()),
+    )
 
 
 #: Of one dataset. A new check is a function and a line here, and its words in advice.yaml. What it

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 
 from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.data.export import coco_document
+from transfer_maskrcnn.data.export.base import common_folder, write_yaml
+from transfer_maskrcnn.data.registry import catalog_entry
 from transfer_maskrcnn.errors import ConfigError, WeightFileError
 from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.incremental.classes import (
@@ -23,6 +26,7 @@ from transfer_maskrcnn.incremental.classes import (
     check_dataset,
     class_places,
     dataset_keys,
+    in_model_classes,
     source_categories,
 )
 from transfer_maskrcnn.incremental.decide import (
@@ -247,3 +251,32 @@ def label_document(
         for number, (written, annotation) in enumerate(pairs, start=first_id)
     ]
     return content
+
+
+def write_labels(cfg: CfgNode, spec: RunSpec, folder: Path, name: str) -> dict[str, Any]:
+    """Write ``DATASETS.TRAIN`` with the sure labels, the doubtful ones, and a catalog that declares
+    the first as ``name``.
+
+    Returns:
+        the summary of :func:`pseudo_labels`, and how many images were ``left_out``.
+    """
+    every = [
+        record
+        for train in cfg.DATASETS.TRAIN
+        for record in in_model_classes(cfg, spec.classes, train, DatasetCatalog.get(train))
+    ]
+    # as in training: images that nobody annotated may show novel objects, too
+    whole = not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    records = [r for r in every if whole or not all(a.get("iscrowd", 0) for a in r["annotations"])]
+    labels, summary = pseudo_labels(cfg, spec, records)
+    classes, root = list(spec.classes), common_folder(r["file_name"] for r in records)
+    sure = [[*r["annotations"], *added.sure] for r, added in zip(records, labels, strict=True)]
+    doubtful, first = [added.doubtful for added in labels], 1 + sum(map(len, sure))
+    write_json(folder / "annotations.json", label_document(records, sure, classes, root))
+    write_json(folder / "doubtful.json", label_document(records, doubtful, classes, root, first))
+    own = {"annotations": "annotations.json", "image_root": root, "classes": classes}
+    # the sets to test on as well, so that one catalog is enough
+    tests = (*cfg.DATASETS.TEST, *cfg.DATASETS.TEST_BASE) if cfg.DATASETS.CATALOG else ()
+    entries = {test: entry for test in tests if (entry := catalog_entry(test))}
+    write_yaml(folder / "catalog.yaml", {name: {"format": "coco", **own}, **entries})
+    return {**summary, "left_out": len(every) - len(records)}

@@ -138,18 +138,10 @@ _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
 
 
 def common_folder(paths: Iterable[str]) -> str:
-    """The absolute path of the deepest folder that all these files lie in, at some depth.
-
-    Raises:
-        DatasetError: they lie on different drives.
-    """
-    try:
-        return os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
-    except ValueError:
-        raise DatasetError(
-            "the images lie on different drives; move the datasets to one, so that file names can "
-            "be relative to one folder"
-        ) from None
+    """The absolute path of the deepest folder that all these files lie in, at some depth; "" of
+    none."""
+    folders = [os.path.dirname(os.path.abspath(path)) for path in paths]
+    return os.path.commonpath(folders) if folders else ""
 
 
 def copy_images(sources: Sequence[str], folder_of: Callable[[str], Path]) -> CopiedImages:

@@ -99,8 +99,8 @@ def labelme_image(
     data, source = read_json(file), str(file)
     if not isinstance(data, dict) or not isinstance(data.get("shapes"), list):
         raise wrong_kind(data, source, "a labelme json")
-    image = RawImage(root.find(data.get("imagePath"), file.stem), image_id)
-    image.stated_size = stated_size(data, ("imageHeight", "imageWidth"), source, "the file")
+    size = stated_size(data, ("imageHeight", "imageWidth"), source, "the file")
+    image = RawImage(root.find(data.get("imagePath"), file.stem), image_id, stated_size=size)
     instances: dict[Any, RawInstance] = {}
     for k, shape in enumerate(data["shapes"]):
         label = need(shape, "label", str, source, f"shapes[{k}]")

@@ -69,10 +69,9 @@ def load_png_masks(
     if pixel_values not in ("instance", "class"):
         raise DatasetError(f"pixel_values is {pixel_values!r}; expected 'instance' or 'class'")
     samples = [p for p in folder.iterdir() if (p / "images").is_dir()]
-    if samples:
-        images = read_samples(samples, names)
-    else:
-        images = read_indexed(folder, root, names, pixel_values)
+    images = (
+        read_samples(samples, names) if samples else read_indexed(folder, root, names, pixel_values)
+    )
     known = {name: k for k, name in enumerate(names, start=1)}
     return assemble(images, str(folder), classes, merge, known=known)
 

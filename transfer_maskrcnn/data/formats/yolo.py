@@ -58,8 +58,8 @@ def load_yolo(
     config = read_yaml(path)
     names = parse_names(config.get("names"), str(path))
     root = _root(config, path, image_root)
-    found = [image for entry in _entries(config, split, path) for image in find_images(entry, root)]
-    files = list(dict.fromkeys(found))
+    entries = _entries(config, split, path)
+    files = list(dict.fromkeys(image for entry in entries for image in find_images(entry, root)))
     images = _read_labels(files, names, source)
     lost = map(str, _labels_without_image(files))
     images += [RawImage(path, 0, problem=Reason.LABELS_WITHOUT_IMAGE) for path in lost]
