@@ -14,7 +14,6 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from transfer_maskrcnn.errors import TransferError
 from transfer_maskrcnn.evaluation import bootstrap
 from transfer_maskrcnn.evaluation.bootstrap import (
     average_precision,
@@ -229,8 +228,3 @@ INTERVALS = [
 @pytest.mark.parametrize(("values", "expected"), INTERVALS)
 def test_interval(values: np.ndarray, expected: tuple[float, float]) -> None:
     assert interval(values) == pytest.approx(expected, nan_ok=True)
-
-
-def test_nothing_to_resample() -> None:
-    with pytest.raises(TransferError, match="0 images"):
-        resample(0, 10, 0)

@@ -17,9 +17,8 @@ from detectron2.data import DatasetCatalog
 from transfer_maskrcnn.config import RunSpec, load_config
 from transfer_maskrcnn.engine.run import evaluate
 from transfer_maskrcnn.errors import ConfigError
-from transfer_maskrcnn.inference.load import find_weights, load_predictor
+from transfer_maskrcnn.inference.load import find_weights, load_predictor, predict
 from transfer_maskrcnn.inference.outputs import JSON
-from transfer_maskrcnn.inference.pipeline import predict
 from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.surgery.load import UNTRAINED_KEY
 from transfer_maskrcnn.surgery.read import METADATA_KEY

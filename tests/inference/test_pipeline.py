@@ -17,8 +17,9 @@ from pycocotools.coco import COCO
 
 from transfer_maskrcnn.data.formats.labelme_via import load_labelme_json
 from transfer_maskrcnn.errors import ConfigError, DatasetError
-from transfer_maskrcnn.inference import pipeline
+from transfer_maskrcnn.inference import load
 from transfer_maskrcnn.inference.inputs import Video
+from transfer_maskrcnn.inference.load import Found, predict
 from transfer_maskrcnn.inference.outputs import (
     JSON,
     LABELME,
@@ -29,7 +30,6 @@ from transfer_maskrcnn.inference.outputs import (
     result_files,
     video_file,
 )
-from transfer_maskrcnn.inference.pipeline import Found, predict
 from transfer_maskrcnn.inference.predictor import Detection, Pixels
 
 ALL = [OVERLAY, JSON, MASKS, LABELME]
@@ -189,7 +189,7 @@ def test_memory_holds_one_batch(
         most = max(most, sum(ref() is not None for ref in alive))
         return pixels
 
-    monkeypatch.setattr(pipeline, "read_bgr", reading)
+    monkeypatch.setattr(load, "read_bgr", reading)
     run(photos * 10, out, batch=2, kinds=[JSON])
     assert most <= 5, "the batch before, and the one that is being read"
 

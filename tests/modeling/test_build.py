@@ -15,8 +15,7 @@ from detectron2.utils.events import EventStorage
 
 from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.errors import ConfigError
-from transfer_maskrcnn.modeling.build import build_model
-from transfer_maskrcnn.modeling.heads import TransferOutputLayers
+from transfer_maskrcnn.modeling.build import TransferOutputLayers, build_model
 from transfer_maskrcnn.modeling.rcnn import TransferRCNN, TransferRPN
 
 Toy = Callable[..., CfgNode]

@@ -13,8 +13,7 @@ from torch import nn
 
 from transfer_maskrcnn.engine.checkpoint import load_trained_model
 from transfer_maskrcnn.errors import ConfigError
-from transfer_maskrcnn.modeling.build import build_model
-from transfer_maskrcnn.modeling.heads import CosineClassifier
+from transfer_maskrcnn.modeling.build import CosineClassifier, build_model
 
 KEY = "MODEL.ROI_BOX_HEAD.COSINE_SCALE"
 COSINE = [KEY, 20.0]

@@ -18,8 +18,7 @@ from transfer_maskrcnn.data.registry import register_dataset
 from transfer_maskrcnn.data.shapes import NOVEL_CLASSES, SOURCE_CLASSES, ShapesSplit, write_split
 from transfer_maskrcnn.engine.checkpoint import load_trained_model
 from transfer_maskrcnn.engine.setup import fit_config
-from transfer_maskrcnn.modeling.build import build_model
-from transfer_maskrcnn.modeling.heads import class_probabilities, tasks_of
+from transfer_maskrcnn.modeling.build import build_model, class_probabilities, tasks_of
 from transfer_maskrcnn.surgery.load import load_weights
 
 

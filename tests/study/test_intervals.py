@@ -347,8 +347,3 @@ def test_variants_that_are_no_pair(
 def test_runs_without_a_partner_of_the_same_seed() -> None:
     with pytest.raises(ValueError, match="shorter"):
         compare_variants([SOME, SOME], [SOME], resample(2, 10, 0))
-
-
-def test_weights_of_other_images() -> None:
-    with pytest.raises(TransferError, match="a column for each image"):
-        variant_interval([SOME], resample(3, 10, 0))

@@ -61,9 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # what is heavy is imported once the command line is understood
     from transfer_maskrcnn.config import load_config
     from transfer_maskrcnn.inference.inputs import Video, find_inputs, is_video
-    from transfer_maskrcnn.inference.load import find_weights, load_predictor
+    from transfer_maskrcnn.inference.load import find_weights, load_predictor, predict
     from transfer_maskrcnn.inference.outputs import JSON, LABELME, OVERLAY, check_output
-    from transfer_maskrcnn.inference.pipeline import predict
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     kinds = [kind for kind in _KINDS if getattr(args, kind)] or [OVERLAY, JSON]

@@ -13,7 +13,7 @@ from torch import nn
 
 from transfer_maskrcnn.errors import CheckpointError, ConfigError, TrainingDivergedError
 from transfer_maskrcnn.files import atomic_path, write_text
-from transfer_maskrcnn.modeling.heads import check_same_classifier, score_by_task, tasks_of
+from transfer_maskrcnn.modeling.build import check_same_classifier, score_by_task, tasks_of
 from transfer_maskrcnn.surgery.load import (
     UNTRAINED_KEY,
     SourceWeights,

@@ -7,11 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from transfer_maskrcnn.errors import TransferError
 from transfer_maskrcnn.evaluation.matches import Matches
 
 #: COCO's 101 recall levels, computed as pycocotools does
 RECALLS = np.linspace(0.0, 1.0, 101)
+#: with fewer, images that happen to agree would pass for certainty
+LEAST_IMAGES = 5
+REPLICATES = 1000
 #: elements of the largest temporary array
 CELLS = 2**21
 
@@ -40,17 +42,12 @@ def average_precision(matches: Matches) -> float:
     return mean_ap(class_ap(matches))
 
 
-def resample(images: int, replicates: int, seed: int) -> np.ndarray:
+def resample(images: int, replicates: int = REPLICATES, seed: int = 0) -> np.ndarray:
     """How often each image is drawn when as many are drawn as there are, with replacement.
 
     Returns:
         (replicates, images) integers; each row adds up to ``images``.
-
-    Raises:
-        TransferError: there is no image to draw.
     """
-    if images < 1:
-        raise TransferError(f"{images} images to resample: expected at least 1; name a data set")
     rng = np.random.default_rng(seed)
     return rng.multinomial(images, np.full(images, 1 / images), size=replicates)
 
@@ -65,8 +62,7 @@ def interval(values: np.ndarray) -> Interval:
     known = values[~np.isnan(values)]
     if not len(known):
         return Interval(np.nan, np.nan)
-    low, high = np.percentile(known, [2.5, 97.5])
-    return Interval(float(low), float(high))
+    return Interval(*np.percentile(known, [2.5, 97.5]).tolist())
 
 
 def bootstrap_ap(matches: Matches, weights: np.ndarray) -> np.ndarray:

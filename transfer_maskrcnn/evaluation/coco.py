@@ -207,9 +207,15 @@ def write_recall(rows: Sequence[tuple[float, ...]], folder: str | os.PathLike[st
         }
         for limit, iou in zip(PROPOSAL_LIMITS, best, strict=True)
     }
-    objects = {name: int(members.sum()) for name, members in groups.items()}
-    seen = {"median": float(np.median(proposals)), "most": int(proposals.max())}
-    write_json(path, {"iou": FOREGROUND, "objects": objects, "proposals": seen, "recall": recall})
+    write_json(
+        path,
+        {
+            "iou": FOREGROUND,
+            "objects": {name: int(members.sum()) for name, members in groups.items()},
+            "proposals": {"median": float(np.median(proposals)), "most": int(proposals.max())},
+            "recall": recall,
+        },
+    )
 
 
 def evaluate_detections(

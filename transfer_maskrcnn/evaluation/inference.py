@@ -79,8 +79,7 @@ class FastInference(nn.Module):
         """
         inner: Any = unwrapped(self.model)
         device = next(self.model.parameters()).device.type
-        autocast = torch.autocast(device, self.precision) if self.precision else nullcontext()
-        with autocast:
+        with torch.autocast(device, self.precision) if self.precision else nullcontext():
             if not _gives_plain_masks(inner):
                 return self.model(batched_inputs)
             # GeneralizedRCNN.inference, which keeps its proposals to itself

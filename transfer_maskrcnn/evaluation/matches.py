@@ -156,12 +156,11 @@ def evaluate(
     Raises:
         DatasetError: results of an image or a category that the ground truth does not have.
     """
-    shape = GEOMETRY[iou_type]
     ids = sorted(image["id"] for image in truth["images"])
     numbers = {image: number for number, image in enumerate(ids)}  # ids may be of any kind
     _check_known(results, "image_id", numbers)
     _check_known(results, "category_id", {c["id"] for c in truth["categories"]})
-    keys = ("category_id", "score", shape)
+    keys = ("category_id", "score", GEOMETRY[iou_type])
     detections = [{"image_id": numbers[r["image_id"]], **{k: r[k] for k in keys}} for r in results]
     library = _library()
     with contextlib.redirect_stdout(io.StringIO()):

@@ -8,7 +8,6 @@ import math
 import os
 import shutil
 from collections.abc import Iterable, Sequence
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
-from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from transfer_maskrcnn.cli import progress
@@ -26,7 +24,7 @@ from transfer_maskrcnn.data.loader import SeededImages, seeded
 from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
 from transfer_maskrcnn.errors import ConfigError, nearest
 from transfer_maskrcnn.feature_cache.cache import Canvases, FeatureCache, MemoryStore, Size
-from transfer_maskrcnn.modeling.freezing import FREEZE_KEY
+from transfer_maskrcnn.modeling.freezing import FREEZE_KEY, PhaseHook
 from transfer_maskrcnn.modeling.precision import autocast_dtype
 from transfer_maskrcnn.modeling.rcnn import FrozenPart, TransferRCNN
 from transfer_maskrcnn.surgery.names import unwrapped
@@ -58,7 +56,7 @@ class NotCachedError(Exception):
         self.ordinary = ordinary
 
 
-class CacheFeatures(HookBase):
+class CacheFeatures(PhaseHook):
     """Fills a :class:`FeatureCache` before training, and anew where a phase of it begins.
 
     Goes behind ``WeightSurgeryHook`` and ``FreezeSchedule``: it caches what they leave.
@@ -69,11 +67,11 @@ class CacheFeatures(HookBase):
         Args:
             cfg: fitted, with ``MODEL.TRANSFER.CACHE_FEATURES`` other than "off".
         """
+        super().__init__(cfg.SOLVER.FREEZE_SCHEDULE)
         self._cfg = cfg
         self._mode = cfg.MODEL.TRANSFER.CACHE_FEATURES
         self._folder = Path(cfg.OUTPUT_DIR, FOLDER)
         self._model: Any = None
-        self._phase_ends = list(accumulate(n for n, _ in cfg.SOLVER.FREEZE_SCHEDULE))
 
     @staticmethod
     def check(cfg: CfgNode, spec: RunSpec | None = None) -> None:
@@ -92,26 +90,24 @@ class CacheFeatures(HookBase):
             DatasetError: an image cannot be read.
         """
         self._model = unwrapped(self.trainer.model)
-        self._change(self.trainer.start_iter)
+        self._enter(self.trainer.start_iter)
 
-    def before_step(self) -> None:
-        if self.trainer.iter in self._phase_ends and self.trainer.iter > self.trainer.start_iter:
-            self._change(self.trainer.iter)
-
-    def _change(self, iteration: int) -> None:
+    def _enter(self, iteration: int) -> None:
         """Cache what is frozen from ``iteration`` on, or say why not."""
         used = getattr(self._model, "recall", None) is not None
         self._model.recall = None
         try:
-            self._enter(iteration)
+            self._cache(iteration)
         except NotCachedError as reason:
             asked = self._mode != "auto" and iteration == self.trainer.start_iter
-            if asked and not (reason.ordinary and self._phase_ends):
+            if asked and not (reason.ordinary and self._ends):
                 fix = f"{reason.fix}, or " if reason.fix else ""
                 raise ConfigError(f"{KEY} {self._mode}: {reason}; {fix}set {KEY} off") from None
             if used or not reason.ordinary:
-                words = "%s %s: not used from iteration %d on, since %s"
-                logger.info(words, KEY, self._mode, iteration, reason)
+                logger.info(
+                    "%s %s: not used from iteration %d on, since %s",
+                    *(KEY, self._mode, iteration, reason),
+                )
 
     def after_train(self) -> None:
         if self._model is not None:
@@ -120,8 +116,8 @@ class CacheFeatures(HookBase):
         if self._mode == "auto" and self.trainer.iter >= self.trainer.max_iter - 1:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _enter(self, iteration: int) -> None:
-        left = next((e for e in self._phase_ends if e > iteration), self.trainer.max_iter)
+    def _cache(self, iteration: int) -> None:
+        left = next((e for e in self._ends if e > iteration), self.trainer.max_iter)
         if left <= iteration:
             return  # a complete run that is resumed for its evaluation
         model, dataset = self._model, self.trainer.data_loader.dataset
@@ -129,7 +125,7 @@ class CacheFeatures(HookBase):
         if not isinstance(dataset, SeededImages):
             raise NotCachedError("the data loader is not that of build_train_loader")
         # Of the whole phase, not of what is left: a resumed run decides as the first one did.
-        begin = max((e for e in self._phase_ends if e <= iteration), default=0)
+        begin = max((e for e in self._ends if e <= iteration), default=0)
         passes = (left - begin) * self._cfg.SOLVER.IMS_PER_BATCH / len(dataset)
         views = fixed_mappers(dataset.mapper)
         if comm.get_world_size() > 1:

@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from transfer_maskrcnn.errors import ConfigError, WeightFileError, nearest
-from transfer_maskrcnn.modeling.heads import tasks_of
+from transfer_maskrcnn.modeling.build import tasks_of
 from transfer_maskrcnn.surgery.classes import extended_classes, find_class, fold, known_classes
 from transfer_maskrcnn.surgery.hook import began_with, load_named_source
 from transfer_maskrcnn.surgery.load import load_weights, trained_file
@@ -42,20 +42,19 @@ def class_places(cfg: CfgNode, classes: Sequence[str], dataset: str) -> list[int
     """
     if not cfg.MODEL.TRANSFER.EXTEND:
         return None
-    model = list(classes)
     own = list(MetadataCatalog.get(dataset).thing_classes)
-    known = known_classes(own, model)
+    known = known_classes(own, classes)
     unknown = [name for name in own if name not in known]
     if unknown:
         raise ConfigError(
             f"{dataset_keys(cfg).get(dataset, 'dataset')} {dataset!r} has the class "
-            f"{unknown[0]!r}, which the extended model lacks: it has {quoted(model)}"
-            f"{nearest(unknown[0], model) or '.'} Name another "
+            f"{unknown[0]!r}, which the extended model lacks: it has {quoted(classes)}"
+            f"{nearest(unknown[0], classes) or '.'} Name another "
             "set, or make the class one of these with `merge` where the set is declared. Only "
             "training on DATASETS.TRAIN adds classes; --eval-only takes them from the model in "
             "OUTPUT_DIR, or else MODEL.WEIGHTS"
         )
-    return [model.index(known[name]) for name in own]
+    return [classes.index(known[name]) for name in own]
 
 
 def dataset_keys(cfg: CfgNode) -> dict[str, str]:

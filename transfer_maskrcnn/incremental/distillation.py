@@ -33,7 +33,7 @@ from transfer_maskrcnn.incremental.distillation_losses import (
     of_class,
 )
 from transfer_maskrcnn.incremental.source import build_source_model, source_config
-from transfer_maskrcnn.modeling.heads import COSINE_KEY
+from transfer_maskrcnn.modeling.build import COSINE_KEY
 from transfer_maskrcnn.modeling.rcnn import Features, FrozenPart, Step
 from transfer_maskrcnn.surgery.hook import load_named_source
 from transfer_maskrcnn.surgery.names import unwrapped
@@ -180,8 +180,9 @@ class Distillation:
     def attach(self) -> None:
         """Have the losses join the student's."""
         self._student.more_losses = self._more_losses
-        head = self._student.proposal_generator.rpn_head
-        self._handle = head.register_forward_hook(self._keep_objectness)
+        self._handle = self._student.proposal_generator.rpn_head.register_forward_hook(
+            self._keep_objectness
+        )
         if len(self._hidden):
             self._student.roi_heads.box_predictor.before_loss = partial(
                 background_may_be, self._hidden
@@ -195,8 +196,9 @@ class Distillation:
 
     def _keep_objectness(self, head: nn.Module, _: Any, output: Any) -> None:
         """Of a step in which the RPN learns."""
-        learns = head.training and output[0][0].requires_grad
-        self._objectness = objectness_logits(output) if learns else None
+        self._objectness = (
+            objectness_logits(output) if head.training and output[0][0].requires_grad else None
+        )
 
     def _more_losses(self, step: Step) -> dict[str, Tensor]:
         objectness, self._objectness = self._objectness, None
@@ -206,8 +208,10 @@ class Distillation:
         answers = ask(
             self._teacher, self._base, step.images, self._teacher_features(step), novel_objects
         )
-        distilled = self._losses(step.features, objectness, answers)
-        return {name: self._weight * loss for name, loss in distilled.items()}
+        return {
+            name: self._weight * loss
+            for name, loss in self._losses(step.features, objectness, answers).items()
+        }
 
     def _losses(
         self, features: Features, objectness: Tensor | None, answers: Answers

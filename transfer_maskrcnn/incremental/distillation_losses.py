@@ -144,8 +144,7 @@ def ask(
 def _off_novel_objects(found: Instances, novel_objects: Boxes) -> Boxes:
     boxes = found.proposal_boxes
     if len(novel_objects):
-        overlap = pairwise_iou(boxes, novel_objects).amax(dim=1)
-        boxes = boxes[overlap < NOVEL_OBJECT_IOU]
+        boxes = boxes[pairwise_iou(boxes, novel_objects).amax(dim=1) < NOVEL_OBJECT_IOU]
     return boxes[:PROPOSALS]
 
 

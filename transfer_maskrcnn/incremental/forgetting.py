@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from transfer_maskrcnn.evaluation.bootstrap import (
+    LEAST_IMAGES,
+    REPLICATES,
     bootstrap_class_ap,
     interval,
     mean_of_classes,
@@ -17,10 +19,6 @@ from transfer_maskrcnn.evaluation.bootstrap import (
 from transfer_maskrcnn.evaluation.matches import Matches
 from transfer_maskrcnn.text import plural
 
-#: with fewer, images that happen to agree would pass for certainty
-LEAST_IMAGES = 5
-REPLICATES = 1000
-_SEED = 0
 _KINDS = {"segm": "mask", "bbox": "box"}
 
 
@@ -138,7 +136,7 @@ def _forgetting(base: _Scored, ap: float) -> dict[str, float | None]:
     if _images(base) < LEAST_IMAGES:
         return {"ap": ap, "low": None, "high": None}
     weights = [
-        resample(len(one.matches.image_ids), REPLICATES, _SEED + place)
+        resample(len(one.matches.image_ids), REPLICATES, place)
         for place, (one, _) in enumerate(base)
     ]
     before, after = _ap(base, "before", weights), _ap(base, "matches", weights)

@@ -49,7 +49,6 @@ from transfer_maskrcnn.text import few, plural, quoted
 logger = logging.getLogger(__name__)
 
 KEY = "MODEL.TRANSFER.PSEUDO_LABELS"
-SUMMARY_FILE = "pseudo_labels.json"
 #: what scores less is not kept: thresholds from here on can be changed without labelling again
 LOWEST_SCORE = 0.05
 _MOST_CLASSES = 8  # in a sentence
@@ -179,7 +178,7 @@ def with_pseudo_labels(
     sentence = describe(summary)
     logger.info(sentence)
     if comm.is_main_process():
-        write_json(Path(cfg.OUTPUT_DIR, SUMMARY_FILE), {**summary, "sentence": sentence})
+        write_json(Path(cfg.OUTPUT_DIR, "pseudo_labels.json"), {**summary, "sentence": sentence})
     return [with_labels(r, added) for r, added in zip(records, labels, strict=True)]
 
 
@@ -243,8 +242,7 @@ def label_document(
         for number, (record, own) in enumerate(zip(records, annotations, strict=True), start=1)
     ]
     content = coco_document(dicts, classes)
-    given = (a for own in annotations for a in own)
-    pairs = zip(content["annotations"], given, strict=True)
+    pairs = zip(content["annotations"], (a for own in annotations for a in own), strict=True)
     content["annotations"] = [
         {**written, "id": number}
         | ({"score": round(annotation["score"], 4)} if "score" in annotation else {})

@@ -9,11 +9,9 @@ from __future__ import annotations
 import logging
 from bisect import bisect_right
 from collections.abc import Collection
-from itertools import accumulate
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import HookBase
 from torch import Tensor, nn
 
 from transfer_maskrcnn.config import RunSpec
@@ -23,7 +21,7 @@ from transfer_maskrcnn.modeling.freezing import (
     ALL_BUT_NOVEL_ROWS,
     FREEZE_KEY,
     FREEZE_SCHEDULE_KEY,
-    parse_phases,
+    PhaseHook,
     rows_per_class,
 )
 from transfer_maskrcnn.surgery.hook import load_named_source
@@ -77,7 +75,7 @@ class _Held:
                 state.index_fill_(0, self.rows, 0)  # the momentum of a row that is freed later
 
 
-class HoldRows(HookBase):
+class HoldRows(PhaseHook):
     """Holds the rows of all classes but novel ones, and the background's, bit for bit.
 
     Their gradients are zero before anything sees them, so clipping by norm counts novel rows alone;
@@ -89,11 +87,10 @@ class HoldRows(HookBase):
     """
 
     def __init__(self, cfg: CfgNode, spec: RunSpec):
-        phases = parse_phases(cfg.SOLVER.FREEZE_SCHEDULE, cfg.SOLVER.MAX_ITER)
+        super().__init__(cfg.SOLVER.FREEZE_SCHEDULE)
         always = cfg.MODEL.TRANSFER.FREEZE == ALL_BUT_NOVEL_ROWS
         self._cfg, self._spec = cfg, spec
-        self._ends = list(accumulate(iterations for iterations, _ in phases))
-        self._holds = [*(always or part == ALL_BUT_NOVEL_ROWS for _, part in phases), always]
+        self._holds = [*(always or spec == ALL_BUT_NOVEL_ROWS for spec in self._specs), always]
         self._held: list[_Held] = []
 
     def before_train(self) -> None:
@@ -117,10 +114,6 @@ class HoldRows(HookBase):
                 *(facts.weights, ALL_BUT_NOVEL_ROWS),
             )
         self._enter(self.trainer.start_iter)
-
-    def before_step(self) -> None:
-        if self.trainer.iter in self._ends:
-            self._enter(self.trainer.iter)
 
     def after_step(self) -> None:
         for held in self._held:

@@ -35,8 +35,7 @@ from transfer_maskrcnn.evaluation.inference import FastInference
 from transfer_maskrcnn.evaluation.matches import Matches, match
 from transfer_maskrcnn.files import file_digest
 from transfer_maskrcnn.incremental.classes import source_categories
-from transfer_maskrcnn.modeling.build import build_model
-from transfer_maskrcnn.modeling.heads import COSINE_KEY, tasks_of
+from transfer_maskrcnn.modeling.build import COSINE_KEY, build_model, tasks_of
 from transfer_maskrcnn.modeling.precision import autocast_dtype, describe_precision
 from transfer_maskrcnn.surgery.apply import apply_plan
 from transfer_maskrcnn.surgery.hook import began_with, load_named_source

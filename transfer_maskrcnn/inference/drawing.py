@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from pathlib import Path
 
 import cv2
 import matplotlib
@@ -149,8 +148,7 @@ def _corners(
 def _plate(text: str, size: int, colour: Colour) -> Pixels:
     """Black ``text`` on ``colour``, with a black edge: (height, width, 3), BGR."""
     # The one that matplotlib brings along has the letters of most alphabets, unlike OpenCV's.
-    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf"
-    font = ImageFont.truetype(str(path), size)
+    font = ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans-Bold.ttf", size)
     left, _, right, _ = font.getbbox(text)
     margin = max(2, size // 5)
     shape = (int(right - left) + 2 * margin, sum(font.getmetrics()))

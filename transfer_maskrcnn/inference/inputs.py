@@ -19,7 +19,6 @@ from transfer_maskrcnn.errors import DatasetError
 from transfer_maskrcnn.inference.predictor import Pixels
 
 VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"))
-_USUAL_RATE = 25.0  # frames a second, for files that do not say
 
 
 def is_video(path: Path) -> bool:
@@ -122,8 +121,9 @@ def read_bgr(path: Path) -> Pixels:
         try:
             return np.ascontiguousarray(read_image(str(path), format="BGR"))
         except Exception as error:  # PIL's decoders raise nearly every type of exception
-            problem = " ".join(str(error).split()) or type(error).__name__
-            raise DatasetError(f"{path}: {problem}") from None
+            raise DatasetError(
+                f"{path}: {' '.join(str(error).split()) or type(error).__name__}"
+            ) from None
 
 
 class Video:
@@ -150,7 +150,7 @@ class Video:
                 "in .mp4"
             )
         self.frames = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
-        self.rate = capture.get(cv2.CAP_PROP_FPS) or _USUAL_RATE
+        self.rate = capture.get(cv2.CAP_PROP_FPS) or 25.0  # for files that do not say
         self.size: tuple[int, int] = first.shape[:2]
 
     def __iter__(self) -> Iterator[Pixels]:

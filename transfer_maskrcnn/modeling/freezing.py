@@ -202,7 +202,26 @@ def parse_phases(value: Any, max_iter: int) -> tuple[Phase, ...]:
     return phases
 
 
-class FreezeSchedule(HookBase):
+class PhaseHook(HookBase):
+    """Does what it does before training, and anew where a phase of FREEZE_SCHEDULE begins."""
+
+    def __init__(self, phases: Sequence[Sequence[Any]]):
+        """
+        Args:
+            phases: (iterations, what is frozen for so long) pairs.
+        """
+        self._specs = [spec for _, spec in phases]
+        self._ends = list(accumulate(iterations for iterations, _ in phases))
+
+    def before_step(self) -> None:
+        if self.trainer.iter in self._ends and self.trainer.iter > self.trainer.start_iter:
+            self._enter(self.trainer.iter)
+
+    def _enter(self, iteration: int) -> None:
+        raise NotImplementedError
+
+
+class FreezeSchedule(PhaseHook):
     """Freezes parts for the first iterations: phase after phase, then nothing more than before.
 
     Which phase is on depends on the iteration alone, so a resumed run needs no saved state. A
@@ -217,8 +236,7 @@ class FreezeSchedule(HookBase):
         Args:
             phases: (iterations, what is frozen as in ``MODEL.TRANSFER.FREEZE``) pairs.
         """
-        self._specs = [spec for _, spec in phases]
-        self._ends = list(accumulate(iterations for iterations, _ in phases))
+        super().__init__(phases)
         self._trainable: dict[str, nn.Parameter] = {}
         self._held: list[tuple[nn.Module, RemovableHandle]] = []
 
@@ -238,10 +256,6 @@ class FreezeSchedule(HookBase):
         ]
         self._enter(self.trainer.start_iter)
 
-    def before_step(self) -> None:
-        if self.trainer.iter in self._ends and self.trainer.iter > self.trainer.start_iter:
-            self._enter(self.trainer.iter)
-
     def _enter(self, iteration: int) -> None:
         model = unwrapped(self.trainer.model)
         frozen = [*self._frozen, set()][bisect_right(self._ends, iteration)]
@@ -251,7 +265,11 @@ class FreezeSchedule(HookBase):
             if name in frozen:  # SGD moves what has a gradient, be it zero, or a momentum
                 parameter.grad = None
                 self.trainer.optimizer.state.pop(parameter, None)
-        self._hold_norms(frozen, model.training)
+        for norm, handle in self._held:
+            handle.remove()
+            norm.train(model.training)
+        norms = [norm for name, norm in self._norms.items() if name in frozen]
+        self._held = [(norm, _hold_statistics(norm)) for norm in norms]
         parallel = self.trainer.model
         if changed and isinstance(parallel, DistributedDataParallel):
             # A wrapper reduces the gradients of those parameters alone that were trainable when it
@@ -268,10 +286,3 @@ class FreezeSchedule(HookBase):
             _by_part({n: p for n, p in model.named_parameters() if p.requires_grad}),
             _by_part({n: p for n, p in model.named_parameters() if not p.requires_grad}),
         )
-
-    def _hold_norms(self, frozen: set[str], training: bool) -> None:
-        for norm, handle in self._held:
-            handle.remove()
-            norm.train(training)
-        names = frozen & self._norms.keys()
-        self._held = [(self._norms[name], _hold_statistics(self._norms[name])) for name in names]

@@ -39,11 +39,8 @@ def autocast_dtype(cfg: CfgNode) -> torch.dtype | None:
 
 def cpu_has_bf16() -> bool:
     """Whether this CPU multiplies bf16 in hardware; False where that cannot be found out."""
-    if not _CPUINFO.exists():  # not Linux
-        return False
-    flags = (
-        line for line in _CPUINFO.read_text().splitlines() if line.startswith(("flags", "Feat"))
-    )
+    text = _CPUINFO.read_text() if _CPUINFO.exists() else ""  # Linux
+    flags = (line for line in text.splitlines() if line.startswith(("flags", "Feat")))
     return not _CPU_BF16.isdisjoint(next(flags, "").split())
 
 

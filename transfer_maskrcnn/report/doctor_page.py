@@ -26,7 +26,6 @@ from transfer_maskrcnn.report.plots import (
 from transfer_maskrcnn.report.tiles import Drawn, outline, picture_of, window_around
 from transfer_maskrcnn.text import few, listed, plural, shorten
 
-_SEVERITIES = ("error", "warning", "note")  # the worst first
 _MOST_PLACES = 20
 _LONGEST_WORD = 26  # in the caption of a thumbnail; the list of places has it whole
 _LONG_WORD = re.compile(rf"[^\s/]{{{_LONGEST_WORD + 1},}}")
@@ -63,7 +62,7 @@ def write_doctor_page(content: Json, output: Path) -> Path:
             "verdict": content["verdict"],
             "groups": [
                 (severity, group)
-                for severity in _SEVERITIES
+                for severity in ("error", "warning", "note")  # the worst first
                 if (group := [found for found in findings if found["severity"] == severity])
             ],
             "datasets": [_dataset(dataset) for dataset in content["datasets"]],
@@ -78,11 +77,13 @@ def _finding(found: Json) -> dict[str, Any]:
     is_close = any(place["drawn"] for place in found["places"])
     drawn = []
     for k, picture in found["pictures"]:
-        words = _words(found["places"][k], folder)
-        caption = _LONG_WORD.sub(lambda word: shorten(word[0], _LONGEST_WORD), words)
-        whole = _colours([picture])[0]
+        caption = _LONG_WORD.sub(
+            lambda word: shorten(word[0], _LONGEST_WORD), _words(found["places"][k], folder)
+        )
         drawn.append(
-            close_tile(picture, caption) if is_close else whole_tile(picture, whole, caption)
+            close_tile(picture, caption)
+            if is_close
+            else whole_tile(picture, _colours([picture])[0], caption)
         )
     pictures = [picture for picture in drawn if picture is not None]
     return {
@@ -120,11 +121,15 @@ def _dataset(dataset: Json) -> dict[str, Any]:
     )
     classes = sorted(dataset["classes"].items(), key=lambda item: (-item[1], item[0]))
     colours, key = _colours(dataset["pictures"])
-    tiles = []
-    for picture in dataset["pictures"]:
-        name = shorten(os.path.basename(picture["file"]), _LONGEST_WORD)
-        words = f"{name}: {plural(len(picture['shapes']), 'object')}"
-        tiles.append(whole_tile(picture, colours, words))
+    tiles = [
+        whole_tile(
+            picture,
+            colours,
+            f"{shorten(os.path.basename(picture['file']), _LONGEST_WORD)}: "
+            f"{plural(len(picture['shapes']), 'object')}",
+        )
+        for picture in dataset["pictures"]
+    ]
     return {
         "name": dataset["name"],
         "facts": _facts(dataset),
@@ -231,8 +236,12 @@ def image_sizes_picture(sizes: Sequence[Sequence[int]]) -> Picture | None:
     dress(axes, "width, pixels", "height, pixels", grid="both")
     axes.margins(0.12)
     axes.set(xlim=(0, None), ylim=(0, None))
-    largest = f"{count(width.max())} wide and {count(height.max())} high at most"
-    return page_picture(figure, f"{len(sizes)} sizes of images, {largest}.", "Image sizes")
+    return page_picture(
+        figure,
+        f"{len(sizes)} sizes of images, {count(width.max())} wide and {count(height.max())} high "
+        "at most.",
+        "Image sizes",
+    )
 
 
 def sides_picture(sides: Sequence[float]) -> Picture | None:
@@ -241,9 +250,14 @@ def sides_picture(sides: Sequence[float]) -> Picture | None:
         return None
     values = np.maximum(sides, _LEAST_SIDE)
     bins = 2 ** np.arange(np.floor(np.log2(values.min())), np.log2(values.max()) + 0.5, 0.25)
-    alt = f"Object sides, half of them up to {decimal(float(np.median(values)), 0)} pixels."
-    xlabel = "√(box area), pixels of the network's input"
-    return _histogram(values, bins, xlabel, count, alt, "Object size")
+    return _histogram(
+        values,
+        bins,
+        xlabel="√(box area), pixels of the network's input",
+        words=count,
+        alt=f"Object sides, half of them up to {decimal(float(np.median(values)), 0)} pixels.",
+        caption="Object size",
+    )
 
 
 def aspects_picture(aspects: Sequence[float]) -> Picture | None:
@@ -251,9 +265,14 @@ def aspects_picture(aspects: Sequence[float]) -> Picture | None:
     if not aspects:
         return None
     values = np.clip(aspects, 1 / _WIDEST, _WIDEST)
-    bins = 2 ** np.arange(-4.125, 4.25, 0.25)  # a square lies in the middle of one
-    alt = f"Width / height of objects, {decimal(float(np.median(values)), 2)} at the median."
-    return _histogram(values, bins, "width : height of the box", _ratio, alt, "Aspect ratio")
+    return _histogram(
+        values,
+        2 ** np.arange(-4.125, 4.25, 0.25),  # a square lies in the middle of one
+        xlabel="width : height of the box",
+        words=_ratio,
+        alt=f"Width / height of objects, {decimal(float(np.median(values)), 2)} at the median.",
+        caption="Aspect ratio",
+    )
 
 
 def _histogram(

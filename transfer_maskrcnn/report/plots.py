@@ -19,7 +19,6 @@ from transfer_maskrcnn.text import shorten
 INK, FAINT = "#222222", "#d9d9d9"
 PAGE_WIDTH, PAGE_HEIGHT = 5.4, 3.6  # inches; shown at about 100 CSS pixels an inch
 MOST_BARS = 24
-_PAGE_DPI = 190
 
 # Okabe and Ito's palette (https://jfly.uni-koeln.de/color/) is meant for colour-blind readers, too;
 # its yellow, invisible on white, is left out. Markers tell variants apart without any colour.
@@ -62,7 +61,7 @@ def page_axes(height: float = PAGE_HEIGHT) -> tuple[Figure, Axes]:
 def page_picture(figure: Figure, alt: str, caption: str = "") -> Picture:
     """``figure`` as part of a page."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_PAGE_DPI)
+    figure.savefig(buffer, format="png", dpi=190)
     return Picture(buffer.getvalue(), "png", alt, caption)
 
 

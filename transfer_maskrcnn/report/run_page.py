@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from transfer_maskrcnn.errors import TransferError
 from transfer_maskrcnn.files import read_json
@@ -50,8 +50,6 @@ _REPEAT = ("seed", "device", "machine", "precision", "threads", "processes", "ve
 _SUMMARY = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 _SIZES = {"APs": "small objects", "APm": "medium objects", "APl": "large objects"}
 
-T = TypeVar("T")
-
 
 def write_run_report(folder: Path) -> Path:
     """Write ``report.html``: one file, without scripts, that needs nothing beside itself.
@@ -85,7 +83,6 @@ class _Run:
         losses, lost = read_lines(self._folder / "metrics.json")
         if lost:
             self.damaged.append(f"metrics.json: {lost} of its lines are damaged and left out.")
-        plots = [losses_picture(losses, curve), validation_picture(curve)]
         evaluated = self._read("evaluation.json", dict, _evaluated) or {
             **_evaluated({}),
             "sentences": ["This run has no evaluation: evaluation.json is missing."],
@@ -109,7 +106,7 @@ class _Run:
             "name": self._folder.resolve().name,
             **evaluated,
             **manifest,
-            "plots": [plot for plot in plots if plot is not None],
+            "plots": [*filter(None, (losses_picture(losses, curve), validation_picture(curve)))],
             "pseudo_labels": self._read("pseudo_labels.json", dict, lambda file: file["sentence"]),
             "explanations": [view for view in explained if view],
             "colours": {"there": OBJECT_COLOUR, "detected": DETECTION_COLOUR},
@@ -120,12 +117,12 @@ class _Run:
             "damaged": self.damaged,
         }
 
-    def _read(self, name: str, kind: type[Any], show: Callable[[Any], T | None]) -> T | None:
+    def _read(self, name: str, kind: type[Any], show: Callable[[Any], Any]) -> Any:
         """What ``show`` makes of a file; None where there is none, or it is damaged."""
         path = self._folder / name
         return self._guard(name, lambda: show(read_json(path, kind))) if path.is_file() else None
 
-    def _guard(self, name: str, show: Callable[[], T | None]) -> T | None:
+    def _guard(self, name: str, show: Callable[[], Any]) -> Any:
         try:
             return show()
         except (TransferError, AttributeError, LookupError, TypeError, ValueError):

@@ -86,16 +86,20 @@ def view_plan(plan: Json) -> View:
                 groups.items(), key=lambda group: list(_FATES).index(group[0][0])
             )
         ],
-        "classes": [(row["target"], _source(row), row["words"]) for row in plan["classes"]],
+        "classes": [
+            (
+                row["target"],
+                f"mean of {', '.join(row['averaged'])}"
+                if row.get("averaged")
+                else row["source"] or "none",
+                row["words"],
+            )
+            for row in plan["classes"]
+        ],
         "remarks": [
             f"{p['text']} {p['remedy']}".strip() for p in (*plan["problems"], *plan["notes"])
         ],
     }
-
-
-def _source(row: Json) -> str:
-    averaged = row.get("averaged")
-    return f"mean of {', '.join(averaged)}" if averaged else row["source"] or "none"
 
 
 def _shape(tensor: Json) -> str:
@@ -202,14 +206,17 @@ def losses_picture(metrics: Sequence[Json], curve: Sequence[Json]) -> Picture | 
     """
     total, validation = _series(metrics, "total_loss"), _series(curve, "val_loss")
     parts = sorted({key for row in metrics for key in row if key.startswith("loss_")})
-    dashed = {"color": INK, "linestyle": "--", "marker": "o", "markersize": 4}
     lines = [
         ("total", total, {"color": INK, "linewidth": 2.2}),
         *(
             (_LOSSES.get(k, k), _series(metrics, k), {"color": look.colour, "linewidth": 1.3})
             for k, look in looks(parts).items()
         ),
-        ("total, validation", validation, dashed),
+        (
+            "total, validation",
+            validation,
+            {"color": INK, "linestyle": "--", "marker": "o", "markersize": 4},
+        ),
     ]
     words = [
         f"; {name} goes from {decimal(points[0][1], 2)} to {decimal(points[-1][1], 2)}"

@@ -33,7 +33,6 @@ from transfer_maskrcnn.text import listed, plural
 STUDY_FILE = "study.json"
 COSTS_FILE = "costs.json"
 VERSION = 1
-_FIGURE_DPI = 100
 
 Json = dict[str, Any]
 
@@ -70,7 +69,7 @@ def write_study_figure(folder: Path, output: Path) -> None:
     """
     figure = study_figure(Study(folder))
     with atomic_path(output) as temporary:
-        figure.savefig(temporary, format="png", dpi=_FIGURE_DPI)
+        figure.savefig(temporary, format="png", dpi=100)
 
 
 class Study:
@@ -115,7 +114,6 @@ class Study:
         facts, comparisons = self.facts, self.facts["comparisons"]
         titles, results = self.result_groups()
         settings, shared = self.settings()
-        plots = [draw(self, f) for f in self.fractions for draw in (final_picture, curves_picture)]
         repeat = {
             "Config": facts["config_file"],
             "Versions": described(facts["versions"]),
@@ -129,7 +127,9 @@ class Study:
             "data": f"{facts['train']}, {plural(max(self.images.values()), 'image')}",
             "verdict": facts["verdict"],
             "compared": self._compared(),
-            "plots": plots,
+            "plots": [
+                draw(self, f) for f in self.fractions for draw in (final_picture, curves_picture)
+            ],
             "by_images": by_images_picture(self) if len(self.fractions) > 1 else None,
             "kept": {variant["name"]: kept(variant["keep"]) for variant in self.variants},
             "titles": titles,

@@ -135,10 +135,15 @@ def draw_curves(axes: Axes, study: Study, fraction: float) -> Entries:
         look, curve = study.looks[cell["variant"]], cell["curve"]
         x, low, high = ([p[k] for p in curve] for k in ("iteration", "low", "high"))
         points = [(point["iteration"], point["mean"]) for point in curve]
-        style = {"color": look.colour, "marker": look.marker, "markersize": 4.5}
-        entries.append((plain(cell["variant"]), line(axes, points, **style)))
-        band = np.array(low, float), np.array(high, float)  # None leaves a gap
-        axes.fill_between(x, *band, color=look.colour, alpha=0.15, linewidth=0)
+        entries.append(
+            (
+                plain(cell["variant"]),
+                line(axes, points, color=look.colour, marker=look.marker, markersize=4.5),
+            )
+        )
+        axes.fill_between(  # None leaves a gap
+            x, *np.array((low, high), float), color=look.colour, alpha=0.15, linewidth=0
+        )
     dress(axes, "iteration", metric_name(study.metric))
     highest = [point["high"] or 0 for cell in study.cells.values() for point in cell["curve"]]
     axes.set_ylim(0, 1.05 * max(*highest, 1))  # of all fractions, so that they can be compared
@@ -162,8 +167,7 @@ def draw_by_images(axes: Axes, study: Study) -> Entries:
     for name, look in study.looks.items():
         cells = [study.cells[name, fraction] for fraction in fractions]
         points = [(n, cell["mean"]) for n, cell in zip(x, cells, strict=True)]
-        style = {"color": look.colour, "marker": look.marker}
-        entries.append((plain(name), line(axes, points, **style)))
+        entries.append((plain(name), line(axes, points, color=look.colour, marker=look.marker)))
         intervals = np.transpose([cell["interval"] for cell in cells])
         axes.plot((x, x), intervals, color=look.colour, lw=1.2, alpha=0.7)
     dress(axes, "training images", metric_name(study.metric))

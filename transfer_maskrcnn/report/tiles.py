@@ -41,8 +41,6 @@ _MARGIN = 0.7  # of the longer side, on each side
 _NEARLY_WHOLE = 0.8  # of the image's longer side
 _FAR = 1e5  # pixels of a tile; Pillow counts in 32 bits
 
-Instance = Mapping[str, Any]
-
 MIN_SCORE = 0.5  # of predictions that are shown
 #: what is there, and what the model says; Okabe and Ito's blue and orange
 OBJECT_COLOUR, DETECTION_COLOUR = "#56B4E9", "#E69F00"
@@ -194,21 +192,20 @@ def comparison_tiles(folders: Mapping[str, Sequence[Path]]) -> dict[str, Any] | 
     objects = Counter(a["image_id"] for a in truth["annotations"])
     fullest = sorted(truth["images"], key=lambda image: -objects[image["id"]])
     opened = ((i, open_upright(i["file_name"], i["width"], i["height"])) for i in fullest)
-    rows, seen = [], set()
-    for image, pixels in islice(((i, p) for i, p in opened if p is not None), _MOST_IMAGES):
-        row = []
-        for found in columns.values():
-            instances = [i for i in found if i["image_id"] == image["id"]]
-            row.append(_labelled(pixels, instances, names, colours))
-            seen |= {instance["category_id"] for instance in instances}
-        rows.append(row)
+    shown = [*islice(((i, p) for i, p in opened if p is not None), _MOST_IMAGES)]
+    cells = [
+        [(p, [one for one in found if one["image_id"] == i["id"]]) for found in columns.values()]
+        for i, p in shown
+    ]
+    rows = [[_labelled(p, some, names, colours) for p, some in row] for row in cells]
+    seen = {one["category_id"] for row in cells for _, some in row for one in some}
     key = {names[i]: colours[i] for i in names if i in seen}
     return {"titles": list(columns), "rows": rows, "colours": key} if rows else None
 
 
 def _labelled(
     pixels: Image.Image,
-    instances: Sequence[Instance],
+    instances: Sequence[Mapping[str, Any]],
     names: Mapping[int, str],
     colours: Mapping[Any, str],
 ) -> Picture:
@@ -277,6 +274,6 @@ def picture_of(
     return Picture(draw_tile(image, drawn, window), "jpeg", caption, caption)
 
 
-def _label(instance: Instance, names: Mapping[int, str]) -> str:
+def _label(instance: Mapping[str, Any], names: Mapping[int, str]) -> str:
     score = f" {instance['score']:.2f}" if "score" in instance else ""
     return f"{names[instance['category_id']]}{score}"

@@ -34,7 +34,6 @@ _NO_CARE_FOR_WEIGHTS = (
     *("MODEL.TRANSFER.FREEZE", "", "SOLVER.FREEZE_SCHEDULE", "[]", "SOLVER.LR_MULTIPLIERS", "[]"),
     *("SOLVER.L2_SP", "0.0"),
 )
-_AS_IT_IS = ("MODEL.TRANSFER.STRICT", "False", "SOLVER.L2_SP", "0.0")
 
 CURVE_SHARES = (0, 1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of the iterations, beside the last
 SET_BY_THE_STUDY = (
@@ -97,7 +96,8 @@ def parse_variant(text: str, cfg: CfgNode) -> Variant:
         settings += ["MODEL.TRANSFER.CLASS_MAP", "[]", "MODEL.TRANSFER.NEW_CLASS_INIT", "default"]
         settings += _without_extension(cfg) if cfg.MODEL.TRANSFER.EXTEND else []
     if random:
-        settings += _fair_settings(cfg) if preset == FAIR else _AS_IT_IS
+        as_it_is = ["MODEL.TRANSFER.STRICT", "False", "SOLVER.L2_SP", "0.0"]
+        settings += _fair_settings(cfg) if preset == FAIR else as_it_is
     name = f"{preset}@{file.rpartition('/')[2]}" if at else preset
     return Variant(name, text.strip(), keep, weights, tuple(settings))
 
@@ -207,8 +207,10 @@ class Design:
         points = {0, *cfg.TEST.EVAL_ITERS}  # without the start, no curve tells what weights bring
         if not (cfg.TEST.EVAL_ITERS or cfg.TEST.EVAL_PERIOD):
             points |= {round(share * last) for share in CURVE_SHARES}
-        evaluated = str(sorted(points))
-        return ["SOLVER.CHECKPOINT_PERIOD", str(period), "TEST.EVAL_ITERS", evaluated]
+        return [
+            *("SOLVER.CHECKPOINT_PERIOD", str(period)),
+            *("TEST.EVAL_ITERS", str(sorted(points))),
+        ]
 
 
 def make_design(

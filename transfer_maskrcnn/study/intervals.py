@@ -26,18 +26,14 @@ from typing import Literal
 import numpy as np
 
 from transfer_maskrcnn.errors import TransferError, nearest
-from transfer_maskrcnn.evaluation.bootstrap import Interval, bootstrap_ap
+from transfer_maskrcnn.evaluation.bootstrap import LEAST_IMAGES, Interval, bootstrap_ap
 from transfer_maskrcnn.evaluation.matches import Matches, require_same_ground_truth
 from transfer_maskrcnn.study.results import FIGURES, Json, RunScores, ScoredOn
 
 Verdict = Literal["better", "worse", "cannot tell"]
 
 HIGHEST_AP = 100.0
-#: with fewer, images that happen to agree would pass for certainty
-LEAST_IMAGES = 5
 NODES, NODE_WEIGHTS = np.polynomial.legendre.leggauss(64)
-#: P(|T| < t) of a 95 % interval
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -103,7 +99,7 @@ def resampled_runs(runs: Sequence[Matches | None], weights: np.ndarray) -> Resam
         weights: (B, N images), of ``resample``.
 
     Raises:
-        TransferError: runs on different ground truths, or weights of other images.
+        TransferError: runs on different ground truths.
     """
     finished = [run for run in runs if run is not None]
     require_same_ground_truth(finished)
@@ -146,7 +142,7 @@ def t_quantile(freedom: int) -> float:
     low, high = 1.9, 13.0  # normal distribution: 1.96; 1 degree of freedom: 12.71
     while high - low > 1e-10:
         middle = (low + high) / 2
-        low, high = (middle, high) if _within(middle, freedom) < CONFIDENCE else (low, middle)
+        low, high = (middle, high) if _within(middle, freedom) < 0.95 else (low, middle)
     return (low + high) / 2
 
 

@@ -25,7 +25,8 @@ from transfer_maskrcnn.surgery.load import FINAL_FILE
 
 RESULT_FILE = "result.json"
 MATCHES_FILE = "matches.npz"
-CONFIG_FILE = "config.yaml"
+#: what a kill in the middle of writing left: nothing else reads or removes these
+UNFINISHED = ".*.part"
 FINISHED, DIVERGED = "finished", "diverged"
 FIGURES = ("base", "novel", "all", "harmonic_mean", "forgetting", "before")
 # not the "s0.5" of a scale, nor the end of "runs3"
@@ -37,11 +38,6 @@ Json = dict[str, Any]
 def task_of(cfg: CfgNode) -> str:
     """The task whose AP a study compares."""
     return "segm" if cfg.MODEL.MASK_ON else "bbox"
-
-
-def read_curve(folder: Path) -> list[Json]:
-    """The evaluations of the run in ``folder``, by iteration; none of one that was not trained."""
-    return read_json(folder / CURVE_FILE, list, [])
 
 
 def read_result(folder: Path, key: dict[str, str]) -> Json | None:
@@ -74,7 +70,7 @@ def collect(run: Run, folder: Path, key: dict[str, str], diverged: str) -> Json:
     # COCO's numbers carry no more than four decimals, and files stay readable
     rows = [
         {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}
-        for row in read_curve(folder)
+        for row in read_json(folder / CURVE_FILE, list, [])
     ]
     result = {
         "key": key,
@@ -90,15 +86,10 @@ def collect(run: Run, folder: Path, key: dict[str, str], diverged: str) -> Json:
     }
     write_json(folder / RESULT_FILE, result)
     # with the tag, a folder whose result was removed is trained again from the start
-    useless = [*folder.glob("model_*.pth"), *unfinished_files(folder)]
+    useless = [*folder.glob("model_*.pth"), *folder.glob(UNFINISHED)]
     for path in [*useless, folder / INITIAL_FILE, folder / "last_checkpoint"]:
         path.unlink(missing_ok=True)
     return result
-
-
-def unfinished_files(folder: Path) -> list[Path]:
-    """What a kill in the middle of writing left: nothing else reads or removes these."""
-    return list(folder.glob(".*.part"))
 
 
 def load_matches(folder: Path, cfg: CfgNode, result: Json) -> Matches | None:
@@ -216,7 +207,7 @@ def _config(folder: Path) -> CfgNode | None:
     """``config.yaml``; None where only the figures were kept."""
     if not folder.is_dir():
         raise TransferError(f"{folder}: no such folder; give OUTPUT_DIRs of finished runs")
-    path = folder / CONFIG_FILE
+    path = folder / "config.yaml"
     try:
         return load_config(str(path)) if path.is_file() else None
     except ConfigError as error:
@@ -227,7 +218,7 @@ def _left_to_do(folder: Path, cfg: CfgNode | None) -> str:
     """Why the run in ``folder`` is not finished; "" where it is, or was evaluated alone."""
     if not (folder / EVALUATION_FILE).is_file():
         return f"no {EVALUATION_FILE}"
-    curve = read_curve(folder)
+    curve = read_json(folder / CURVE_FILE, list, [])  # none of a run that was not trained
     if cfg is None or not curve:
         return ""
     done, most = curve[-1]["iteration"], cfg.SOLVER.MAX_ITER
@@ -253,8 +244,8 @@ def _read_run(folder: Path, cfg: CfgNode | None, task: str) -> RunScores:
     if extension:
         sets, counts = extension["sets"], (extension["base_classes"], extension["novel_classes"])
         scored = ScoredOn(tuple(sets["base"]), tuple(sets["novel"]), *counts)
-        figures |= {k: found[k] for k in FIGURES if k != "forgetting"}
-        figures["forgetting"] = (found["forgetting"] or {}).get("ap")
+        forgotten = (found["forgetting"] or {}).get("ap")
+        figures = {name: found[name] for name in FIGURES} | {"forgetting": forgotten}
     else:
         # AP is undefined only where the model detected nothing: sets without objects are refused
         classes = sum(key.startswith("AP-") for key in found) or 1

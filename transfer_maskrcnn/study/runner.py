@@ -27,11 +27,11 @@ from transfer_maskrcnn.errors import ConfigError, TransferError
 from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.study.design import Design, Run
 from transfer_maskrcnn.study.results import (
+    UNFINISHED,
     collect,
     read_record,
     read_result,
     task_of,
-    unfinished_files,
 )
 from transfer_maskrcnn.study.words import outcome
 from transfer_maskrcnn.surgery.load import weights_digest
@@ -113,7 +113,7 @@ class StudyRunner:
         folder, cfg = self._output_dir / run.folder, self.configs[run]
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / KEY_FILE, key)
-        for path in unfinished_files(folder):
+        for path in folder.glob(UNFINISHED):
             path.unlink()
         with tqdm(
             total=cfg.SOLVER.MAX_ITER,

@@ -43,10 +43,6 @@ from transfer_maskrcnn.study.results import Json, load_matches, task_of
 from transfer_maskrcnn.study.runner import StudyRunner
 from transfer_maskrcnn.study.words import speed_up, verdict
 
-FIGURE_FILE = "figure.png"
-REPEAT_FOLDER = "repeat"
-REPLICATES = 1000
-BOOTSTRAP_SEED = 0
 LEAST_LEVEL = 1.0  # AP; a reference that learnt less sets no level worth reaching
 MAIN_VARIANT = "all_but_predictors"
 
@@ -78,7 +74,7 @@ def run_study(design: Design, output_dir: Path, train_net: Path, gpus: int = 0) 
     write_json(output_dir / STUDY_FILE, content)
     write_json(output_dir / COSTS_FILE, {"machine": _machine(cfg), "runs": costs})
     write_study_report(output_dir)
-    write_study_figure(output_dir, output_dir / FIGURE_FILE)
+    write_study_figure(output_dir, output_dir / "figure.png")
     return content
 
 
@@ -134,7 +130,7 @@ def _commands(design: Design, output_dir: Path) -> list[str]:
         *("--fractions", ",".join(f"{fraction:g}" for fraction in design.fractions)),
         *("--output-dir", str(output_dir), *design.options),
     ]
-    repeats = output_dir / REPEAT_FOLDER  # the study's own runs stay as they are
+    repeats = output_dir / "repeat"  # the study's own runs stay as they are
     single = [
         ["tools/train_net.py", *design.arguments(design.first_run(variant), repeats)]
         for variant in design.variants
@@ -174,8 +170,7 @@ class Finished:
     @cached_property
     def reference(self) -> str:
         """The variant that stands for no pre-training."""
-        names = (name for name in (FAIR, "random_init", *self.keeps) if name in self.keeps)
-        return next(names)
+        return next(n for n in (FAIR, "random_init", *self.keeps) if n in self.keeps)
 
     @cached_property
     def main(self) -> str:
@@ -186,7 +181,7 @@ class Finished:
     @cached_property
     def resampled(self) -> ResampledRuns:
         """Of ``matches``, by the resamples that all comparisons share."""
-        return resampled_runs(self.matches, resample(self.images, REPLICATES, BOOTSTRAP_SEED))
+        return resampled_runs(self.matches, resample(self.images))
 
     def runs(self, variant: str, fraction: float) -> list[int]:
         """Indices of a variant's runs, by seed."""
@@ -261,18 +256,11 @@ def _cell(study: Finished, variant: str, fraction: float) -> Json:
 def _curve(results: Sequence[Json], metric: str, last: int) -> list[Json]:
     """Mean and range over seeds at each point; a run that diverged has AP 0 from then on."""
     ap = [{row["iteration"]: row.get(metric) or 0.0 for row in r["curve"]} for r in results]
-    curve = []
-    for iteration in sorted({last}.union(*ap)):
-        values = [run.get(iteration, 0.0) for run in ap]
-        curve.append(
-            {
-                "iteration": iteration,
-                "mean": _mean(values),
-                "low": min(values),
-                "high": max(values),
-            }
-        )
-    return curve
+    points = {i: [run.get(i, 0.0) for run in ap] for i in sorted({last}.union(*ap))}
+    return [
+        {"iteration": i, "mean": _mean(values), "low": min(values), "high": max(values)}
+        for i, values in points.items()
+    ]
 
 
 def _reaches(study: Finished, cell: Json, reference: Json) -> Json | None:
@@ -292,16 +280,16 @@ def _reaches(study: Finished, cell: Json, reference: Json) -> Json | None:
 
 def _means(results: Sequence[Json]) -> dict[str, float | None]:
     """Of every figure; None for those that no run could have, such as AP of a size not there."""
-    means: dict[str, float | None] = {}
-    for name in sorted(set().union(*results)):
-        overall = f"{name.partition('/')[0]}/AP"
-        # a model that detects nothing has no AP at all, which is 0; one that has AP, but not this
-        # figure, says that there is nothing of the kind to detect
-        absent = any(
-            result.get(name) is None and result.get(overall) is not None for result in results
-        )
-        means[name] = None if absent else _mean([result.get(name) for result in results])
-    return means
+    names = sorted(set().union(*results))
+    # a model that detects nothing has no AP at all, which is 0; one that has AP, but not this
+    # figure, says that there is nothing of the kind to detect
+    absent = {
+        name
+        for name in names
+        for result in results
+        if result.get(name) is None and result.get(f"{name.partition('/')[0]}/AP") is not None
+    }
+    return {n: None if n in absent else _mean([r.get(n) for r in results]) for n in names}
 
 
 def _mean(values: Sequence[float | None]) -> float:

@@ -23,7 +23,6 @@ ABOUT_VARIANTS = {
     "worse": "{a} is worse than {b} here",
     "cannot tell": "Whether {a} or {b} is better here cannot be told",
 }
-_LEAST_NAME = 8
 _COLUMNS = {
     "base": "base\nAP",
     "novel": "novel\nAP",
@@ -132,7 +131,7 @@ def rows_text(rows: Sequence[Row], task: str, reference: Row | None) -> str:
     table = _rows_table(rows, names, reference)
     excess = max(map(len, table.splitlines())) - WIDTH
     if excess > 0:
-        most = max(_LEAST_NAME, max(map(len, names)) - excess)
+        most = max(8, max(map(len, names)) - excess)
         table = _rows_table(rows, [shorten(name, most) for name in names], reference)
     return "\n".join([table, "", *(wrapped(note, "") for note in _notes(rows, task, reference))])
 
