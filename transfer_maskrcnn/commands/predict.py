@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -64,7 +63,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     from transfer_maskrcnn.inference.load import find_weights, load_predictor, predict
     from transfer_maskrcnn.inference.outputs import JSON, LABELME, OVERLAY, check_output
 
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     kinds = [kind for kind in _KINDS if getattr(args, kind)] or [OVERLAY, JSON]
     paths = find_inputs(args.input, args.output)
     source = Video(paths[0]) if is_video(paths[0]) else paths

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,7 +70,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     from transfer_maskrcnn.engine.setup import fit_config
     from transfer_maskrcnn.incremental.pseudo_labels import describe, write_labels
 
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     cfg = load_config(args.config_file, args.opts)
     cfg.MODEL.TRANSFER.PSEUDO_LABELS.ENABLED = True
     if not cfg.MODEL.MASK_ON:

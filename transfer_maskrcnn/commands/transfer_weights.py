@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +41,6 @@ def transfer_weights_tool() -> None:
     action.add_argument("--diff", nargs=2, metavar=("A", "B"), help="compare two weight files")
     add("--json", type=Path, metavar="FILE", help="write the plan or difference")
     args = parse_arguments(parser)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     run_tool(partial(_main, args))
 
 

@@ -69,7 +69,7 @@ def register_dataset(
             ``part="val"``, the others to ``part="train"``. Images that cannot be used are counted
             too, so that the loss of one moves no other to the other part.
         prepare: the command that gets the dataset; named in the error where it is missing.
-        **options: passed to the format's loader, e.g. ``split`` (yolo), ``label_map`` (labelme).
+        **options: passed to the format's loader, e.g. ``split`` (yolo), ``attribute`` (via).
 
     Registering the same again is fine.
 

@@ -57,10 +57,6 @@ class Change:
     after: Any = None
     count: int = 1
 
-    @property
-    def what(self) -> str:
-        return _WORDS.get(self.kind) or WORDS[Reason(self.kind)]
-
 
 def repair(dataset: LoadedDataset, out: Path) -> list[Change]:
     """Write a repaired copy of ``dataset`` into the new folder ``out``; the original is only read.
@@ -95,7 +91,8 @@ def repair(dataset: LoadedDataset, out: Path) -> list[Change]:
             before = Path(source).name
             if kind == "image_saved_anew" or before != name:
                 changes.append(Change(source, "", kind, before, name))
-        lines = ",\n".join(json.dumps({**asdict(c), "what": c.what}) for c in changes)
+        words = _WORDS | {reason.value: text for reason, text in WORDS.items()}
+        lines = ",\n".join(json.dumps({**asdict(c), "what": words[c.kind]}) for c in changes)
         write_text(folder / "changes.json", f"[\n{lines}\n]\n")
     return changes
 

@@ -51,8 +51,8 @@ def subject_of(name: str, is_validation: bool = False, spec: DatasetSpec | None 
             "your own is declared in a catalog (--catalog my.yaml), or described with --format, "
             "--annotations and --image-root"
         )
-    of_another = DatasetSpec(name, format="", annotations="")
-    return Subject(spec or of_another, is_validation or looks_like_validation(name))
+    spec = spec or DatasetSpec(name, format="", annotations="")
+    return Subject(spec, is_validation or looks_like_validation(name))
 
 
 def looks_like_validation(name: str) -> bool:

@@ -56,7 +56,6 @@ def assemble(
     known: Mapping[str, int] | None = None,
     used: Counter[str] | None = None,
     report: LoadReport | None = None,
-    hint: str = "",
 ) -> LoadedDataset:
     """Choose the classes, probe the image files, clean the instances, and bring all masks to one
     format.
@@ -69,7 +68,6 @@ def assemble(
         known: label -> category id, where the annotations list their labels.
         used: how many instances have each label; None: those that the parser could read.
         report: with counts of the parser's own.
-        hint: another remedy for labels that ``classes`` lacks.
 
     Raises:
         DatasetError: ``classes`` that are no distinct names, or lack a label; no class, or no
@@ -89,7 +87,7 @@ def assemble(
             "pass classes, or check the annotations"
         )
     chosen = _choose_classes(labels, wanted, class_of, source)
-    check_labels(used, chosen, class_of, source, hint)
+    check_labels(used, chosen, class_of, source)
     index = {label: chosen.index(class_of.get(label, label)) for label in used}
     dicts: list[dict[str, Any]] = []
     positions: list[int] = []

@@ -306,15 +306,14 @@ def check_labels(
     classes: Sequence[str],
     class_of: Mapping[str, str],
     source: str,
-    hint: str = "",
 ) -> None:
     """Raises DatasetError, with counts, where ``classes`` lacks any label, or its class."""
     unknown = {label: n for label, n in labels.items() if class_of.get(label, label) not in classes}
     if unknown:
         raise DatasetError(
             f"{source}: labels that are not among the classes {list(classes)!r}: "
-            f"{list_counts(unknown, classes)}. Add them to classes, or correct them in the "
-            f"annotations{hint}"
+            f"{list_counts(unknown, classes)}. Add them to classes, make them part of "
+            "one with merge, or correct them in the annotations"
         )
 
 
