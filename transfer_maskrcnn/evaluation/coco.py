@@ -255,8 +255,8 @@ def coco_results(instances: Instances, image_id: Any) -> list[dict[str, Any]]:
     Masks may be tensors or :class:`EncodedMasks`, or there are none.
     """
     fields = dict(instances.get_fields())
-    encoded = isinstance(fields.get("pred_masks"), EncodedMasks)
-    rles = fields.pop("pred_masks").rles if encoded else []
+    masks = fields.get("pred_masks")
+    rles = fields.pop("pred_masks").rles if isinstance(masks, EncodedMasks) else []
     plain = Instances(instances.image_size, **fields).to("cpu")
     results: list[dict[str, Any]] = instances_to_coco_json(plain, image_id)
     for result, rle in zip(results, rles, strict=False):

@@ -79,8 +79,15 @@ class FastInference(nn.Module):
         """
         inner: Any = unwrapped(self.model)
         device = next(self.model.parameters()).device.type
+        # its inference is detectron2's own, and has nothing but boxes and masks
+        plain = (
+            type(inner) in (GeneralizedRCNN, TransferRCNN)
+            and inner.proposal_generator is not None
+            and not inner.training
+            and not getattr(inner.roi_heads, "keypoint_on", False)
+        )
         with torch.autocast(device, self.precision) if self.precision else nullcontext():
-            if not _gives_plain_masks(inner):
+            if not plain:
                 return self.model(batched_inputs)
             # GeneralizedRCNN.inference, which keeps its proposals to itself
             images = inner.preprocess_image(batched_inputs)
@@ -95,16 +102,6 @@ class FastInference(nn.Module):
             {"instances": _postprocessed(one, *frame), "proposal_boxes": in_image(seen, *frame)}
             for one, seen, frame in zip(found, proposals, frames, strict=True)
         ]
-
-
-def _gives_plain_masks(model: Any) -> bool:
-    """Whether its inference is detectron2's own, and has nothing but boxes and masks."""
-    return (
-        type(model) in (GeneralizedRCNN, TransferRCNN)
-        and model.proposal_generator is not None
-        and not model.training
-        and not getattr(model.roi_heads, "keypoint_on", False)
-    )
 
 
 def in_image(proposals: Instances, height: int, width: int) -> Tensor:

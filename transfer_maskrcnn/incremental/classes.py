@@ -153,7 +153,9 @@ def fit_classes(cfg: CfgNode, *, eval_only: bool = False) -> tuple[list[str], li
         return _common_classes(names), []
     if eval_only:  # the file says how its classes are scored
         _check_keys(cfg)
-        classes, tasks = list(_trained_classes(cfg) or _source(cfg)[0]), list[int]()
+        trained = _run_metadata(cfg)
+        own = trained.get("thing_classes") if began_with(trained, cfg.MODEL.WEIGHTS) else None
+        classes, tasks = list(own or _source(cfg)[0]), list[int]()
     else:
         classes, tasks = extend(cfg, _common_classes(cfg.DATASETS.TRAIN))
     for name in names:
@@ -247,13 +249,8 @@ def _source(cfg: CfgNode) -> tuple[tuple[str, ...], list[int]]:
         return tuple(metadata["thing_classes"]), tasks_of(metadata)
 
 
-def _trained_classes(cfg: CfgNode) -> Sequence[str]:
-    """Of the model in OUTPUT_DIR, where that is what an evaluation of ``cfg`` means."""
-    metadata = _run_metadata(cfg)
-    return metadata.get("thing_classes", ()) if began_with(metadata, cfg.MODEL.WEIGHTS) else ()
-
-
 def _run_metadata(cfg: CfgNode) -> Mapping[str, Any]:
+    """Of the model in OUTPUT_DIR; {} where there is none."""
     trained = trained_file(cfg.OUTPUT_DIR)
     if trained is None or not trained.is_file():
         return {}

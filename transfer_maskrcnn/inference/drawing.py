@@ -63,8 +63,13 @@ def draw_detections(
         _draw_object(drawn, image, detection)
     taken = np.zeros(image.shape[:2], dtype=bool)
     for detection in detections:
-        text = f"{classes[detection.class_index]} {detection.score:.2f}"
-        put_label(drawn, taken, text, detection.bbox, class_colour(detection.class_index))
+        put_label(
+            drawn,
+            taken,
+            f"{classes[detection.class_index]} {detection.score:.2f}",
+            detection.bbox,
+            class_colour(detection.class_index),
+        )
     return drawn
 
 

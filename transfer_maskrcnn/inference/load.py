@@ -131,8 +131,10 @@ def _declared_classes(cfg: CfgNode) -> list[str]:
         return []
     if os.path.isfile(cfg.DATASETS.CATALOG):  # a model may outlive its dataset
         register_catalog(cfg.DATASETS.CATALOG)
-    datasets = map(MetadataCatalog.get, (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
-    named = (metadata.get("thing_classes") for metadata in datasets)
+    named = (
+        MetadataCatalog.get(name).get("thing_classes")
+        for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    )
     return list(next(filter(None, named), []))
 
 

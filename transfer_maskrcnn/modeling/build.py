@@ -194,13 +194,15 @@ class TransferOutputLayers(FastRCNNOutputLayers):
             return super().inference(predictions, proposals)
         boxes = self.predict_boxes(predictions, proposals)
         scores = self.predict_probs(predictions, proposals)
-        shapes = [p.image_size for p in proposals]
         limits = self.test_score_thresh, self.test_nms_thresh, self.test_topk_per_image
         found: list[tuple[list[Instances], list[Tensor]]] = []
         for start, end in _spans(self.tasks):
             columns = [*range(start, end), -1]  # background's, which is not looked at
             of_all = [b if b.shape[1] == 4 else b[:, 4 * start : 4 * end] for b in boxes]
-            own = fast_rcnn_inference(of_all, [s[:, columns] for s in scores], shapes, *limits)
+            own = fast_rcnn_inference(
+                *(of_all, [s[:, columns] for s in scores], [p.image_size for p in proposals]),
+                *limits,
+            )
             for of_image in own[0]:
                 of_image.pred_classes += start
             found.append(own)

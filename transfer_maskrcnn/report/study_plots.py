@@ -38,8 +38,7 @@ _NOTE = (
 def study_figure(study: Study) -> Figure:
     """The result in two panels or, where there are several fractions, three."""
     fraction, panels = study.fractions[0], 3 if len(study.fractions) > 1 else 2
-    height = max(_FIGURE_HEIGHT, 1.4 + 0.5 * len(study.names))
-    figure = new_figure(_FIGURE_WIDTH, height)
+    figure = new_figure(_FIGURE_WIDTH, max(_FIGURE_HEIGHT, 1.4 + 0.5 * len(study.names)))
     axes = figure.subplots(1, panels, gridspec_kw={"width_ratios": [1, 1.1, 1][:panels]})
     titles = [
         f"Final {metric_name(study.metric)}, {study.fraction_text(fraction)}",
@@ -87,8 +86,10 @@ def by_images_picture(study: Study) -> Picture:
     """The final metric of all variants against the number of training images."""
     figure, axes = page_axes()
     legend_above(axes, draw_by_images(axes, study))
-    name = metric_name(study.metric)
-    return page_picture(figure, f"{name} of every variant against the number of training images.")
+    return page_picture(
+        figure,
+        f"{metric_name(study.metric)} of every variant against the number of training images.",
+    )
 
 
 def _height(study: Study) -> float:

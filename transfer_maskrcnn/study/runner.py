@@ -83,8 +83,11 @@ class StudyRunner:
             for run, key in keys.items():
                 _check_same(self._output_dir / run.folder / KEY_FILE, key)
             self._train_missing(keys)
-            found = [read_result(self._output_dir / run.folder, keys[run]) for run in keys]
-            return [result for result in found if result is not None]
+            return [
+                result
+                for run, key in keys.items()
+                if (result := read_result(self._output_dir / run.folder, key)) is not None
+            ]
 
     def _train_missing(self, keys: Mapping[Run, Key]) -> None:
         waiting: SimpleQueue[Run] = SimpleQueue()
