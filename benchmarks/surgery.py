@@ -14,9 +14,8 @@ from benchmarks.pairs import Side
 from benchmarks.training import ZOO
 from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.modeling.build import build_model
-from transfer_maskrcnn.surgery.apply import apply_plan
 from transfer_maskrcnn.surgery.load import load_weights
-from transfer_maskrcnn.surgery.plan import plan_transfer
+from transfer_maskrcnn.surgery.plan import apply_plan, plan_transfer
 
 KINDS = ("pkl", "pth", "safetensors")
 

@@ -24,9 +24,8 @@ from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.errors import TransferError, WeightFileError
 from transfer_maskrcnn.inference.outputs import video_file
 from transfer_maskrcnn.modeling.build import build_model
-from transfer_maskrcnn.surgery.apply import write_weights
 from transfer_maskrcnn.surgery.load import load_weights
-from transfer_maskrcnn.surgery.read import METADATA_KEY
+from transfer_maskrcnn.surgery.read import METADATA_KEY, write_weights
 
 TINY = [
     *("MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "start.pth", "MODEL.ROI_HEADS.NUM_CLASSES", 2),

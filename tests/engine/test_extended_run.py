@@ -15,7 +15,7 @@ from detectron2.config import CfgNode
 from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.data.registry import register_dataset
 from transfer_maskrcnn.data.shapes import SOURCE_CLASSES, TARGET_CLASSES, ShapesSplit, write_split
-from transfer_maskrcnn.engine.hooks.validation import build_validation_loader
+from transfer_maskrcnn.engine.evaluation import build_validation_loader
 from transfer_maskrcnn.engine.run import check_start, evaluate
 from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.engine.trainer import TransferTrainer

@@ -19,9 +19,9 @@ from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.engine.solver import L2SP, LatePullSGD, build_optimizer, part_factors
 from transfer_maskrcnn.errors import CheckpointError, ConfigError
 from transfer_maskrcnn.modeling.freezing import FreezeSchedule
-from transfer_maskrcnn.surgery.apply import write_weights
 from transfer_maskrcnn.surgery.load import SourceWeights
 from transfer_maskrcnn.surgery.plan import plan_transfer
+from transfer_maskrcnn.surgery.read import write_weights
 
 RATE, MOMENTUM, DECAY, ALPHA = 0.1, 0.9, 0.01, 0.5
 

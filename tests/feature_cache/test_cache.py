@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from transfer_maskrcnn.data.cache import Entry
-from transfer_maskrcnn.engine.hooks.validation import validation_losses
+from transfer_maskrcnn.engine.evaluation import validation_losses
 from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.engine.trainer import train_loader
 from transfer_maskrcnn.feature_cache.cache import Canvases, FeatureCache, MemoryStore, image_key

@@ -21,8 +21,8 @@ from transfer_maskrcnn.incremental.row_freezing import _hold
 from transfer_maskrcnn.modeling import precision
 from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.modeling.freezing import rows_per_class
-from transfer_maskrcnn.surgery.apply import write_weights
 from transfer_maskrcnn.surgery.load import load_weights
+from transfer_maskrcnn.surgery.read import write_weights
 
 BASE = 2  # classes of the source; the toy's "x" is novel
 SCORE = "roi_heads.box_predictor.cls_score"

@@ -7,10 +7,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from transfer_maskrcnn.errors import TransferPlanError
-from transfer_maskrcnn.surgery.apply import apply_plan
 from transfer_maskrcnn.surgery.diff import diff_weights
 from transfer_maskrcnn.surgery.load import SourceWeights
-from transfer_maskrcnn.surgery.plan import TransferPlan, plan_transfer
+from transfer_maskrcnn.surgery.plan import TransferPlan, apply_plan, plan_transfer
 
 Tiny = Callable[..., nn.Module]
 BOX = "roi_heads.box_predictor"

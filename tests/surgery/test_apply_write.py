@@ -6,8 +6,8 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from transfer_maskrcnn.errors import WeightFileError
-from transfer_maskrcnn.surgery.apply import write_weights
 from transfer_maskrcnn.surgery.load import load_weights
+from transfer_maskrcnn.surgery.read import write_weights
 
 METADATA = {
     "thing_classes": ["cat", "traffic light"],

@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from transfer_maskrcnn.surgery.apply import apply_plan
 from transfer_maskrcnn.surgery.load import SourceWeights
 from transfer_maskrcnn.surgery.names import part_of
-from transfer_maskrcnn.surgery.plan import TransferPlan, plan_transfer
+from transfer_maskrcnn.surgery.plan import TransferPlan, apply_plan, plan_transfer
 
 MASK = "COCO-InstanceSegmentation/mask_rcnn_"
 MINE = ("nucleus", "Traffic_Lights", "date")

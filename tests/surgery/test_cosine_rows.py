@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from transfer_maskrcnn.surgery.apply import apply_plan
 from transfer_maskrcnn.surgery.load import SourceWeights
-from transfer_maskrcnn.surgery.plan import plan_transfer
+from transfer_maskrcnn.surgery.plan import apply_plan, plan_transfer
 
 Tiny = Callable[..., nn.Module]
 SCORE = "roi_heads.box_predictor.cls_score"

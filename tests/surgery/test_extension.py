@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from transfer_maskrcnn.errors import ConfigError
-from transfer_maskrcnn.surgery.apply import apply_plan
 from transfer_maskrcnn.surgery.classes import extended_classes, known_classes
 from transfer_maskrcnn.surgery.load import SourceWeights
-from transfer_maskrcnn.surgery.plan import TransferPlan, plan_transfer
+from transfer_maskrcnn.surgery.plan import TransferPlan, apply_plan, plan_transfer
 
 Build = Callable[..., nn.Module]
 Tiny = Callable[..., nn.Module]

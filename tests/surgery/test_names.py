@@ -1,7 +1,6 @@
 import pytest
 
-from transfer_maskrcnn.surgery.classes import class_axes
-from transfer_maskrcnn.surgery.names import align, group_of, parse_keep, part_of, under
+from transfer_maskrcnn.surgery.names import align, class_axes, group_of, parse_keep, part_of, under
 
 ROI = "roi_heads"
 # name, part, line of the table

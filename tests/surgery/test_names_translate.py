@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 
-from transfer_maskrcnn.surgery.apply import apply_plan
 from transfer_maskrcnn.surgery.load import SourceWeights
 from transfer_maskrcnn.surgery.names import TORCHVISION_EXPECTS, translate
-from transfer_maskrcnn.surgery.plan import TransferPlan, plan_transfer
+from transfer_maskrcnn.surgery.plan import TransferPlan, apply_plan, plan_transfer
 
 MASK = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x"
 Build = Callable[..., nn.Module]
@@ -42,16 +41,9 @@ def shaken(model: nn.Module) -> nn.Module:
 
 
 def moved(state: dict[str, Tensor], target: nn.Module, **arguments: Any) -> TransferPlan:
-    names = translate(state)
-    source = SourceWeights(
-        names.tensors,
-        "tv.pth",
-        arguments.pop("classes", None),
-        names.naming,
-        None,
-        names.renamed,
-        names.expects,
-    )
+    tensors, naming, renamed, expects = translate(state)
+    classes = arguments.pop("classes", None)
+    source = SourceWeights(tensors, "tv.pth", classes, naming, None, renamed, expects)
     plan = plan_transfer(source, target, **arguments)
     plan.check()
     apply_plan(plan, source, target)
@@ -129,8 +121,8 @@ INPUTS = [
 def test_torchvision_weights_need_their_own_input(
     opts: list[Any], words: str, build: Build
 ) -> None:
-    names = translate(torchvision.models.resnet50(weights=None).state_dict())
-    source = SourceWeights(names.tensors, "r50.pth", naming=names.naming, expects=names.expects)
+    tensors, naming, _, expects = translate(torchvision.models.resnet50(weights=None).state_dict())
+    source = SourceWeights(tensors, "r50.pth", naming=naming, expects=expects)
     plan = plan_transfer(source, build(MASK, 2, [*WIDE, *opts]))
     assert [p.code for p in plan.problems] == ["input_differs"]
     assert words in plan.problems[0].remedy
@@ -177,9 +169,9 @@ NAMES = [
 
 @pytest.mark.parametrize("names", NAMES)
 def test_names(names: dict[str, str]) -> None:
-    result = translate({name: torch.ones(6, 1) for name in names})
-    assert list(result.tensors) == list(names.values())
-    assert result.renamed == {new: old for old, new in names.items() if new != old}
+    tensors, _, renamed, _ = translate({name: torch.ones(6, 1) for name in names})
+    assert list(tensors) == list(names.values())
+    assert renamed == {new: old for old, new in names.items() if new != old}
 
 
 def test_caffe2_names_as_detectron2_converts_them(build: Build) -> None:
@@ -203,10 +195,10 @@ def test_caffe2_names_as_detectron2_converts_them(build: Build) -> None:
     raw = {k: torch.rand(shape, generator=generator) for k, shape in c2.items()}
     target = build(MASK, 80, seed=1)
     stock = align_and_update_state_dicts(target.state_dict(), dict(raw))
-    names = translate(raw)
-    assert names.naming == "caffe2"
-    assert sorted(names.renamed.values()) == sorted(c2)
-    source = SourceWeights(names.tensors, "c2.pkl", None, "caffe2", None, names.renamed)
+    tensors, naming, renamed, _ = translate(raw)
+    assert naming == "caffe2"
+    assert sorted(renamed.values()) == sorted(c2)
+    source = SourceWeights(tensors, "c2.pkl", None, "caffe2", None, renamed)
     plan = plan_transfer(source, target, keep=["backbone", "proposal_generator", "roi_heads"])
     apply_plan(plan, source, target)
     assert sum(t.fate == "kept" for t in plan.tensors) == len(c2)

@@ -6,19 +6,11 @@ import argparse
 import os
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from transfer_maskrcnn.cli import parse_arguments, run_tool, tool_parser
 from transfer_maskrcnn.errors import ConfigError
 
-if TYPE_CHECKING:
-    from detectron2.config import CfgNode
-
-    from transfer_maskrcnn.engine.run import Logs
-
 AFTER_INTERRUPT = "where a checkpoint was written, --resume goes on from it"
-# How the long messages begin that go to log.txt alone.
-DUMPS = ("Environment info", "Contents of args", "Running with full config", "Model:")
 EXAMPLES = """
 Examples:
   train:      python tools/train_net.py \\
@@ -96,7 +88,7 @@ def _train_or_evaluate(args: argparse.Namespace) -> None:
         run.keep_freed_memory()
     if args.eval_only:
         # with its logs beside the predictions: the run's own log and config.yaml stay
-        _set_up(cfg, os.path.join(cfg.OUTPUT_DIR, "inference"), args, logs)
+        logs.begin(cfg, os.path.join(cfg.OUTPUT_DIR, "inference"), args)
         run.evaluate(cfg, spec, cfg.MODEL.WEIGHTS if "MODEL.WEIGHTS" in args.opts else None)
         return
     # All that can be wrong with a run is found before anything of an earlier one is touched.
@@ -107,28 +99,9 @@ def _train_or_evaluate(args: argparse.Namespace) -> None:
     with run.only_run_in(cfg.OUTPUT_DIR):
         if not args.resume:
             run.set_aside(cfg.OUTPUT_DIR)
-        _set_up(cfg, cfg.OUTPUT_DIR, args, logs)
+        logs.begin(cfg, cfg.OUTPUT_DIR, args)
         run.train(cfg, spec, resume=args.resume)
     if comm.is_main_process():
         from transfer_maskrcnn.report.run_page import write_run_report
 
         print(f"Report: {write_run_report(Path(cfg.OUTPUT_DIR))}")
-
-
-def _set_up(cfg: CfgNode, folder: str, args: argparse.Namespace, logs: Logs) -> None:
-    """Detectron2's default_setup in ``folder``, whose long dumps go to log.txt alone."""
-    import logging
-
-    from detectron2.engine import default_setup
-    from detectron2.utils import comm
-    from detectron2.utils.logger import setup_logger
-
-    setup_logger(folder, distributed_rank=comm.get_rank())
-    for handler in logging.getLogger("detectron2").handlers:
-        if not isinstance(handler, logging.FileHandler):
-            handler.addFilter(lambda record: not record.getMessage().startswith(DUMPS))
-    own = cfg.clone()
-    own.defrost()
-    own.OUTPUT_DIR = folder
-    default_setup(own, args)
-    logs.write_to(folder)

@@ -75,9 +75,10 @@ def _transfer(cfg: CfgNode, output: Path | None, json: Path | None) -> None:
 
     from transfer_maskrcnn.config import RunSpec
     from transfer_maskrcnn.incremental.classes import extend
-    from transfer_maskrcnn.surgery.apply import apply_plan, write_weights
     from transfer_maskrcnn.surgery.hook import plan_of_config
     from transfer_maskrcnn.surgery.load import UNTRAINED_KEY
+    from transfer_maskrcnn.surgery.plan import apply_plan
+    from transfer_maskrcnn.surgery.read import write_weights
     from transfer_maskrcnn.surgery.words import Reason
 
     classes = _target_classes(cfg)
@@ -106,7 +107,7 @@ def _target_classes(cfg: CfgNode) -> list[str]:
     from detectron2.data import MetadataCatalog
 
     from transfer_maskrcnn.data.registry import register_catalog
-    from transfer_maskrcnn.incremental.classes import check_dataset
+    from transfer_maskrcnn.engine.setup import check_dataset
 
     if not cfg.DATASETS.TRAIN or not cfg.MODEL.TRANSFER.ENABLED:
         raise ConfigError(

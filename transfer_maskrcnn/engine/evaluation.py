@@ -1,24 +1,35 @@
-"""What a run evaluates: on which sets, with what files, and how much an extended model forgot."""
+"""What a run evaluates: on which sets, with what files, how much an extended model forgot, and the
+training losses on images that are not trained on."""
 
 from __future__ import annotations
 
 import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
+from detectron2.data import (
+    DatasetCatalog,
+    build_detection_test_loader,
+    get_detection_dataset_dicts,
+)
+from detectron2.data.detection_utils import build_augmentation
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
 from tabulate import tabulate
 from torch import nn
 from torch.utils.data import DataLoader
 
+from transfer_maskrcnn.compat import BatchNorm, Dropout
 from transfer_maskrcnn.config import RunSpec
+from transfer_maskrcnn.data.loader import seeded
 from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
 from transfer_maskrcnn.engine.manifest import read_or_begin
 from transfer_maskrcnn.errors import TransferError
@@ -31,15 +42,8 @@ from transfer_maskrcnn.evaluation.explain import (
 )
 from transfer_maskrcnn.evaluation.explain.causes import SETTINGS_FILE
 from transfer_maskrcnn.evaluation.inference import FastInference
-from transfer_maskrcnn.evaluation.matches import Matches, match_detections
 from transfer_maskrcnn.files import write_json
-from transfer_maskrcnn.incremental.classes import EXTENSION_KEY, class_places
-from transfer_maskrcnn.incremental.forgetting import (
-    MatchedSet,
-    extension_figures,
-    extension_lines,
-)
-from transfer_maskrcnn.incremental.source import SourceFacts, source_facts, source_matches
+from transfer_maskrcnn.incremental.classes import EXTENSION_KEY, class_places, in_model_classes
 from transfer_maskrcnn.modeling.precision import autocast_dtype
 from transfer_maskrcnn.surgery.names import unwrapped
 from transfer_maskrcnn.text import wrapped
@@ -120,8 +124,10 @@ def _record(cfg: CfgNode, spec: RunSpec, results: Mapping[str, Results], model: 
         explain_evaluation(cfg, model)
     if not cfg.MODEL.TRANSFER.EXTEND:
         return
+    from transfer_maskrcnn.incremental.forgetting import extension_of
+
     try:
-        extension = _extension(cfg, list(spec.classes))
+        extension = extension_of(cfg, list(spec.classes))
     except TransferError as error:  # an evaluation is worth more than what is made of it
         logger.warning("base and novel classes are not told apart: %s", error)
         return
@@ -150,67 +156,6 @@ def print_summary(cfg: CfgNode, results: Mapping[str, Results]) -> None:
         sentence = read_sentence(Path(cfg.OUTPUT_DIR, "inference", name))
         told += [f"{name}: {sentence}"] if sentence else []
     print(*(wrapped(line, "") for line in told), f"Written to {file}", sep="\n")
-
-
-def _extension(cfg: CfgNode, model: list[str]) -> dict[str, Any]:
-    """The content of "extension", in the main process; the others help to compute it."""
-    tests = list(cfg.DATASETS.TEST)
-    base_sets = list(dict.fromkeys(cfg.DATASETS.TEST_BASE)) or tests
-    sets, facts = {"base": base_sets, "novel": tests}, source_facts(cfg)
-    if facts is None:
-        return {"base_classes": None, "novel_classes": None, "sets": sets}
-    base, novel = _base_and_novel(model, facts)
-    before = {
-        name: _source_matches(cfg, facts, name)
-        for name in base_sets
-        if not set(base).isdisjoint(_model_classes(cfg, model, name))
-    }
-    figures: dict[str, Any] = {"base_classes": len(base), "novel_classes": len(novel), "sets": sets}
-    for task in reversed(matched_tasks(cfg)) if comm.is_main_process() else ():
-        matched = {
-            n: _matched(cfg, model, n, task, before.get(n, {})) for n in {*base_sets, *tests}
-        }
-        parts = [matched[name] for name in base_sets], [matched[name] for name in tests]
-        figures[task] = extension_figures(*parts, base, novel)
-    return {**figures, "lines": extension_lines(figures)}
-
-
-def _source_matches(cfg: CfgNode, facts: SourceFacts, dataset: str) -> dict[str, Matches]:
-    """{}, with a warning, where it is not remembered and the source model cannot be had."""
-    try:
-        return source_matches(cfg, facts, dataset, matched_tasks(cfg))
-    except TransferError as error:
-        logger.warning("%s: what the model has forgotten there cannot be told: %s", dataset, error)
-        return {}
-
-
-def _base_and_novel(model: Sequence[str], facts: SourceFacts) -> tuple[list[str], list[str]]:
-    """The model's classes that its source has, and the others.
-
-    Where there are no others, as in a second stage of training, the novel ones are those of the
-    source's own last extension.
-    """
-    known = set(facts.classes)
-    if known.issuperset(model) and len(facts.tasks) > 1:
-        known = set(facts.classes[: -facts.tasks[-1]])
-    return [n for n in model if n in known], [n for n in model if n not in known]
-
-
-def _model_classes(cfg: CfgNode, model: list[str], dataset: str) -> list[str]:
-    """The model's name of each of the dataset's classes."""
-    return [model[place] for place in class_places(cfg, model, dataset) or ()]
-
-
-def _matched(
-    cfg: CfgNode, model: list[str], dataset: str, task: str, before: Mapping[str, Matches]
-) -> MatchedSet:
-    folder = Path(cfg.OUTPUT_DIR, "inference", dataset)
-    files = folder / f"{dataset}_ground_truth.json", folder / RESULTS_FILE
-    matches = match_detections(*files, task, detection_limit(cfg))
-    names = _model_classes(cfg, model, dataset)
-    numbers = MetadataCatalog.get(dataset).get("thing_dataset_id_to_contiguous_id") or {}
-    classes = tuple(names[numbers.get(int(i), int(i))] for i in matches.category_ids)
-    return MatchedSet(classes, matches, before.get(task))
 
 
 # Each is trained, or loaded, as one.
@@ -271,3 +216,67 @@ def untrained_parts(model: nn.Module) -> list[str]:
         for part in _PARTS
     }
     return [part for part, own in biases.items() if own and not any(b.any() for b in own)]
+
+
+def losses_on_test_sets(cfg: CfgNode, spec: RunSpec, model: nn.Module) -> dict[str, float]:
+    """:func:`validation_losses` on all of ``DATASETS.TEST`` together."""
+    loaders = (build_validation_loader(cfg, spec, name) for name in cfg.DATASETS.TEST)
+    return validation_losses(model, chain.from_iterable(loaders))
+
+
+def build_validation_loader(cfg: CfgNode, spec: RunSpec, dataset: str) -> DataLoader[Any]:
+    """The images of a test set at test size, with annotations; empty ones as in training."""
+    augmentations = build_augmentation(cfg, is_train=False)
+    mapper = CheckedDatasetMapper(cfg, is_train=True, augmentations=augmentations)
+    filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    dicts = get_detection_dataset_dicts(dataset, filter_empty=filter_empty)
+    dicts = in_model_classes(cfg, spec.classes, dataset, dicts)
+    workers = cfg.DATALOADER.NUM_WORKERS
+    loader: DataLoader[Any] = build_detection_test_loader(dicts, mapper=mapper, num_workers=workers)
+    return loader
+
+
+@contextmanager
+def giving_losses(model: nn.Module) -> Iterator[None]:
+    """Inside, ``model`` gives losses, but updates no norm statistics and drops nothing out."""
+    before = {module: module.training for module in model.modules()}
+    model.train()
+    for module in before:
+        module.training &= not isinstance(module, (BatchNorm, Dropout))
+    try:
+        yield
+    finally:
+        for module, training in before.items():
+            module.training = training
+
+
+def validation_losses(
+    model: nn.Module, batches: Iterable[list[dict[str, Any]]], seed: int = 0
+) -> dict[str, float]:
+    """Mean losses per batch: ``val_loss`` and its parts, ``val_loss_mask`` and so on.
+
+    The model's random choices (which anchors and proposals are scored) come from ``seed``, the same
+    at every call, so that two calls differ by the weights alone; training's generators, norm
+    statistics and modes stay as they are.
+
+    Args:
+        model: a detectron2 model; a DistributedDataParallel one is called without its wrapper.
+        batches: images with ``instances``; every process may have its own share.
+        seed: see above.
+    """
+    model = unwrapped(model)
+    cuda = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with (
+        torch.random.fork_rng(devices=cuda),
+        seeded(seed),
+        torch.no_grad(),
+        giving_losses(model),
+        EventStorage(),  # detectron2's heads log their accuracy into the current one
+    ):
+        if cuda:
+            torch.cuda.manual_seed(seed)
+        own = [{f"val_{k}": float(v) for k, v in model(batch).items()} for batch in batches]
+    rows = list(chain.from_iterable(comm.all_gather(own)))
+    names = sorted({name for row in rows for name in row})
+    means = {name: sum(row.get(name, 0.0) for row in rows) / len(rows) for name in names}
+    return {"val_loss": sum(means.values()), **means} if rows else {}

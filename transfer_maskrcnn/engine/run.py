@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import fcntl
 import logging
@@ -15,6 +16,7 @@ from logging.handlers import MemoryHandler
 from pathlib import Path
 
 from detectron2.config import CfgNode
+from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
@@ -31,6 +33,9 @@ LOCK_FILE = ".training"
 # From malloc.h, see mallopt(3).
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _LARGEST_INT = 2**31 - 1
+
+# How the long messages begin that go to log.txt alone.
+_DUMPS = ("Environment info", "Contents of args", "Running with full config", "Model:")
 
 logger = logging.getLogger(__name__)
 
@@ -220,6 +225,18 @@ class Logs:
                 handler.close()
         self._early = MemoryHandler(capacity=10**6, flushLevel=logging.CRITICAL + 1)
         self._logger.addHandler(self._early)
+
+    def begin(self, cfg: CfgNode, folder: str, args: argparse.Namespace) -> None:
+        """detectron2's ``default_setup`` in ``folder``, whose long dumps go to log.txt alone."""
+        setup_logger(folder, distributed_rank=comm.get_rank())
+        for handler in logging.getLogger("detectron2").handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.addFilter(lambda record: not record.getMessage().startswith(_DUMPS))
+        own = cfg.clone()
+        own.defrost()
+        own.OUTPUT_DIR = folder
+        default_setup(own, args)
+        self.write_to(folder)
 
     def write_to(self, folder: str) -> None:
         """Write what was logged and what will be to ``folder/log.txt``, which detectron2 shares."""

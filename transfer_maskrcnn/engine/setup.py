@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
 from transfer_maskrcnn.config import FOLLOW_DATASET, RunSpec, Schedule
@@ -15,9 +16,10 @@ from transfer_maskrcnn.data.loader import training_images
 from transfer_maskrcnn.data.registry import dataset_facts, register_catalog
 from transfer_maskrcnn.engine.features import check_features
 from transfer_maskrcnn.engine.manifest import check_device
-from transfer_maskrcnn.errors import ConfigError
-from transfer_maskrcnn.incremental.classes import fit_classes
+from transfer_maskrcnn.errors import ConfigError, nearest
+from transfer_maskrcnn.incremental.classes import EXTENSION_KEY
 from transfer_maskrcnn.modeling.freezing import parse_phases
+from transfer_maskrcnn.text import quoted
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +50,7 @@ def fit_config(cfg: CfgNode, *, eval_only: bool = False, seed: int | None = None
     if not names or not (eval_only or cfg.DATASETS.TRAIN):
         key = "DATASETS.TEST" if eval_only else "DATASETS.TRAIN"
         raise ConfigError(f"{key} names no dataset; for example {key} \"('balloon_train',)\"")
-    classes, tasks = fit_classes(cfg, eval_only=eval_only)
+    classes, tasks = _fit_classes(cfg, eval_only)
     _check_number(cfg, classes, names[0])
     seed = cfg.SEED if cfg.SEED >= 0 else seed
     spec = RunSpec(
@@ -70,6 +72,62 @@ def fit_config(cfg: CfgNode, *, eval_only: bool = False, seed: int | None = None
     _check_evaluations(own)
     check_features(own, spec)
     return spec
+
+
+def _fit_classes(cfg: CfgNode, eval_only: bool) -> tuple[list[str], list[int]]:
+    """The model's class names for the datasets of ``cfg``, and its tasks; see ``RunSpec``."""
+    names = [*(() if eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST]
+    extend, base = cfg.MODEL.TRANSFER.EXTEND, cfg.DATASETS.TEST_BASE
+    if base and not extend:
+        raise ConfigError(
+            f"DATASETS.TEST_BASE names {quoted(base)} to tell what a model "
+            "forgot of its source's classes, but MODEL.TRANSFER.EXTEND is False, so it does not "
+            "keep them; set EXTEND True with KEEP class_rows, or leave TEST_BASE empty"
+        )
+    names += base
+    for name in names:
+        check_dataset(name)
+    if not extend:
+        return common_classes(names), []
+    from transfer_maskrcnn.incremental.classes import fit_extended
+
+    return fit_extended(cfg, names, None if eval_only else common_classes(cfg.DATASETS.TRAIN))
+
+
+def check_dataset(name: str) -> None:
+    """Load a registered dataset.
+
+    Raises:
+        ConfigError: there is none of that name, it holds no instance, or its name is taken.
+    """
+    if name == EXTENSION_KEY:
+        raise ConfigError(
+            f"a dataset is named {name!r}, which in evaluation.json is the place of what extended "
+            "models know of base and novel classes; give it another name"
+        )
+    if name not in DatasetCatalog:
+        raise ConfigError(
+            f"no dataset is registered as {name!r} (one of your own is declared in the YAML "
+            f"file that DATASETS.CATALOG names){nearest(name, DatasetCatalog.list())}"
+        )
+    if not any(record.get("annotations") for record in DatasetCatalog.get(name)):
+        raise ConfigError(f"dataset {name!r} holds no instance: nothing to learn or to score")
+    if not MetadataCatalog.get(name).get("thing_classes"):
+        raise ConfigError(f"dataset {name!r} has no thing_classes in its metadata")
+
+
+def common_classes(names: Sequence[str]) -> list[str]:
+    """The class names all of ``names`` share, in their order."""
+    first = list(MetadataCatalog.get(names[0]).thing_classes)
+    for name in names:
+        classes = list(MetadataCatalog.get(name).thing_classes)
+        if classes != first:
+            raise ConfigError(
+                f"datasets {names[0]!r} and {name!r} name different classes:\n"
+                f"  {names[0]}: {first}\n  {name}: {classes}\n"
+                "State the same `classes`, in the same order, where both are declared"
+            )
+    return first
 
 
 def _check_number(cfg: CfgNode, classes: Sequence[str], dataset: str) -> None:

@@ -39,9 +39,9 @@ from transfer_maskrcnn.errors import TrainingDivergedError, TransferError
 from transfer_maskrcnn.incremental.classes import in_model_classes
 from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.modeling.precision import step_trainer
-from transfer_maskrcnn.surgery.apply import write_weights
 from transfer_maskrcnn.surgery.hook import WeightSurgeryHook, moved, with_digest
 from transfer_maskrcnn.surgery.load import FINAL_FILE
+from transfer_maskrcnn.surgery.read import write_weights
 
 logger = logging.getLogger(__name__)
 
@@ -194,7 +194,11 @@ class TransferTrainer(DefaultTrainer):
         """One evaluation: detectron2's results as ``segm/AP``, and the validation losses if wanted.
 
         Where there are several test sets, a result's name begins with its set's."""
-        from transfer_maskrcnn.engine.evaluation import evaluate_model, without_single_name
+        from transfer_maskrcnn.engine.evaluation import (
+            evaluate_model,
+            losses_on_test_sets,
+            without_single_name,
+        )
         from transfer_maskrcnn.engine.hooks.sample_pictures import put_sample_pictures
 
         with self.evaluated_weights():
@@ -204,8 +208,6 @@ class TransferTrainer(DefaultTrainer):
             if comm.is_main_process():
                 put_sample_pictures(self.storage, self.cfg.OUTPUT_DIR, self.cfg.DATASETS.TEST)
             if self.cfg.TEST.VAL_LOSS:
-                from transfer_maskrcnn.engine.hooks.validation import losses_on_test_sets
-
                 figures |= losses_on_test_sets(self.cfg, self.spec, self.model)
         return figures
 

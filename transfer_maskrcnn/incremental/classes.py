@@ -1,4 +1,4 @@
-"""The classes of the model: its datasets', or, extended, those of its source and novel ones.
+"""The classes of an extended model: those of its source, and novel ones.
 
 A registered dataset stays as it is: what its ``category_id`` means to an extended model is looked
 up where its records are used.
@@ -124,40 +124,27 @@ def annotated_classes(cfg: CfgNode, classes: Sequence[str], *, warn: bool) -> se
     return found
 
 
-def fit_classes(cfg: CfgNode, *, eval_only: bool = False) -> tuple[list[str], list[int]]:
-    """The model's class names for the datasets of ``cfg``, and its tasks; see ``RunSpec``.
+def fit_extended(
+    cfg: CfgNode, names: Sequence[str], dataset_classes: Sequence[str] | None
+) -> tuple[list[str], list[int]]:
+    """The extended model's class names, and its tasks; see ``RunSpec``.
 
     Args:
-        cfg: its datasets are registered.
-        eval_only: the training sets are not looked at, and a model that was extended has the
-            classes of its file.
+        names: the datasets that are used; loaded.
+        dataset_classes: those of the training sets; None: they are not looked at, and a model that
+            was extended has the classes of its file.
 
     Raises:
-        ConfigError: datasets without objects, or of different classes, or with classes that the
-            extended model lacks; ``DATASETS.TEST_BASE`` without EXTEND; what :func:`extend`
-            raises.
-        WeightFileError: ``MODEL.TRANSFER.EXTEND``, and the file cannot be read.
+        ConfigError: a dataset has classes that the model lacks; what :func:`extend` raises.
+        WeightFileError: the file cannot be read.
     """
-    names = [*(() if eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST]
-    if cfg.MODEL.TRANSFER.EXTEND:
-        names += cfg.DATASETS.TEST_BASE
-    elif cfg.DATASETS.TEST_BASE:
-        raise ConfigError(
-            f"DATASETS.TEST_BASE names {quoted(cfg.DATASETS.TEST_BASE)} to tell what a model "
-            "forgot of its source's classes, but MODEL.TRANSFER.EXTEND is False, so it does not "
-            "keep them; set EXTEND True with KEEP class_rows, or leave TEST_BASE empty"
-        )
-    for name in names:
-        check_dataset(name)
-    if not cfg.MODEL.TRANSFER.EXTEND:
-        return _common_classes(names), []
-    if eval_only:  # the file says how its classes are scored
+    if dataset_classes is None:  # the file says how its classes are scored
         _check_keys(cfg)
         trained = _run_metadata(cfg)
         own = trained.get("thing_classes") if began_with(trained, cfg.MODEL.WEIGHTS) else None
         classes, tasks = list(own or _source(cfg)[0]), list[int]()
     else:
-        classes, tasks = extend(cfg, _common_classes(cfg.DATASETS.TRAIN))
+        classes, tasks = extend(cfg, dataset_classes)
     for name in names:
         class_places(cfg, classes, name)
     _check_source_sets(cfg, classes, tasks)
@@ -255,39 +242,3 @@ def _run_metadata(cfg: CfgNode) -> Mapping[str, Any]:
     if trained is None or not trained.is_file():
         return {}
     return load_weights(trained, trust_pickle=cfg.MODEL.TRANSFER.TRUST_PICKLE).metadata or {}
-
-
-def check_dataset(name: str) -> None:
-    """Load a registered dataset.
-
-    Raises:
-        ConfigError: there is none of that name, it holds no instance, or its name is taken.
-    """
-    if name == EXTENSION_KEY:
-        raise ConfigError(
-            f"a dataset is named {name!r}, which in evaluation.json is the place of what extended "
-            "models know of base and novel classes; give it another name"
-        )
-    if name not in DatasetCatalog:
-        raise ConfigError(
-            f"no dataset is registered as {name!r} (one of your own is declared in the YAML "
-            f"file that DATASETS.CATALOG names){nearest(name, DatasetCatalog.list())}"
-        )
-    if not any(record.get("annotations") for record in DatasetCatalog.get(name)):
-        raise ConfigError(f"dataset {name!r} holds no instance: nothing to learn or to score")
-    if not MetadataCatalog.get(name).get("thing_classes"):
-        raise ConfigError(f"dataset {name!r} has no thing_classes in its metadata")
-
-
-def _common_classes(names: Sequence[str]) -> list[str]:
-    """The class names all of ``names`` share, in their order."""
-    first = list(MetadataCatalog.get(names[0]).thing_classes)
-    for name in names:
-        classes = list(MetadataCatalog.get(name).thing_classes)
-        if classes != first:
-            raise ConfigError(
-                f"datasets {names[0]!r} and {name!r} name different classes:\n"
-                f"  {names[0]}: {first}\n  {name}: {classes}\n"
-                "State the same `classes`, in the same order, where both are declared"
-            )
-    return first

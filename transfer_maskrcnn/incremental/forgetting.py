@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.utils import comm
 
+from transfer_maskrcnn.errors import TransferError
 from transfer_maskrcnn.evaluation.bootstrap import (
     LEAST_IMAGES,
     REPLICATES,
@@ -16,8 +22,14 @@ from transfer_maskrcnn.evaluation.bootstrap import (
     mean_of_classes,
     resample,
 )
-from transfer_maskrcnn.evaluation.matches import Matches
+from transfer_maskrcnn.evaluation.coco import detection_limit, matched_tasks
+from transfer_maskrcnn.evaluation.explain import RESULTS_FILE
+from transfer_maskrcnn.evaluation.matches import Matches, match_detections
+from transfer_maskrcnn.incremental.classes import class_places
+from transfer_maskrcnn.incremental.source import SourceFacts, source_facts, source_matches
 from transfer_maskrcnn.text import plural
+
+logger = logging.getLogger(__name__)
 
 _KINDS = {"segm": "mask", "bbox": "box"}
 
@@ -201,3 +213,65 @@ def _lost_words(lost: Mapping[str, Any], images: int) -> str:
 
 def _number(ap: float) -> str:
     return f"{round(ap, 1) + 0.0:.1f}"  # -0.0 becomes 0.0
+
+
+def extension_of(cfg: CfgNode, model: list[str]) -> dict[str, Any]:
+    """What ``evaluation.json`` says of base and novel classes, in the main process; the others help
+    to compute it."""
+    tests = list(cfg.DATASETS.TEST)
+    base_sets = list(dict.fromkeys(cfg.DATASETS.TEST_BASE)) or tests
+    sets, facts = {"base": base_sets, "novel": tests}, source_facts(cfg)
+    if facts is None:
+        return {"base_classes": None, "novel_classes": None, "sets": sets}
+    base, novel = _base_and_novel(model, facts)
+    before = {
+        name: _source_matches(cfg, facts, name)
+        for name in base_sets
+        if not set(base).isdisjoint(_model_classes(cfg, model, name))
+    }
+    figures: dict[str, Any] = {"base_classes": len(base), "novel_classes": len(novel), "sets": sets}
+    for task in reversed(matched_tasks(cfg)) if comm.is_main_process() else ():
+        matched = {
+            n: _matched(cfg, model, n, task, before.get(n, {})) for n in {*base_sets, *tests}
+        }
+        parts = [matched[name] for name in base_sets], [matched[name] for name in tests]
+        figures[task] = extension_figures(*parts, base, novel)
+    return {**figures, "lines": extension_lines(figures)}
+
+
+def _source_matches(cfg: CfgNode, facts: SourceFacts, dataset: str) -> dict[str, Matches]:
+    """{}, with a warning, where it is not remembered and the source model cannot be had."""
+    try:
+        return source_matches(cfg, facts, dataset, matched_tasks(cfg))
+    except TransferError as error:
+        logger.warning("%s: what the model has forgotten there cannot be told: %s", dataset, error)
+        return {}
+
+
+def _base_and_novel(model: Sequence[str], facts: SourceFacts) -> tuple[list[str], list[str]]:
+    """The model's classes that its source has, and the others.
+
+    Where there are no others, as in a second stage of training, the novel ones are those of the
+    source's own last extension.
+    """
+    known = set(facts.classes)
+    if known.issuperset(model) and len(facts.tasks) > 1:
+        known = set(facts.classes[: -facts.tasks[-1]])
+    return [n for n in model if n in known], [n for n in model if n not in known]
+
+
+def _model_classes(cfg: CfgNode, model: list[str], dataset: str) -> list[str]:
+    """The model's name of each of the dataset's classes."""
+    return [model[place] for place in class_places(cfg, model, dataset) or ()]
+
+
+def _matched(
+    cfg: CfgNode, model: list[str], dataset: str, task: str, before: Mapping[str, Matches]
+) -> MatchedSet:
+    folder = Path(cfg.OUTPUT_DIR, "inference", dataset)
+    files = folder / f"{dataset}_ground_truth.json", folder / RESULTS_FILE
+    matches = match_detections(*files, task, detection_limit(cfg))
+    names = _model_classes(cfg, model, dataset)
+    numbers = MetadataCatalog.get(dataset).get("thing_dataset_id_to_contiguous_id") or {}
+    classes = tuple(names[numbers.get(int(i), int(i))] for i in matches.category_ids)
+    return MatchedSet(classes, matches, before.get(task))

@@ -18,12 +18,12 @@ from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.data.export import coco_document
 from transfer_maskrcnn.data.export.base import common_folder, write_yaml
 from transfer_maskrcnn.data.registry import catalog_entry
+from transfer_maskrcnn.engine.setup import check_dataset
 from transfer_maskrcnn.errors import ConfigError, WeightFileError
 from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.incremental.classes import (
     CALIBRATION_KEY,
     annotated_classes,
-    check_dataset,
     class_places,
     dataset_keys,
     in_model_classes,

@@ -37,11 +37,10 @@ from transfer_maskrcnn.files import file_digest
 from transfer_maskrcnn.incremental.classes import source_categories
 from transfer_maskrcnn.modeling.build import COSINE_KEY, build_model, tasks_of
 from transfer_maskrcnn.modeling.precision import autocast_dtype, describe_precision
-from transfer_maskrcnn.surgery.apply import apply_plan
 from transfer_maskrcnn.surgery.hook import began_with, load_named_source
 from transfer_maskrcnn.surgery.load import SourceWeights, load_weights, weights_digest
 from transfer_maskrcnn.surgery.names import part_of
-from transfer_maskrcnn.surgery.plan import plan_transfer
+from transfer_maskrcnn.surgery.plan import apply_plan, plan_transfer
 
 logger = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ from torch.utils.hooks import RemovableHandle
 from transfer_maskrcnn.compat import BatchNorm, Dropout
 from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.errors import ConfigError, nearest
-from transfer_maskrcnn.surgery.classes import class_axes
 from transfer_maskrcnn.surgery.names import (
     PRESETS,
+    class_axes,
     parse_keep,
     part_of,
     under,

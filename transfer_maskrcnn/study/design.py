@@ -16,9 +16,8 @@ from detectron2.data import MetadataCatalog
 
 from transfer_maskrcnn.config import RunSpec, load_config
 from transfer_maskrcnn.data.registry import register_catalog
-from transfer_maskrcnn.engine.setup import fit_config
+from transfer_maskrcnn.engine.setup import check_dataset, fit_config
 from transfer_maskrcnn.errors import ConfigError, nearest
-from transfer_maskrcnn.incremental.classes import check_dataset
 from transfer_maskrcnn.modeling.freezing import ALL_BUT_NOVEL_ROWS
 from transfer_maskrcnn.surgery.hook import plan_of_config
 from transfer_maskrcnn.surgery.names import PRESETS

@@ -133,11 +133,12 @@ def _shapes(m: Matching, fates: Sequence[TensorFate]) -> Iterator[Problem]:
 def _norms(m: Matching, fates: Sequence[TensorFate]) -> Iterator[Problem]:
     clashes = _of(fates, Reason.NORMS, Reason.FUSED)
     if clashes:
-        data = {"groups": _groups(clashes)[:5], "reason": clashes[0].reason}
+        data = {"groups": groups_of(clashes)[:5], "reason": clashes[0].reason}
         yield Problem(Code.NORMS_DIFFER, data)
 
 
-def _groups(fates: Sequence[TensorFate]) -> list[str]:
+def groups_of(fates: Sequence[TensorFate]) -> list[str]:
+    """The lines of the table that tensors are counted in, each once."""
     return list(dict.fromkeys(group_of(fate.name) for fate in fates))
 
 
@@ -223,5 +224,5 @@ def _frozen_random(m: Matching, fates: Sequence[TensorFate]) -> Iterator[Problem
     ]
     if frozen or norms:
         count = sum(fate.parameters for fate in frozen)
-        data = {"count": count, "groups": _groups(frozen), "norms": len(norms)}
+        data = {"count": count, "groups": groups_of(frozen), "norms": len(norms)}
         yield Problem(Code.FROZEN_RANDOM, data)

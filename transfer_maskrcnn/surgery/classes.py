@@ -1,4 +1,4 @@
-"""Classes: which of the target's gets the rows of which of the source's, and where rows lie.
+"""Classes: which of the target's gets the rows of which of the source's.
 
 By name, never by index.
 """
@@ -12,12 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from transfer_maskrcnn.errors import ConfigError
-from transfer_maskrcnn.surgery.names import part_of
 from transfer_maskrcnn.surgery.words import Code, How, Problem
 
 ClassMap = Sequence[Sequence[str]]
 NewClassInit = str | Sequence[Sequence[str]]  # of all new classes, or (new class, init) pairs
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -211,71 +209,3 @@ def known_classes(dataset: Sequence[str], model: Sequence[str]) -> dict[str, str
             )
         known[name] = found
     return known
-
-
-@dataclass(frozen=True)
-class ClassAxis:
-    """Where classes lie along one axis of a tensor: ``[shared ..., K blocks ..., shared ...]``.
-
-    Attributes:
-        axis: 0 for rows (outputs), 1 for input columns (PointRend reads coarse class masks).
-        before: indices before the first class.
-        per_class: indices of one class: 1 for scores and masks, 4 for boxes.
-        after: indices after the last class: 1 for the background of ``cls_score``.
-    """
-
-    axis: int
-    before: int
-    per_class: int
-    after: int
-
-    def size(self, classes: int) -> int:
-        return self.before + self.per_class * classes + self.after
-
-
-def class_axes(
-    name: str, source: Shape, target: Shape, counts: tuple[int, int], fc_out: int | None
-) -> tuple[ClassAxis, ...] | None:
-    """How the classes of two tensors of the same name correspond.
-
-    Args:
-        name: the target tensor.
-        source: its shape in the source; ``target``: in the target.
-        counts: number of classes of source and target.
-        fc_out: output channels of PointRend's ``point_head.fc1``, where there is one.
-
-    Returns:
-        one axis each that depends on classes; () if none does (class-agnostic on both sides);
-        None if the two layouts have nothing to do with each other.
-    """
-    if len(source) != len(target) or not source:
-        return None
-    axes = []
-    if part_of(name) == "predictors":
-        row = _row_axis(name, source[0], target[0], counts)
-        if row is None:
-            return None
-        axes += [row] if row.per_class else []
-    if len(target) > 1 and (
-        name.endswith("point_head.fc1.weight")
-        or (".point_head." in name and fc_out is not None and target[1] > fc_out)
-    ):
-        axes.append(ClassAxis(1, source[1] - counts[0], 1, 0))
-    sizes = {a.axis: (a.size(counts[0]), a.size(counts[1])) for a in axes}
-    pairs = [sizes.get(i, (s, s)) for i, s in enumerate(source)]
-    fit = [p[0] for p in pairs] == list(source) and [p[1] for p in pairs] == list(target)
-    return tuple(axes) if fit else None
-
-
-def _row_axis(name: str, source: int, target: int, counts: tuple[int, int]) -> ClassAxis | None:
-    """``per_class`` is 0 where the rows do not depend on classes."""
-    if "cls_score." in name:
-        return ClassAxis(0, 0, 1, 1)
-    if source == target and any(
-        rows < count or (rows == 4 and count > 1 and "bbox_pred." in name)
-        for rows, count in zip((source, target), counts, strict=True)
-    ):
-        return ClassAxis(0, source, 0, 0)
-    if source % counts[0] or target % counts[1] or source // counts[0] != target // counts[1]:
-        return None
-    return ClassAxis(0, 0, source // counts[0], 0)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from transfer_maskrcnn.surgery.load import SourceWeights
-from transfer_maskrcnn.surgery.names import align, group_of
+from transfer_maskrcnn.surgery.names import align, group_of, grouped
 from transfer_maskrcnn.text import WIDTH
 
 STATES = ("identical", "changed", "other shape", "only in a", "only in b")
@@ -46,9 +46,7 @@ class WeightDiff:
 
     def groups(self) -> dict[str, dict[str, Any]]:
         """Part -> number of tensors in each state, rows, and the relative distance of the part."""
-        members: dict[str, list[TensorDiff]] = {}
-        for tensor in self.tensors:
-            members.setdefault(group_of(tensor.name), []).append(tensor)
+        members = grouped(self.tensors, lambda tensor: group_of(tensor.name))
         return {name: _summed(tensors) for name, tensors in members.items()}
 
     def to_json(self) -> str:

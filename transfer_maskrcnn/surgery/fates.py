@@ -10,11 +10,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from transfer_maskrcnn.surgery.classes import ClassAxis, Shape, class_axes
 from transfer_maskrcnn.surgery.load import SourceWeights
 from transfer_maskrcnn.surgery.names import (
     PRESETS,
+    ClassAxis,
+    Shape,
     align,
+    class_axes,
+    grouped,
     is_statistic,
     part_of,
     under,
@@ -164,18 +167,13 @@ def _class_count(scores: Sequence[Tensor]) -> int:
 
 def _norm_kinds(names: Iterable[str]) -> dict[str, str]:
     """Norm module -> kind, from the tensors it has (SyncBN and BatchNorm have the same)."""
-    leaves: dict[str, set[str]] = {}
-    for name in names:
-        module, _, leaf = name.rpartition(".")
-        leaves.setdefault(module, set()).add(leaf)
+    kinds = {"num_batches_tracked": _BATCH, "running_mean": _FROZEN, "weight": _GROUP}
+    found = grouped((name.rpartition(".")[::2] for name in names), lambda pair: pair[0])
+    leaves = {module: {leaf for _, leaf in pairs} for module, pairs in found.items()}
     return {
-        module: _BATCH
-        if "num_batches_tracked" in found
-        else _FROZEN
-        if "running_mean" in found
-        else _GROUP
-        for module, found in leaves.items()
-        if "running_mean" in found or (module.endswith("norm") and "weight" in found)
+        module: next(kind for leaf, kind in kinds.items() if leaf in own)
+        for module, own in leaves.items()
+        if "running_mean" in own or (module.endswith("norm") and "weight" in own)
     }
 
 

@@ -20,11 +20,10 @@ from torch import nn
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.files import write_text
 from transfer_maskrcnn.modeling.build import build_model
-from transfer_maskrcnn.surgery.apply import apply_plan
 from transfer_maskrcnn.surgery.classes import ClassMap, NewClassInit
 from transfer_maskrcnn.surgery.load import SourceWeights, load_weights, weights_digest
 from transfer_maskrcnn.surgery.names import unwrapped
-from transfer_maskrcnn.surgery.plan import TransferPlan, plan_transfer
+from transfer_maskrcnn.surgery.plan import TransferPlan, apply_plan, plan_transfer
 from transfer_maskrcnn.text import few, quoted
 
 PLAN_FILE = "transfer_plan.json"

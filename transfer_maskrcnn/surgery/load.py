@@ -255,16 +255,15 @@ def _source(path: Path, content: Mapping[str, Any]) -> SourceWeights:
             f"top level and under {', '.join(_STATE_KEYS)}."
         )
     try:
-        names = translate(raw, author=str(content.get("__author__", "")))
+        tensors, naming, renamed, needed = translate(raw, author=str(content.get("__author__", "")))
     except (AssertionError, ValueError, IndexError, KeyError) as error:
         raise WeightFileError(f"{path}: its tensor names make no sense: {error}") from error
     found = content.get(METADATA_KEY)
     metadata = found if isinstance(found, Mapping) else {}
     needs = metadata.get("expects")
-    expects = {**names.expects, **(needs if isinstance(needs, Mapping) else {})}
+    expects = {**needed, **(needs if isinstance(needs, Mapping) else {})}
     return SourceWeights(
-        *(names.tensors, str(path), _own_classes(metadata), names.naming),
-        *(metadata or None, names.renamed, expects),
+        *(tensors, str(path), _own_classes(metadata), naming, metadata or None, renamed, expects),
     )
 
 

@@ -1,4 +1,5 @@
-"""What a tensor's name says: in whose words it is, and which part of a detector it names.
+"""What a tensor's name says: in whose words it is, which part of a detector it names, and,
+with its shape, where its classes lie.
 
 Shapes are what they are, but for class rows: torchvision and Caffe2 put the background first and
 give it box and mask rows; detectron2 puts it last and gives it none, so those tensors are
@@ -9,13 +10,17 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+Shape = tuple[int, ...]
+T = TypeVar("T")
+K = TypeVar("K")
 
 #: the presets of MODEL.TRANSFER.KEEP: which parts each keeps
 PRESETS: Mapping[str, tuple[str, ...]] = {
@@ -101,6 +106,14 @@ _FROM_TORCHVISION: tuple[tuple[str, Any], ...] = (
 )
 
 
+def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """The items of each key, in their order, wherever they stand."""
+    groups: dict[K, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
 @lru_cache(maxsize=2**14)
 def part_of(name: str) -> str:
     """The part of a detector that a tensor belongs to: ``backbone``, ``FPN``, ``RPN``,
@@ -165,13 +178,9 @@ def align(source: Iterable[str], target: Iterable[str]) -> tuple[dict[str, str],
     target = list(target)
     found = {name: name for name in target if name in free}
     free -= set(found)
-    candidates: dict[str, list[str]] = {}
-    for name in (n for n in target if n not in found):
-        pieces = name.split(".")
-        endings = (".".join(pieces[i:]) for i in range(1, len(pieces)))
-        suffix = next((ending for ending in endings if ending in free), None)
-        if suffix is not None:
-            candidates.setdefault(suffix, []).append(name)
+    rest = (name for name in target if name not in found)
+    candidates = grouped(rest, lambda name: _suffix(name, free))
+    candidates.pop("", None)
     ambiguous = {name for name, places in candidates.items() if len(places) > 1}
     found.update({places[0]: n for n, places in candidates.items() if len(places) == 1})
     nested = _backbone_places(free - set(candidates))
@@ -180,31 +189,99 @@ def align(source: Iterable[str], target: Iterable[str]) -> tuple[dict[str, str],
     return found, ambiguous
 
 
+def _suffix(name: str, known: Collection[str]) -> str:
+    """The longest of ``known`` that ends ``name`` at a dot; "" where none does."""
+    pieces = name.split(".")
+    endings = (".".join(pieces[i:]) for i in range(1, len(pieces)))
+    return next((ending for ending in endings if ending in known), "")
+
+
 def _backbone_places(names: Iterable[str]) -> dict[str, str]:
     """Place in a backbone (``res2.0.conv1.weight``) -> name, for places that one name only has."""
-    places: dict[str, list[str]] = {}
-    for name in names:
-        if part_of(name) == "backbone" and (found := _BACKBONE.search(name)):
-            places.setdefault(found[1], []).append(name)
-    return {place: names[0] for place, names in places.items() if len(names) == 1}
+    found = (name for name in names if part_of(name) == "backbone" and _BACKBONE.search(name))
+    places = grouped(found, lambda name: _BACKBONE.findall(name)[0])
+    return {place: own[0] for place, own in places.items() if len(own) == 1}
 
 
 @dataclass(frozen=True)
-class Translation:
-    """``tensors`` under detectron2's names; the rest as in :class:`SourceWeights`."""
+class ClassAxis:
+    """Where classes lie along one axis of a tensor: ``[shared ..., K blocks ..., shared ...]``.
 
-    tensors: Mapping[str, Tensor]
-    naming: str
-    renamed: Mapping[str, str] = field(default_factory=dict)
-    expects: Mapping[str, Any] = field(default_factory=dict)
+    Attributes:
+        axis: 0 for rows (outputs), 1 for input columns (PointRend reads coarse class masks).
+        before: indices before the first class.
+        per_class: indices of one class: 1 for scores and masks, 4 for boxes.
+        after: indices after the last class: 1 for the background of ``cls_score``.
+    """
+
+    axis: int
+    before: int
+    per_class: int
+    after: int
+
+    def size(self, classes: int) -> int:
+        return self.before + self.per_class * classes + self.after
 
 
-def translate(raw: Mapping[str, Tensor], author: str = "") -> Translation:
+def class_axes(
+    name: str, source: Shape, target: Shape, counts: tuple[int, int], fc_out: int | None
+) -> tuple[ClassAxis, ...] | None:
+    """How the classes of two tensors of the same name correspond.
+
+    Args:
+        name: the target tensor.
+        source: its shape in the source; ``target``: in the target.
+        counts: number of classes of source and target.
+        fc_out: output channels of PointRend's ``point_head.fc1``, where there is one.
+
+    Returns:
+        one axis each that depends on classes; () if none does (class-agnostic on both sides);
+        None if the two layouts have nothing to do with each other.
+    """
+    if len(source) != len(target) or not source:
+        return None
+    axes = []
+    if part_of(name) == "predictors":
+        row = _row_axis(name, source[0], target[0], counts)
+        if row is None:
+            return None
+        axes += [row] if row.per_class else []
+    if len(target) > 1 and (
+        name.endswith("point_head.fc1.weight")
+        or (".point_head." in name and fc_out is not None and target[1] > fc_out)
+    ):
+        axes.append(ClassAxis(1, source[1] - counts[0], 1, 0))
+    sizes = {a.axis: (a.size(counts[0]), a.size(counts[1])) for a in axes}
+    pairs = [sizes.get(i, (s, s)) for i, s in enumerate(source)]
+    fit = [p[0] for p in pairs] == list(source) and [p[1] for p in pairs] == list(target)
+    return tuple(axes) if fit else None
+
+
+def _row_axis(name: str, source: int, target: int, counts: tuple[int, int]) -> ClassAxis | None:
+    """``per_class`` is 0 where the rows do not depend on classes."""
+    if "cls_score." in name:
+        return ClassAxis(0, 0, 1, 1)
+    if source == target and any(
+        rows < count or (rows == 4 and count > 1 and "bbox_pred." in name)
+        for rows, count in zip((source, target), counts, strict=True)
+    ):
+        return ClassAxis(0, source, 0, 0)
+    if source % counts[0] or target % counts[1] or source // counts[0] != target // counts[1]:
+        return None
+    return ClassAxis(0, 0, source // counts[0], 0)
+
+
+def translate(
+    raw: Mapping[str, Tensor], author: str = ""
+) -> tuple[Mapping[str, Tensor], str, Mapping[str, str], Mapping[str, Any]]:
     """Recognises whose names ``raw`` uses and returns its tensors under detectron2's.
 
     Args:
         raw: name in the file -> tensor.
         author: the ``__author__`` of a zoo-format file, which says where a backbone is from.
+
+    Returns:
+        ``tensors``, ``naming``, ``renamed`` and ``expects`` of a :class:`SourceWeights`.
 
     Raises:
         AssertionError, ValueError, KeyError: malformed or repeated names.
@@ -217,7 +294,7 @@ def translate(raw: Mapping[str, Tensor], author: str = "") -> Translation:
     )
     tensors, originals = _renamed(bare, naming)
     found = {new: prefix + originals.get(new, new) for new in tensors}
-    return Translation(tensors, naming, {k: v for k, v in found.items() if k != v}, expects)
+    return tensors, naming, {k: v for k, v in found.items() if k != v}, expects
 
 
 def _renamed(raw: dict[str, Tensor], naming: str) -> tuple[dict[str, Tensor], dict[str, str]]:

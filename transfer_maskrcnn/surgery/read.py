@@ -1,4 +1,4 @@
-"""The content of a weight file of any kind. Reading one never runs code from it.
+"""The content of a weight file of any kind: read, and written. Reading never runs code from it.
 
 A pickle is a program. The ``find_class`` below hands out only the callables of
 :data:`SAFE_GLOBALS`: numpy arrays, numpy numbers and plain containers. Even numpy's own
@@ -22,8 +22,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
 from transfer_maskrcnn.errors import WeightFileError
+from transfer_maskrcnn.files import atomic_path
 
 #: where our own checkpoints say what they are: a key of a .pth, a metadata key of a .safetensors
 METADATA_KEY = "transfer_maskrcnn"
@@ -183,7 +186,7 @@ class _Array:
         self.value = _as_array(raw, dtype, shape, "F" if fortran else "C")
 
 
-def _as_array(raw: Any, dtype: Any, shape: Any, order: str) -> np.ndarray[Any, Any]:
+def _as_array(raw: Any, dtype: Any, shape: Any, order: str = "C") -> np.ndarray[Any, Any]:
     if isinstance(raw, str):  # a Python 2 pickle, read as latin-1
         raw = raw.encode("latin1")
     if not isinstance(raw, (bytes, bytearray, pickle.PickleBuffer)):
@@ -197,14 +200,8 @@ def _as_array(raw: Any, dtype: Any, shape: Any, order: str) -> np.ndarray[Any, A
     return flat.reshape(shape, order="F" if order == "F" else "C")
 
 
-def _from_buffer(raw: Any, dtype: Any, shape: Any, order: str = "C") -> _Array:
-    array = _Array()
-    array.value = _as_array(raw, dtype, shape, order)
-    return array
-
-
 def _scalar(dtype: Any, raw: Any = b"") -> int | float | bool | complex:
-    return _as_array(raw, dtype, (), "C").item()
+    return _as_array(raw, dtype, ()).item()
 
 
 def _latin1(text: str, encoding: str = "latin1") -> bytes:
@@ -220,7 +217,7 @@ def _empty_bytes() -> bytes:
 _NUMPY_CORE: dict[str, Callable[..., Any]] = {
     "multiarray._reconstruct": _Array,
     "multiarray.scalar": _scalar,
-    "numeric._frombuffer": _from_buffer,
+    "numeric._frombuffer": _as_array,
 }
 
 #: every global a weight file may name, and what it gets for it
@@ -288,3 +285,33 @@ def unwrap(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(unwrap(v) for v in value)
     return value
+
+
+def write_weights(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
+) -> None:
+    """Writes weights and what they are, as .pth or .safetensors by the name's end.
+
+    The file is complete or absent, never half written. The .pth is a dict with ``model``, which a
+    stock ``DetectionCheckpointer`` loads by exact names.
+
+    Args:
+        path: where to; replaced in one step.
+        tensors: name -> tensor, for example ``model.state_dict()``.
+        metadata: plain values, with the class names in order under ``thing_classes``.
+
+    Raises:
+        WeightFileError: another ending.
+        TypeError: the metadata are not plain.
+    """
+    path, text = Path(path), json.dumps(dict(metadata))
+    if path.suffix not in (".pth", ".safetensors"):
+        raise WeightFileError(f"{path}: weights are written as .pth or .safetensors.")
+    plain = {name: tensor.detach() for name, tensor in tensors.items()}
+    with atomic_path(path) as unfinished:
+        if path.suffix == ".pth":
+            torch.save({"model": plain, METADATA_KEY: json.loads(text)}, unfinished)
+        else:
+            # a name each, not shared memory, is what the format stores
+            own = {name: tensor.cpu().clone().contiguous() for name, tensor in plain.items()}
+            save_file(own, unfinished, metadata={"format": "pt", METADATA_KEY: text})

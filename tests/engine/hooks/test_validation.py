@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from transfer_maskrcnn.engine.hooks.validation import validation_losses
+from transfer_maskrcnn.engine.evaluation import validation_losses
 
 
 class Detector(nn.Module):

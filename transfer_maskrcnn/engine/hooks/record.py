@@ -24,9 +24,9 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from transfer_maskrcnn.data.loader import derive_seed
 from transfer_maskrcnn.engine.manifest import note
 from transfer_maskrcnn.files import read_json, write_json
-from transfer_maskrcnn.surgery.apply import write_weights
 from transfer_maskrcnn.surgery.load import FINAL_FILE, load_weights
 from transfer_maskrcnn.surgery.names import is_statistic
+from transfer_maskrcnn.surgery.read import write_weights
 
 INITIAL_FILE = "model_initial.safetensors"
 DRIFT_FILE = "drift.json"
