@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,17 +60,8 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write ``value`` as JSON, whole or not at all; NaN and infinity, which JSON lacks, as null."""
-    write_text(path, json.dumps(_without_nan(value), indent=1) + "\n")
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _without_nan(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    finite = json.loads(json.dumps(value), parse_constant=lambda name: None)
+    write_text(path, json.dumps(finite, indent=1) + "\n")
 
 
 def read_json(path: str | os.PathLike[str], kind: type[T], missing: T | None = None) -> T:

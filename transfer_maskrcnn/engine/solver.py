@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from transfer_maskrcnn.files import read_json
 from transfer_maskrcnn.modeling.freezing import names_of
 from transfer_maskrcnn.surgery.hook import PLAN_FILE
 from transfer_maskrcnn.surgery.load import load_weights
-from transfer_maskrcnn.surgery.names import unwrapped
+from transfer_maskrcnn.surgery.names import grouped, unwrapped
 
 LR_MULTIPLIERS_KEY = "SOLVER.LR_MULTIPLIERS"
 
@@ -99,10 +98,10 @@ def _with_rates(
         for group in groups
         for p in group["params"]
     ]
-    rates: Counter[str] = Counter()
-    for group in single:
-        rates[f"{group['lr']:g}"] += group["params"][0].numel()
-    shown = ", ".join(f"{rate} for {count:,} parameters" for rate, count in rates.items())
+    shown = ", ".join(
+        f"{rate} for {sum(group['params'][0].numel() for group in own):,} parameters"
+        for rate, own in grouped(single, lambda group: f"{group['lr']:g}").items()
+    )
     logger.info("%s: learning rate %s", LR_MULTIPLIERS_KEY, shown)
     split: list[dict[str, Any]] = reduce_param_groups(single)
     return split

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.surgery.names import grouped
 from transfer_maskrcnn.surgery.words import Code, How, Problem
 
 ClassMap = Sequence[Sequence[str]]
@@ -196,16 +197,12 @@ def known_classes(dataset: Sequence[str], model: Sequence[str]) -> dict[str, str
     """
     known = {name: name for name in dataset if name in model}
     free = [name for name in model if name not in known]
-    claimed: dict[str, str] = {}
-    for name in dataset:
-        found = None if name in known else find_class(name, free)
-        if found is None:
-            continue
-        if (other := claimed.setdefault(found, name)) != name:
+    found = {n: own for n in dataset if n not in known and (own := find_class(n, free))}
+    for own, names in grouped(found, found.__getitem__).items():
+        if len(names) > 1:
             raise ConfigError(
-                f"the dataset's classes {other!r} and {name!r} both are the model's class "
-                f"{found!r}; rename one of them, or make them one with `merge` where the dataset "
+                f"the dataset's classes {names[0]!r} and {names[1]!r} both are the model's class "
+                f"{own!r}; rename one of them, or make them one with `merge` where the dataset "
                 "is declared"
             )
-        known[name] = found
-    return known
+    return known | found

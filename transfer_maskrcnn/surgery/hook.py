@@ -91,13 +91,11 @@ def began_with(metadata: Mapping[str, Any] | None, weights: str) -> bool:
     It is the same under another path; at the same path it is, too, when it is gone.
     """
     transfer = (metadata or {}).get("transfer") or {}
-    source = transfer.get("source")
+    source, digest = transfer.get("source"), transfer.get(_DIGEST)
     if not source or not weights:
         return False
-    if source == weights or os.path.realpath(source) == os.path.realpath(weights):
-        return True
-    digest = transfer.get(_DIGEST)
-    return bool(digest) and weights_digest(weights) == digest
+    same_place = os.path.realpath(source) == os.path.realpath(weights)
+    return same_place or (bool(digest) and weights_digest(weights) == digest)
 
 
 def with_digest(transfer: Mapping[str, Any]) -> dict[str, Any]:
