@@ -189,6 +189,24 @@ def test_merged_labels(load: Any) -> None:
     assert load(*shapes).classes == ("cat1", "cat2", "dog")
 
 
+def test_label_map(load: Any) -> None:
+    shapes = [shape("cat1"), shape("cat2", group_id=1), shape("cat1", group_id=1), shape("dog")]
+    dataset = load(*shapes, label_map={"cat1": "cat", "cat2": "cat"}, classes=["dog", "cat"])
+    # grouped by the label in the file: cat1 and cat2 are two instances
+    assert [a["category_id"] for a in dataset.dicts[0]["annotations"]] == [1, 1, 1, 0]
+    assert load(*shapes).classes == ("cat1", "cat2", "dog")
+
+
+def test_label_map_with_a_number(load: Any) -> None:
+    assert load(shape("2"), label_map={2: "dog"}).classes == ("dog",)  # as yaml reads {2: dog}
+
+
+@pytest.mark.parametrize("label_map", [["a"], "a", {"red cat": 1}, {"a": ""}, {None: "a"}, 0])
+def test_unusable_label_map(load: Any, label_map: Any) -> None:
+    with pytest.raises(DatasetError, match=r"label_map is .*expected a mapping of labels"):
+        load(shape(), label_map=label_map)
+
+
 def test_images_without_a_json_file(load: Any, make_image: Callable[..., Path]) -> None:
     path = make_image("images/0002.jpg")
     report = load(shape()).report

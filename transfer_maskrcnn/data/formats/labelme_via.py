@@ -19,6 +19,7 @@ from .assemble import Merge, assemble
 from .base import LoadedDataset, Patch, Place, RawImage, RawInstance, Reason
 from .files import (
     ImageFolder,
+    clip,
     existing,
     natural_key,
     need,
@@ -39,6 +40,7 @@ def load_labelme_json(
     *,
     classes: Sequence[str] | None = None,
     merge: Merge | None = None,
+    label_map: Mapping[str, str] | None = None,
 ) -> LoadedDataset:
     """Load a folder of labelme json files, one an image.
 
@@ -51,8 +53,9 @@ def load_labelme_json(
             is replaced by the image whose name is the json file's. Images directly in it that no
             json file belongs to are left out and counted.
         classes: class names, in the order wanted. Default: all labels found, sorted.
-        merge: class -> the labels in the files that become it. Instances are grouped by the label
-            in the file.
+        merge: class -> the labels in the files that become it.
+        label_map: label in the files -> class name ({"cat1": "cat", "cat2": "cat"}); labels it does
+            not name stay as they are. Instances are grouped by the label in the file.
 
     Raises:
         DatasetError: for a file or folder that is missing, broken or of another kind, labels that
@@ -65,14 +68,32 @@ def load_labelme_json(
         raise DatasetError(
             f"{folder} has no *.json file; expected the folder of labelme's json files"
         )
-    images = [labelme_image(file, k, root) for k, file in enumerate(files, start=1)]
+    mapping = check_label_map(label_map)
+    images = [labelme_image(file, k, root, mapping) for k, file in enumerate(files, start=1)]
     used = {image.file_name for image in images}
     others = [path for path in map(str, root.files) if path not in used]
     images += [RawImage(path, 0, problem=Reason.IMAGE_WITHOUT_JSON) for path in others]
     return assemble(images, str(folder), classes, merge)
 
 
-def labelme_image(file: Path, image_id: int, root: ImageFolder) -> RawImage:
+def check_label_map(label_map: Any) -> dict[str, str]:
+    """``label_map`` as a dict; yaml reads the label 2 as a number, so keys may be numbers too."""
+    if label_map is None:
+        return {}
+    if not isinstance(label_map, Mapping) or not all(
+        type(label) in (str, int) and isinstance(name, str) and name.strip()
+        for label, name in label_map.items()
+    ):
+        raise DatasetError(
+            f"label_map is {clip(repr(label_map))}; expected a mapping of labels to class names, "
+            "each a text, as {'cat1': 'cat'}"
+        )
+    return {str(label): name for label, name in label_map.items()}
+
+
+def labelme_image(
+    file: Path, image_id: int, root: ImageFolder, label_map: Mapping[str, str]
+) -> RawImage:
     """The image of one json file, and its instances."""
     data, source = read_json(file), str(file)
     if not isinstance(data, dict) or not isinstance(data.get("shapes"), list):
@@ -84,7 +105,7 @@ def labelme_image(file: Path, image_id: int, root: ImageFolder) -> RawImage:
         label = need(shape, "label", str, source, f"shapes[{k}]")
         drawn = labelme_shape(shape, source, f"shapes[{k}]")
         note = str(shape.get("shape_type")) if drawn is Reason.OTHER_SHAPE else ""
-        own = RawInstance(Place(image.file_name, "shapes", k, note), label)
+        own = RawInstance(Place(image.file_name, "shapes", k, note), label_map.get(label, label))
         group = shape.get("group_id")
         if isinstance(drawn, Reason):
             own.problem, group = drawn, None
