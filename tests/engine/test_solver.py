@@ -16,7 +16,8 @@ from detectron2.engine import SimpleTrainer
 from torch import Tensor, nn
 
 from transfer_maskrcnn.config import load_config
-from transfer_maskrcnn.engine.solver import L2SP, LatePullSGD, build_optimizer, part_factors
+from transfer_maskrcnn.engine.solver import L2SP, LatePullSGD, part_factors
+from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import CheckpointError, ConfigError
 from transfer_maskrcnn.modeling.freezing import FreezeSchedule
 from transfer_maskrcnn.surgery.load import SourceWeights
@@ -85,7 +86,7 @@ STOCK: list[list[Any]] = [
 def test_the_groups_are_detectron2s(opts: list[Any], model: nn.Module) -> None:
     cfg = config(*opts)
     model.cls_score.requires_grad_(False)
-    stock, own = solver.build_optimizer(cfg, model), build_optimizer(cfg, model)
+    stock, own = solver.build_optimizer(cfg, model), TransferTrainer.build_optimizer(cfg, model)
     assert plain(own.param_groups) == plain(stock.param_groups)
     assert isinstance(own, LatePullSGD) == (cfg.SOLVER.L2_SP > 0)
     for optimizer in (stock, own):
@@ -113,7 +114,7 @@ def test_factors(lr_multipliers: list[Any], factors: tuple[float, ...], model: n
     """Biases have their own factor, which multiplies the part's; the schedule multiplies all."""
     cfg = config("SOLVER.LR_MULTIPLIERS", lr_multipliers, "SOLVER.BIAS_LR_FACTOR", 2.0)
     cfg.merge_from_list(["SOLVER.WARMUP_ITERS", 0, "SOLVER.MAX_ITER", 10, "SOLVER.STEPS", (1,)])
-    optimizer = build_optimizer(cfg, model)
+    optimizer = TransferTrainer.build_optimizer(cfg, model)
     schedule = solver.build_lr_scheduler(cfg, optimizer)
     names = {id(p): name for name, p in model.named_parameters()}
     for scale in (1.0, 0.1):
@@ -166,7 +167,7 @@ def build_trainer(output_dir: Path, *opts: Any, start: int = 0) -> SimpleTrainer
     torch.manual_seed(3)
     cfg = config("SOLVER.L2_SP", ALPHA, "OUTPUT_DIR", str(output_dir), *opts)
     net = Net()
-    trainer = SimpleTrainer(net, batches(start), build_optimizer(cfg, net))
+    trainer = SimpleTrainer(net, batches(start), TransferTrainer.build_optimizer(cfg, net))
     trainer.register_hooks([FreezeSchedule.from_cfg(cfg), L2SP(cfg)])
     return trainer
 

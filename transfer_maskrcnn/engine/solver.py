@@ -1,4 +1,4 @@
-"""detectron2's SGD with a learning rate of its own for each part, and L2-SP regularisation."""
+"""A learning rate of its own for each part, and L2-SP regularisation."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2 import solver
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.solver.build import reduce_param_groups
 from torch import Tensor, nn
 
-from transfer_maskrcnn.compat import gradient_clipper, with_gradient_clipping
 from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.engine.hooks.record import INITIAL_FILE
 from transfer_maskrcnn.errors import CheckpointError, ConfigError
@@ -48,45 +46,7 @@ class LatePullSGD(torch.optim.SGD):
         return super().step(closure)
 
 
-def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """detectron2's optimizer, with ``SOLVER.LR_MULTIPLIERS``, and ready for :class:`L2SP`.
-
-    A factor multiplies the learning rate that detectron2 would give a parameter; the schedule then
-    multiplies each group's own.
-
-    Args:
-        cfg: see ``SOLVER``.
-        model: not yet wrapped in DistributedDataParallel; frozen parameters are left out.
-
-    Raises:
-        ConfigError: ``SOLVER.LR_MULTIPLIERS`` names no such part, or a factor is no number above 0.
-    """
-    unclipped = cfg.clone()
-    unclipped.defrost()
-    unclipped.SOLVER.CLIP_GRADIENTS.ENABLED = False
-    stock: torch.optim.Optimizer = solver.build_optimizer(unclipped, model)
-    groups, kind = stock.param_groups, LatePullSGD if cfg.SOLVER.L2_SP else type(stock)
-    if cfg.SOLVER.LR_MULTIPLIERS:
-        groups = _with_rates(groups, model, cfg.SOLVER.LR_MULTIPLIERS)
-    if cfg.SOLVER.CLIP_GRADIENTS.ENABLED:
-        kind = _clipping(kind, cfg)
-    optimizer: torch.optim.Optimizer = kind(groups, **stock.defaults)
-    return optimizer
-
-
-def _clipping(optimizer_class: type[torch.optim.Optimizer], cfg: CfgNode) -> Any:
-    """Detectron2's subclass, but for parameters without a gradient, which its clipping by value
-    cannot take: those that a phase has frozen."""
-    clip = gradient_clipper(cfg.SOLVER.CLIP_GRADIENTS)
-
-    def clip_if_trained(parameter: nn.Parameter) -> None:
-        if parameter.grad is not None:
-            clip(parameter)
-
-    return with_gradient_clipping(optimizer_class, per_param_clipper=clip_if_trained)
-
-
-def _with_rates(
+def with_rates(
     groups: Sequence[dict[str, Any]], model: nn.Module, lr_multipliers: Sequence[Any]
 ) -> list[dict[str, Any]]:
     """Split an optimizer's groups so that every parameter has its part's learning rate."""
@@ -169,14 +129,14 @@ class L2SP(HookBase):
         """
         Raises:
             CheckpointError: the run's starting point is gone.
-            ConfigError: the optimizer is not that of :func:`build_optimizer`, or trains nothing
-                that was transferred.
+            ConfigError: the optimizer is not that of ``TransferTrainer.build_optimizer``, or trains
+                nothing that was transferred.
         """
         optimizer = self.trainer.optimizer
         if not isinstance(optimizer, LatePullSGD):
             raise ConfigError(
                 f"SOLVER.L2_SP: the optimizer is {type(optimizer).__name__}; expected that of "
-                "transfer_maskrcnn.engine.solver.build_optimizer with SOLVER.L2_SP above 0"
+                "TransferTrainer.build_optimizer with SOLVER.L2_SP above 0"
             )
         group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
         starts, named = self._read_starts(), unwrapped(self.trainer.model).named_parameters()

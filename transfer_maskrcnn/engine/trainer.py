@@ -20,7 +20,7 @@ from detectron2.utils.events import CommonMetricPrinter, EventWriter
 from torch import nn
 from torch.utils.data import DataLoader
 
-from transfer_maskrcnn.compat import restart_loader
+from transfer_maskrcnn.compat import gradient_clipper, restart_loader, with_gradient_clipping
 from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.data.loader import build_train_loader, training_records
 from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
@@ -34,7 +34,6 @@ from transfer_maskrcnn.engine.hooks.record import (
 )
 from transfer_maskrcnn.engine.manifest import make_metadata, note
 from transfer_maskrcnn.engine.setup import fit_config
-from transfer_maskrcnn.engine.solver import build_optimizer
 from transfer_maskrcnn.errors import TrainingDivergedError, TransferError
 from transfer_maskrcnn.incremental.classes import in_model_classes
 from transfer_maskrcnn.modeling.build import build_model
@@ -227,10 +226,48 @@ class TransferTrainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        return build_optimizer(cfg, model)
+        """detectron2's, with ``SOLVER.LR_MULTIPLIERS``, and ready for ``SOLVER.L2_SP``.
+
+        A factor multiplies the learning rate that detectron2 would give a parameter; the schedule
+        then multiplies each group's own.
+
+        Args:
+            model: not yet wrapped in DistributedDataParallel; frozen parameters are left out.
+
+        Raises:
+            ConfigError: ``LR_MULTIPLIERS`` names no such part, or a factor is no number above 0.
+        """
+        unclipped = cfg.clone()
+        unclipped.defrost()
+        unclipped.SOLVER.CLIP_GRADIENTS.ENABLED = False
+        stock: torch.optim.Optimizer = super().build_optimizer(unclipped, model)
+        groups, kind = stock.param_groups, type(stock)
+        if cfg.SOLVER.LR_MULTIPLIERS or cfg.SOLVER.L2_SP:
+            from transfer_maskrcnn.engine.solver import LatePullSGD, with_rates
+
+            if cfg.SOLVER.LR_MULTIPLIERS:
+                groups = with_rates(groups, model, cfg.SOLVER.LR_MULTIPLIERS)
+            if cfg.SOLVER.L2_SP:
+                kind = LatePullSGD
+        if cfg.SOLVER.CLIP_GRADIENTS.ENABLED:
+            kind = _clipping(kind, cfg)
+        optimizer: torch.optim.Optimizer = kind(groups, **stock.defaults)
+        return optimizer
 
     def build_train_loader(self, cfg: CfgNode) -> DataLoader:
         return train_loader(cfg, self.spec)
+
+
+def _clipping(optimizer_class: type[torch.optim.Optimizer], cfg: CfgNode) -> Any:
+    """Detectron2's subclass, but for parameters without a gradient, which its clipping by value
+    cannot take: those that a phase has frozen."""
+    clip = gradient_clipper(cfg.SOLVER.CLIP_GRADIENTS)
+
+    def clip_if_trained(parameter: nn.Parameter) -> None:
+        if parameter.grad is not None:
+            clip(parameter)
+
+    return with_gradient_clipping(optimizer_class, per_param_clipper=clip_if_trained)
 
 
 def _not_our_error(record: logging.LogRecord) -> bool:

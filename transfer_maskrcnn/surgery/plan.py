@@ -236,13 +236,8 @@ def apply_plan(
         for name, tensor in anew.items():
             state[name].copy_(tensor)
         for fate in plan.tensors:
-            if fate.target is None or fate.source is None:
-                continue
-            values = source.tensors[fate.source]
-            if fate.fate == "kept":
-                state[fate.target].copy_(values)
-            else:
-                _copy_rows(state[fate.target], values, fate, plan)
+            if fate.target and fate.source:
+                _move(state[fate.target], source.tensors[fate.source], fate, plan)
     return tuple(anew)
 
 
@@ -296,14 +291,16 @@ def _initialised_again(
     return {name: fresh[name] for name in names}
 
 
-def _copy_rows(target: Tensor, source: Tensor, fate: TensorFate, plan: TransferPlan) -> None:
-    """Copies class by class along each axis that depends on classes."""
+def _move(target: Tensor, source: Tensor, fate: TensorFate, plan: TransferPlan) -> None:
+    """Copies the whole, or class by class along each axis that depends on classes."""
     places: list[Tensor] = []
     for axis in fate.axes:
         source, place = _pick(source, target.shape[axis.axis], axis, plan)
         places.append(place.to(target.device))
     source = source.to(target.device, target.dtype)
-    if len(places) == 1:
+    if not places:
+        target.copy_(source)
+    elif len(places) == 1:
         target.index_copy_(fate.axes[0].axis, places[0], source)
     else:
         target[places[0][:, None], places[1][None, :]] = source
