@@ -89,15 +89,14 @@ def check_device(device: str) -> None:
     Raises:
         ConfigError: CUDA is asked for where there is none.
     """
-    if not device.startswith("cuda"):
-        logger.info("MODEL.DEVICE %s (%d threads)", device, torch.get_num_threads())
-        return
-    if not torch.cuda.is_available():
+    cuda = device.startswith("cuda")
+    if cuda and not torch.cuda.is_available():
         raise ConfigError(
             f"MODEL.DEVICE is {device!r}, but torch {torch.__version__} sees no CUDA device; "
             "use MODEL.DEVICE cpu, or install the driver and a CUDA build of torch"
         )
-    logger.info("MODEL.DEVICE %s (%s)", device, torch.cuda.get_device_name(device))
+    what = torch.cuda.get_device_name(device) if cuda else f"{torch.get_num_threads()} threads"
+    logger.info("MODEL.DEVICE %s (%s)", device, what)
 
 
 def versions() -> dict[str, str]:

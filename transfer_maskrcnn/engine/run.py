@@ -129,15 +129,14 @@ def _is_of_the_run(cfg: CfgNode, weights: str, trained: Path | None) -> bool:
     if trained is None or not trained.is_file():
         return False
     metadata = load_weights(trained, trust_pickle=cfg.MODEL.TRANSFER.TRUST_PICKLE).metadata
-    if began_with(metadata, weights):
-        return True
-    if trained.resolve().parent not in Path(weights).resolve().parents:
+    began = began_with(metadata, weights)
+    if not began and trained.resolve().parent not in Path(weights).resolve().parents:
         logger.warning(
             "MODEL.WEIGHTS %s is not of the run in %s, whose evaluation.json gets its figures; "
             "another OUTPUT_DIR keeps them apart",
             *(weights, cfg.OUTPUT_DIR),
         )
-    return False
+    return began
 
 
 def check_start(cfg: CfgNode, spec: RunSpec) -> None:
