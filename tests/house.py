@@ -23,12 +23,12 @@ NAME = "transfer_maskrcnn"
 PACKAGE = ROOT / NAME
 # figure -> what it may be at most today, and what the design wants; the first only ever shrinks
 LIMITS = {
-    "modules": (175, 140),
-    "lines": (27_500, 20_000),
-    "statements": (14_200, 11_500),
-    "files in the largest room": (18, 20),
-    "modules loaded at the first step of a training": (115, 85),
-    "files that have run by then": (55, 35),
+    "modules": (126, 140),
+    "lines": (24_100, 20_000),
+    "statements": (11_500, 11_500),
+    "files in the largest room": (13, 20),
+    "modules loaded at the first step of a training": (60, 85),
+    "files that have run by then": (36, 35),
 }
 _HAS_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 

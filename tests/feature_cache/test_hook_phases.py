@@ -43,7 +43,8 @@ class Watch(HookBase):
 
     def before_step(self) -> None:
         model: Any = self.trainer.model
-        self.seen.append(None if model.recall is None else cache_hook._named(model.frozen_part()))
+        part = None if model.recall is None else model.frozen_part()
+        self.seen.append(part and part.name + " and RPN" * (part.rpn is not None))
 
 
 @pytest.mark.parametrize("mode", ["off", "memory", "disk", "auto"])

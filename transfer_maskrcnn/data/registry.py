@@ -92,14 +92,11 @@ def register_dataset(
             )
         return
     DatasetCatalog.register(name, DatasetLoader(spec))
-    metadata = MetadataCatalog.get(name)
-    metadata.set(evaluator_type="coco")
-    if spec.image_root is not None:
-        metadata.set(image_root=spec.image_root)
-    if spec.classes is not None:
-        metadata.set(thing_classes=list(spec.classes))
+    known = {"image_root": spec.image_root, "thing_classes": spec.classes and list(spec.classes)}
     if spec.format == "coco" and spec.hold_out_every is None and not spec.merge:
-        metadata.set(json_file=spec.annotations)
+        known["json_file"] = spec.annotations
+    stated = {key: value for key, value in known.items() if value is not None}
+    MetadataCatalog.get(name).set(evaluator_type="coco", **stated)
 
 
 def make_spec(

@@ -38,11 +38,10 @@ def load_source(cfg: CfgNode) -> SourceWeights:
     Raises:
         WeightFileError: see :func:`load_weights`.
     """
-    transfer = cfg.MODEL.TRANSFER
     return load_weights(
         cfg.MODEL.WEIGHTS,
-        classes=source_class_names(transfer.SOURCE_CLASSES),
-        trust_pickle=transfer.TRUST_PICKLE,
+        classes=source_class_names(cfg.MODEL.TRANSFER.SOURCE_CLASSES),
+        trust_pickle=cfg.MODEL.TRANSFER.TRUST_PICKLE,
     )
 
 
@@ -106,9 +105,7 @@ def with_digest(transfer: Mapping[str, Any]) -> dict[str, Any]:
 def moved(metadata: Mapping[str, Any] | None, weights: str) -> dict[str, Any] | None:
     """The transfer's part of ``metadata``, with the path that its source has now."""
     transfer = (metadata or {}).get("transfer")
-    if transfer and began_with(metadata, weights):
-        return {**transfer, "source": weights}
-    return transfer
+    return {**(transfer or {}), "source": weights} if began_with(metadata, weights) else transfer
 
 
 def plan_of_config(
@@ -131,8 +128,11 @@ def plan_of_config(
 def _asked(cfg: CfgNode) -> dict[str, Any]:
     """What ``MODEL.TRANSFER`` asks of :func:`plan_transfer`."""
     transfer = cfg.MODEL.TRANSFER
-    init = transfer.NEW_CLASS_INIT or "default"
-    return {"keep": transfer.KEEP, "class_map": transfer.CLASS_MAP, "new_class_init": init}
+    return {
+        "keep": transfer.KEEP,
+        "class_map": transfer.CLASS_MAP,
+        "new_class_init": transfer.NEW_CLASS_INIT or "default",
+    }
 
 
 def transfer_weights(

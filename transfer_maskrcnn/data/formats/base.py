@@ -159,18 +159,17 @@ class LoadReport:
 
     def summary(self) -> str:
         """One line: images and instances read, kept, left out and repaired, by reason."""
-        text = (
+        kept = (
             f"{self.images_kept} of {self.images_read} images, "
             f"{self.instances_kept} of {self.instances_read} instances kept"
         )
-        for title, counts in (
-            ("images left out", self.images_left_out),
-            ("instances left out", self.left_out),
-            ("repaired", self.repaired),
-        ):
-            if counts:
-                text += f"; {title}: {self.reasons(counts)}"
-        return text
+        groups = {
+            "images left out": self.images_left_out,
+            "instances left out": self.left_out,
+            "repaired": self.repaired,
+        }
+        told = (f"{title}: {self.reasons(counts)}" for title, counts in groups.items() if counts)
+        return "; ".join([kept, *told])
 
     def reasons(self, counts: Counter[Reason]) -> str:
         return ", ".join(
