@@ -71,6 +71,7 @@ def project(repository: Path, write_dataset: WriteDataset, tmp_path: Path) -> Pr
 
 
 @pytest.mark.parametrize("format", ["via", "labelme", "yolo", "png_masks"])
+@pytest.mark.slow
 def test_trains_on_a_users_catalog(
     format: str, repository: Path, write_dataset: WriteDataset, tmp_path: Path
 ) -> None:
@@ -81,6 +82,7 @@ def test_trains_on_a_users_catalog(
     assert set(project.evaluation()["toy"]) == {"bbox", "segm"}
 
 
+@pytest.mark.slow
 def test_train_then_evaluate_then_resume_gives_the_same_and_trains_nothing(
     project: Project,
 ) -> None:
@@ -109,6 +111,7 @@ def test_train_then_evaluate_then_resume_gives_the_same_and_trains_nothing(
     assert "Starting training" not in resumed.stdout
 
 
+@pytest.mark.slow
 def test_resume_after_a_kill_goes_on_from_the_last_checkpoint(project: Project) -> None:
     options = ("SOLVER.MAX_ITER", "40", "SOLVER.CHECKPOINT_PERIOD", "2")
     process = subprocess.Popen(
@@ -139,6 +142,7 @@ FEATURES = (
 )
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_weights_as_an_undisturbed_one(project: Project) -> None:
     """With everything switched on that has a state to lose."""
     whole, killed = project.folder / "whole", project.folder / "killed"
@@ -169,6 +173,7 @@ def test_a_killed_run_ends_with_the_same_weights_as_an_undisturbed_one(project: 
     assert "val_loss" in page or "validation" in page
 
 
+@pytest.mark.slow
 def test_an_average_is_what_is_evaluated_again(project: Project) -> None:
     options = ("SOLVER.EMA_DECAY", "0.99", *FEATURES[:6], "SOLVER.MAX_ITER", "6")
     done = project.run(*options)
@@ -183,6 +188,7 @@ def test_an_average_is_what_is_evaluated_again(project: Project) -> None:
     assert set(found) == {"toy", "toy_val"}
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_not_mixed_with_another(project: Project) -> None:
     done = project.run()
     assert done.returncode == 0, done.stdout + done.stderr
@@ -200,6 +206,7 @@ def test_a_resumed_run_is_not_mixed_with_another(project: Project) -> None:
     assert "holds a checkpoint of iteration 3, beyond SOLVER.MAX_ITER 1" in shorter.stderr
 
 
+@pytest.mark.slow
 def test_training_ends_early_and_stays_ended(project: Project) -> None:
     options = ("TEST.BEST_METRIC", "segm/AP", "TEST.EARLY_STOPPING", "2", "TEST.EVAL_PERIOD", "2")
     long = ("SOLVER.MAX_ITER", "40", "SOLVER.BASE_LR", "1e-9")
@@ -218,6 +225,7 @@ def test_training_ends_early_and_stays_ended(project: Project) -> None:
     assert [row["iteration"] for row in rows] == iterations, "nothing more was trained"
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_with_one_clear_error(project: Project) -> None:
     done = project.run("SOLVER.BASE_LR", "1e30", "SOLVER.MAX_ITER", "9")
     assert done.returncode == 3

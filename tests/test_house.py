@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import pytest
+
 _spec = importlib.util.spec_from_file_location("house", Path(__file__).with_name("house.py"))
 assert _spec is not None and _spec.loader is not None
 house = importlib.util.module_from_spec(_spec)
@@ -26,5 +28,6 @@ def test_size() -> None:
     assert over(house.size()) == {}
 
 
+@pytest.mark.slow
 def test_start_of_a_training(tmp_path: Path) -> None:
     assert over(house.start_of_a_training(tmp_path)) == {}

@@ -62,6 +62,7 @@ def run_outside(script: str, installed: Path, folder: Path) -> subprocess.Comple
     return run(sys.executable, "script.py", cwd=folder, env=environment)
 
 
+@pytest.mark.slow
 def test_wheel_holds_the_package_and_its_data(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -82,6 +83,7 @@ def test_wheel_holds_the_package_and_its_data(wheel: Path) -> None:
     assert "detectron2" not in "".join(re.findall("Requires-Dist: .*", metadata))
 
 
+@pytest.mark.slow
 def test_registrations_from_outside_the_repository(installed: Path, tmp_path: Path) -> None:
     result = run_outside(
         """

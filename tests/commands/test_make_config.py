@@ -204,6 +204,7 @@ def test_epochs_of_the_base_do_not_count(make: Make, base: Path) -> None:
     assert cfg.SOLVER.MAX_ITER == 20
 
 
+@pytest.mark.slow
 def test_real_nuclei(
     shared: Path, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

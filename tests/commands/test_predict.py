@@ -200,6 +200,7 @@ def start(
     return run
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_whole_files(
     start: Callable[[int], subprocess.Popen[str]], tmp_path: Path
 ) -> None:

@@ -551,6 +551,7 @@ def test_a_change_of_one_dict_reaches_nobody_else(records: Records) -> None:
     assert records == before
 
 
+@pytest.mark.slow
 def test_records_go_to_another_process(records: Records) -> None:
     assert pickle.loads(pickle.dumps(records[1:])) == records[1:]
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:

@@ -169,6 +169,7 @@ def _count_in_worker(entry: dict[str, Any], results: Any) -> None:
     results.put((len(DatasetCatalog.get("toy")), "balloon_train" in DatasetCatalog))
 
 
+@pytest.mark.slow
 def test_works_in_a_spawned_worker(entry: dict[str, Any]) -> None:
     context = multiprocessing.get_context("spawn")
     results = context.Queue()

@@ -99,6 +99,7 @@ print(mapped_and_kept(), keep_freed_memory(), keep_freed_memory(), mapped_and_ke
 @pytest.mark.skipif(
     not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="this C library is not glibc from 2.33 on"
 )
+@pytest.mark.slow
 def test_glibc_keeps_100_mb() -> None:
     """In a process of its own; beforehand such a block is mapped, and unmapped when it is freed."""
     assert allocator.__file__ is not None

@@ -56,6 +56,7 @@ def test_batches_of_one_orientation(toy: Toy, train: Train) -> None:
 
 # whether batches hold images of one orientation
 @pytest.mark.parametrize("grouped", [True, False])
+@pytest.mark.slow
 def test_images_of_different_sizes_are_as_if_padded_alike(
     grouped: bool, toy: Toy, train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,6 +112,7 @@ BF16 = [
 
 
 @pytest.mark.parametrize(("preset", "forced"), BF16)
+@pytest.mark.slow
 def test_bf16(
     preset: str, forced: bool, toy: Toy, train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:

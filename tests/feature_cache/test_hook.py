@@ -141,6 +141,7 @@ def test_the_ordinary_case_is_not_spoken_of(
             train(toy("SOLVER.MAX_ITER", 1, CACHE, mode))
 
 
+@pytest.mark.slow
 def test_evaluations_between_iterations(toy: Toy, train: Train, computed: list[int]) -> None:
     """They are as without a cache, and so is what is trained after them."""
     runs, curves = [], []

@@ -120,6 +120,7 @@ FULL: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("function", "failure"), FULL)
+@pytest.mark.slow
 def test_a_full_disk(
     function: str,
     failure: Any,
@@ -151,6 +152,7 @@ def test_a_full_disk(
     assert "no room for 5 more" in caplog.text
 
 
+@pytest.mark.slow
 def test_little_memory(toy: Toy, train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     """Mode memory keeps what fits; auto puts all on the disk."""
     plain = train(toy(*BRIEF, CACHE, "off"))

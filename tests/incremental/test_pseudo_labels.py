@@ -179,6 +179,7 @@ def test_without_cache_they_are_in_the_run(
     assert list((tmp_path / "output/detections").iterdir()) and not cache.exists()
 
 
+@pytest.mark.slow
 def test_thresholds_of_a_calibration_set(make: Callable[..., CfgNode], tmp_path: Path) -> None:
     strict, loose = (
         _scores(make(f"{KEY}.CALIBRATION_SET", CALIBRATION, f"{KEY}.TARGET_PRECISION", p), tmp_path)

@@ -129,6 +129,7 @@ def test_both_sources_add_up() -> None:
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.slow
 def test_interval_of_a_mean_covers_it_95_times_of_100(seeds: int) -> None:
     rng = np.random.default_rng(0)
     images, studies, covered = 20, 200, 0
@@ -198,6 +199,7 @@ CHANCES = [
 ]
 
 
+@pytest.mark.slow
 def test_variants_without_a_difference_are_seldom_told_apart() -> None:
     rng = np.random.default_rng(0)
     verdicts = []

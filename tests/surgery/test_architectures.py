@@ -108,6 +108,7 @@ def test_class_rows(
 
 
 @pytest.mark.parametrize(("config", "opts", "expected"), CASES)
+@pytest.mark.slow
 def test_default_preset(
     config: str, opts: list, expected: dict[str, int], build: Build, coco: tuple[str, ...]
 ) -> None:

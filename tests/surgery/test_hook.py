@@ -301,6 +301,7 @@ distributed.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_same_weights(tiny: Build, tmp_path: Path) -> None:
     torch.save({"model": tiny(3).state_dict()}, tmp_path / "source.pth")
     (tmp_path / "run.py").write_text(DDP)

@@ -90,6 +90,7 @@ def test_a_full_disk_leaves_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_a_kill_leaves_nothing_under_the_name(tmp_path: Path, make_dataset: MakeDataset) -> None:
     dataset = make_dataset(MASKS)
     command = [sys.executable, "-c", KILLED, str(tmp_path / "original"), str(tmp_path / "out")]
