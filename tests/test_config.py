@@ -54,3 +54,32 @@ def test_what_is_known_leaves_the_config_alone() -> None:
     before = cfg.dump()
     own = RunSpec(("cat",), seed=3).resolve(cfg)
     assert cfg.dump() == before and own.is_frozen() and not cfg.is_frozen()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "plain text",
+        "- a list",
+        "MODEL:",  # a section without its pairs
+        "MODEL: 3",
+        "1: 2",
+        "_BASE_:",
+        "_BASE_: 3",
+        "_BASE_: config.yaml",  # itself
+        "_BASE_: .",  # a folder
+    ],
+)
+def test_a_file_that_is_no_config_is_named(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError) as error:
+        load_config(str(path))
+    assert str(path) in str(error.value)
+    assert len(str(error.value)) < 1000
+
+
+def test_a_key_below_a_value_is_named() -> None:
+    with pytest.raises(ConfigError, match="command line"):
+        load_config("", ["SOLVER.MAX_ITER.X", "3"])

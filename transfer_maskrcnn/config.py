@@ -18,12 +18,16 @@ except ImportError:  # not every build of detectron2 brings its projects
     add_pointrend_config = None
 
 from transfer_maskrcnn.errors import ConfigError, nearest
+from transfer_maskrcnn.text import shorten
 
 # MODEL.ROI_HEADS.NUM_CLASSES as detectron2 has it: nobody has stated a number.
 FOLLOW_DATASET = 80
 
-_WHOLE = "(<class 'float'> vs. <class 'int'>)"
-_LIST = "(<class 'tuple'> vs."  # what is expected comes first
+# What a message of yacs is about -> what to write instead; what is expected comes first.
+_HINTS = {
+    "(<class 'float'> vs. <class 'int'>)": ". Write the number with a point, as 12.0",
+    "(<class 'tuple'> vs.": ". A list is written \"('my_train',)\"",
+}
 _FREE_KIND = "MODEL.TRANSFER.NEW_CLASS_INIT"
 
 
@@ -77,8 +81,7 @@ class RunSpec:
 
     def resolve(self, cfg: CfgNode) -> CfgNode:
         """A frozen copy of ``cfg`` with the keys that detectron2 reads set to what is known."""
-        own = cfg.clone()
-        own.defrost()
+        own = editable(cfg)
         own.MODEL.ROI_HEADS.NUM_CLASSES = len(self.classes)
         if "POINT_HEAD" in own.MODEL:
             own.MODEL.POINT_HEAD.NUM_CLASSES = len(self.classes)
@@ -93,6 +96,13 @@ class RunSpec:
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
+
+
+def editable(cfg: CfgNode) -> CfgNode:
+    """A copy of ``cfg`` whose keys can be set."""
+    own = cfg.clone()
+    own.defrost()
+    return own
 
 
 def _node_of(cfg: CfgNode, name: str) -> CfgNode:
@@ -253,10 +263,14 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     except yaml.YAMLError as error:
         at = " ".join(str(error).split())
         raise ConfigError(f"{place}: not valid YAML, or no plain values: {at}") from None
-    except (ValueError, FileNotFoundError) as error:
-        hint = ". A list is written \"('my_train',)\"" if _LIST in str(error) else ""
-        hint = ". Write the number with a point, as 12.0" if _WHOLE in str(error) else hint
-        raise ConfigError(f"{place}: {error}{hint}") from None
+    except (ValueError, OSError) as error:
+        hint = "".join(hint for sign, hint in _HINTS.items() if sign in str(error))
+        raise ConfigError(f"{place}: {shorten(str(error), 400)}{hint}") from None
+    except (TypeError, AttributeError, RecursionError) as error:  # of what is no mapping at all
+        raise ConfigError(
+            f"{place}: not a config ({shorten(str(error), 400)}); expected KEY: value pairs, "
+            "sections with pairs of their own, and _BASE_, if at all, the name of another such file"
+        ) from None
     if cfg.MODEL.TRANSFER.NEW_CLASS_INIT == "default":
         cfg.MODEL.TRANSFER.NEW_CLASS_INIT = None  # said in one way only, so that runs compare equal
     return cfg
@@ -267,8 +281,7 @@ def _unknown_key(cfg: CfgNode, message: str) -> str:
         return message  # e.g. a key without a value
     key = message.rpartition(": ")[2]
     known = [*cfg, *(key for key, _ in flat_config(cfg))]
-    prefix = key.rpartition(".")[0]
-    siblings = [k for k in known if k.rpartition(".")[0] == prefix]
+    siblings = [k for k in known if k.rpartition(".")[0] == key.rpartition(".")[0]]
     return f"unknown config key {key!r}{nearest(key, siblings) or nearest(key, known)}"
 
 

@@ -68,11 +68,35 @@ def test_a_mistake_moves_nothing(command: Callable[..., None], tmp_path: Path) -
         ["MODEL.TRANSFER.ENABLED", True],  # no weights to keep anything of
         ["SOLVER.EMA_DECAY", 3.0],
         ["DATASETS.TEST", "('nowhere',)"],
+        ["MODEL.WEIGHTS", tmp_path / "run", "MODEL.TRANSFER.ENABLED", True],  # would move itself
     ):
         with pytest.raises(SystemExit, match=r"^error: "):
             command(*opts)
         assert sorted(path.name for path in (tmp_path / "run").iterdir()) == left
         assert (tmp_path / "run" / "log.txt").read_text() == log
+
+
+def test_a_runs_own_config_begins_another_in_its_folder(
+    command: Callable[..., None], tmp_path: Path
+) -> None:
+    command()
+    folder = tmp_path / "run"
+    run_process(parse_arguments(train_parser(), ["--config-file", str(folder / "config.yaml")]))
+    assert {"config.yaml", "run.json", "model_final.pth"} <= {p.name for p in folder.iterdir()}
+    assert (folder / "earlier_run_1" / "config.yaml").is_file()
+
+
+def test_what_is_not_resumed_keeps_its_config(command: Callable[..., None], tmp_path: Path) -> None:
+    command("SOLVER.MAX_ITER", 2)
+    config = tmp_path / "run" / "config.yaml"
+    before = config.read_text()
+    command("--resume", "SOLVER.MAX_ITER", 2, "TEST.EVAL_PERIOD", 7)  # it is complete
+    assert config.read_text() == before
+    with pytest.raises(SystemExit, match=r"beyond SOLVER\.MAX_ITER 1"):
+        command("--resume", "SOLVER.MAX_ITER", 1)
+    assert config.read_text() == before
+    command("--resume", "SOLVER.MAX_ITER", 3, "MODEL.TRANSFER.TRUST_PICKLE", True)  # goes on
+    assert yaml.safe_load(config.read_text())["SOLVER"]["MAX_ITER"] == 3
 
 
 @pytest.mark.slow

@@ -290,3 +290,15 @@ def test_a_config_of_the_zoo_tells_the_class_names(
     source = load_weights("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml")
     assert source.classes == tuple(MetadataCatalog.get("coco_2017_val").thing_classes)
     assert source.expects["INPUT.FORMAT"] == "BGR"
+
+
+@pytest.mark.parametrize("name", ["ImageNetPretrained/MSRA", "Caffe2Detectron/COCO/x", "x"])
+def test_names_that_detectron2s_catalog_lacks(name: str) -> None:
+    with pytest.raises(WeightFileError, match="catalog://"):
+        load_weights(f"catalog://{name}")
+
+
+def test_a_file_by_its_url(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    torch.save({"model": {"a.weight": torch.ones(2)}}, path)
+    assert list(load_weights(path.as_uri()).tensors) == ["a.weight"]

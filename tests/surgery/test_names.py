@@ -1,5 +1,8 @@
+from typing import Any
+
 import pytest
 
+from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.surgery.names import align, class_axes, group_of, parse_keep, part_of, under
 
 ROI = "roi_heads"
@@ -152,3 +155,9 @@ def test_align(
     source: list[str], target: list[str], pairs: dict[str, str], ambiguous: set[str]
 ) -> None:
     assert align(source, target) == (pairs, ambiguous)
+
+
+@pytest.mark.parametrize("keep", [3, None, {"backbone": 1}])
+def test_what_is_kept_is_named_by_text(keep: Any) -> None:
+    with pytest.raises(ConfigError, match=r"keep is .*all_but_predictors"):
+        parse_keep(keep)

@@ -179,8 +179,7 @@ def nested_subset(labels: Labels, fraction: float, seed: int) -> list[int]:
     ranks = _ranks([set(image) for image in labels], np.random.default_rng(seed))
     first = sum(rank < 0 for rank in ranks)
     wanted = max(first, round(fraction * len(labels)), 1)
-    chosen: list[int] = np.sort(np.argsort(ranks, kind="stable")[:wanted]).tolist()
-    return chosen
+    return np.sort(np.argsort(ranks, kind="stable")[:wanted]).tolist()
 
 
 def _ranks(classes: Sequence[set[int]], rng: np.random.Generator) -> list[float]:

@@ -8,6 +8,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, detection_utils
 
+from transfer_maskrcnn.config import editable
 from transfer_maskrcnn.errors import DatasetError
 
 logger = logging.getLogger(__name__)
@@ -49,8 +50,7 @@ def mapper_for_check(cfg: CfgNode, mask_format: str) -> CheckedDatasetMapper:
         cfg: not fitted to the dataset; stays as it is.
         mask_format: "polygon" or "bitmask", as in the dataset's metadata.
     """
-    own = cfg.clone()
-    own.defrost()
+    own = editable(cfg)
     if mask_format == "bitmask":
         own.INPUT.MASK_FORMAT = mask_format
     return CheckedDatasetMapper(own, is_train=True)

@@ -236,8 +236,11 @@ def dataset_facts(name: str) -> DatasetFacts:
     if loader is not None:
         return DatasetFacts(loader.loaded.labels, loader.loaded.mask_format)
     dicts = DatasetCatalog.get(name)
-    kept = (a for d in dicts for a in d.get("annotations", ()) if not a.get("iscrowd", 0))
-    rle = any(isinstance(a.get("segmentation"), dict) for a in kept)
+    rle = any(
+        isinstance(a.get("segmentation"), dict) and not a.get("iscrowd", 0)
+        for d in dicts
+        for a in d.get("annotations", ())
+    )
     return DatasetFacts(labels_of(dicts), "bitmask" if rle else "polygon")
 
 

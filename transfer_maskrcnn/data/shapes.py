@@ -131,8 +131,7 @@ def _shape_mask(name: str, rng: np.random.Generator, size: int) -> Mask:
     ]
     canvas = np.zeros((size * SUPERSAMPLING, size * SUPERSAMPLING), np.uint8)
     cv2.fillPoly(canvas, outlines, 255)
-    small: Mask = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA) > 127
-    return small
+    return cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA) > 127
 
 
 def _paint(image: npt.NDArray[np.float64], mask: Mask, rng: np.random.Generator) -> None:

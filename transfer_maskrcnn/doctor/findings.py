@@ -110,8 +110,7 @@ class Finding:
 def advice() -> Mapping[str, Json]:
     """Kind of finding -> its words; the file says how they are to be read."""
     text = resources.files(__package__).joinpath("advice.yaml").read_text(encoding="utf-8")
-    content: Mapping[str, Json] = yaml.safe_load(text)
-    return content
+    return yaml.safe_load(text)
 
 
 class _Words(Formatter):

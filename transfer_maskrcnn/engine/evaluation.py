@@ -74,8 +74,7 @@ def without_single_name(cfg: CfgNode, sets: Mapping[str, Results]) -> Results:
 def build_test_loader(cfg: CfgNode, dataset: str) -> DataLoader[Any]:
     """The images of ``dataset`` at test size."""
     mapper = CheckedDatasetMapper(cfg, is_train=False)
-    loader: DataLoader[Any] = build_detection_test_loader(cfg, dataset, mapper=mapper)
-    return loader
+    return build_detection_test_loader(cfg, dataset, mapper=mapper)
 
 
 def build_evaluator(cfg: CfgNode, classes: Sequence[str], dataset: str) -> InstanceEvaluator:
@@ -232,8 +231,7 @@ def build_validation_loader(cfg: CfgNode, spec: RunSpec, dataset: str) -> DataLo
     dicts = get_detection_dataset_dicts(dataset, filter_empty=filter_empty)
     dicts = in_model_classes(cfg, spec.classes, dataset, dicts)
     workers = cfg.DATALOADER.NUM_WORKERS
-    loader: DataLoader[Any] = build_detection_test_loader(dicts, mapper=mapper, num_workers=workers)
-    return loader
+    return build_detection_test_loader(dicts, mapper=mapper, num_workers=workers)
 
 
 @contextmanager

@@ -28,7 +28,10 @@ from transfer_maskrcnn.modeling.precision import describe_precision
 from transfer_maskrcnn.surgery.load import last_checkpoint, load_weights
 
 RUN_FILE = "run.json"
-_ELSEWHERE = ("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS")
+_ELSEWHERE = (
+    *("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS"),
+    "MODEL.TRANSFER.TRUST_PICKLE",
+)
 # What may change when a run goes on: how long it is, where things lie, what is looked at.
 _MAY_CHANGE = (
     *("SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.EPOCHS"),
@@ -147,8 +150,7 @@ def own_config(cfg: CfgNode) -> dict[str, Any]:
     """What in ``cfg`` differs from the defaults and determines the result, by dotted key."""
     defaults = dict(flat_config(load_config("")))
     own = {k: v for k, v in flat_config(cfg) if k not in _ELSEWHERE and v != defaults.get(k)}
-    plain: dict[str, Any] = json.loads(json.dumps(own))  # tuples become lists, as read back
-    return plain
+    return json.loads(json.dumps(own))  # tuples become lists, as read back
 
 
 def check_same_run(cfg: CfgNode) -> None:
@@ -189,8 +191,7 @@ def check_same_run(cfg: CfgNode) -> None:
 
 def resumed_seed(cfg: CfgNode) -> int | None:
     """The seed of the run in OUTPUT_DIR: one without a stated one can go on with what it drew."""
-    seed: int | None = _checkpoint_config(cfg).get("SEED")
-    return seed
+    return _checkpoint_config(cfg).get("SEED")
 
 
 def _checkpoint_config(cfg: CfgNode) -> dict[str, Any]:

@@ -20,16 +20,17 @@ from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from transfer_maskrcnn.config import RunSpec
+from transfer_maskrcnn.config import RunSpec, editable
 from transfer_maskrcnn.engine.checkpoint import load_trained_model
 from transfer_maskrcnn.engine.manifest import RUN_FILE, describe_run, note
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.files import write_text
 from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.surgery.hook import began_with, load_source, plan_of_config
-from transfer_maskrcnn.surgery.load import FINAL_FILE, load_weights, trained_file
+from transfer_maskrcnn.surgery.load import FINAL_FILE, load_weights, local_file, trained_file
 
-LOCK_FILE = ".training"
+LOCK_FILE, CONFIG_FILE = ".training", "config.yaml"
 # From malloc.h, see mallopt(3).
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _LARGEST_INT = 2**31 - 1
@@ -41,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 # What a run leaves in OUTPUT_DIR.
 RUN_FILES = (
-    *("config.yaml", "log.txt*", RUN_FILE, "transfer_plan.json", "pseudo_labels.json"),
+    *(CONFIG_FILE, "log.txt*", RUN_FILE, "transfer_plan.json", "pseudo_labels.json"),
     *("last_checkpoint", "model_*.pth", "model_initial.safetensors", FINAL_FILE),
     *("metrics.json", "events.out.tfevents.*", "eval_history.json", "drift.json"),
     *("evaluation.json", "inference", "report.html"),
@@ -75,6 +76,8 @@ def train(cfg: CfgNode, spec: RunSpec, resume: bool) -> None:
     if resume and trainer.start_iter == 0:
         logger.info("nothing to resume in %s: starting from MODEL.WEIGHTS", cfg.OUTPUT_DIR)
     note(cfg.OUTPUT_DIR, **describe_run(cfg, spec))
+    if comm.is_main_process():
+        write_text(os.path.join(cfg.OUTPUT_DIR, CONFIG_FILE), cfg.dump())
     trainer.train()
     if comm.is_main_process() and trainer.results:
         from transfer_maskrcnn.engine.evaluation import print_summary
@@ -128,8 +131,8 @@ def _is_of_the_run(cfg: CfgNode, weights: str, trained: Path | None) -> bool:
     """
     if trained is None or not trained.is_file():
         return False
-    metadata = load_weights(trained, trust_pickle=cfg.MODEL.TRANSFER.TRUST_PICKLE).metadata
-    began = began_with(metadata, weights)
+    own = load_weights(trained, trust_pickle=cfg.MODEL.TRANSFER.TRUST_PICKLE)
+    began = began_with(own.metadata, weights)
     if not began and trained.resolve().parent not in Path(weights).resolve().parents:
         logger.warning(
             "MODEL.WEIGHTS %s is not of the run in %s, whose evaluation.json gets its figures; "
@@ -147,7 +150,7 @@ def check_start(cfg: CfgNode, spec: RunSpec) -> None:
         WeightFileError, TransferPlanError: it cannot be read, or would not do what is asked.
     """
     weights = cfg.MODEL.WEIGHTS
-    needed = Path(weights.partition("?")[0]).resolve()  # "?matching_heuristics" is detectron2's
+    needed = local_file(weights).resolve()
     if any(path.resolve() in (needed, *needed.parents) for path in _run_files(cfg.OUTPUT_DIR)):
         raise ConfigError(
             f"MODEL.WEIGHTS {weights} is of the earlier run in OUTPUT_DIR {cfg.OUTPUT_DIR}, whose "
@@ -194,8 +197,7 @@ def set_aside(output_dir: str) -> None:
     folder, found = Path(output_dir), _run_files(output_dir)
     comm.synchronize()  # all have looked before one of them moves anything
     if comm.is_main_process() and found:
-        places = (folder / f"earlier_run_{number}" for number in count(1))
-        aside = next(place for place in places if not place.exists())
+        aside = next(p for n in count(1) if not (p := folder / f"earlier_run_{n}").exists())
         aside.mkdir()
         for path in found:
             path.rename(aside / path.name)
@@ -226,15 +228,23 @@ class Logs:
         self._logger.addHandler(self._early)
 
     def begin(self, cfg: CfgNode, folder: str, args: argparse.Namespace) -> None:
-        """detectron2's ``default_setup`` in ``folder``, whose long dumps go to log.txt alone."""
+        """detectron2's ``default_setup`` in ``folder``, whose long dumps go to log.txt alone.
+
+        What is resumed keeps its config.yaml until it really goes on, see :func:`train`.
+        """
         setup_logger(folder, distributed_rank=comm.get_rank())
         for handler in logging.getLogger("detectron2").handlers:
             if not isinstance(handler, logging.FileHandler):
                 handler.addFilter(lambda record: not record.getMessage().startswith(_DUMPS))
-        own = cfg.clone()
-        own.defrost()
+        own = editable(cfg)
         own.OUTPUT_DIR = folder
+        config = Path(folder, CONFIG_FILE)
+        before = config.read_text("utf-8") if args.resume and config.is_file() else ""
+        if not os.path.isfile(args.config_file):  # a run's own, which has moved with it
+            args = argparse.Namespace(**{**vars(args), "config_file": ""})
         default_setup(own, args)
+        if before and comm.is_main_process():
+            write_text(config, before)
         self.write_to(folder)
 
     def write_to(self, folder: str) -> None:

@@ -63,8 +63,7 @@ def with_rates(
         for rate, own in grouped(single, lambda group: f"{group['lr']:g}").items()
     )
     logger.info("%s: learning rate %s", LR_MULTIPLIERS_KEY, shown)
-    split: list[dict[str, Any]] = reduce_param_groups(single)
-    return split
+    return reduce_param_groups(single)
 
 
 def part_factors(lr_multipliers: Sequence[Any], names: Sequence[str]) -> dict[str, float]:

@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from transfer_maskrcnn.compat import gradient_clipper, restart_loader, with_gradient_clipping
-from transfer_maskrcnn.config import RunSpec
+from transfer_maskrcnn.config import RunSpec, editable
 from transfer_maskrcnn.data.loader import build_train_loader, training_records
 from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
 from transfer_maskrcnn.engine.checkpoint import TransferCheckpointer
@@ -237,8 +237,7 @@ class TransferTrainer(DefaultTrainer):
         Raises:
             ConfigError: ``LR_MULTIPLIERS`` names no such part, or a factor is no number above 0.
         """
-        unclipped = cfg.clone()
-        unclipped.defrost()
+        unclipped = editable(cfg)
         unclipped.SOLVER.CLIP_GRADIENTS.ENABLED = False
         stock: torch.optim.Optimizer = super().build_optimizer(unclipped, model)
         groups, kind = stock.param_groups, type(stock)
@@ -251,8 +250,7 @@ class TransferTrainer(DefaultTrainer):
                 kind = LatePullSGD
         if cfg.SOLVER.CLIP_GRADIENTS.ENABLED:
             kind = _clipping(kind, cfg)
-        optimizer: torch.optim.Optimizer = kind(groups, **stock.defaults)
-        return optimizer
+        return kind(groups, **stock.defaults)
 
     def build_train_loader(self, cfg: CfgNode) -> DataLoader:
         return train_loader(cfg, self.spec)

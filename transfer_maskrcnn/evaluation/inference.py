@@ -230,5 +230,4 @@ def _compressed(changes: np.ndarray, height: int, width: int) -> RLE:
     counts = np.diff(changes, prepend=0, append=height * width)
     if len(changes) and not counts[-1]:  # no zeros follow the last run
         counts = counts[:-1]
-    rle: RLE = mask_util.frPyObjects({"size": [height, width], "counts": counts}, height, width)
-    return rle
+    return mask_util.frPyObjects({"size": [height, width], "counts": counts}, height, width)

@@ -183,8 +183,7 @@ def mask_logits(roi_heads: Any, features: Features, boxes: list[Boxes]) -> Tenso
     names = roi_heads.in_features if is_res5 else roi_heads.mask_in_features
     pool = roi_heads.pooler if is_res5 else roi_heads.mask_pooler
     pooled = pool([features[name] for name in names], boxes)
-    logits: Tensor = roi_heads.mask_head.layers(roi_heads.res5(pooled) if is_res5 else pooled)
-    return logits
+    return roi_heads.mask_head.layers(roi_heads.res5(pooled) if is_res5 else pooled)
 
 
 def of_class(outputs: Tensor, classes: Tensor) -> Tensor:

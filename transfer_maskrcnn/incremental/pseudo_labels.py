@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 
-from transfer_maskrcnn.config import RunSpec
+from transfer_maskrcnn.config import RunSpec, editable
 from transfer_maskrcnn.data.export import coco_document
 from transfer_maskrcnn.data.export.base import common_folder, write_yaml
 from transfer_maskrcnn.data.registry import catalog_entry
@@ -123,8 +123,7 @@ def pseudo_labels(
     if left := [name for name in names if name in done]:
         logger.info("no pseudo-labels of %s: DATASETS.TRAIN annotates them", quoted(left))
     places = {i: model.index(n) for i, n in enumerate(names) if n in model and n not in done}
-    own = cfg.clone()
-    own.defrost()
+    own = editable(cfg)
     own.MODEL.ROI_HEADS.SCORE_THRESH_TEST = LOWEST_SCORE
     scores = Scores(_sure_scores(own, facts), cfg.MODEL.TRANSFER.PSEUDO_LABELS.IGNORE_SCORE)
     found = source_detections(own, facts, records)

@@ -24,7 +24,7 @@ from torch import nn
 
 from transfer_maskrcnn import __version__
 from transfer_maskrcnn.cli import progress
-from transfer_maskrcnn.config import RunSpec, flat_config
+from transfer_maskrcnn.config import RunSpec, editable, flat_config
 from transfer_maskrcnn.data.cache import Cache, digest_of, user_cache
 from transfer_maskrcnn.data.loader import seeded
 from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
@@ -149,8 +149,7 @@ def before_extension(cfg: CfgNode, trained: str) -> CfgNode:
     source = (metadata.get("transfer") or {}).get("source")
     if not (source and cfg.MODEL.TRANSFER.EXTEND and run.get("MODEL.TRANSFER.EXTEND")):
         return cfg
-    own = cfg.clone()
-    own.defrost()
+    own = editable(cfg)
     if not (weights_digest(cfg.MODEL.WEIGHTS) and began_with(metadata, cfg.MODEL.WEIGHTS)):
         own.MODEL.WEIGHTS = source
     own.MODEL.TRANSFER.SOURCE_CLASSES = run.get("MODEL.TRANSFER.SOURCE_CLASSES", [])
@@ -204,8 +203,7 @@ def build_source_model(cfg: CfgNode) -> tuple[nn.Module, list[str]]:
 
 def source_config(cfg: CfgNode, source: SourceWeights) -> CfgNode:
     """A copy of ``cfg`` that is of the source model: its classes, its classifier, no transfer."""
-    own = cfg.clone()
-    own.defrost()
+    own = editable(cfg)
     for heads in (own.MODEL.ROI_HEADS, own.MODEL.get("POINT_HEAD", CfgNode())):
         heads.NUM_CLASSES = len(source.classes or ())
     trained_with = (source.metadata or {}).get("config") or {}

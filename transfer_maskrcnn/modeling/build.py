@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from transfer_maskrcnn.compat import check_detectron2
-from transfer_maskrcnn.config import RunSpec
+from transfer_maskrcnn.config import RunSpec, editable
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.modeling.freezing import freeze
 from transfer_maskrcnn.modeling.precision import prepare_layout
@@ -64,8 +64,7 @@ def build_model(cfg: CfgNode, spec: RunSpec | None = None) -> nn.Module:
         TransferError: detectron2 is older than the project can work with.
     """
     check_detectron2()
-    own = cfg.clone()
-    own.defrost()
+    own = editable(cfg)
     if own.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
         own.MODEL.META_ARCHITECTURE = TransferRCNN.__name__
     if own.MODEL.PROPOSAL_GENERATOR.NAME == "RPN":

@@ -21,6 +21,7 @@ from detectron2.data import DatasetCatalog
 from tqdm import tqdm
 
 from transfer_maskrcnn.cli import DIVERGED_STATUS
+from transfer_maskrcnn.config import editable
 from transfer_maskrcnn.engine.manifest import config_hash, dataset_fingerprint
 from transfer_maskrcnn.engine.run import only_run_in
 from transfer_maskrcnn.errors import ConfigError, TransferError
@@ -230,8 +231,7 @@ def run_keys(configs: Mapping[Run, CfgNode]) -> dict[Run, Key]:
 
 
 def _without_places(cfg: CfgNode) -> CfgNode:
-    content = cfg.clone()
-    content.defrost()
+    content = editable(cfg)
     content.MODEL.WEIGHTS, content.DATASETS.CATALOG = "", ""
     return content
 

@@ -160,7 +160,7 @@ def local_file(address: str) -> Path:
     Raises:
         WeightFileError: it cannot be fetched, or a folder holds no trained model.
     """
-    address = _HEURISTICS.sub("", address)
+    address = _HEURISTICS.sub("", address).removeprefix("file://")
     if os.path.isdir(address):
         found = trained_file(address)
         if found is None:
@@ -175,7 +175,7 @@ def local_file(address: str) -> Path:
 
             address = str(model_zoo.get_checkpoint_url(address))
         return Path(PathManager.get_local_path(address))
-    except (OSError, RuntimeError, ValueError, AssertionError) as error:  # no network, no such name
+    except (OSError, RuntimeError, LookupError, ValueError, AssertionError) as error:
         raise WeightFileError(
             f"{address}: cannot be fetched ({error}). Fetch it another way and set MODEL.WEIGHTS "
             "to the local file."

@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from transfer_maskrcnn.errors import ConfigError
+
 Shape = tuple[int, ...]
 T = TypeVar("T")
 K = TypeVar("K")
@@ -147,6 +149,10 @@ def is_statistic(name: str) -> bool:
 
 def parse_keep(keep: str | Sequence[str]) -> str | tuple[str, ...]:
     """A name of :data:`PRESETS` as it is; anything else as module prefixes ("a.b,c", a list)."""
+    if not isinstance(keep, (str, list, tuple)):
+        raise ConfigError(
+            f"keep is {keep!r}; expected one of {', '.join(PRESETS)}, or module prefixes as a list"
+        )
     pieces = keep.split(",") if isinstance(keep, str) else keep
     prefixes = tuple(p.strip().rstrip(".") for p in pieces if p.strip())
     return prefixes[0] if len(prefixes) == 1 and prefixes[0] in PRESETS else prefixes

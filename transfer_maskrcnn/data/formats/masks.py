@@ -47,8 +47,7 @@ def ellipse(cx: float, cy: float, rx: float, ry: float, theta: float = 0.0) -> l
     u, v = rx * np.cos(angles), ry * np.sin(angles)
     cos, sin = math.cos(theta), math.sin(theta)
     points = np.stack([cx + u * cos - v * sin, cy + u * sin + v * cos], axis=1)
-    flat: list[float] = points.reshape(-1).tolist()
-    return flat
+    return points.reshape(-1).tolist()
 
 
 def screen_polygons(polygons: Sequence[Any], height: int, width: int) -> np.ndarray:

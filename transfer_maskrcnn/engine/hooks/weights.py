@@ -100,8 +100,7 @@ class WeightAverage(HookBase):
 
     def _weights(self) -> dict[str, Tensor]:
         """The model's own tensors, without their graph: parameters and statistics."""
-        state: dict[str, Tensor] = unwrapped(self.trainer.model).state_dict()
-        return state
+        return unwrapped(self.trainer.model).state_dict()
 
     def _put(self, tensors: Mapping[str, Tensor]) -> None:
         weights = self._weights()
