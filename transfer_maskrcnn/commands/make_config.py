@@ -6,10 +6,11 @@ import argparse
 import os
 import shlex
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transfer_maskrcnn.cli import progress, run_tool, tool_parser
+from transfer_maskrcnn.cli import progress, run_tool, tool_parser, whole_number
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.files import atomic_path
 from transfer_maskrcnn.text import plural
@@ -53,7 +54,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--base", metavar="FILE", help=f"default: {DEFAULT_BASE}")
     parser.add_argument("--weights", metavar="FILE", help="MODEL.WEIGHTS; default: the base's")
     parser.add_argument(
-        "--iterations", type=int, metavar="N", help="default: by the number of images"
+        *("--iterations",),
+        type=partial(whole_number, 1),
+        metavar="N",
+        help="default: by the number of images",
     )
     return parser
 
@@ -73,18 +77,9 @@ def make_config(argv: Sequence[str] | None = None) -> None:
         raise ConfigError(f"-o {output}: exists already; choose another name, or remove it")
     if not output.parent.is_dir():
         raise ConfigError(f"-o {output}: there is no folder {output.parent}")
-    if args.iterations is not None and args.iterations < 1:
-        _parser().error(f"argument --iterations: {args.iterations}; expected at least 1")
-    from detectron2.data import DatasetCatalog, MetadataCatalog
+    from detectron2.data import DatasetCatalog
 
-    from transfer_maskrcnn.autoconfig import (
-        Data,
-        Line,
-        choose_datasets,
-        fit_lines,
-        measure,
-        yaml_text,
-    )
+    from transfer_maskrcnn.autoconfig import Line, choose_datasets, fit_lines, yaml_text
     from transfer_maskrcnn.config import load_config
     from transfer_maskrcnn.data.registry import register_catalog
 
@@ -101,13 +96,7 @@ def make_config(argv: Sequence[str] | None = None) -> None:
         if line[1] not in ("", None)
     ]
     _check(base, given)
-    classes = list(MetadataCatalog.get(train).thing_classes)
-    measures = [
-        measure(progress(DatasetCatalog.get(name), f"measuring {name}"), len(classes))
-        for name in (train, val)
-        if name
-    ]
-    data = Data(classes, *measures)
+    data = _measured(train, val)
     where = "Below the folder that training starts in."
     folder = Line("OUTPUT_DIR", f"output/{output.stem}", where)
     fitted = yaml_text([*given, *fit_lines(data, base, args.iterations), folder])
@@ -120,6 +109,20 @@ def make_config(argv: Sequence[str] | None = None) -> None:
     if not (args.weights or base.MODEL.WEIGHTS):
         print("note: the base names no weights; add --weights here, or MODEL.WEIGHTS in training")
     print(f"next: {command}")
+
+
+def _measured(train: str, val: str | None) -> Data:
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    from transfer_maskrcnn.autoconfig import Data, measure
+
+    classes = list(MetadataCatalog.get(train).thing_classes)
+    measures = [
+        measure(progress(DatasetCatalog.get(name), f"measuring {name}"), len(classes))
+        for name in (train, val)
+        if name
+    ]
+    return Data(classes, *measures)
 
 
 def _whole(path: str) -> str:

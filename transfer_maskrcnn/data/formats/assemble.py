@@ -81,12 +81,7 @@ def assemble(
         used = Counter(i.label for image in images for i in image.instances if not i.problem)
     class_of = {label: name for name, labels in (merge or {}).items() for label in labels}
     labels = sorted(used, key=natural_key) if known is None else list(known)
-    if wanted is None and known is None and not labels:
-        raise DatasetError(
-            f"{source}: no instance has a usable mask and a label, so the classes cannot be told; "
-            "pass classes, or check the annotations"
-        )
-    chosen = _choose_classes(labels, wanted, class_of, source)
+    chosen = wanted or _classes_of(labels, class_of, source, listed=known is not None)
     check_labels(used, chosen, class_of, source)
     index = {label: chosen.index(class_of.get(label, label)) for label in used}
     dicts: list[dict[str, Any]] = []
@@ -122,15 +117,19 @@ def assemble(
     )
 
 
-def _choose_classes(
-    labels: Sequence[str],
-    classes: tuple[str, ...] | None,
-    class_of: Mapping[str, str],
-    source: str,
+def _classes_of(
+    labels: Sequence[str], class_of: Mapping[str, str], source: str, *, listed: bool
 ) -> tuple[str, ...]:
-    """The user's, or else those of the labels; a merged one stands where its first label does."""
-    if classes is not None:
-        return classes
+    """The classes of labels; a merged one stands where its first label does.
+
+    Args:
+        listed: the annotations have a list of their labels, which may be empty.
+    """
+    if not (labels or listed):
+        raise DatasetError(
+            f"{source}: no instance has a usable mask and a label, so the classes cannot be told; "
+            "pass classes, or check the annotations"
+        )
     chosen = tuple(dict.fromkeys(class_of.get(label, label) for label in labels))
     for name in class_of.values():
         if name not in chosen:
