@@ -196,7 +196,7 @@ def _from_entry(entry: Entry | None) -> LoadedDataset | None:
     if entry is None or entry.value["images"] != _state_of(entry.value["files"]).digest:
         return None
     content, counts = entry.value, dict(entry.value["report"])
-    for name in ("left_out", "images_left_out", "repaired"):
+    for name in ("left_out", "images_left_out", "repaired", "doubted"):
         counts[name] = Counter({Reason(code): n for code, n in counts[name].items()})
     counts["places"] = {
         Reason(code): [Place(*p) for p in places] for code, places in counts["places"].items()

@@ -182,14 +182,15 @@ class DatasetLoader:
         try:
             loaded = load(spec)
         except DatasetError as error:
-            raise DatasetError(f"dataset {spec.name!r}: {error}") from None
+            error.args = (f"dataset {spec.name!r}: {error}",)
+            raise
         MetadataCatalog.get(spec.name).set(
             thing_classes=list(loaded.classes),
             thing_dataset_id_to_contiguous_id={c: i for i, c in enumerate(loaded.category_ids)},
             mask_format=loaded.mask_format,
         )
         report = loaded.report
-        level = logging.WARNING if report.images_left_out or report.left_out else logging.INFO
+        level = logging.WARNING if report.needs_a_look else logging.INFO
         logger.log(level, "dataset %s: %s", spec.name, report.summary())
         if spec.part is not None:
             logger.info(

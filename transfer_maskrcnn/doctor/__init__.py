@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from transfer_maskrcnn.data.formats.base import UnusableDataset
 from transfer_maskrcnn.doctor.anchors import Settings
 from transfer_maskrcnn.doctor.checks import CHECKS, PAIR_CHECKS, told_of_images
 from transfer_maskrcnn.doctor.findings import (
@@ -19,7 +20,14 @@ from transfer_maskrcnn.doctor.findings import (
     worst_first,
 )
 from transfer_maskrcnn.doctor.images import Mapper, look_at_images
-from transfer_maskrcnn.doctor.subject import Examined, Subject, belong_together, load
+from transfer_maskrcnn.doctor.subject import (
+    Examined,
+    Subject,
+    belong_together,
+    figures,
+    load,
+    losses,
+)
 from transfer_maskrcnn.errors import DatasetError
 
 _DRAWN = 6  # places of a finding, and images of a dataset
@@ -77,6 +85,10 @@ def examine(
         except DatasetError as error:
             place = Place(seen={"message": str(error)})
             findings.append(finding("unloadable", subject.spec.name, [place]))
+            if isinstance(error, UnusableDataset):
+                values = figures(settings, error.report.instances_read)
+                lost = losses(subject.spec, error.report)
+                findings += grouped(subject.spec.name, lost, **values)
             continue
         source = one.spec.format, one.spec.annotations
         told = [] if source in sources else told  # two parts of one file share its losses

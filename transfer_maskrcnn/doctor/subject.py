@@ -95,9 +95,7 @@ class Examined:
 
     @property
     def values(self) -> dict[str, Any]:
-        """What the words of findings at single places may need."""
-        read = self.dataset.report.instances_read
-        return {"side": TINY_SIDE, "input": self.settings.min_size_test, "instances": read}
+        return figures(self.settings, self.dataset.report.instances_read)
 
     @cached_property
     def measures(self) -> Measures:
@@ -120,23 +118,31 @@ class Examined:
             number = instances[0]
             at = there[image][number] if there else base.Place("", f"annotation {number}")
         file = self.dataset.dicts[image]["file_name"]
-        return self.place(at._replace(image=file), seen, instances)
+        return place_in(self.spec, at._replace(image=file), seen, instances)
 
-    def place(self, at: base.Place, seen: Figures, drawn: tuple[int, ...] = ()) -> Place:
-        """A place that the loader tells of, with file, line and id."""
-        image, number, format, file = at.image, at.number, self.spec.format, self.spec.annotations
-        if format == "yolo" and at.part == "line":
-            return Place(str(label_path(image)), line=number, image=image, drawn=drawn, seen=seen)
-        if format == "labelme":
-            file = str(Path(file, Path(image).with_suffix(".json").name))
-        if number is None or format not in _LISTS or not os.path.isfile(file):
-            return Place(image, at.where, image=image, drawn=drawn, seen=seen)
-        of_image = os.path.basename(image) if format == "via" else ""
-        items = items_of(Path(file), format).get(of_image, [])
-        line, id = items[number] if number < len(items) else (1, None)
-        # Where a whole file is one line, its number helps nobody.
-        shown = None if not items or items[-1][0] == 1 else line
-        return Place(file, at.where, id, shown, image, drawn, seen=seen)
+
+def figures(settings: Settings, instances: int) -> dict[str, Any]:
+    """What the words of findings at single places may need."""
+    return {"side": TINY_SIDE, "input": settings.min_size_test, "instances": instances}
+
+
+def place_in(
+    spec: DatasetSpec, at: base.Place, seen: Figures, drawn: tuple[int, ...] = ()
+) -> Place:
+    """A place that the loader tells of, with file, line and id."""
+    image, number, format, file = at.image, at.number, spec.format, spec.annotations
+    if format == "yolo" and at.part == "line":
+        return Place(str(label_path(image)), line=number, image=image, drawn=drawn, seen=seen)
+    if format == "labelme":
+        file = str(Path(file, Path(image).with_suffix(".json").name))
+    if number is None or format not in _LISTS or not os.path.isfile(file):
+        return Place(image, at.where, image=image, drawn=drawn, seen=seen)
+    of_image = os.path.basename(image) if format == "via" else ""
+    items = items_of(Path(file), format).get(of_image, [])
+    line, id = items[number] if number < len(items) else (1, None)
+    # Where a whole file is one line, its number helps nobody.
+    shown = None if not items or items[-1][0] == 1 else line
+    return Place(file, at.where, id, shown, image, drawn, seen=seen)
 
 
 @lru_cache(maxsize=4)  # places of one file follow each other
@@ -198,12 +204,14 @@ def load(subject: Subject, settings: Settings) -> tuple[Examined, list[Told]]:
     """
     spec = subject.spec
     dataset = parse(spec) if spec.format else _from_catalog(spec.name)
-    one, report = Examined(*subject, dataset, settings), dataset.report
-    told = []
+    return Examined(*subject, dataset, settings), list(losses(spec, dataset.report))
+
+
+def losses(spec: DatasetSpec, report: LoadReport) -> Iterator[Told]:
+    """What the loader left out, mended or doubted."""
     for reason, at, count in report.losses():
         kind, seen = _why(reason, at, report)
-        told.append((kind, one.place(at, seen), count))
-    return one, told
+        yield kind, place_in(spec, at, seen), count
 
 
 def _why(reason: Reason, at: base.Place, report: LoadReport) -> tuple[str, Figures]:

@@ -16,7 +16,16 @@ from detectron2.structures import BoxMode
 
 from transfer_maskrcnn.errors import DatasetError
 
-from .base import LoadedDataset, LoadReport, MaskFormat, Place, RawImage, RawInstance, Reason
+from .base import (
+    LoadedDataset,
+    LoadReport,
+    MaskFormat,
+    Place,
+    RawImage,
+    RawInstance,
+    Reason,
+    UnusableDataset,
+)
 from .files import (
     ImageProbe,
     check_classes,
@@ -70,8 +79,8 @@ def assemble(
         report: with counts of the parser's own.
 
     Raises:
-        DatasetError: ``classes`` that are no distinct names, or lack a label; no class, or no
-            usable image.
+        UnusableDataset: no usable image, or no class.
+        DatasetError: ``classes`` that are no distinct names, or lack a label.
     """
     wanted = check_classes(classes)
     report = report or LoadReport()
@@ -81,7 +90,8 @@ def assemble(
         used = Counter(i.label for image in images for i in image.instances if not i.problem)
     class_of = {label: name for name, labels in (merge or {}).items() for label in labels}
     labels = sorted(used, key=natural_key) if known is None else list(known)
-    chosen = wanted or _classes_of(labels, class_of, source, listed=known is not None)
+    is_known = bool(labels) or known is not None
+    chosen = wanted or (_classes_of(labels, class_of) if is_known else ())
     check_labels(used, chosen, class_of, source)
     index = {label: chosen.index(class_of.get(label, label)) for label in used}
     dicts: list[dict[str, Any]] = []
@@ -99,7 +109,15 @@ def assemble(
         positions.append(position)
     if not dicts:
         reasons = report.reasons(report.images_left_out)
-        raise DatasetError(f"{source}: none of its {len(images)} images can be used: {reasons}")
+        said = f"{source}: none of its {len(images)} images can be used: {reasons}"
+        raise UnusableDataset(said, report)
+    if not (wanted or is_known):
+        reasons = report.reasons(report.left_out) or "there are no instances"
+        raise UnusableDataset(
+            f"{source}: no instance has a usable mask and a label, so the classes cannot be told: "
+            f"{reasons}. Pass classes, or mend the annotations",
+            report,
+        )
     mask_format = _unify(dicts, report)
     instances = tuple(len(d["annotations"]) for d in dicts)
     report.images_kept, report.instances_kept = len(dicts), sum(instances)
@@ -117,19 +135,8 @@ def assemble(
     )
 
 
-def _classes_of(
-    labels: Sequence[str], class_of: Mapping[str, str], source: str, *, listed: bool
-) -> tuple[str, ...]:
-    """The classes of labels; a merged one stands where its first label does.
-
-    Args:
-        listed: the annotations have a list of their labels, which may be empty.
-    """
-    if not (labels or listed):
-        raise DatasetError(
-            f"{source}: no instance has a usable mask and a label, so the classes cannot be told; "
-            "pass classes, or check the annotations"
-        )
+def _classes_of(labels: Sequence[str], class_of: Mapping[str, str]) -> tuple[str, ...]:
+    """The classes of labels; a merged one stands where its first label does."""
     chosen = tuple(dict.fromkeys(class_of.get(label, label) for label in labels))
     for name in class_of.values():
         if name not in chosen:
@@ -157,7 +164,7 @@ def _category_ids(
 def _leaves_out(image: RawImage, probe: ImageProbe, report: LoadReport) -> bool:
     """Whether an image cannot be used; then it is counted, and its instances with it."""
     problem = image.problem or probe.problem
-    note = "" if image.problem else probe.note
+    note = image.note or ("" if image.problem else probe.note)
     stated, shown = image.stated_size, probe.size
     if not problem and stated is not None and stated != shown:
         turned = stated == probe.stored_size
@@ -168,6 +175,9 @@ def _leaves_out(image: RawImage, probe: ImageProbe, report: LoadReport) -> bool:
         report.count(
             report.left_out, Reason.IN_LEFT_OUT_IMAGE, Place(image.file_name), len(image.instances)
         )
+    for counts, told in ((report.repaired, image.repairs), (report.doubted, image.doubts)):
+        for reason, note in told if not problem else ():
+            report.count(counts, reason, Place(image.file_name, note=note))
     return problem is not None
 
 
@@ -204,6 +214,8 @@ def _annotations(
             annotation["area"] = float(instance.area)
         for repair in instance.repairs:
             report.count(report.repaired, repair, instance.place)
+        for doubt in instance.doubts:
+            report.count(report.doubted, doubt, instance.place)
         yield annotation
 
 

@@ -10,6 +10,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from transfer_maskrcnn.errors import DatasetError
+
 MaskFormat = Literal["polygon", "bitmask"]
 
 
@@ -92,6 +94,14 @@ WORDS = {
     Reason.DUPLICATE_ID: "duplicate annotation ids",
     Reason.DUPLICATE_CATEGORY: "unused categories of a name that another category has",
 }
+# Mended without any doubt of what was meant: told, but no reason for a warning.
+_QUIET = frozenset(
+    (
+        *(Reason.REPEATED_POINTS, Reason.CLIPPED, Reason.PART_DROPPED, Reason.NESTED),
+        *(Reason.BOX_RECOMPUTED, Reason.BOX_CLIPPED, Reason.AREA_MISMATCH),
+        *(Reason.DUPLICATE_ID, Reason.DUPLICATE_CATEGORY),
+    )
+)
 _MOST_PLACES = 1_000
 
 
@@ -129,8 +139,9 @@ class LoadReport:
 
     ``images_read == images_kept + sum(images_left_out.values())`` and
     ``instances_read == instances_kept + sum(left_out.values())`` hold after every load.
-    ``repaired`` items are kept. An instance is counted once a reason. ``places`` holds the first
-    thousand places of each reason, in the order in which they were met.
+    ``repaired`` items are kept, and so are ``doubted`` ones, as they are: what was read may not be
+    what was meant. An instance is counted once a reason. ``places`` holds the first thousand places
+    of each reason, in the order in which they were met.
     """
 
     images_read: int = 0
@@ -140,10 +151,11 @@ class LoadReport:
     left_out: Counter[Reason] = field(default_factory=Counter)  # instances
     images_left_out: Counter[Reason] = field(default_factory=Counter)
     repaired: Counter[Reason] = field(default_factory=Counter)
+    doubted: Counter[Reason] = field(default_factory=Counter)
     places: dict[Reason, list[Place]] = field(default_factory=dict)
 
     def count(self, counts: Counter[Reason], reason: Reason, place: Place, number: int = 1) -> None:
-        """Count ``number`` items in one of ``left_out``, ``images_left_out`` and ``repaired``."""
+        """Count ``number`` items in one of the four counters by reason."""
         if number:
             counts[reason] += number
             places = self.places.setdefault(reason, [])
@@ -153,12 +165,19 @@ class LoadReport:
     def losses(self) -> Iterator[tuple[Reason, Place, int]]:
         """Each place of each reason, and how many are meant: the first of a reason stands for those
         whose places were not kept, too."""
-        for reason, count in (self.images_left_out + self.left_out + self.repaired).items():
+        counts = self.images_left_out + self.left_out + self.repaired + self.doubted
+        for reason, count in counts.items():
             for k, place in enumerate(self.places[reason]):
                 yield reason, place, 1 if k else 1 + count - len(self.places[reason])
 
+    @property
+    def needs_a_look(self) -> bool:
+        """Whether anything was left out, doubted, or mended in a way that may not be right."""
+        lost = self.images_left_out or self.left_out or self.doubted
+        return bool(lost) or not self.repaired.keys() <= _QUIET
+
     def summary(self) -> str:
-        """One line: images and instances read, kept, left out and repaired, by reason."""
+        """One line: images and instances read, kept, left out, doubted and repaired, by reason."""
         kept = (
             f"{self.images_kept} of {self.images_read} images, "
             f"{self.instances_kept} of {self.instances_read} instances kept"
@@ -166,6 +185,7 @@ class LoadReport:
         groups = {
             "images left out": self.images_left_out,
             "instances left out": self.left_out,
+            "to be looked at": self.doubted,
             "repaired": self.repaired,
         }
         told = (f"{title}: {self.reasons(counts)}" for title, counts in groups.items() if counts)
@@ -176,6 +196,14 @@ class LoadReport:
             f"{count} {WORDS[reason]} (first: {self.places[reason][0]})"
             for reason, count in sorted(counts.items(), key=lambda item: WORDS[item[0]])
         )
+
+
+class UnusableDataset(DatasetError):
+    """Nothing of a dataset can be used. ``report`` has each reason, its count and its places."""
+
+    def __init__(self, message: str, report: LoadReport | None = None):
+        super().__init__(message)
+        self.report = report or LoadReport()
 
 
 @dataclass(frozen=True)
@@ -223,8 +251,8 @@ class RawInstance:
 
     Its mask is the union of ``polygons`` (each flat x, y, in pixels, or in fractions of the image's
     width and height where ``relative``) and ``patches``, or else the COCO ``rle``. A parser that
-    already knows why the instance cannot be used says so in ``problem``, and what it mended in
-    ``repairs``; ``assemble`` adds what it finds, and counts all of it.
+    already knows why the instance cannot be used says so in ``problem``, what it mended in
+    ``repairs``, and what it doubts in ``doubts``; ``assemble`` adds what it finds, and counts it.
     """
 
     place: Place
@@ -239,14 +267,22 @@ class RawInstance:
     iscrowd: int = 0
     problem: Reason | None = None
     repairs: list[Reason] = field(default_factory=list)
+    doubts: list[Reason] = field(default_factory=list)
 
 
 @dataclass
 class RawImage:
-    """One image as a parser found it. ``file_name`` is where it should lie on disk."""
+    """One image as a parser found it. ``file_name`` is where it should lie on disk.
+
+    ``note`` says more of ``problem``; ``repairs`` are what the parser mended, or doubts, each with
+    what it saw.
+    """
 
     file_name: str
     image_id: int
     instances: list[RawInstance] = field(default_factory=list)
     stated_size: tuple[int, int] | None = None  # height, width as the annotation has them
     problem: Reason | None = None  # why the image cannot be used, where the parser knows already
+    note: str = ""
+    repairs: list[tuple[Reason, str]] = field(default_factory=list)
+    doubts: list[tuple[Reason, str]] = field(default_factory=list)
