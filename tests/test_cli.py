@@ -99,13 +99,20 @@ def test_a_reader_that_goes_away_before_the_last_flush() -> None:
     assert process.wait(60) == 141
 
 
-def test_ctrl_c_says_what_to_do() -> None:
+@pytest.mark.parametrize(
+    ("sent", "word", "status"),
+    [
+        (signal.SIGINT, "interrupted", 130),
+        (signal.SIGTERM, "terminated", 143),  # of a scheduler, or a shutdown
+    ],
+)
+def test_who_is_stopped_says_what_to_do(sent: signal.Signals, word: str, status: int) -> None:
     process = start("print('ready', flush=True); time.sleep(60)")
     assert process.stdout is not None and process.stderr is not None
     assert process.stdout.readline() == "ready\n"
-    process.send_signal(signal.SIGINT)
-    assert process.stderr.read() == "interrupted; the same command goes on\n"
-    assert process.wait(60) == 130
+    process.send_signal(sent)
+    assert process.stderr.read() == f"{word}; the same command goes on\n"
+    assert process.wait(60) == status
 
 
 def test_progress_is_silent_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from transfer_maskrcnn.errors import TrainingDivergedError, TransferError
 
 FAILED, DIVERGED_STATUS = 1, 3
-# As a shell reports a process that SIGINT, or SIGPIPE, ended.
-_INTERRUPTED, _READER_GONE = 130, 141
+# As a shell reports a process that SIGINT, SIGPIPE, or SIGTERM ended.
+_INTERRUPTED, _READER_GONE, _TERMINATED = 130, 141, 143
 
 T = TypeVar("T")
 
@@ -58,11 +61,32 @@ def quiet_third_parties() -> None:
     logging.raiseExceptions = False
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as a scheduler sends it: it ends a tool as Ctrl-C does, with files whole."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    def terminate(*_: Any) -> None:
+        raise Terminated
+
+    before = signal.getsignal(signal.SIGTERM)
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or before is not signal.SIG_DFL:  # a thread may not, and who set it knows better
+        yield
+        return
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def run_tool(main: Callable[[], int | None], after_interrupt: str = "") -> None:
     """Run ``main``; exit with what it returns unless that is 0, or the status of what stopped it.
 
     Mistakes of the user end in one line on stderr and status 1, a training that diverged in 3;
-    Ctrl-C in 130; a reader that goes away, as ``head`` does, in 141 without a word.
+    Ctrl-C in 130, SIGTERM in 143; a reader that goes away, as ``head`` does, in 141 without a word.
 
     Args:
         main: returns an exit status, None for 0.
@@ -70,8 +94,9 @@ def run_tool(main: Callable[[], int | None], after_interrupt: str = "") -> None:
     """
     quiet_third_parties()
     try:
-        status = main() or 0
-        sys.stdout.flush()
+        with _terminable():
+            status = main() or 0
+            sys.stdout.flush()
     except BrokenPipeError:
         # What is still in the buffer would fail again when Python flushes it at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -81,9 +106,11 @@ def run_tool(main: Callable[[], int | None], after_interrupt: str = "") -> None:
         status = DIVERGED_STATUS
     except (TransferError, OSError) as error:  # OSError: a full disk, no right to write, ...
         sys.exit(f"error: {_first_cause(error)}")
-    except KeyboardInterrupt:
-        print("interrupted" + (after_interrupt and f"; {after_interrupt}"), file=sys.stderr)
-        status = _INTERRUPTED
+    except KeyboardInterrupt as stop:
+        is_term = isinstance(stop, Terminated)
+        word = "terminated" if is_term else "interrupted"
+        print(word + (after_interrupt and f"; {after_interrupt}"), file=sys.stderr)
+        status = _TERMINATED if is_term else _INTERRUPTED
     if status:
         sys.exit(status)
 

@@ -220,16 +220,6 @@ def test_reading_counts_as_use_and_writing_makes_room(
     assert not user_cache("third").put("large", {"a": torch.zeros(10_000)}), "it would be all alone"
 
 
-def test_what_a_killed_writer_left_goes(tmp_path: Path) -> None:
-    old = aged(tmp_path / ".a.safetensors.1.part", 10, 0)
-    young = tmp_path / ".b.safetensors.2.part"  # somebody may be writing it
-    young.touch()
-    cache = Cache(tmp_path)
-    assert cache.keys() == set()
-    cache.put(KEY, TENSORS, VALUE)
-    assert not old.exists() and young.exists() and same(cache)
-
-
 def test_a_folder_that_is_gone(tmp_path: Path) -> None:
     make_room(tmp_path / "nowhere", 0)
     assert Cache(tmp_path / "nowhere").get(KEY) is None

@@ -26,7 +26,6 @@ import logging
 import math
 import os
 import shutil
-import time
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
@@ -46,7 +45,6 @@ _SUFFIX = ".safetensors"
 _HEADER = "crc32 value"  # one key, since safetensors writes several in any order
 _MAX_BYTES = 2_000_000_000  # of all entries in the user's folder
 _SWEEP_BYTES = 64_000_000  # written between two looks at how many there are
-_ABANDONED_SECONDS = 3600  # writing takes seconds, so an older temporary file is a killed writer's
 _RESERVE = 2**30  # bytes of the disk that stay free for checkpoints
 
 
@@ -219,16 +217,12 @@ def _warn_once(folder: Path | None, why: str) -> None:
 
 def make_room(folder: Path, most: float) -> None:
     """Remove the entries anywhere in ``folder`` that were not used for longest until the others
-    have at most ``most`` bytes, and what killed writers left."""
+    have at most ``most`` bytes."""
     found: list[tuple[float, int, Path]] = []
-    abandoned = time.time() - _ABANDONED_SECONDS
     for path in folder.rglob("*"):
         with suppress(OSError):  # another process may have removed it
             status = path.lstat()
-            if path.name.endswith(".part"):
-                if status.st_mtime < abandoned:
-                    path.unlink()
-            elif path.name.endswith(_SUFFIX):
+            if path.name.endswith(_SUFFIX):
                 found.append((status.st_mtime, status.st_size, path))
     total = sum(size for _, size, _ in found)
     for _, size, path in sorted(found):

@@ -136,10 +136,10 @@ class TransferCheckpointer(DetectionCheckpointer):
         try:
             with atomic_path(path) as temporary:
                 torch.save({"model": model, **kwargs, METADATA_KEY: self.metadata}, temporary)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        except OSError as error:
             raise CheckpointError(
-                f"cannot write {path}: {' '.join(str(error).split())}. Is the disk full? The "
-                "checkpoints before it are intact: --resume goes on from the last"
+                f"cannot write {path}: {error.strerror}. The checkpoints before it are intact: "
+                "--resume goes on from the last"
             ) from None
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:

@@ -178,13 +178,11 @@ class CacheFeatures(PhaseHook):
         return cache
 
     def _own_folder(self, part: FrozenPart, canvas: Canvases) -> Path:
-        """Where entries of this part lie; those of others, and what a kill left, are removed."""
+        """Where entries of this part lie; those of others are removed."""
         own = self._folder / fingerprint(self._cfg, part, canvas)
         for other in self._folder.glob("*"):
             if other != own:
                 shutil.rmtree(other, ignore_errors=True)
-        for unfinished in own.glob(".*.part"):
-            unfinished.unlink(missing_ok=True)
         return own
 
 

@@ -28,7 +28,6 @@ from transfer_maskrcnn.errors import ConfigError, TransferError
 from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.study.design import Design, Run
 from transfer_maskrcnn.study.results import (
-    UNFINISHED,
     collect,
     read_record,
     read_result,
@@ -117,8 +116,6 @@ class StudyRunner:
         folder, cfg = self._output_dir / run.folder, self.configs[run]
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / KEY_FILE, key)
-        for path in folder.glob(UNFINISHED):
-            path.unlink()
         with tqdm(
             total=cfg.SOLVER.MAX_ITER,
             desc=run.title,

@@ -24,7 +24,7 @@ from torch import Tensor
 from transfer_maskrcnn.errors import WeightFileError
 from transfer_maskrcnn.files import file_digest
 from transfer_maskrcnn.surgery.names import TORCHVISION_EXPECTS, part_of, translate
-from transfer_maskrcnn.surgery.read import METADATA_KEY, read_file
+from transfer_maskrcnn.surgery.read import METADATA_KEY, MOST_TENSORS, read_file
 
 #: in a checkpoint's metadata: names of tensors that were initialised and never trained
 UNTRAINED_KEY = "untrained"
@@ -253,6 +253,11 @@ def _source(path: Path, content: Mapping[str, Any]) -> SourceWeights:
         raise WeightFileError(
             f"{path}: holds no weights (top-level keys: {keys}). A state dict is looked for at the "
             f"top level and under {', '.join(_STATE_KEYS)}."
+        )
+    if len(raw) > MOST_TENSORS:
+        raise WeightFileError(
+            f"{path}: holds {len(raw):,} tensors; a detector has hundreds, and at most "
+            f"{MOST_TENSORS:,} are read. Is it a file of weights?"
         )
     try:
         tensors, naming, renamed, needed = translate(raw, author=str(content.get("__author__", "")))

@@ -14,6 +14,7 @@ import json
 import math
 import pickle
 import re
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,6 +31,13 @@ from transfer_maskrcnn.files import atomic_path
 
 #: where our own checkpoints say what they are: a key of a .pth, a metadata key of a .safetensors
 METADATA_KEY = "transfer_maskrcnn"
+
+# Far beyond any weight file, and read in about two seconds: a small file may ask for more.
+MOST_TENSORS = 10_000
+_MOST_STEPS = 1_000_000  # of a pickle
+_MOST_NESTED = 500
+_MOST_HEADER, _MOST_STATES = 4_000_000, 2_000_000  # bytes: of a .safetensors, of a .pth's pickle
+_MOST_GROWTH = 500_000_000  # bytes that a compressed .pth may take beyond its own size
 
 _DTYPE_CODE = re.compile(r"[<>|=]?(?:b1|\?|[iu][1248]|f[248]|c(?:8|16))")
 # torch.save before 1.6 begins with this pickled number
@@ -81,6 +89,11 @@ def read_file(
             "plain containers only. If you made this file yourself, or trust whoever did with your "
             "account, set MODEL.TRANSFER.TRUST_PICKLE True; better, save it as .safetensors."
         ) from None
+    except TooMuchError as error:
+        raise WeightFileError(
+            f"{path}: {error}; no weight file of a detector is like that, and reading it could "
+            "take all memory. Get it from where it was published."
+        ) from None
     except Exception as error:  # a damaged file makes the readers raise nearly anything
         raise WeightFileError(
             f"{path}: the file is truncated or damaged ({type(error).__name__}: "
@@ -111,6 +124,11 @@ def _kind(path: Path) -> str:
     if _LEGACY_TORCH in head[:16]:
         return "legacy"
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32:
+        if int.from_bytes(head[:8], "little") > _MOST_HEADER:
+            raise WeightFileError(
+                f"{path}: its header has over {_MOST_HEADER:,} bytes, which no detector's has. "
+                "Is it a file of weights?"
+            )
         return "safetensors"
     if head.startswith(b"\x80") or path.suffix in (".pkl", ".pickle"):
         return "pickle"
@@ -133,7 +151,25 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     return {"model": model, METADATA_KEY: None if metadata is None else json.loads(metadata)}
 
 
+def _check_zip(path: Path) -> bool:
+    """Whether everything in a .pth lies there as it is, so that it can be mapped into memory.
+
+    Raises TooMuchError where it would become far larger than the file, or says too much.
+    """
+    with zipfile.ZipFile(path) as file:
+        entries = file.infolist()
+    size = sum(entry.file_size for entry in entries)
+    if size > path.stat().st_size + _MOST_GROWTH:
+        raise TooMuchError(f"it unpacks to {size:,} bytes")
+    states = max((e.file_size for e in entries if e.filename.endswith("data.pkl")), default=0)
+    if states > _MOST_STATES or len(entries) > MOST_TENSORS * 4:
+        raise TooMuchError(f"{len(entries):,} entries, and {states:,} bytes that describe them")
+    return all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+
+
 def _read_torch(path: Path, trust_pickle: bool, mmap: bool) -> Any:
+    if zipfile.is_zipfile(path):
+        mmap = _check_zip(path) and mmap
     if trust_pickle:
         return torch.load(str(path), map_location="cpu", weights_only=False, mmap=mmap)
     # Training checkpoints hold numpy scalars (losses, best metrics); before 2.6 torch refuses.
@@ -152,6 +188,22 @@ def _read_torch(path: Path, trust_pickle: bool, mmap: bool) -> Any:
 
 class ForbiddenGlobalError(pickle.UnpicklingError):
     """The pickle asks for a callable that plain data does not need, of this name."""
+
+
+class TooMuchError(pickle.UnpicklingError):
+    """What a file asks for is out of all proportion to its size."""
+
+
+class _Counted(dict[int, Callable[[Any], None]]):
+    """The steps that a pickle may take, of which it may not take endlessly many."""
+
+    taken = 0
+
+    def __getitem__(self, code: int) -> Callable[[Any], None]:
+        self.taken += 1
+        if self.taken > _MOST_STEPS:
+            raise TooMuchError(f"it is a pickle of over {_MOST_STEPS:,} steps")
+        return super().__getitem__(code)
 
 
 class _Dtype:
@@ -240,7 +292,19 @@ class _Unpickler(pickle._Unpickler):
     index), and a damaged or hostile file must cost an error message and no more."""
 
     stack: list[Any]
+    metastack: list[Any]
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
+
+    def load(self) -> Any:
+        vars(self)["dispatch"] = _Counted(type(self).dispatch)
+        return super().load()
+
+    def load_mark(self) -> None:
+        if len(self.metastack) >= _MOST_NESTED:
+            raise TooMuchError(f"it is nested over {_MOST_NESTED} times")
+        super().load_mark()  # type: ignore[misc]
+
+    dispatch[pickle.MARK[0]] = load_mark
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
@@ -276,15 +340,22 @@ def safe_load(file: io.BufferedIOBase) -> Any:
     return unwrap(_Unpickler(file, encoding="latin1").load())
 
 
-def unwrap(value: Any) -> Any:
-    """Returns ``value`` with the stand-ins for numpy arrays inside plain containers resolved."""
+def unwrap(value: Any, known: dict[int, Any] | None = None) -> Any:
+    """Returns ``value`` with the stand-ins for numpy arrays inside plain containers resolved.
+
+    What is there twice is resolved once: lists of the same lists would fill any memory.
+    """
+    known = {} if known is None else known  # by id; ``value`` keeps all of them alive
     if isinstance(value, _Array):
         return value.value
-    if isinstance(value, dict):
-        return {k: unwrap(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(unwrap(v) for v in value)
-    return value
+    if not isinstance(value, (dict, list, tuple)):
+        return value
+    if id(value) not in known:
+        if isinstance(value, dict):
+            known[id(value)] = {k: unwrap(v, known) for k, v in value.items()}
+        else:
+            known[id(value)] = type(value)(unwrap(v, known) for v in value)
+    return known[id(value)]
 
 
 def write_weights(
@@ -314,4 +385,5 @@ def write_weights(
         else:
             # a name each, not shared memory, is what the format stores
             own = {name: tensor.cpu().clone().contiguous() for name, tensor in plain.items()}
-            save_file(own, unfinished, metadata={"format": "pt", METADATA_KEY: text})
+            # one key: of several, safetensors writes equal ones in any order
+            save_file(own, unfinished, metadata={METADATA_KEY: text})

@@ -21,7 +21,7 @@ from transfer_maskrcnn.cli import progress
 from transfer_maskrcnn.data.formats.base import LoadedDataset
 from transfer_maskrcnn.data.formats.files import EXIF_ORIENTATION, IMAGE_SUFFIXES, THREADS
 from transfer_maskrcnn.errors import DatasetError
-from transfer_maskrcnn.files import show_as, write_text
+from transfer_maskrcnn.files import atomic_folder, write_text
 from transfer_maskrcnn.text import plural
 
 
@@ -120,18 +120,8 @@ def new_folder(out: str | os.PathLike[str]) -> Iterator[Path]:
             f"{final} {state}; expected a folder that is empty or does not exist yet, since "
             "nothing is overwritten. Name another one, or move what is there"
         )
-    temporary = final.with_name(f".{final.name}.{os.getpid()}.part")
-    final.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had the same id
-    temporary.mkdir()
-    try:
+    with atomic_folder(final) as temporary:
         yield temporary
-        os.rename(temporary, final)  # replaces an empty folder, and fails on any other
-    except OSError as error:
-        show_as(error, temporary, final)
-        raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
