@@ -80,6 +80,30 @@ def test_a_file_that_is_no_config_is_named(tmp_path: Path, content: str) -> None
     assert len(str(error.value)) < 1000
 
 
+@pytest.mark.parametrize("in_file", ["null", "''", "a.yaml", "[a.yaml, b.yaml]"])
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("c.yaml", "c.yaml"),
+        ("('c.yaml', 'd.yaml')", ("c.yaml", "d.yaml")),
+        ("['c.yaml']", ["c.yaml"]),
+    ],
+)
+def test_one_catalog_or_several_whatever_the_file_has(
+    tmp_path: Path, in_file: str, typed: str, expected: Any
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"DATASETS: {{CATALOG: {in_file}}}")
+    load_config(str(path))
+    cfg = load_config(str(path), ["DATASETS.CATALOG", typed])
+    assert expected == cfg.DATASETS.CATALOG
+    path.write_text(RunSpec(("cat",)).resolve(cfg).dump())  # a run's own config
+    assert expected in (
+        load_config(str(path)).DATASETS.CATALOG,
+        tuple(load_config(str(path)).DATASETS.CATALOG),
+    )
+
+
 def test_a_key_below_a_value_is_named() -> None:
     with pytest.raises(ConfigError, match="command line"):
         load_config("", ["SOLVER.MAX_ITER.X", "3"])

@@ -28,7 +28,7 @@ _HINTS = {
     "(<class 'float'> vs. <class 'int'>)": ". Write the number with a point, as 12.0",
     "(<class 'tuple'> vs.": ". A list is written \"('my_train',)\"",
 }
-_FREE_KIND = "MODEL.TRANSFER.NEW_CLASS_INIT"
+_FREE_KINDS = ("MODEL.TRANSFER.NEW_CLASS_INIT", "DATASETS.CATALOG")
 
 
 @dataclass(frozen=True)
@@ -165,9 +165,9 @@ _TRANSFER: Mapping[str, Any] = {
 # Where in detectron2's config -> the keys that this project adds there, with their defaults.
 _OWN_KEYS: Mapping[str, Mapping[str, Any]] = {
     "DATASETS": {
-        # A YAML file that declares more datasets (its form: transfer_maskrcnn/data/catalog.yaml);
-        # paths in it are relative to it. "": built-in names only.
-        "CATALOG": "",
+        # A YAML file that declares more datasets (its form: docs/formats.md), or a list of such
+        # files; paths in it are relative to it. None: built-in names only.
+        "CATALOG": None,
         # Sets of the source's classes, beside DATASETS.TEST, with MODEL.TRANSFER.EXTEND: the source
         # model is evaluated on them once, and how much the run has forgotten is told.
         "TEST_BASE": (),
@@ -253,8 +253,9 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
             # its own default runs the code that a tag of a file, or of its _BASE_, names
             cfg.merge_from_file(config_file, allow_unsafe=False)
         place = "command line"
-        if _FREE_KIND in opts:  # yacs would not put a list in place of the file's text
-            cfg.MODEL.TRANSFER.NEW_CLASS_INIT = None
+        for key in _FREE_KINDS:
+            if key in opts:  # yacs would not put a list in place of the file's text
+                cfg.merge_from_list([key, None])
         if "SOLVER.MAX_ITER" in opts[::2]:  # what is typed wins over the file's EPOCHS
             cfg.SOLVER.EPOCHS = 0.0
         cfg.merge_from_list(list(opts))

@@ -17,6 +17,7 @@ from transfer_maskrcnn.commands.check_dataset import EXPORTED, check_dataset
 from transfer_maskrcnn.commands.check_dataset import FORMATS as FORMATS_LISTED
 from transfer_maskrcnn.data.export import EXPORTERS
 from transfer_maskrcnn.data.formats import FORMATS
+from transfer_maskrcnn.data.registry import register_catalog
 
 Run = Callable[..., tuple[int, str]]
 
@@ -125,6 +126,47 @@ def test_a_converted_copy_holds_every_instance(
     status, shown = run("--catalog", out / "catalog.yaml")
     assert status == 0 and "12 images, 12 instances; kite 12" in shown
     _forget(f"copy_{format}")
+
+
+def test_a_mended_pair_has_one_catalog(run: Run, catalog: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mended"
+    run("--catalog", catalog, "--fix", out)
+    assert [path.relative_to(out) for path in out.rglob("catalog.yaml")] == [Path("catalog.yaml")]
+    status, shown = run("--catalog", out / "catalog.yaml")
+    names = [f"{tmp_path.name}_{part}_coco" for part in ("train", "val")]
+    assert status == 0 and all(f"{name}: 12 images, 12 instances" in shown for name in names)
+    for name in names:
+        _forget(name)
+
+
+@pytest.mark.parametrize("format", EXPORTED)
+def test_a_converted_pair_has_one_catalog(
+    run: Run, catalog: Path, tmp_path: Path, format: str
+) -> None:
+    """In YOLO's format, one data.yaml, whose class numbers hold for both."""
+    content = json.loads((tmp_path / "val.json").read_text())
+    content["categories"] = [{"id": 2, "name": "box"}, {"id": 1, "name": "kite"}]
+    content["annotations"][0]["category_id"] = 2
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    out = tmp_path / "copy"
+    status, _ = run("--catalog", catalog, "--convert", format, out)
+    assert status == 0
+    assert [path.relative_to(out) for path in out.rglob("catalog.yaml")] == [Path("catalog.yaml")]
+    if format == "yolo":
+        (data,) = out.rglob("data.yaml")
+        parts = {key: f"{tmp_path.name}_{key}/images" for key in ("train", "val")}
+        assert yaml.safe_load(data.read_text()) == {**parts, "names": {0: "kite", 1: "box"}}
+    names = [f"{tmp_path.name}_{part}_{format}" for part in ("train", "val")]
+    assert register_catalog(out / "catalog.yaml") == names
+    counts = []
+    for name in names:
+        classes = DatasetCatalog.get(name) and MetadataCatalog.get(name).thing_classes
+        labels = [a["category_id"] for r in DatasetCatalog.get(name) for a in r["annotations"]]
+        counts.append({c: labels.count(k) for k, c in enumerate(classes) if k in labels})
+        _forget(name)
+    val = {"kite": 11, "box": 1}
+    # png masks hold no names: a set of several classes is told by number
+    assert counts[0] == {"kite": 13} and (format == "png_masks" or counts[1] == val)
 
 
 def test_a_dataset_that_is_declared_nowhere(run: Run, catalog: Path, tmp_path: Path) -> None:

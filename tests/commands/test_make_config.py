@@ -154,6 +154,23 @@ def test_the_base_is_relative_where_both_can_move(
     assert "\n_BASE_: tiny base.yaml\n" in output.read_text()
 
 
+@pytest.mark.parametrize("stated", ["lost.yaml", ["lost.yaml", "more.yaml"]])
+def test_two_catalogs_whatever_the_base_has(
+    base: Path, catalog: Callable[..., Path], tmp_path: Path, stated: Any
+) -> None:
+    files = [catalog([PAIR, PAIR]) for _ in range(2)]
+    names = [[*yaml.safe_load(file.read_text())] for file in files]
+    content = yaml.safe_load(base.read_text())
+    base.write_text(yaml.safe_dump({**content, "DATASETS": {"CATALOG": stated}}))
+    output = tmp_path / "own.yaml"
+    flags = [part for file in files for part in ("--catalog", str(file))]
+    sets = ["--train", names[0][0], "--val", names[1][1]]
+    make_config([*flags, *sets, "--base", str(base), "-o", str(output)])
+    cfg = load_config(str(output))
+    assert [*map(str, files)] == cfg.DATASETS.CATALOG
+    assert [names[0][0]] == [*cfg.DATASETS.TRAIN]
+
+
 # flags beside --base and --catalog, what the error must say
 WRONG: list[tuple[list[str], str]] = [
     (["-o", "taken.yaml"], "-o taken.yaml: exists already; choose another name"),

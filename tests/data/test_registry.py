@@ -13,8 +13,8 @@ import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 import transfer_maskrcnn
-from transfer_maskrcnn.data.registry import register_catalog
-from transfer_maskrcnn.errors import DatasetError
+from transfer_maskrcnn.data.registry import register_catalog, register_catalogs
+from transfer_maskrcnn.errors import ConfigError, DatasetError
 
 WriteDataset = Callable[[str, Path], dict[str, Any]]
 
@@ -134,6 +134,20 @@ def test_catalog_paths_are_relative_to_the_catalog(
     (tmp_path / "my.yaml").write_text(yaml.safe_dump({"toy": write_dataset("via", tmp_path)}))
     assert register_catalog(tmp_path / "my.yaml") == ["toy"]
     assert len(DatasetCatalog.get("toy")) == 4
+
+
+def test_several_catalogs(entry: dict[str, Any], tmp_path: Path) -> None:
+    files = [tmp_path / "one.yaml", tmp_path / "two.yaml"]
+    for file, names in zip(files, (["toy_a"], ["toy_a", "toy_b"]), strict=True):
+        file.write_text(yaml.safe_dump(dict.fromkeys(names, entry)))
+    assert register_catalogs(str(files[1])) == ["toy_a", "toy_b"]
+    for several in (files, tuple(map(str, files))):
+        assert register_catalogs(several) == ["toy_a", "toy_b"], "each once"
+    for none in (None, "", [], ()):
+        assert register_catalogs(none) == []
+    for wrong in (7, [7], [""], ["a.yaml", None]):
+        with pytest.raises(ConfigError, match=r"DATASETS\.CATALOG is .*several"):
+            register_catalogs(wrong)
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,12 @@ def _parser() -> argparse.ArgumentParser:
         "Examine datasets before training: what is wrong, where, and how to mend it.", EXAMPLES
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="registered datasets")
-    parser.add_argument("--catalog", metavar="FILE", help="YAML that declares datasets of your own")
+    parser.add_argument(
+        *("--catalog",),
+        action="append",
+        metavar="FILE",
+        help="YAML that declares datasets of your own; may be repeated",
+    )
     parser.add_argument("--config-file", default="", metavar="FILE", help="as for train_net.py")
     files = parser.add_argument_group("a dataset that is not declared anywhere")
     files.add_argument("--format", choices=FORMATS)
@@ -108,10 +113,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _subjects(args: argparse.Namespace, cfg: CfgNode) -> list[Subject]:
     """What the command line names or describes; else what the config names."""
-    from transfer_maskrcnn.data.registry import make_spec, register_catalog
+    from transfer_maskrcnn.data.registry import make_spec, register_catalogs
     from transfer_maskrcnn.doctor.subject import looks_like_validation, subject_of
 
-    declared = register_catalog(args.catalog) if args.catalog else []
+    declared = register_catalogs(args.catalog)
     names, described = args.names or declared, []
     if args.format or args.annotations:
         if not (args.format and args.annotations):
@@ -124,8 +129,7 @@ def _subjects(args: argparse.Namespace, cfg: CfgNode) -> list[Subject]:
         described = [subject_of(name, spec=spec)]
     elif not names:
         names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
-        if cfg.DATASETS.CATALOG:
-            register_catalog(cfg.DATASETS.CATALOG)
+        register_catalogs(cfg.DATASETS.CATALOG)
     if not (names or described):
         raise ConfigError(
             "no dataset: name one (balloon_train), or use --catalog my.yaml, or --format, "
@@ -147,31 +151,35 @@ def _check_outputs(args: argparse.Namespace) -> None:
 
 
 def _fix(diagnosis: Diagnosis, output: Path) -> None:
+    from transfer_maskrcnn.data.export.several import write_sets
     from transfer_maskrcnn.doctor.fix import repair
 
-    for one in diagnosis.examined:
-        folder = output / one.name if len(diagnosis.examined) > 1 else output
-        changes = plural(len(repair(one.dataset, folder)), "change")
-        print(f"{one.name}: mended copy in {folder}, {changes} listed in changes.json")
+    datasets = {one.name: one.dataset for one in diagnosis.examined}
+    for name, (folder, changes) in write_sets(repair, datasets, output).items():
+        count = plural(len(changes), "change")
+        print(f"{name}: mended copy in {folder}, {count} listed in changes.json")
+    if datasets:
+        print(f"{output / 'catalog.yaml'} declares what was mended")
 
 
-def _convert(subjects: Sequence[Subject], settings: Settings, name: str, output: Path) -> None:
-    if name not in EXPORTED:
-        raise ConfigError(f"--convert {name}: expected one of {', '.join(EXPORTED)}")
-    from transfer_maskrcnn.data.export import EXPORTERS
+def _convert(subjects: Sequence[Subject], settings: Settings, format: str, output: Path) -> None:
+    if format not in EXPORTED:
+        raise ConfigError(f"--convert {format}: expected one of {', '.join(EXPORTED)}")
+    from transfer_maskrcnn.data.export.several import export_sets
     from transfer_maskrcnn.doctor.findings import grouped, worst_first
     from transfer_maskrcnn.doctor.subject import load
 
-    for subject in subjects:
-        one, told = load(subject, settings)
-        folder = output / one.name if len(subjects) > 1 else output
-        notes = EXPORTERS[name](one.dataset, folder)
+    loaded = {subject.spec.name: load(subject, settings) for subject in subjects}
+    datasets = {name: one.dataset for name, (one, _) in loaded.items()}
+    validation = [name for name, (one, _) in loaded.items() if one.is_validation]
+    for name, (folder, notes) in export_sets(format, datasets, validation, output).items():
+        one, told = loaded[name]
         print(
-            f"{one.name}: {plural(len(one.dataset.dicts), 'image')} and "
-            f"{plural(sum(one.dataset.instances), 'instance')} written to {folder}; "
-            "catalog.yaml there declares them"
+            f"{name}: {plural(len(one.dataset.dicts), 'image')} and "
+            f"{plural(sum(one.dataset.instances), 'instance')} written to {folder}"
         )
         for note in notes:
             print(f"  {note}")
-        for lost in worst_first(grouped(one.name, told, **one.values)):
+        for lost in worst_first(grouped(name, told, **one.values)):
             print("  {severity}: {count} {what}. {effect}".format_map(lost.as_json()))
+    print(f"{output / 'catalog.yaml'} declares what was written")

@@ -48,7 +48,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FILE", help="a new .yaml file"
     )
-    parser.add_argument("--catalog", metavar="FILE", help="declares datasets, as DATASETS.CATALOG")
+    parser.add_argument(
+        *("--catalog",),
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="declares datasets, as DATASETS.CATALOG; may be repeated",
+    )
     parser.add_argument("--train", metavar="NAME", help="dataset; needless where names tell")
     parser.add_argument("--val", metavar="NAME", help="dataset to evaluate on; the same")
     parser.add_argument("--base", metavar="FILE", help=f"default: {DEFAULT_BASE}")
@@ -81,19 +87,17 @@ def make_config(argv: Sequence[str] | None = None) -> None:
 
     from transfer_maskrcnn.autoconfig import Line, choose_datasets, fit_lines, yaml_text
     from transfer_maskrcnn.config import load_config
-    from transfer_maskrcnn.data.registry import register_catalog
+    from transfer_maskrcnn.data.registry import register_catalogs
 
     default = Path(DEFAULT_BASE) if Path(DEFAULT_BASE).is_file() else REPOSITORY / DEFAULT_BASE
     base_file = Path(args.base).expanduser() if args.base else default
     base = load_config(str(base_file))
-    catalog = _whole(args.catalog) if args.catalog else ""
-    own = register_catalog(catalog) if catalog else []
+    catalogs = [_whole(file) for file in args.catalog]
+    own = register_catalogs(catalogs)
     train, val = choose_datasets(own, DatasetCatalog.list(), args.train, args.val)
     print(f"train: {train}; validate: {val or 'nothing, so there will be no AP'}")
     given = [
-        Line(*line)
-        for line in _given(catalog, train, val, args.weights)
-        if line[1] not in ("", None)
+        Line(*line) for line in _given(catalogs, train, val, args.weights) if line[1] is not None
     ]
     _check(base, given)
     data = _measured(train, val)
@@ -131,14 +135,15 @@ def _whole(path: str) -> str:
 
 
 def _given(
-    catalog: str, train: str, val: str | None, weights: str | None
+    catalogs: list[str], train: str, val: str | None, weights: str | None
 ) -> list[tuple[str, Any, str]]:
-    """Key, value and reason of what the command line says; None and empty words stay unsaid."""
+    """Key, value and reason of what the command line says; None stays unsaid."""
     if weights and "://" not in weights:
         weights, asked = _whole(weights), weights
         if not os.path.isfile(weights):
             raise ConfigError(f"--weights {asked}: there is no such file")
     tested = "AP is measured here at the end." if val else "No validation set: no AP is measured."
+    catalog = catalogs if len(catalogs) > 1 else next(iter(catalogs), None)
     return [
         ("DATASETS.CATALOG", catalog, "Whole, so that it works from any folder."),
         ("DATASETS.TRAIN", [train], "Classes and mask format follow this dataset."),
@@ -152,6 +157,7 @@ def _check(base: CfgNode, lines: Sequence[Line]) -> None:
     from transfer_maskrcnn.engine.setup import fit_config
 
     cfg = base.clone()
+    cfg.DATASETS.CATALOG = None  # whether the base has a text or a list there
     cfg.merge_from_list([part for line in lines for part in (line.key, line.value)])
     cfg.MODEL.DEVICE = "cpu"
     fit_config(cfg)

@@ -56,7 +56,12 @@ def _parser() -> argparse.ArgumentParser:
         help="default: 0",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new folder")
-    parser.add_argument("--catalog", metavar="FILE", help="YAML that declares datasets of your own")
+    parser.add_argument(
+        *("--catalog",),
+        action="append",
+        metavar="FILE",
+        help="YAML that declares datasets of your own; may be repeated",
+    )
     parser.add_argument(
         "--classes", nargs="+", default=[], metavar="CLASS", help="default: all of the datasets"
     )
@@ -78,9 +83,9 @@ def make_few_shot(argv: Sequence[str] | None = None) -> None:
 
     from transfer_maskrcnn.data.export.base import new_folder, write_yaml
     from transfer_maskrcnn.data.few_shot import FewShots, NamedDataset
-    from transfer_maskrcnn.data.registry import catalog_entry, register_catalog
+    from transfer_maskrcnn.data.registry import catalog_entry, register_catalogs
 
-    declared = register_catalog(args.catalog) if args.catalog else []
+    declared = register_catalogs(args.catalog)
     runs = list(itertools.product(sorted(set(args.shots)), sorted(set(args.seeds))))
     prefix = args.output.expanduser().resolve().name
     names = [f"{prefix}_{shots}shot_seed{seed}" for shots, seed in runs]

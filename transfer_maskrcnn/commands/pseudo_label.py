@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from transfer_maskrcnn.config import load_config
     from transfer_maskrcnn.data.export.base import new_folder
-    from transfer_maskrcnn.data.registry import register_catalog
+    from transfer_maskrcnn.data.registry import register_catalogs
     from transfer_maskrcnn.engine.setup import fit_config
     from transfer_maskrcnn.incremental.pseudo_labels import describe, write_labels
 
@@ -77,8 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "MODEL.MASK_ON is False: boxes alone cannot be written as an instance-segmentation "
             "dataset. Train with MODEL.TRANSFER.PSEUDO_LABELS.ENABLED True: that takes boxes"
         )
-    if cfg.DATASETS.CATALOG:
-        register_catalog(cfg.DATASETS.CATALOG)
+    register_catalogs(cfg.DATASETS.CATALOG)
     name = args.output.expanduser().resolve().name
     if name in DatasetCatalog:
         raise ConfigError(

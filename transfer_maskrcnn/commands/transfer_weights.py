@@ -106,7 +106,7 @@ def _target_classes(cfg: CfgNode) -> list[str]:
     """The class names of the training set, which is read only where the catalog lacks them."""
     from detectron2.data import MetadataCatalog
 
-    from transfer_maskrcnn.data.registry import register_catalog
+    from transfer_maskrcnn.data.registry import register_catalogs
     from transfer_maskrcnn.engine.setup import check_dataset
 
     if not cfg.DATASETS.TRAIN or not cfg.MODEL.TRANSFER.ENABLED:
@@ -114,8 +114,7 @@ def _target_classes(cfg: CfgNode) -> list[str]:
             "a plan needs MODEL.TRANSFER.ENABLED True, and DATASETS.TRAIN, whose class names make "
             "the target's"
         )
-    if cfg.DATASETS.CATALOG:
-        register_catalog(cfg.DATASETS.CATALOG)
+    register_catalogs(cfg.DATASETS.CATALOG)
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
     if not metadata.get("thing_classes"):
         check_dataset(metadata.name)

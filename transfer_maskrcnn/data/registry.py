@@ -28,7 +28,7 @@ from transfer_maskrcnn.data.datasets import (
 from transfer_maskrcnn.data.formats import FORMATS
 from transfer_maskrcnn.data.formats.assemble import Merge, check_merge
 from transfer_maskrcnn.data.formats.base import LoadedDataset, MaskFormat
-from transfer_maskrcnn.errors import DatasetError, nearest
+from transfer_maskrcnn.errors import ConfigError, DatasetError, nearest
 
 logger = logging.getLogger(__name__)
 
@@ -278,13 +278,35 @@ def register_catalog(
     return list(entries)
 
 
+def catalog_files(stated: Any) -> list[str | os.PathLike[str]]:
+    """The files that ``DATASETS.CATALOG``, or ``--catalog``, states: one, a list of some, or none.
+
+    Raises:
+        ConfigError: it states something else.
+    """
+    files = list(stated) if isinstance(stated, (list, tuple)) else [stated] if stated else []
+    if not all(isinstance(file, (str, os.PathLike)) and os.fspath(file) for file in files):
+        raise ConfigError(
+            f"DATASETS.CATALOG is {stated!r}; expected a file, or several: "
+            "\"('mine.yaml', 'more.yaml')\""
+        )
+    return files
+
+
+def register_catalogs(stated: Any) -> list[str]:
+    """Register what the files of :func:`catalog_files` declare; returns the names."""
+    names = [name for file in catalog_files(stated) for name in register_catalog(file)]
+    return list(dict.fromkeys(names))
+
+
 def _read_catalog(path: Path) -> dict[str, Any]:
     try:
         entries = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DatasetError(
             f"cannot read the dataset catalog {path}: {error.strerror}; "
-            "check DATASETS.CATALOG (a path relative to where you run, or absolute)"
+            "check DATASETS.CATALOG (a path relative to where you run, or absolute; several: "
+            "\"('mine.yaml', 'more.yaml')\")"
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DatasetError(f"the dataset catalog {path} is not valid YAML: {error}") from None

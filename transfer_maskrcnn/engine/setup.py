@@ -13,7 +13,7 @@ from detectron2.utils import comm
 
 from transfer_maskrcnn.config import FOLLOW_DATASET, RunSpec, Schedule
 from transfer_maskrcnn.data.loader import training_images
-from transfer_maskrcnn.data.registry import dataset_facts, register_catalog
+from transfer_maskrcnn.data.registry import dataset_facts, register_catalogs
 from transfer_maskrcnn.engine.features import check_features
 from transfer_maskrcnn.engine.manifest import check_device
 from transfer_maskrcnn.errors import ConfigError, nearest
@@ -43,8 +43,7 @@ def fit_config(cfg: CfgNode, *, eval_only: bool = False, seed: int | None = None
             f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} has no ROI heads; expected "
             "GeneralizedRCNN, as in configs/Base-Transfer-RCNN-FPN.yaml"
         )
-    if cfg.DATASETS.CATALOG:
-        register_catalog(cfg.DATASETS.CATALOG)
+    register_catalogs(cfg.DATASETS.CATALOG)
     check_device(cfg.MODEL.DEVICE)
     names = list(cfg.DATASETS.TEST) if eval_only else [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     if not names or not (eval_only or cfg.DATASETS.TRAIN):

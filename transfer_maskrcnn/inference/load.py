@@ -15,7 +15,7 @@ from detectron2.data import MetadataCatalog
 
 from transfer_maskrcnn.cli import progress
 from transfer_maskrcnn.config import FOLLOW_DATASET, RunSpec
-from transfer_maskrcnn.data.registry import register_catalog
+from transfer_maskrcnn.data.registry import catalog_files, register_catalogs
 from transfer_maskrcnn.engine.checkpoint import load_trained_model
 from transfer_maskrcnn.engine.manifest import check_device
 from transfer_maskrcnn.errors import ConfigError, DatasetError
@@ -129,8 +129,8 @@ def _declared_classes(cfg: CfgNode) -> list[str]:
     """
     if cfg.MODEL.TRANSFER.EXTEND:
         return []
-    if os.path.isfile(cfg.DATASETS.CATALOG):  # a model may outlive its dataset
-        register_catalog(cfg.DATASETS.CATALOG)
+    files = catalog_files(cfg.DATASETS.CATALOG)
+    register_catalogs([f for f in files if os.path.isfile(f)])  # a model may outlive its dataset
     named = (
         MetadataCatalog.get(name).get("thing_classes")
         for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)

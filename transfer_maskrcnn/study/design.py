@@ -15,7 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from transfer_maskrcnn.config import RunSpec, load_config
-from transfer_maskrcnn.data.registry import register_catalog
+from transfer_maskrcnn.data.registry import register_catalogs
 from transfer_maskrcnn.engine.setup import check_dataset, fit_config
 from transfer_maskrcnn.errors import ConfigError, nearest
 from transfer_maskrcnn.modeling.freezing import ALL_BUT_NOVEL_ROWS
@@ -289,8 +289,7 @@ def _check_classes(design: Design) -> None:
     others = [variant.name for variant in design.variants if variant.keep != "class_rows"]
     if not (cfg.MODEL.TRANSFER.EXTEND and others):
         return
-    if cfg.DATASETS.CATALOG:
-        register_catalog(cfg.DATASETS.CATALOG)
+    register_catalogs(cfg.DATASETS.CATALOG)
     (train,), (test,) = cfg.DATASETS.TRAIN, cfg.DATASETS.TEST
     for name in (train, test):
         check_dataset(name)

@@ -39,6 +39,7 @@ _LABELME_VERSION = "5.4.1"  # the first number is what labelme compares with its
 _PARTS = "of several parts became one line, its parts joined by bridges of no width"
 _HOLES = "with holes became one line, the holes cut in by bridges of no width"
 _OVERLAPS = "with parts that overlap became the outline of its pixels"
+SAME_IMAGES = "train and val in data.yaml are the same images: name others as val to measure AP."
 
 
 def fill_coco(dataset: LoadedDataset, folder: Path) -> Filled:
@@ -168,7 +169,7 @@ def fill_yolo(dataset: LoadedDataset, folder: Path) -> Filled:
     content = {"train": "images", "val": "images", "names": dict(enumerate(dataset.classes))}
     write_yaml(folder / "data.yaml", content)
     notes = [f"{plural(count, 'instance')} {what}." for what, count in sorted(counts.items())]
-    notes += ["train and val in data.yaml are the same images: name others as val to measure AP."]
+    notes.append(SAME_IMAGES)
     return Filled(copied, {"annotations": "data.yaml", "split": "train"}, notes)
 
 
