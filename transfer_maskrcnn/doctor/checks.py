@@ -8,23 +8,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from transfer_maskrcnn.data.near_duplicates import twins
 from transfer_maskrcnn.doctor.anchors import IMBALANCE, MATCH_IOU, reach, suggest_sizes
 from transfer_maskrcnn.doctor.findings import Finding, Place, Told, finding
-from transfer_maskrcnn.doctor.images import THUMB, Figures, ImageFacts
+from transfer_maskrcnn.doctor.images import Figures
 from transfer_maskrcnn.doctor.subject import Examined
 
 _NUMBERED = re.compile(r"(.*\D)[_\- #(]?(\d+)\)?")
 _FEWEST_NUMBERED = 3  # of one stem: "type1" and "type2" may well be classes
 _FEW_INSTANCES = 10
-# Of the 63 bits of a hash; recompression and resizing flip a few, other pictures about half.
-_MOST_BITS = 6
-_LEAST_CORRELATION = 0.985
-_LEAST_CONTRAST = 3.0  # standard deviation in grey levels: below it, all pictures look alike
-_ROWS = 512
 _LARGE_FACTOR = 3.0  # an image this many times larger than the input loses most of its detail
 _SMALL_SIDE = 16  # pixels of the input, below which objects are hard to find
 # Of instances, out of the anchors' reach: COCO itself has 10 to 15 % there with its own anchors, so
@@ -33,7 +27,6 @@ _LEAST_SHARE, _LARGE_SHARE, _WORTHWHILE = 0.05, 0.25, 2 / 3
 _STATE_SIZES = ("coco", "labelme")  # formats: a quarter turn shows in the size
 
 Counts = Mapping[str, int]
-Pictures = NDArray[np.float32]
 
 
 def told_of_images(one: Examined) -> Iterator[Told]:
@@ -145,43 +138,21 @@ def _differ_by_little(a: str, b: str) -> bool:
 def copies(among: Examined, of: Examined | None = None) -> Iterator[Finding]:
     """Images of ``of`` that ``among`` has, too; of one set, those that copy an earlier one.
 
-    They are equal byte for byte, or show the same at another size or compression: a perceptual hash
-    (the signs of the low frequencies of a 32 x 32 cosine transform) proposes pairs, and the
-    correlation of the thumbnails decides. A flipped or cropped copy is not found.
+    They are equal byte for byte, or look alike: :mod:`transfer_maskrcnn.data.near_duplicates`.
     """
     apart, of = of is not None, of or among
     facts, others = ([facts for facts, _ in one.looks] for one in (of, among))
-    (thumbs, hashes), (other_thumbs, other_hashes) = _thumbs(facts), _thumbs(others)
     first = {fact.digest: a for a, fact in reversed(list(enumerate(others))) if fact.digest}
-    twins = {
+    same = {
         b: (first[fact.digest], "same_file")
         for b, fact in enumerate(facts)
         if fact.digest in first and (apart or first[fact.digest] != b)
     }
-    for start in range(0, len(others), _ROWS):
-        # (R, 63) x (63, M) of +1 and -1: the number of equal signs less the number of others
-        alike = other_hashes[start : start + _ROWS] @ hashes.T >= 63 - 2 * _MOST_BITS
-        for a, b in np.add(np.argwhere(alike), (start, 0)).tolist():
-            is_new = b not in twins and (apart or a < b)
-            if is_new and (other_thumbs[a] * thumbs[b]).mean() > _LEAST_CORRELATION:
-                twins[b] = a, "looks_like"
+    alike = twins([f.thumb for f in facts], [f.thumb for f in others] if apart else None)
+    found = {b: (a, "looks_like") for b, a in alike.items()} | same
     dicts = among.dataset.dicts
-    places = [of.place_of(b, {how: dicts[a]["file_name"]}) for b, (a, how) in twins.items()]
+    places = [of.place_of(b, {how: dicts[a]["file_name"]}) for b, (a, how) in sorted(found.items())]
     yield finding("same_image_across" if apart else "same_image_in_set", of.name, places)
-
-
-def _thumbs(facts: Sequence[ImageFacts]) -> tuple[Pictures, Pictures]:
-    """Thumbnails, (N, 32, 32), of mean 0 and deviation 1, and hashes, (N, 63) of +1 and -1: is a
-    low frequency above their median? Zeros where there is no thumbnail, or no contrast."""
-    raw = b"".join(fact.thumb or bytes(THUMB * THUMB) for fact in facts)
-    thumbs = np.frombuffer(raw, np.uint8).reshape(-1, THUMB, THUMB).astype(np.float32)
-    thumbs -= thumbs.mean(axis=(1, 2), keepdims=True)
-    deviation = thumbs.std(axis=(1, 2), keepdims=True)
-    has_contrast = deviation >= _LEAST_CONTRAST
-    thumbs *= has_contrast / np.maximum(deviation, 1e-9)
-    low = np.array([cv2.dct(thumb)[:8, :8].reshape(-1)[1:] for thumb in thumbs]).reshape(-1, 63)
-    signs = np.where(low > np.median(low, axis=1, keepdims=True), 1, -1)
-    return thumbs, np.asarray(signs * has_contrast[:, 0], dtype=np.float32)
 
 
 def anchors(one: Examined) -> Iterator[Finding]:

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from transfer_maskrcnn.cli import progress
 from transfer_maskrcnn.data.export.masks import as_rle
 from transfer_maskrcnn.data.formats.masks import box_of, polygons_area
+from transfer_maskrcnn.data.near_duplicates import SIDE, thumbnail_of
 from transfer_maskrcnn.errors import DatasetError
 
 Record = dict[str, Any]
@@ -27,7 +28,6 @@ Mapper = Callable[[Record], Any]
 Figures = Mapping[str, Any]
 
 TINY_SIDE = 4  # pixels of the network's input: the stride of its finest features
-THUMB = 32  # pixels a side
 SAME, _NEARLY_SAME = 0.999, 0.9  # IoU
 _SAME_OF_ANOTHER_CLASS = 0.95
 _TOLERANCE = 0.1  # of the mask's area, and of its sides
@@ -116,13 +116,11 @@ def _decoded(file: str, failure: str) -> ImageFacts:
         transparent = "transparency" in image.info or "A" in image.getbands()
         if transparent:
             transparent = image.convert("RGBA").getchannel("A").getextrema()[0] != 255
-        image.draft("RGB", (4 * THUMB, 4 * THUMB))  # of a JPEG, a fraction is decoded
+        image.draft("RGB", (4 * SIDE, 4 * SIDE))  # of a JPEG, a fraction is decoded
         rgb = np.asarray(image.convert("RGB"))
     pixels = "cmyk" if cmyk else "grey" if (rgb == rgb[..., :1]).all() else "colour"
-    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
-    thumb = cv2.resize(grey, (THUMB, THUMB), interpolation=cv2.INTER_AREA).tobytes()
     known = orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
-    return ImageFacts(failure, pixels, transparent, known, digest, thumb)
+    return ImageFacts(failure, pixels, transparent, known, digest, thumbnail_of(rgb))
 
 
 @dataclass(frozen=True)
