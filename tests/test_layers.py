@@ -44,7 +44,7 @@ FILES = {"safetensors", "PIL", "cv2", "yaml"}
 # What may be imported besides the standard library; a prefix of the dotted name is enough.
 # Layers that are not listed may import anything.
 THIRD_PARTY = {
-    BASE: {"tqdm"},
+    BASE: {"tqdm", "yaml"},
     "data.formats": ARRAYS | FILES | {"detectron2.structures"},
     "surgery": ARRAYS
     | FILES

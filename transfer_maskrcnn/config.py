@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -9,7 +10,6 @@ from functools import reduce
 from typing import Any
 
 import torch
-import yaml
 from detectron2.config import CfgNode, get_cfg
 
 try:
@@ -18,6 +18,7 @@ except ImportError:  # not every build of detectron2 brings its projects
     add_pointrend_config = None
 
 from transfer_maskrcnn.errors import ConfigError, nearest
+from transfer_maskrcnn.files import parse_yaml
 from transfer_maskrcnn.text import shorten
 
 # MODEL.ROI_HEADS.NUM_CLASSES as detectron2 has it: nobody has stated a number.
@@ -251,6 +252,7 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     try:
         if config_file:
             # its own default runs the code that a tag of a file, or of its _BASE_, names
+            _PlainFiles.load_yaml_with_base(config_file)  # it, or a _BASE_, may be refused
             cfg.merge_from_file(config_file, allow_unsafe=False)
         place = "command line"
         for key in _FREE_KINDS:
@@ -261,9 +263,8 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
         cfg.merge_from_list(list(opts))
     except (KeyError, AssertionError) as error:  # yacs: from a file, and from the command line
         raise ConfigError(_unknown_key(cfg, str(error.args[0]))) from None
-    except yaml.YAMLError as error:
-        at = " ".join(str(error).split())
-        raise ConfigError(f"{place}: not valid YAML, or no plain values: {at}") from None
+    except ConfigError:
+        raise
     except (ValueError, OSError) as error:
         hint = "".join(hint for sign, hint in _HINTS.items() if sign in str(error))
         raise ConfigError(f"{place}: {shorten(str(error), 400)}{hint}") from None
@@ -275,6 +276,17 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     if cfg.MODEL.TRANSFER.NEW_CLASS_INIT == "default":
         cfg.MODEL.TRANSFER.NEW_CLASS_INIT = None  # said in one way only, so that runs compare equal
     return cfg
+
+
+class _PlainFiles(CfgNode):
+    """Opens what :func:`parse_yaml` can read, and nothing else."""
+
+    @classmethod
+    def _open_cfg(cls, filename: str) -> io.StringIO:
+        with super()._open_cfg(filename) as file:
+            text = file.read()
+        parse_yaml(text, filename, ConfigError)
+        return io.StringIO(text)
 
 
 def _unknown_key(cfg: CfgNode, message: str) -> str:

@@ -1,4 +1,8 @@
-"""Writing files so that a kill at any moment leaves the last good state."""
+"""Files written so that a kill at any moment leaves the last good state; YAML read as plain values.
+
+PyYAML's safe loader makes no Python objects, but takes the last of repeated keys without a word,
+and lets aliases of aliases unfold to more than any memory holds.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +15,18 @@ import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from transfer_maskrcnn.errors import TransferError
+import yaml
+
+from transfer_maskrcnn.errors import DatasetError, TransferError
 
 T = TypeVar("T")
+_DEPTH = 50  # no file that is written by hand comes near
+_UNFOLDED = 100_000  # values that aliases may stand for, all together
 
 
 _HOST = re.sub(r"[^\w-]", "-", platform.node())[:32] or "host"
@@ -179,3 +187,58 @@ def read_json(path: str | os.PathLike[str], kind: type[T], missing: T | None = N
             "run that wrote it"
         )
     return content
+
+
+def parse_yaml(text: str, source: str, error: type[TransferError] = DatasetError) -> Any:
+    """The content of a YAML text.
+
+    Args:
+        source: what the text is, for errors: a file's path.
+        error: what is raised.
+
+    Raises:
+        error: with line and column, where it is no YAML, a tag asks for a Python object, a key is
+            there twice, values are nested deeper than 50, or aliases unfold to more than 100,000.
+    """
+    try:
+        return yaml.load(text, _PlainLoader)
+    except Exception as problem:  # PyYAML raises nearly every type of it: `!!bool x`, `!!int ""`
+        at = " ".join(str(problem).replace(' in "<unicode string>",', " at").split())
+        raise error(f"{source} is not valid YAML, or not plain values: {at}") from None
+
+
+class _PlainLoader(yaml.SafeLoader):
+    def __init__(self, text: str):
+        super().__init__(text)
+        self._depth = self._composed = self._unfolded = 0
+        self._sizes: dict[Any, int] = {}  # of whole nodes, aliases unfolded
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event, before = self.peek_event(), self._composed
+        self._depth += 1
+        _refuse(self._depth > _DEPTH, f"nested deeper than {_DEPTH}", event)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if not isinstance(event, yaml.AliasEvent):
+            self._composed += 1
+            self._sizes[node] = self._composed - before
+            return node
+        _refuse(node not in self._sizes, "an alias that contains itself", event)
+        self._composed += self._sizes[node]
+        self._unfolded += self._sizes[node]
+        _refuse(self._unfolded > _UNFOLDED, "aliases that unfold to too many values", event)
+        return node
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        seen: set[Hashable] = set()
+        for key, _ in node.value:
+            name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else key
+            _refuse(name in seen, f"the key {key.value!r} is there twice", key)
+            seen.add(name)
+        return node
+
+
+def _refuse(wrong: bool, problem: str, at: Any) -> None:
+    if wrong:
+        raise yaml.MarkedYAMLError(problem=problem, problem_mark=at.start_mark)

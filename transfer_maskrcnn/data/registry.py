@@ -14,7 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from transfer_maskrcnn.data.datasets import (
@@ -29,6 +28,7 @@ from transfer_maskrcnn.data.formats import FORMATS
 from transfer_maskrcnn.data.formats.assemble import Merge, check_merge
 from transfer_maskrcnn.data.formats.base import LoadedDataset, MaskFormat
 from transfer_maskrcnn.errors import ConfigError, DatasetError, nearest
+from transfer_maskrcnn.files import parse_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -301,15 +301,15 @@ def register_catalogs(stated: Any) -> list[str]:
 
 def _read_catalog(path: Path) -> dict[str, Any]:
     try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+        entries = parse_yaml(path.read_text(encoding="utf-8"), f"the dataset catalog {path}")
     except OSError as error:
         raise DatasetError(
             f"cannot read the dataset catalog {path}: {error.strerror}; "
             "check DATASETS.CATALOG (a path relative to where you run, or absolute; several: "
             "\"('mine.yaml', 'more.yaml')\")"
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DatasetError(f"the dataset catalog {path} is not valid YAML: {error}") from None
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"the dataset catalog {path} is not UTF-8 text: {error}") from None
     if not isinstance(entries, dict) or not entries:
         raise DatasetError(
             f"the dataset catalog {path} declares no dataset; expected lines of the form\n"

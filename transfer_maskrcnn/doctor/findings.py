@@ -12,9 +12,9 @@ from importlib import resources
 from string import Formatter
 from typing import Any
 
-import yaml
 from termcolor import colored
 
+from transfer_maskrcnn.files import parse_yaml
 from transfer_maskrcnn.text import WIDTH, few, listed, plural, quoted, shorten, wrapped
 
 SEVERITIES = {"error": "red", "warning": "yellow", "note": "cyan"}  # the worst first
@@ -110,7 +110,7 @@ class Finding:
 def advice() -> Mapping[str, Json]:
     """Kind of finding -> its words; the file says how they are to be read."""
     text = resources.files(__package__).joinpath("advice.yaml").read_text(encoding="utf-8")
-    return yaml.safe_load(text)
+    return parse_yaml(text, "advice.yaml")
 
 
 class _Words(Formatter):

@@ -173,7 +173,7 @@ def test_classes(load: Any, classes: list[str], category: int) -> None:
             {},
             r"path of .*x does not exist.*image_root",
         ),
-        (TRIANGLE, "names: [cat\ntrain: images", {}, "is not valid yaml: .*line 2"),
+        (TRIANGLE, "names: [cat\ntrain: images", {}, "is not valid YAML.*line 2"),
         (TRIANGLE, "just text", {}, "is 'just text'; expected a data.yaml"),
         (TRIANGLE, "names: [cat]\ntrain: labels", {}, "lists no images"),
     ],

@@ -8,9 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from transfer_maskrcnn.errors import DatasetError
+from transfer_maskrcnn.files import parse_yaml
 
 from .assemble import Merge, assemble
 from .base import LoadedDataset, Place, RawImage, RawInstance, Reason
@@ -69,10 +68,7 @@ def load_yolo(
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a yaml file. DatasetError names line and column of a syntax error."""
-    try:
-        config = yaml.safe_load(read_text(path))
-    except (yaml.YAMLError, ValueError, RecursionError) as e:
-        raise DatasetError(f"{path} is not valid yaml: {' '.join(str(e).split())}") from e
+    config = parse_yaml(read_text(path), str(path))
     if not isinstance(config, dict):
         raise DatasetError(
             f"{path} is {clip(repr(config))}; expected a data.yaml with names, train and val"
@@ -91,6 +87,12 @@ def parse_names(names: Any, source: str) -> dict[int, str]:
     if wrong:
         raise DatasetError(
             f"{source}: names has the key {wrong[0]!r}; expected class numbers 0, 1, ..."
+        )
+    unread = [name for name in pairs.values() if type(name) not in (str, int)]
+    if unread:
+        raise DatasetError(
+            f"{source}: names has {unread[0]!r}; expected a list of names, with quotes where YAML "
+            'would read a truth value, nothing, a fraction or a date ("no", "null", "1.10")'
         )
     result = {int(key): str(name) for key, name in pairs.items()}
     check_classes(list(result.values()))
