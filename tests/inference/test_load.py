@@ -49,9 +49,8 @@ def own_results(cfg: CfgNode, weights: Path, folder: Path, batch: int) -> list[d
     )
     folder.mkdir()
     paths = [Path(name) for name in records]
-    predict(
-        predictor, paths, folder, kinds=[JSON], batch=batch, report=lambda line: pytest.fail(line)
-    )
+    options = {"kinds": [JSON], "command": "", "batch": batch}
+    predict(predictor, paths, folder, **options, report=lambda line: pytest.fail(line))
     images = json.loads((folder / "images.json").read_text())["images"]
     ids = {image["id"]: records[image["file_name"]]["image_id"] for image in images}
     results = json.loads((folder / "predictions.json").read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import weakref
@@ -17,17 +18,18 @@ from pycocotools.coco import COCO
 
 from transfer_maskrcnn.data.formats.labelme_via import load_labelme_json
 from transfer_maskrcnn.errors import ConfigError, DatasetError
-from transfer_maskrcnn.inference import load
+from transfer_maskrcnn.inference import load, outputs
 from transfer_maskrcnn.inference.inputs import Video
 from transfer_maskrcnn.inference.load import Found, predict
 from transfer_maskrcnn.inference.outputs import (
+    JOURNAL_FILE,
     JSON,
     LABELME,
     MASKS,
     OVERLAY,
+    Journal,
     Picture,
     check_output,
-    result_files,
     video_file,
 )
 from transfer_maskrcnn.inference.predictor import Detection, Pixels
@@ -78,7 +80,7 @@ def photos(tmp_path: Path) -> list[Path]:
 
 
 def run(source: Sequence[Path] | Video, out: Path, model: Any = None, **options: Any) -> Found:
-    options = {"kinds": ALL, "report": lambda line: None, **options}
+    options = {"kinds": ALL, "command": "this", "report": lambda line: None, **options}
     return predict(model or BrightIsCat(), source, out, **options)
 
 
@@ -125,10 +127,10 @@ def test_pycocotools_reads_the_results(photos: list[Path], out: Path) -> None:
 
 @pytest.mark.parametrize("name", ["labelme", "overlays", "masks", "predictions.json"])
 def test_what_was_predicted_before_is_not_overwritten(name: str, out: Path) -> None:
-    check_output(out)
+    check_output(out, "this")
     (out / name).touch()
     with pytest.raises(ConfigError, match=f"holds {name} of an earlier prediction"):
-        check_output(out)
+        check_output(out, "this")
 
 
 def test_a_mask_is_where_the_object_is(photos: list[Path], out: Path) -> None:
@@ -199,7 +201,7 @@ def test_ctrl_c_leaves_whole_files_of_what_is_done(photos: list[Path], out: Path
         run(photos, out, BrightIsCat(stop_at=1))
     assert files(out) == {
         *("overlays/a-1.jpg", "labelme/a-1.json", "masks/a-1/001_black_cat_0.75.png"),
-        *("predictions.json", "images.json"),
+        *("predictions.json", "images.json", JOURNAL_FILE),
     }
     coco = COCO(str(out / "images.json"))
     assert len(coco.loadRes(str(out / "predictions.json")).anns) == len(coco.imgs) == 1
@@ -213,11 +215,74 @@ def test_ctrl_c_in_the_middle_of_an_image(out: Path) -> None:
         raise KeyboardInterrupt
 
     image, stopped = Picture(Path("a.png"), "a", picture(5)), cast("Any", until_stopped())
-    with pytest.raises(KeyboardInterrupt), result_files(out, ["dog"]) as add:
-        add(image, [found])
-        add(image, stopped)
+    journal = Journal(out, "this")
+    journal.add(image, [found])
+    with pytest.raises(KeyboardInterrupt):
+        journal.add(image, stopped)
+    journal.close(["dog"], is_done=False)
     assert [r["image_id"] for r in json.loads((out / "predictions.json").read_text())] == [1]
     assert len(json.loads((out / "images.json").read_text())["images"]) == 1
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in files(folder)}
+
+
+# how a journal of two images may end, when the power fails within the second
+TORN = [b"", b"{", b'{"image": {"name": "b-1"', b"\0\0\0"]
+
+
+@pytest.mark.parametrize("torn", TORN)
+def test_the_same_command_goes_on(
+    torn: bytes, photos: list[Path], out: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(photos, out, BrightIsCat(stop_at=1))
+    with (out / JOURNAL_FILE).open("ab") as file:
+        file.write(torn)
+    (out / "labelme" / "a-1.json").write_text("corrected by hand")
+    check_output(out, "this")
+    model = BrightIsCat()
+    found = run(photos, out, model)
+    assert (found.pictures, model.batches) == (3, [1, 1])
+    assert found.summary("images") == "3 images, 2 instances (black cat 2)"
+    assert (out / "labelme" / "a-1.json").read_text() == "corrected by hand"
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    run(photos, whole)
+    assert content(out) == {**content(whole), "labelme/a-1.json": b"corrected by hand"}
+
+
+def test_another_command_does_not_go_on(photos: list[Path], out: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(photos, out, BrightIsCat(stop_at=1))
+    before = content(out)
+    with pytest.raises(ConfigError, match="unfinished prediction"):
+        check_output(out, "that")
+    assert content(out) == before
+
+
+def test_on_a_full_disk_the_journal_stays(
+    photos: list[Path], out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(folder: Path, classes: Any, picture: Picture, found: Any) -> None:
+        if picture.name == "dark":
+            raise OSError(errno.ENOSPC, "No space left on device", str(folder))
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(outputs, "write_overlay", full)
+        run(photos, out)
+    assert "predictions.json" not in files(out)
+    model = BrightIsCat()
+    assert run(photos, out, model).pictures == 3
+    assert model.batches == [1] and JOURNAL_FILE not in files(out)
+
+
+def test_a_video_begins_again(clip: Path, out: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(Video(clip), out, BrightIsCat(stop_at=3), kinds=[OVERLAY, JSON])
+    assert run(Video(clip), out, kinds=[OVERLAY, JSON]).pictures == 5
+    assert Video(out / "overlays" / "clip.mp4").frames == 5
 
 
 def test_ctrl_c_before_the_first_image(photos: list[Path], out: Path) -> None:
@@ -257,7 +322,7 @@ def test_a_video_that_is_stopped_plays(clip: Path, out: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(Video(clip), out, BrightIsCat(stop_at=3), kinds=[OVERLAY, JSON])
     assert Video(out / "overlays" / "clip.mp4").frames == 3
-    assert files(out) == {"overlays/clip.mp4", "predictions.json", "images.json"}
+    assert files(out) == {"overlays/clip.mp4", "predictions.json", "images.json", JOURNAL_FILE}
     assert len(json.loads((out / "images.json").read_text())["images"]) == 3
 
 
@@ -270,8 +335,8 @@ def test_a_video_that_is_none(tmp_path: Path) -> None:
 def test_an_output_that_cannot_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"--output .*file: cannot write there \(File exists\)"):
-        check_output(tmp_path / "file")
+        check_output(tmp_path / "file", "")
     with pytest.raises(ConfigError, match="cannot write there"):
-        check_output(tmp_path / "file" / "below")
-    check_output(tmp_path / "new" / "below")
+        check_output(tmp_path / "file" / "below", "")
+    check_output(tmp_path / "new" / "below", "")
     assert list((tmp_path / "new" / "below").iterdir()) == []

@@ -36,6 +36,7 @@ Examples:
       --input clip.mp4 --output found MODEL.DEVICE cpu
 Exit status: 0; 1 for an error, or where an image could not be read (the
 others are predicted on); 130 after Ctrl-C, with the files of what was done.
+After that, a kill or a full disk, the same command goes on where it was.
 """
 _KINDS = {
     "overlay": "write the images with what was found drawn on them",
@@ -47,7 +48,10 @@ _KINDS = {
 
 def predict_tool() -> None:
     """Parse the command line and do what it asks."""
-    run_tool(main, after_interrupt="--output holds whole files of what was done until then")
+    run_tool(
+        main,
+        after_interrupt="--output holds whole files of what was done; the same command goes on",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # what is heavy is imported once the command line is understood
     from transfer_maskrcnn.config import load_config
     from transfer_maskrcnn.inference.inputs import Video, find_inputs, is_video
-    from transfer_maskrcnn.inference.load import find_weights, load_predictor, predict
+    from transfer_maskrcnn.inference.load import command_of, find_weights, load_predictor, predict
     from transfer_maskrcnn.inference.outputs import JSON, LABELME, OVERLAY, check_output
 
     kinds = [kind for kind in _KINDS if getattr(args, kind)] or [OVERLAY, JSON]
@@ -69,15 +73,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if source is not paths and LABELME in kinds:
         raise ConfigError("--labelme: labelme opens images; save the video's frames as images")
     cfg = load_config(args.config_file, args.opts)
-    check_output(args.output)
     stated = dict(zip(args.opts[::2], args.opts[1::2], strict=False)).get("MODEL.WEIGHTS")
-    predictor = load_predictor(
-        cfg,
-        args.weights or stated or find_weights(cfg, args.config_file),
-        score=args.score,
-        class_scores=dict(args.class_score),
-    )
-    found = predict(predictor, source, args.output, kinds=kinds, batch=args.batch, report=_report)
+    weights = args.weights or stated or find_weights(cfg, args.config_file)
+    scores = args.score, dict(args.class_score)
+    command = command_of(cfg, weights, scores, kinds, paths)
+    check_output(args.output, command)
+    predictor = load_predictor(cfg, weights, score=args.score, class_scores=scores[1])
+    options = {"kinds": kinds, "command": command, "batch": args.batch}
+    found = predict(predictor, source, args.output, **options, report=_report)
     print(found.summary("images" if source is paths else "frames"))
     print(f"Written to {args.output}")
     return FAILED if found.failed else 0

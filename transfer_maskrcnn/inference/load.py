@@ -15,17 +15,23 @@ from detectron2.data import MetadataCatalog
 
 from transfer_maskrcnn.cli import progress
 from transfer_maskrcnn.config import FOLLOW_DATASET, RunSpec
+from transfer_maskrcnn.data.cache import digest_of
 from transfer_maskrcnn.data.registry import catalog_files, register_catalogs
 from transfer_maskrcnn.engine.checkpoint import load_trained_model
 from transfer_maskrcnn.engine.manifest import check_device
 from transfer_maskrcnn.errors import ConfigError, DatasetError
 from transfer_maskrcnn.inference.inputs import Video, output_names, read_bgr
-from transfer_maskrcnn.inference.outputs import Picture, open_outputs
+from transfer_maskrcnn.inference.outputs import Journal, Picture, open_outputs
 from transfer_maskrcnn.inference.predictor import Predictor, class_thresholds
 from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.modeling.precision import autocast_dtype
 from transfer_maskrcnn.surgery.hook import source_class_names
-from transfer_maskrcnn.surgery.load import FINAL_FILE, load_weights, trained_file
+from transfer_maskrcnn.surgery.load import (
+    FINAL_FILE,
+    load_weights,
+    trained_file,
+    weights_digest,
+)
 from transfer_maskrcnn.text import few
 
 logger = logging.getLogger(__name__)
@@ -166,10 +172,13 @@ def predict(
     folder: Path,
     *,
     kinds: Collection[str],
+    command: str,
     batch: int = 1,
     report: Callable[[str], None],
 ) -> Found:
     """Predict on image files, or on each frame of a video.
+
+    What the same command did before it was cut off is not done again, but for a video.
 
     An image that cannot be read is reported, and the others go on. The overlay of a video is one,
     and its images in ``images.json`` are its frames.
@@ -177,13 +186,21 @@ def predict(
     Args:
         folder: what is written goes there.
         kinds: of OVERLAY, JSON, MASKS and LABELME, those wanted.
+        command: a digest of all that a result depends on; see :func:`command_of`.
         batch: how many images are read before the model sees them.
         report: gets a line for each image that cannot be read.
     """
     found = Found()
     video = source if isinstance(source, Video) else None
-    pictures = _frames(source) if isinstance(source, Video) else _images(source, found, report)
-    with open_outputs(folder, predictor.classes, kinds, video) as writes:
+    journal = Journal(folder, command, again=video is not None)
+    for indices in journal.done.values():
+        found.pictures += 1
+        found.instances.update(predictor.classes[index] for index in indices)
+    if isinstance(source, Video):
+        pictures = _frames(source)
+    else:
+        pictures = _images(source, journal.done, found, report)
+    with open_outputs(folder, predictor.classes, kinds, journal, video) as writes:
         while several := list(islice(pictures, batch)):
             found_in = predictor([picture.pixels for picture in several])
             for picture, detections in zip(several, found_in, strict=True):
@@ -194,11 +211,28 @@ def predict(
     return found
 
 
+def command_of(
+    cfg: CfgNode,
+    weights: str,
+    scores: tuple[float, Mapping[str, float]],
+    kinds: Collection[str],
+    paths: Sequence[Path],
+) -> str:
+    """A digest of what was asked for: two commands with the same give the same files."""
+    texts = [str(path.absolute()) for path in paths]
+    return digest_of([cfg.dump(), weights_digest(weights), scores, sorted(kinds), texts])
+
+
 def _images(
-    paths: Sequence[Path], found: Found, report: Callable[[str], None]
+    paths: Sequence[Path],
+    done: Collection[str],
+    found: Found,
+    report: Callable[[str], None],
 ) -> Iterator[Picture]:
     named = zip(paths, output_names(paths), strict=True)
     for path, name in progress(named, "images", len(paths)):
+        if name in done:
+            continue
         try:
             yield Picture(path, name, read_bgr(path))
         except DatasetError as error:

@@ -1,7 +1,8 @@
-"""The folder that predictions are written to, while the images come; each file whole, or not there.
+"""The folder that predictions are written to while the images come; files are whole or not there.
 
-``predictions.json`` and ``images.json``, and the video of overlays, grow with each image. They take
-their names when the work ends, in whatever way, with all that was done by then.
+What was found is noted in a :class:`Journal`, an image at a time, of which ``predictions.json`` and
+``images.json`` are made when the work ends. After a kill, or on a full disk, it stays, and the same
+command goes on behind it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from transfer_maskrcnn.inference.predictor import Detection, Pixels
 
 OVERLAY, JSON, MASKS, LABELME = "overlay", "json", "masks", "labelme"
 PREDICTIONS_FILE, IMAGES_FILE = "predictions.json", "images.json"
+JOURNAL_FILE = ".unfinished.jsonl"
 _WRITTEN = (PREDICTIONS_FILE, IMAGES_FILE, "overlays", "masks", "labelme")
 _JPEG = [
     *(cv2.IMWRITE_JPEG_QUALITY, 93),
@@ -59,14 +62,25 @@ class Picture:
 Write = Callable[[Picture, Sequence[Detection]], object]
 
 
-def check_output(folder: Path) -> None:
+def check_output(folder: Path, command: str) -> None:
     """Make the folder, and see that files can be written there, before a model is loaded.
+
+    Args:
+        command: what is asked for; see :class:`Journal`.
 
     Raises:
         ConfigError: it cannot be made or written to, or holds what was predicted before: some of
             that may have been corrected by hand, and the rest would be mixed with what is new.
     """
-    if earlier := [name for name in _WRITTEN if (folder / name).exists()]:
+    journal = folder / JOURNAL_FILE
+    if journal.is_file():
+        if next(_whole_lines(journal), b"") not in (b"", _opening(command)):
+            raise ConfigError(
+                f"--output {folder} holds an unfinished prediction of other images, or with "
+                "another model or other options: the same command as then goes on with it; or name "
+                "another folder"
+            )
+    elif earlier := [name for name in _WRITTEN if (folder / name).exists()]:
         raise ConfigError(
             f"--output {folder} holds {', '.join(earlier)} of an earlier prediction; name another "
             "folder, or move them away"
@@ -80,29 +94,130 @@ def check_output(folder: Path) -> None:
         ) from None
 
 
+class Journal:
+    """What was predicted so far: a line of JSON an image, behind a line that says for what command.
+
+    Attributes:
+        done: name of a picture -> the class indices that were found in it.
+    """
+
+    def __init__(self, folder: Path, command: str, again: bool = False):
+        """
+        Args:
+            command: a digest of all that a result depends on, and of the images.
+            again: begin anew, whatever is there: nothing can be added to half a video.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self._folder, path = folder, folder / JOURNAL_FILE
+        self.done: dict[str, list[int]] = {}
+        size = 0
+        for line in _whole_lines(path) if path.is_file() and not again else ():
+            entry = json.loads(line) if size else None
+            if entry:
+                found = [result["category_id"] - 1 for result in entry["found"]]
+                self.done[entry["image"]["name"]] = found
+            size += len(line)
+        self._file = path.open("r+b" if size else "wb")
+        self._file.truncate(size)  # a kill may have come within a line
+        self._file.seek(size)
+        if not size:
+            self._write(_opening(command))
+
+    def add(self, picture: Picture, found: Sequence[Detection]) -> None:
+        entry = {"image": _image(picture), "found": [_result(d) for d in found]}
+        self._write(f"{json.dumps(entry)}\n".encode())
+
+    def _write(self, line: bytes) -> None:
+        try:
+            self._file.write(line)
+            self._file.flush()
+        except OSError as error:
+            error.filename = str(self._folder / JOURNAL_FILE)
+            raise
+
+    def close(self, classes: Sequence[str] | None, *, is_done: bool) -> None:
+        """Make the two files of it for ``classes``; None: none are wanted.
+
+        ``COCO("images.json").loadRes("predictions.json")`` reads them. ``predictions.json`` is a
+        list of COCO results: ``image_id``, ``category_id``, ``bbox`` (x, y, width, height),
+        ``score``, ``segmentation`` (RLE), in pixels of the image. ``images.json`` says what the ids
+        mean; both count from 1, categories in the order of the model's classes.
+        """
+        self._file.close()
+        path = self._folder / JOURNAL_FILE
+        if classes is not None:
+            images: list[dict[str, Any]] = []
+            with atomic_path(self._folder / PREDICTIONS_FILE) as growing, growing.open("w") as file:
+                file.write("[")
+                for entry in map(json.loads, islice(_whole_lines(path), 1, None)):
+                    number = len(images) + 1
+                    images.append({"id": number, **entry["image"]})
+                    for found in entry["found"]:
+                        comma = "," if file.tell() > 1 else ""
+                        file.write(f"{comma}\n{json.dumps({'image_id': number, **found})}")
+                file.write("\n]\n")
+            categories = [{"id": i, "name": name} for i, name in enumerate(classes, 1)]
+            write_json(
+                self._folder / IMAGES_FILE,
+                {"info": {}, "images": images, "annotations": [], "categories": categories},
+            )
+        if is_done:
+            path.unlink()
+
+
+def _opening(command: str) -> bytes:
+    return f"{json.dumps({'command': command})}\n".encode()
+
+
+def _whole_lines(path: Path) -> Iterator[bytes]:
+    """Lines of JSON, up to the first that a kill or a full disk cut short."""
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                json.loads(line)
+            except ValueError:
+                return
+            if not line.endswith(b"\n"):
+                return
+            yield line
+
+
 @contextmanager
 def open_outputs(
-    folder: Path, classes: Sequence[str], kinds: Collection[str], video: Video | None = None
+    folder: Path,
+    classes: Sequence[str],
+    kinds: Collection[str],
+    journal: Journal,
+    video: Video | None = None,
 ) -> Iterator[list[Write]]:
     """Gives what is to be called with each picture and what was found in it, best first.
 
     Args:
         classes: names in the model's order.
         kinds: of OVERLAY, JSON, MASKS and LABELME, those wanted.
+        journal: is closed; that an image is done is noted last.
         video: what the pictures are frames of; their overlays are a video then.
     """
     by_picture = {OVERLAY: write_overlay, MASKS: write_masks, LABELME: write_labelme}
     writes: dict[str, Write] = {k: partial(w, folder, classes) for k, w in by_picture.items()}
-    with ExitStack() as stack:
-        if video and OVERLAY in kinds:
-            path = folder / "overlays" / f"{video.path.stem}.mp4"
-            add_frame = stack.enter_context(video_file(path, video.rate, video.size))
-            writes[OVERLAY] = lambda picture, found: add_frame(
-                draw_detections(picture.pixels, found, classes)
-            )
-        if JSON in kinds:
-            writes[JSON] = stack.enter_context(result_files(folder, classes))
-        yield [write for kind, write in writes.items() if kind in kinds]
+    named, is_done = classes if JSON in kinds else None, False
+    try:
+        with ExitStack() as stack:
+            if video and OVERLAY in kinds:
+                path = folder / "overlays" / f"{video.path.stem}.mp4"
+                add_frame = stack.enter_context(video_file(path, video.rate, video.size))
+                writes[OVERLAY] = lambda picture, found: add_frame(
+                    draw_detections(picture.pixels, found, classes)
+                )
+            yield [*(write for kind, write in writes.items() if kind in kinds), journal.add]
+            is_done = True
+    except OSError:  # a full disk: nothing more can be written, and the journal stays
+        named = None
+        raise
+    finally:
+        journal.close(named, is_done=is_done)
 
 
 def write_overlay(
@@ -161,45 +276,6 @@ def _write_image(path: Path, pixels: Pixels) -> None:
         temporary.write_bytes(encoded.tobytes())
 
 
-@contextmanager
-def result_files(folder: Path, classes: Sequence[str]) -> Iterator[Write]:
-    """``COCO("images.json").loadRes("predictions.json")`` reads the two files.
-
-    ``predictions.json`` is a list of COCO results: ``image_id``, ``category_id``, ``bbox`` (x, y,
-    width, height), ``score``, ``segmentation`` (RLE), in pixels of the image. ``images.json`` says
-    what the ids mean; both count from 1, categories in the order of the model's classes.
-
-    Both hold the images that were added whole. Until the end the detections are in a file beside,
-    not in memory.
-    """
-    images: list[dict[str, Any]] = []
-    growing = folder / f".{PREDICTIONS_FILE}.part"
-    with growing.open("w+b") as file:
-        whole = file.write(b"[")
-
-        def add(picture: Picture, found: Sequence[Detection]) -> None:
-            nonlocal whole
-            for detection in found:
-                line = json.dumps(_result(len(images) + 1, detection))
-                file.write(f"{',' if file.tell() > 1 else ''}\n{line}".encode())
-            images.append({"id": len(images) + 1, **_image(picture)})
-            whole = file.tell()
-
-        try:
-            yield add
-        finally:
-            file.seek(whole)  # Ctrl-C may have come in the middle of an image
-            file.truncate()
-            file.write(b"\n]\n")
-            file.close()
-            categories = [{"id": i, "name": name} for i, name in enumerate(classes, 1)]
-            write_json(
-                folder / IMAGES_FILE,
-                {"info": {}, "images": images, "annotations": [], "categories": categories},
-            )
-            os.replace(growing, folder / PREDICTIONS_FILE)
-
-
 def _image(picture: Picture) -> dict[str, Any]:
     return {
         "file_name": picture.path.as_posix(),
@@ -210,9 +286,8 @@ def _image(picture: Picture) -> dict[str, Any]:
     }
 
 
-def _result(image_id: int, detection: Detection) -> dict[str, Any]:
+def _result(detection: Detection) -> dict[str, Any]:
     return {
-        "image_id": image_id,
         "category_id": detection.class_index + 1,
         "bbox": list(detection.bbox),
         "score": detection.score,
