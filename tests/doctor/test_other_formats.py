@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -16,7 +17,7 @@ from transfer_maskrcnn.data.export import EXPORTERS
 from transfer_maskrcnn.doctor import Diagnosis
 from transfer_maskrcnn.doctor.findings import advice
 
-from .conftest import Planted, blob
+from .conftest import HEIGHT, WIDTH, Planted, blob
 from .test_planted_faults import FAULTS
 
 Write = Callable[[Planted, str], DatasetSpec]
@@ -130,6 +131,76 @@ def test_yolo_labels_without_an_image_and_an_orientation_that_no_size_confirms(
     assert _place(diagnosis, "exif_unclear")[0] == "004.jpg"
 
 
+# kind of finding: what is done to each line of the label files, and how many findings there are
+LINES: dict[str, tuple[Callable[[str], str], int]] = {
+    "confidence": (lambda line: f"{line} 0.9", 24),
+    "instance_id": (lambda line: f"{line[:2]}3{line[1:]}", 24),
+    "pixels": (lambda line: _scaled(line, WIDTH, HEIGHT), 24),
+    "other_unit": (lambda line: _scaled(line, 640, 640), 24),
+    "odd_count": (lambda line: f"{line} 0.9" if "0.5" in line[:9] else line, 0),
+    "key_points": (lambda line: "0 0.5 0.5 0.2 0.2 0.5 0.5 2 0.45 0.5 1", 24),
+}
+
+
+def _scaled(line: str, width: int, height: int) -> str:
+    number, *values = line.split()
+    sizes = (width, height) * len(values)
+    scaled = [f"{float(v) * size:.2f}" for v, size in zip(values, sizes, strict=False)]
+    return " ".join([number, *scaled])
+
+
+@pytest.mark.parametrize("kind", LINES)
+def test_lines_of_yolo_that_are_no_outlines_in_fractions(
+    train: Planted, write: Write, diagnose: Callable[..., Diagnosis], kind: str
+) -> None:
+    spec = write(train, "yolo")
+    change, count = LINES[kind]
+    for file in Path(spec.annotations).parent.rglob("labels/**/*.txt"):
+        lines = file.read_text().splitlines()
+        file.write_text("\n".join(map(change, lines)))
+    diagnosis = diagnose(spec)
+    assert _place(diagnosis, kind)[0].endswith(".txt")
+    found = [f for f in diagnosis.findings if f.kind == kind]
+    assert found[0].count == count or not count
+
+
+def test_yolo_images_without_labels_or_with_another_s(
+    train: Planted, write: Write, diagnose: Callable[..., Diagnosis]
+) -> None:
+    spec = write(train, "yolo")
+    root = str(Path(spec.annotations).parent)
+    _first(root, "003.txt").unlink()
+    image = _first(root, "004.png")
+    Image.open(image).save(image.with_suffix(".jpg"))
+    diagnosis = diagnose(spec)
+    assert _place(diagnosis, "image_without_labels")[0] == "003.png"
+    found = [f for f in diagnosis.findings if f.kind == "shared_labels"]
+    assert [Path(place.file).name for place in found[0].places] == ["004.jpg", "004.png"]
+
+
+def test_labelme_files_of_another_kind_labels_and_points(
+    train: Planted, write: Write, diagnose: Callable[..., Diagnosis]
+) -> None:
+    spec = write(train, "labelme")
+    Path(spec.annotations, "package.json").write_text('{"name": "toy"}')
+    for number, change in ((2, {"label": "__ignore__"}), (4, {}), (5, {})):
+        file = _first(spec.annotations, f"00{number}.json")
+        content = json.loads(file.read_text())
+        content["shapes"][0] |= change
+        if number == 4:
+            content["shapes"][0]["points"] = [[*p, 0] for p in content["shapes"][0]["points"]]
+        if number == 5:
+            image = _first(spec.annotations, "005.png")
+            content["imageData"] = base64.b64encode(image.read_bytes()).decode()
+            image.unlink()
+        file.write_text(json.dumps(content, indent=1))
+    diagnosis = diagnose(spec)
+    assert _place(diagnosis, "other_json")[0] == "package.json"
+    assert _place(diagnosis, "ignored_label")[1] == "shapes[0]"
+    assert _place(diagnosis, "third_coordinate")[1] == "shapes[0]"
+    assert _place(diagnosis, "image_in_json")[0] == "005.png"
+
+
 def test_labelme_images_without_json_labels_without_name_and_points(
     train: Planted, write: Write, diagnose: Callable[..., Diagnosis]
 ) -> None:
@@ -178,7 +249,8 @@ def test_via_regions_without_a_label(train: Planted, diagnose: Callable[..., Dia
 # What the tests of other files, or the one above, plant.
 ELSEWHERE = {
     *("labels_without_image", "image_without_json", "image_without_mask_file", "bad_mask_file"),
-    *("no_label", "other_shape"),
+    *("no_label", "other_shape", "image_without_labels", "shared_labels", "other_json"),
+    *("ignored_label", "third_coordinate", "image_in_json", *LINES),
     "lost_with_image",  # beside every image that is left out
     "mapper_failed",  # tests/doctor/test_images.py
 }

@@ -62,8 +62,9 @@ def register_dataset(
         classes: class names in the order wanted; None takes what the annotations name.
         merge: class name -> labels in the annotations that become this class, as
             ``{"vehicle": ["car", "truck"]}``; ``classes`` then names ``vehicle``. Labels that it
-            does not name stay. With png_masks, a merged class stands for the pixel values of all
-            its labels, in their order.
+            does not name stay. ``*`` and ``?`` stand for other letters (``["yolk*"]``); a label
+            that is named itself goes before such patterns. With png_masks, a merged class stands
+            for the pixel values of all its labels, in their order.
         hold_out_every, part: where one file holds everything: each ``hold_out_every``-th image, in
             the file's order (coco: by image id) and starting with the first, belongs to
             ``part="val"``, the others to ``part="train"``. Images that cannot be used are counted

@@ -95,6 +95,22 @@ def test_a_class_of_which_the_annotations_know_no_label(
         load(entry, tmp_path, {"vehicle": ["car"]}, None)
 
 
+@pytest.mark.parametrize("format", ["coco", "via", "labelme", "yolo"])
+def test_a_pattern_stands_for_labels(
+    format: str, write_dataset: WriteDataset, tmp_path: Path
+) -> None:
+    entry = write_dataset(format, tmp_path)
+    plain = load(entry, tmp_path, None, ["blob", "bar"])
+    # a label goes before a pattern, whichever is stated first
+    merged = load(entry, tmp_path, {"thing": ["b*", "x?"], "stick": ["bar"]}, ["thing", "stick"])
+    becomes = {"blob": "thing", "bar": "stick"}
+    assert found(merged) == [[becomes[name] for name in image] for image in found(plain)]
+    with pytest.raises(DatasetError, match=r"merge: .*'blob' fits 'b\*' and '\*b'"):
+        load(entry, tmp_path, {"thing": ["b*"], "other": ["*b"]}, None)
+    with pytest.raises(DatasetError, match=r"'thing' has none of its labels \['x\*'\]"):
+        load(entry, tmp_path, {"thing": ["x*"]}, None)
+
+
 # merge, classes, words of the error
 WRONG = [
     (["car"], None, "expected a class and its labels"),

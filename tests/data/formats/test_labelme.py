@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from transfer_maskrcnn.data.formats import LoadedDataset, load_labelme_json
-from transfer_maskrcnn.data.formats.base import Place, Reason
+from transfer_maskrcnn.data.formats.base import Place, Reason, UnusableDataset
 from transfer_maskrcnn.data.formats.masks import rle_to_mask
 from transfer_maskrcnn.errors import DatasetError
 
@@ -67,6 +67,8 @@ def load(tmp_path: Path, make_image: Callable[..., Path], check_counts: Any) -> 
         (shape(shape_type=None), [2, 2, 8, 8]),  # labelme 3 wrote none
         (shape(points=[[8, 9], [2, 3]], shape_type="rectangle"), [2, 3, 8, 9]),  # any two corners
         (shape(shape_type="rectangle"), [2, 2, 8, 8]),  # or all four
+        (shape(shape_type="rotation", direction=0.3, difficult=True), [2, 2, 8, 8]),
+        (shape(shape_type="oriented_rectangle"), [2, 2, 8, 8]),
         (shape(points=[[10, 9], [10, 13]], shape_type="circle"), [6, 5, 14, 13]),
         (mask_shape(), [4, 4, 11, 8]),
         (mask_shape(x=-3), [0, 4, 4, 8]),  # cut off at the border
@@ -118,6 +120,11 @@ def test_group_of_mask_and_polygon(load: Any) -> None:
         (shape("nose", points=[[3, 3]], shape_type="point"), Reason.OTHER_SHAPE),
         (shape("edge", shape_type="linestrip"), Reason.OTHER_SHAPE),
         (shape("edge", points=POINTS[:2], shape_type="line"), Reason.OTHER_SHAPE),
+        (shape(points=POINTS * 2, shape_type="cuboid"), Reason.OTHER_SHAPE),
+        (shape(points=POINTS[:3], shape_type="rotation"), Reason.OTHER_SHAPE),
+        (shape("__ignore__"), Reason.IGNORED_LABEL),
+        (shape("_background_"), Reason.IGNORED_LABEL),
+        (shape(points=[[2], [3], [4]]), Reason.BAD_COORDINATES),
         (shape(points=[], shape_type="polygon"), Reason.BAD_COORDINATES),
         (shape(points=POINTS[:2]), Reason.TOO_FEW_POINTS),
         (shape(points=POINTS[:1], shape_type="rectangle"), Reason.BAD_COORDINATES),
@@ -171,6 +178,28 @@ def test_image_path_outside_image_root(load: Any, make_image: Callable[..., Path
     assert dataset.dicts[0]["file_name"] == str(elsewhere.parents[1] / "images/0001.jpg")
 
 
+def test_an_image_that_only_the_json_holds(load: Any, tmp_path: Path) -> None:
+    load(shape(), data={"imageData": "AAAA"})  # it is on disk, too
+    (tmp_path / "images/0001.jpg").unlink()
+    with pytest.raises(UnusableDataset) as error:
+        load_labelme_json(tmp_path / "json", tmp_path / "images")
+    assert error.value.report.images_left_out == {Reason.IMAGE_IN_JSON: 1}
+
+
+def test_json_files_of_another_kind(load: Any, tmp_path: Path) -> None:
+    load(shape())
+    (tmp_path / "json/0000.json").write_text('{"images": [], "annotations": []}')
+    (tmp_path / "json/package.json").write_text("[]")
+    dataset = load(shape())
+    assert [d["image_id"] for d in dataset.dicts] == [1]
+    assert dataset.report.doubted == {Reason.OTHER_JSON: 2}
+    place = dataset.report.places[Reason.OTHER_JSON][0]
+    assert place.image.endswith("0000.json") and "format: coco" in place.note
+    (tmp_path / "json/0001.json").unlink()
+    with pytest.raises(DatasetError, match=r"0000\.json is not a labelme json: .*COCO"):
+        load_labelme_json(tmp_path / "json", tmp_path / "images")
+
+
 @pytest.mark.parametrize("size", [{"imageHeight": None}, {"imageWidth": None}])
 def test_size_missing(load: Any, size: Any) -> None:
     assert load(shape(), data=size).dicts[0]["height"] == 20
@@ -195,6 +224,29 @@ def test_label_map(load: Any) -> None:
     # grouped by the label in the file: cat1 and cat2 are two instances
     assert [a["category_id"] for a in dataset.dicts[0]["annotations"]] == [1, 1, 1, 0]
     assert load(*shapes).classes == ("cat1", "cat2", "dog")
+
+
+def test_label_map_patterns(load: Any) -> None:
+    shapes = [shape("yolk1"), shape("yolk_old"), shape("egg"), shape("yolk2")]
+    dataset = load(*shapes, label_map={"yolk*": "yolk", "yolk_old": "waste", "eg?": "egg"})
+    assert dataset.classes == ("egg", "waste", "yolk")
+    assert [a["category_id"] for a in dataset.dicts[0]["annotations"]] == [2, 1, 0, 2]
+    with pytest.raises(DatasetError, match=r"label_map: .*'yolk1' fits 'yolk\*' and '\*1'"):
+        load(*shapes, label_map={"yolk*": "yolk", "*1": "one"})
+
+
+@pytest.mark.parametrize(
+    "options", [{"classes": ["cat", "__ignore__"]}, {"label_map": {"__*": "b"}}]
+)
+def test_an_ignored_label_that_the_user_names_is_a_class(load: Any, options: Any) -> None:
+    assert load(shape(), shape("__ignore__"), **options).report.instances_kept == 2
+
+
+def test_three_coordinates(load: Any) -> None:
+    deep = [[x, y, 0] for x, y in POINTS]
+    dataset = load(shape(points=deep), shape(points=deep, group_id=1), shape(group_id=1))
+    assert dataset.report.repaired == {Reason.THIRD_COORDINATE: 2}
+    assert dataset.dicts[0]["annotations"][0]["segmentation"] == [FLAT]
 
 
 def test_label_map_with_a_number(load: Any) -> None:

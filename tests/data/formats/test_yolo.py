@@ -44,10 +44,26 @@ def test_polygons_in_pixels(load: Any) -> None:
     assert second["bbox"] == [0, 0, 30, 20]
 
 
-@pytest.mark.parametrize("labels", [None, "", "\n \n"])
-def test_background(load: Any, labels: str | None) -> None:
-    dataset = load(labels)
+@pytest.mark.parametrize(
+    ("labels", "options"), [("", {}), ("\n \n", {}), (None, {"unlabelled": "background"})]
+)
+def test_background(load: Any, labels: str | None, options: Any) -> None:
+    dataset = load(labels, **options)
     assert [len(d["annotations"]) for d in dataset.dicts] == [0, 1]
+
+
+def test_an_image_that_was_never_annotated_is_no_background(load: Any) -> None:
+    dataset = load(None)
+    assert [Path(d["file_name"]).name for d in dataset.dicts] == ["b.jpg"]
+    assert dataset.report.images_left_out == {Reason.IMAGE_WITHOUT_LABELS: 1}
+
+
+def test_two_images_on_one_label_file(load: Any, make_image: Callable[..., Path]) -> None:
+    make_image("images/train/a.png")  # its mask, say
+    report = load(TRIANGLE).report
+    assert (report.images_kept, report.doubted) == (3, {Reason.SHARED_LABELS: 2})
+    names = [Path(place.image).name for place in report.places[Reason.SHARED_LABELS]]
+    assert names == ["a.jpg", "a.png"]
 
 
 @pytest.mark.parametrize(
@@ -56,10 +72,13 @@ def test_background(load: Any, labels: str | None) -> None:
         ("0 0.5 0.5 0.2 0.2", Reason.NO_MASK),
         ("0", Reason.BAD_COORDINATES),
         ("0 0.1 0.1", Reason.TOO_FEW_POINTS),
-        ("0 0.1 0.1 0.5 0.1 0.5", Reason.BAD_COORDINATES),
+        ("0 0.1 0.1 0.5", Reason.ODD_COUNT),
+        ("0 0.1 0.1 0.5 0.1 0.5", Reason.ODD_COUNT),
+        ("0 0.1 0.1 0.5 0.1 0.5 0.5 0.9", Reason.ODD_COUNT),  # a confidence, of one line alone
         ("0 0.1 0.1 0.5 x 0.5 0.5", Reason.BAD_COORDINATES),
         ("0 0.1 0.1 0.5 nan 0.5 0.5", Reason.BAD_COORDINATES),
-        ("0 10 10 50 10 50 50", Reason.OUTSIDE_IMAGE),  # pixels, not fractions
+        ("0 10 10 50 10 50 50", Reason.OTHER_UNIT),  # pixels, of one line alone
+        ("0 1.2 1.2 1.5 1.2 1.5 1.5", Reason.OUTSIDE_IMAGE),
     ],
 )
 def test_left_out(load: Any, line: str, reason: str) -> None:
@@ -67,6 +86,115 @@ def test_left_out(load: Any, line: str, reason: str) -> None:
     assert report.left_out == {reason: 1}
     place = report.places[reason][0]
     assert (Path(place.image).name, place.part, place.number) == ("a.jpg", "line", 2)
+
+
+# Lines of images a and b, of 30 x 20 pixels; what is read and how often. The first of each image is
+# around (3, 2, 15, 10).
+MORE = {
+    "a confidence": ("{t} 0.913", "{t} 0.5\n{t} 1", {Reason.CONFIDENCE: 3}),
+    "an instance's number": ("1 7 {p}", "1 7 {p}\n1 8 {p}", {Reason.INSTANCE_ID: 3}),
+    "numbers from 0, in a set": ("1 0 {p}\n1 1 {p}\n" * 3, "1 0 {p}", {Reason.INSTANCE_ID: 7}),
+    "a track's number behind": ("{t} 1", "{t} 12", {Reason.INSTANCE_ID: 2}),
+    "confidence and track": (
+        "{t} 0.5 1",
+        "{t} 0.913 3",
+        {Reason.CONFIDENCE: 2, Reason.INSTANCE_ID: 2},
+    ),
+    "pixels": ("{q}", "{q}\n1 0 0 30 0 30 20 0 20", {Reason.PIXELS: 3}),
+    "pixels and a confidence": (
+        "{q} 0.25",
+        "{q} 0.25\n",
+        {Reason.CONFIDENCE: 2, Reason.PIXELS: 2},
+    ),
+    "pixels and a number before": (
+        "1 4 3 2 15 10 14.5 2.5",
+        "1 5 3 2 15 10 14.5 2.5",
+        {Reason.INSTANCE_ID: 2, Reason.PIXELS: 2},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MORE)
+def test_what_all_lines_have_beside_their_points(load: Any, tmp_path: Path, case: str) -> None:
+    first, second, read = MORE[case]
+    points = "0.1 0.1 0.5 0.1 0.5 0.5"
+    texts = [t.format(t=f"1 {points}", p=points, q="1 3 2 15 2 15 10") for t in (first, second)]
+    load("")
+    (tmp_path / "labels/train/a.txt").write_text(texts[0])
+    (tmp_path / "labels/train/b.txt").write_text(texts[1])
+    dataset = load_yolo(tmp_path / "data.yaml")
+    assert dataset.report.repaired == read
+    assert not dataset.report.left_out and dataset.report.needs_a_look
+    boxes = [d["annotations"][0]["bbox"] for d in dataset.dicts]
+    assert boxes == [pytest.approx([3, 2, 15, 10])] * 2
+
+
+# Lines of a.jpg and of b.jpg that fit more than one reading, or none, and why each is left out.
+UNCLEAR = {
+    "number or confidence": (
+        "1 0 0.3 0.1 0.5 0.1 0.5 0.5",
+        "1 1 0.3 0.1 0.5 0.1 0.5 1",
+        "odd_count",
+    ),
+    "whole pixels": ("1 3 2 15 2 15 10 4", "1 3 2 15 2 15 10 5", "odd_count"),
+    "a confidence in one file": ("1 0.1 0.1 0.5 0.1 0.5 0.5 0.9", None, "odd_count"),
+    "percent": ("1 10 10 50 10 50 50", "1 10 10 90 10 90 95", "other_unit"),
+    "another size": ("1 10 10 50 10 50 30", "1 10 10 90 10 90 55", "other_unit"),
+    "half of the set": ("1 3 2 15 2 15 10", None, "other_unit"),
+}
+
+
+@pytest.mark.parametrize("case", UNCLEAR)
+def test_what_one_reading_does_not_fit_is_left_out(load: Any, tmp_path: Path, case: str) -> None:
+    first, second, reason = UNCLEAR[case]
+    load("")
+    (tmp_path / "labels/train/a.txt").write_text(first)
+    (tmp_path / "labels/train/b.txt").write_text(second or TRIANGLE)
+    report = load_yolo(tmp_path / "data.yaml").report
+    assert report.left_out == {Reason(reason): 1 if second is None else 2}
+    assert not report.repaired
+
+
+def test_percent_of_large_images_are_no_pixels(tmp_path: Path, make_image: Any) -> None:
+    make_image("images/a.jpg", height=300, width=400)
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/a.txt").write_text("0 10 10 99 10 99 95")
+    (tmp_path / "data.yaml").write_text("train: images\nnames: [cat]")
+    report = load_yolo(tmp_path / "data.yaml").report
+    assert report.left_out == {Reason.OTHER_UNIT: 1}
+
+
+BOX = "0.5 0.5 0.4 0.6"
+POSES = {
+    # kpt_shape of the data.yaml, numbers behind the box: x, y and visibility of each point
+    "two points": ("", "0.4 0.4 2 0.6 0.7 1"),  # an even count: once read as an outline
+    "one point": ("", "0.4 0.4 2"),
+    "a point that is not seen": ("", "0.4 0.4 2 0 0 0"),
+    "without visibility": ("kpt_shape: [2, 2]", "0.4 0.4 0.6 0.7"),
+    "stated": ("kpt_shape: [2, 3]", "0.4 0.4 1 0.9 0.9 2"),
+}
+
+
+@pytest.mark.parametrize("case", POSES)
+def test_pose_labels(load: Any, tmp_path: Path, case: str) -> None:
+    config, points = POSES[case]
+    load("")
+    for name in "ab":
+        (tmp_path / f"labels/train/{name}.txt").write_text(f"0 {BOX} {points}\n")
+    (tmp_path / "data.yaml").write_text(f"{YAML}{config}\n")
+    assert load_yolo(tmp_path / "data.yaml").report.left_out == {Reason.KEY_POINTS: 2}
+
+
+def test_boxes_with_a_confidence_are_boxes(load: Any, tmp_path: Path) -> None:
+    load("")
+    for name in "ab":
+        (tmp_path / f"labels/train/{name}.txt").write_text(f"0 {BOX} 0.87\n")
+    assert load_yolo(tmp_path / "data.yaml").report.left_out == {Reason.NO_MASK: 2}
+
+
+def test_polygons_of_five_points_are_no_poses(load: Any) -> None:
+    line = "0 0.5 0.2 0.6 0.3 0.5 1 0.4 0.5 1 0.2"  # every third number is 1
+    assert load(f"{line}\n", classes=["cat", "dog"]).report.instances_kept == 2
 
 
 @pytest.mark.parametrize(
@@ -162,6 +290,8 @@ def test_classes(load: Any, classes: list[str], category: int) -> None:
         (TRIANGLE, "train: images/train", {}, "names is None; expected a list or dict"),
         (TRIANGLE, "names: []\ntrain: images", {}, r"names is \[\]"),
         (TRIANGLE, "names: {a: cat}\ntrain: images", {}, "has the key 'a'"),
+        (TRIANGLE, "names: {no: cat}\ntrain: images", {}, "has the key False"),
+        (TRIANGLE, YAML, {"unlabelled": "no"}, "'no'; expected leave_out or background"),
         (TRIANGLE, "names: [cat, cat]\ntrain: images", {}, "'cat' more than once"),
         (TRIANGLE, "names: [cat]\ntrain: 7", {}, "'train' is 7; expected a folder"),
         (TRIANGLE, "names: [cat]\ntrain: []", {}, r"'train' is \[\]"),

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from itertools import islice
 from typing import Any
 
 from detectron2.structures import BoxMode
 
 from transfer_maskrcnn.errors import DatasetError
+from transfer_maskrcnn.text import listed
 
 from .base import (
     LoadedDataset,
@@ -88,10 +90,12 @@ def assemble(
         raise DatasetError(f"{source} lists no images; expected at least one")
     if used is None:
         used = Counter(i.label for image in images for i in image.instances if not i.problem)
-    class_of = {label: name for name, labels in (merge or {}).items() for label in labels}
+    merge = merge or {}
+    merged = {label: name for name, labels in merge.items() for label in labels}
+    class_of = class_by_label([*used, *(known or ())], merged, "merge")
     labels = sorted(used, key=natural_key) if known is None else list(known)
     is_known = bool(labels) or known is not None
-    chosen = wanted or (_classes_of(labels, class_of) if is_known else ())
+    chosen = wanted or (_classes_of(labels, class_of, merge) if is_known else ())
     check_labels(used, chosen, class_of, source)
     index = {label: chosen.index(class_of.get(label, label)) for label in used}
     dicts: list[dict[str, Any]] = []
@@ -135,14 +139,35 @@ def assemble(
     )
 
 
-def _classes_of(labels: Sequence[str], class_of: Mapping[str, str]) -> tuple[str, ...]:
+def class_by_label(labels: Iterable[str], names: Mapping[str, str], option: str) -> dict[str, str]:
+    """The class of each of ``labels`` that has one in ``names``: by itself, or by a pattern such as
+    "yolk*" (``fnmatch``). The label itself goes before patterns.
+
+    Raises DatasetError, which names ``option``, where patterns disagree.
+    """
+    patterns = {text: name for text, name in names.items() if not set("*?[").isdisjoint(text)}
+    found = {}
+    for label in dict.fromkeys(labels):
+        fitting = {text: name for text, name in patterns.items() if fnmatchcase(label, text)}
+        if label not in names and len(set(fitting.values())) > 1:
+            raise DatasetError(
+                f"{option}: the label {label!r} fits {listed(list(map(repr, fitting)))}; "
+                f"name {label!r} itself, with its class"
+            )
+        if label in names or fitting:
+            found[label] = names.get(label) or next(iter(fitting.values()))
+    return found
+
+
+def _classes_of(
+    labels: Sequence[str], class_of: Mapping[str, str], merge: Merge
+) -> tuple[str, ...]:
     """The classes of labels; a merged one stands where its first label does."""
     chosen = tuple(dict.fromkeys(class_of.get(label, label) for label in labels))
-    for name in class_of.values():
+    for name, own in merge.items():
         if name not in chosen:
-            own = [label for label, other in class_of.items() if other == name]
             raise DatasetError(
-                f"merge: the class {name!r} has none of its labels {own} among those of the "
+                f"merge: the class {name!r} has none of its labels {list(own)} among those of the "
                 f"annotations, {labels}; correct merge, or state classes"
             )
     return chosen

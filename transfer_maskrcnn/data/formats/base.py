@@ -28,6 +28,8 @@ class Reason(str, Enum):
     IMAGE_TURNED_TIFF = "image_turned_tiff"
     IMAGE_DEEP = "image_deep"
     IMAGE_WITHOUT_JSON = "image_without_json"
+    IMAGE_IN_JSON = "image_in_json"
+    IMAGE_WITHOUT_LABELS = "image_without_labels"
     LABELS_WITHOUT_IMAGE = "labels_without_image"
     IMAGE_WITHOUT_MASK_FILE = "image_without_mask_file"
     IMAGE_BAD_MASK_FILE = "bad_mask_file"
@@ -43,7 +45,15 @@ class Reason(str, Enum):
     BAD_MASK = "bad_rle"
     MASK_OTHER_SIZE = "rle_size"
     OTHER_SHAPE = "other_shape"
+    IGNORED_LABEL = "ignored_label"
+    KEY_POINTS = "key_points"
+    ODD_COUNT = "odd_count"
+    OTHER_UNIT = "other_unit"
     # mended
+    CONFIDENCE = "confidence"
+    INSTANCE_ID = "instance_id"
+    PIXELS = "pixels"
+    THIRD_COORDINATE = "third_coordinate"
     REPEATED_POINTS = "repeated_points"
     CLIPPED = "clipped"
     PART_DROPPED = "part_dropped"
@@ -53,6 +63,9 @@ class Reason(str, Enum):
     AREA_MISMATCH = "area_wrong"
     DUPLICATE_ID = "duplicate_id"
     DUPLICATE_CATEGORY = "duplicate_category"
+    # kept as they are, but doubted
+    SHARED_LABELS = "shared_labels"
+    OTHER_JSON = "other_json"
 
 
 # Plural, to follow a number: "2 missing on disk".
@@ -70,6 +83,8 @@ WORDS = {
         "of 16-bit or float pixels, which detectron2 would clip to white: save as 8 bit"
     ),
     Reason.IMAGE_WITHOUT_JSON: "without a json file",
+    Reason.IMAGE_IN_JSON: "that only their json file holds (imageData)",
+    Reason.IMAGE_WITHOUT_LABELS: "without a label file",
     Reason.LABELS_WITHOUT_IMAGE: "label files without an image",
     Reason.IMAGE_WITHOUT_MASK_FILE: "without a mask file",
     Reason.IMAGE_BAD_MASK_FILE: "with an unreadable mask file",
@@ -84,6 +99,14 @@ WORDS = {
     Reason.BAD_MASK: "with a malformed bitmask",
     Reason.MASK_OTHER_SIZE: "whose bitmask has another size than the image",
     Reason.OTHER_SHAPE: "of a shape that encloses no area",
+    Reason.IGNORED_LABEL: "labelled __ignore__ or _background_",
+    Reason.KEY_POINTS: "of a box and key points (pose labels)",
+    Reason.ODD_COUNT: "with an odd number of coordinates",
+    Reason.OTHER_UNIT: "with coordinates that are no fractions of the image",
+    Reason.CONFIDENCE: "with a confidence behind the outline",
+    Reason.INSTANCE_ID: "with an instance's number beside the outline",
+    Reason.PIXELS: "in pixels instead of fractions",
+    Reason.THIRD_COORDINATE: "with a third coordinate, which is dropped",
     Reason.REPEATED_POINTS: "with consecutive repeated points",
     Reason.CLIPPED: "clipped to the image",
     Reason.PART_DROPPED: "that lost an unusable part",
@@ -93,6 +116,8 @@ WORDS = {
     Reason.AREA_MISMATCH: "with an area field that does not match the mask",
     Reason.DUPLICATE_ID: "duplicate annotation ids",
     Reason.DUPLICATE_CATEGORY: "unused categories of a name that another category has",
+    Reason.SHARED_LABELS: "that share a label file with another image",
+    Reason.OTHER_JSON: "json files of another kind, not read",
 }
 # Mended without any doubt of what was meant: told, but no reason for a warning.
 _QUIET = frozenset(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,11 +16,12 @@ from PIL import Image
 
 from transfer_maskrcnn.errors import DatasetError
 
-from .assemble import Merge, assemble
-from .base import LoadedDataset, Patch, Place, RawImage, RawInstance, Reason
+from .assemble import Merge, assemble, class_by_label
+from .base import LoadedDataset, LoadReport, Patch, Place, RawImage, RawInstance, Reason
 from .files import (
     ImageFolder,
     clip,
+    describe,
     existing,
     natural_key,
     need,
@@ -32,6 +34,9 @@ from .files import (
 from .masks import ellipse, rectangle
 
 Shape = list[float] | Patch | Reason  # flat x, y of a polygon, a part of a mask, or why neither
+_NOT_LEARNT = ("__ignore__", "_background_")  # what labelme's own converters leave out
+# by four corners, as X-AnyLabeling and newer versions of labelme write what is turned
+_RECTANGLES = ("rectangle", "rotation", "quadrilateral", "oriented_rectangle")
 
 
 def load_labelme_json(
@@ -44,8 +49,10 @@ def load_labelme_json(
 ) -> LoadedDataset:
     """Load a folder of labelme json files, one an image.
 
-    Polygon, rectangle, circle and mask shapes; shapes with the same label and the same ``group_id``
-    are parts of one instance. Other shapes (points, lines) are left out and counted.
+    Polygon, rectangle (upright or turned), circle and mask shapes; shapes with the same label and
+    the same ``group_id`` are parts of one instance. Other shapes (points, lines), and those
+    labelled ``__ignore__`` or ``_background_``, are left out and counted, as are images that only
+    ``imageData`` holds. Json files of another kind are counted where some are labelme's.
 
     Args:
         annotations: the folder of the json files; all ``*.json`` directly in it are read.
@@ -54,8 +61,8 @@ def load_labelme_json(
             json file belongs to are left out and counted.
         classes: class names, in the order wanted. Default: all labels found, sorted.
         merge: class -> the labels in the files that become it.
-        label_map: label in the files -> class name ({"cat1": "cat", "cat2": "cat"}); labels it does
-            not name stay as they are. Instances are grouped by the label in the file.
+        label_map: label in the files, or a pattern -> class name ({"cat*": "cat"}); labels that
+            it does not name stay as they are. Instances are grouped by the label in the file.
 
     Raises:
         DatasetError: for a file or folder that is missing, broken or of another kind, labels that
@@ -69,11 +76,33 @@ def load_labelme_json(
             f"{folder} has no *.json file; expected the folder of labelme's json files"
         )
     mapping = check_label_map(label_map)
-    images = [labelme_image(file, k, root, mapping) for k, file in enumerate(files, start=1)]
+    report = LoadReport()
+    images: list[RawImage] = []
+    for file in files:
+        data = read_json(file)
+        if isinstance(data, dict) and isinstance(data.get("shapes"), list):
+            images.append(labelme_image(file, data, 1 + len(images), root))
+        else:
+            place = Place(str(file), note=describe(data))
+            report.count(report.doubted, Reason.OTHER_JSON, place)
+    if not images:
+        raise wrong_kind(read_json(files[0]), str(files[0]), "a labelme json")
+    _learn_labels([i for image in images for i in image.instances], mapping, classes)
     used = {image.file_name for image in images}
     others = [path for path in map(str, root.files) if path not in used]
     images += [RawImage(path, 0, problem=Reason.IMAGE_WITHOUT_JSON) for path in others]
-    return assemble(images, str(folder), classes, merge)
+    return assemble(images, str(folder), classes, merge, report=report)
+
+
+def _learn_labels(
+    instances: Sequence[RawInstance], label_map: Mapping[str, str], classes: Sequence[str] | None
+) -> None:
+    """Give instances the labels that ``label_map`` has for theirs; some are not to be learnt."""
+    names = class_by_label((instance.label for instance in instances), label_map, "label_map")
+    for instance in instances:
+        if instance.label in _NOT_LEARNT and instance.label not in {*names, *(classes or ())}:
+            instance.problem = Reason.IGNORED_LABEL
+        instance.label = names.get(instance.label, instance.label)
 
 
 def check_label_map(label_map: Any) -> dict[str, str]:
@@ -91,25 +120,24 @@ def check_label_map(label_map: Any) -> dict[str, str]:
     return {str(label): name for label, name in label_map.items()}
 
 
-def labelme_image(
-    file: Path, image_id: int, root: ImageFolder, label_map: Mapping[str, str]
-) -> RawImage:
+def labelme_image(file: Path, data: dict[str, Any], image_id: int, root: ImageFolder) -> RawImage:
     """The image of one json file, and its instances."""
-    data, source = read_json(file), str(file)
-    if not isinstance(data, dict) or not isinstance(data.get("shapes"), list):
-        raise wrong_kind(data, source, "a labelme json")
+    source = str(file)
     size = stated_size(data, ("imageHeight", "imageWidth"), source, "the file")
     image = RawImage(root.find(data.get("imagePath"), file.stem), image_id, stated_size=size)
+    if data.get("imageData") and not os.path.isfile(image.file_name):
+        image.problem = Reason.IMAGE_IN_JSON
     instances: dict[Any, RawInstance] = {}
     for k, shape in enumerate(data["shapes"]):
         label = need(shape, "label", str, source, f"shapes[{k}]")
-        drawn = labelme_shape(shape, source, f"shapes[{k}]")
+        drawn, repairs = labelme_shape(shape, source, f"shapes[{k}]")
         note = str(shape.get("shape_type")) if drawn is Reason.OTHER_SHAPE else ""
-        own = RawInstance(Place(image.file_name, "shapes", k, note), label_map.get(label, label))
+        own = RawInstance(Place(image.file_name, "shapes", k, note), label)
         group = shape.get("group_id")
         if isinstance(drawn, Reason):
             own.problem, group = drawn, None
         instance = instances.setdefault(k if group is None else (label, str(group)), own)
+        instance.repairs = list(dict.fromkeys(instance.repairs + repairs))
         if isinstance(drawn, list):
             instance.polygons.append(drawn)
         elif isinstance(drawn, Patch):
@@ -118,25 +146,28 @@ def labelme_image(
     return image
 
 
-def labelme_shape(shape: dict[str, Any], source: str, place: str) -> Shape:
-    """What one shape covers, in pixels."""
+def labelme_shape(shape: dict[str, Any], source: str, place: str) -> tuple[Shape, list[Reason]]:
+    """What one shape covers, in pixels, and what of it was mended."""
     kind = shape.get("shape_type") or "polygon"  # labelme 3 and older knew nothing else
     points = need(shape, "points", list, source, place)
     for k, point in enumerate(points):
-        if not isinstance(point, list) or len(point) != 2:
+        if not isinstance(point, list):
             raise wrong_type(point, list, source, f"{place}.points[{k}]")
-    flat = [number(value) for point in points for value in point]
-    if kind == "polygon" or (kind == "rectangle" and len(points) == 4):
-        return flat
+    repairs = [Reason.THIRD_COORDINATE] * any(len(point) == 3 for point in points)
+    if not all(len(point) in (2, 3) for point in points):
+        return Reason.BAD_COORDINATES, []
+    flat = [number(value) for point in points for value in point[:2]]
+    if kind == "polygon" or (kind in _RECTANGLES and len(points) == 4):
+        return flat, repairs
     if kind not in ("rectangle", "circle", "mask"):
-        return Reason.OTHER_SHAPE
+        return Reason.OTHER_SHAPE, []
     if len(points) != 2 or math.isnan(sum(flat)):
-        return Reason.BAD_COORDINATES
+        return Reason.BAD_COORDINATES, []
     if kind == "mask":
-        return parse_mask(shape.get("mask"), flat) or Reason.BAD_MASK
+        return parse_mask(shape.get("mask"), flat) or Reason.BAD_MASK, repairs
     x0, y0, x1, y1 = flat
     radius = math.hypot(x1 - x0, y1 - y0)
-    return rectangle(*flat) if kind == "rectangle" else ellipse(x0, y0, radius, radius)
+    return rectangle(*flat) if kind == "rectangle" else ellipse(x0, y0, radius, radius), repairs
 
 
 def parse_mask(encoded: Any, box: Sequence[float]) -> Patch | None:

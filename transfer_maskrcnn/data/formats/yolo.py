@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from .files import (
     list_images,
     read_text,
 )
+from .yolo_lines import finite, read_numbers
 
 
 def load_yolo(
@@ -31,13 +32,16 @@ def load_yolo(
     classes: Sequence[str] | None = None,
     merge: Merge | None = None,
     split: str = "train",
+    unlabelled: str = "leave_out",
 ) -> LoadedDataset:
     """Load one split of an Ultralytics segmentation dataset.
 
     The labels of ``.../images/a.jpg`` are ``.../labels/a.txt`` (the last ``/images/`` of the path
     counts), one line an instance: class number, then x y of each point in fractions of the image's
-    width and height. An image without such a file has no objects; box-only lines (4 numbers),
-    and label files without an image, are left out and counted.
+    width and height. An image whose file is empty has no objects. Box-only lines (4 numbers), pose
+    labels, label files without an image, and images without a label file are left out and counted.
+    A confidence behind all outlines, an instance's number before or behind all of them, and pixels
+    throughout are read and counted (``yolo_lines``).
 
     Args:
         annotations: the data.yaml: ``names`` (list or dict), ``train``, ``val`` (a folder, a text
@@ -47,11 +51,15 @@ def load_yolo(
         classes: class names, in the order wanted. Default: ``names``.
         merge: class -> the names that become it.
         split: the key of the data.yaml to load.
+        unlabelled: what becomes of an image that has no label file: "leave_out", since nobody may
+            have annotated it, or "background", as Ultralytics takes it.
 
     Raises:
         DatasetError: for a file or folder that is missing or broken, class numbers that ``names``
             lacks, labels that ``classes`` lacks, and where no image, or no label file, is found.
     """
+    if unlabelled not in ("leave_out", "background"):
+        raise DatasetError(f"unlabelled is {unlabelled!r}; expected leave_out or background")
     path = existing(annotations, "data.yaml", "file")
     source = f"{path} ({split})"
     config = read_yaml(path)
@@ -59,7 +67,9 @@ def load_yolo(
     root = _root(config, path, image_root)
     entries = _entries(config, split, path)
     files = list(dict.fromkeys(image for entry in entries for image in find_images(entry, root)))
-    images = _read_labels(files, names, source)
+    images = [RawImage(file, image_id) for image_id, file in enumerate(files, start=1)]
+    _read_labels(images, names, source, unlabelled == "background")
+    read_numbers([i for image in images for i in image.instances], config.get("kpt_shape"))
     lost = map(str, _labels_without_image(files))
     images += [RawImage(path, 0, problem=Reason.LABELS_WITHOUT_IMAGE) for path in lost]
     known = {name: k for k, name in enumerate(names.values(), start=1)}
@@ -83,7 +93,7 @@ def parse_names(names: Any, source: str) -> dict[int, str]:
             f"{source}: names is {clip(repr(names))}; expected a list or dict of classes"
         )
     pairs = names if isinstance(names, dict) else dict(enumerate(names))
-    wrong = [key for key in pairs if not isinstance(key, int) and not str(key).isdecimal()]
+    wrong = [key for key in pairs if type(key) is not int and not str(key).isdecimal()]
     if wrong:
         raise DatasetError(
             f"{source}: names has the key {wrong[0]!r}; expected class numbers 0, 1, ..."
@@ -163,28 +173,40 @@ def _labels_without_image(files: list[str]) -> Iterator[Path]:
         yield from (p for p in unused if p.stem not in known and p.name != "classes.txt")
 
 
-def _read_labels(files: list[str], names: dict[int, str], source: str) -> list[RawImage]:
-    images = [RawImage(file, image_id) for image_id, file in enumerate(files, start=1)]
+def _read_labels(
+    images: Sequence[RawImage], names: dict[int, str], source: str, with_unlabelled: bool
+) -> None:
+    """Give each image the instances of its label file, or say that it has none."""
     unknown: Counter[str] = Counter()
-    labelled = [image for image in images if label_path(image.file_name).is_file()]
-    for image in labelled:
-        image.instances = _parse_labels(image.file_name, names, unknown)
+    sharing: defaultdict[Path, list[RawImage]] = defaultdict(list)
+    for image in images:
+        path = label_path(image.file_name)
+        if path.is_file():
+            image.instances = _parse_labels(path, image.file_name, names, unknown)
+            sharing[path].append(image)
+        elif not with_unlabelled and os.path.isfile(image.file_name):
+            image.problem = Reason.IMAGE_WITHOUT_LABELS
     if unknown:
         raise DatasetError(
             f"{source}: class numbers that names lacks: {list_counts(unknown)}; "
             f"names has {list(names)[:100]}. Add them to names, or correct the label files"
         )
-    if files and not labelled:
+    if images and not sharing:
         raise DatasetError(
-            f"{source}: none of the {len(files)} images has a label file; expected, for the first, "
-            f"{label_path(files[0])}"
+            f"{source}: none of the {len(images)} images has a label file; expected, for the "
+            f"first, {label_path(images[0].file_name)}"
         )
-    return images
+    for path, those in sharing.items():
+        others = [(Reason.SHARED_LABELS, f"{path.name} is of {len(those)} images")]
+        for image in those if len(those) > 1 else ():
+            image.doubts += others
 
 
-def _parse_labels(file: str, names: dict[int, str], unknown: Counter[str]) -> list[RawInstance]:
-    """The instances of one image; class numbers that ``names`` lacks go into ``unknown``."""
-    path = label_path(file)
+def _parse_labels(
+    path: Path, image: str, names: dict[int, str], unknown: Counter[str]
+) -> list[RawInstance]:
+    """The lines of one label file, each with all numbers behind its class as one polygon; class
+    numbers that ``names`` lacks go into ``unknown``."""
     instances = []
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         if not line.strip():
@@ -201,12 +223,12 @@ def _parse_labels(file: str, names: dict[int, str], unknown: Counter[str]) -> li
         if int(float(first)) not in names:
             unknown[first] += 1
             continue
-        instance = RawInstance(Place(file, "line", number), names[int(float(first))], relative=True)
-        try:
-            instance.polygons = [[float(value) for value in rest]]
-        except ValueError:
+        place = Place(image, "line", number)
+        instance = RawInstance(place, names[int(float(first))], relative=True)
+        numbers = finite(rest)
+        if numbers:
+            instance.polygons = [numbers]
+        else:
             instance.problem = Reason.BAD_COORDINATES
-        if len(rest) == 4:
-            instance.problem = Reason.NO_MASK
         instances.append(instance)
     return instances
