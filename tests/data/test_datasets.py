@@ -113,9 +113,9 @@ def test_registered_again_it_is_the_same(
     assert parsed == [content.replace("polygons", "coco")], "the other part is of the same file"
     train, val, _, lines = seen[0]
     assert [Path(d["file_name"]).name for d in val] == ["0.png", "3.png"]
-    assert [line.split(":")[0] for line in lines] == ["dataset toy_train"] * 2 + [
-        "dataset toy_val"
-    ] * 2
+    assert [line.split(":")[0] for line in lines] == [
+        f"dataset toy_{part}, part {part!r}" for part in ("train", "val")
+    ]
 
 
 def test_who_uses_the_catalog_sees_no_difference(

@@ -99,7 +99,7 @@ def test_hold_out_splits_one_file_without_overlap(
             {d["image_id"] for d in DatasetCatalog.get(f"toy_{part}")} for part in ("train", "val")
         )
     assert (train, val) == ({1, 2}, {0, 3})
-    assert "part 'val' is 2 of these images with 4 instances" in caplog.text
+    assert "toy_val, part 'val': 2 of 2 images, 4 of 4 instances kept" in caplog.text
     # its json holds the other part's images too: stock COCOEvaluator must not read it
     assert not hasattr(MetadataCatalog.get("toy_val"), "json_file")
 

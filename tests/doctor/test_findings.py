@@ -34,7 +34,7 @@ def test_a_diagnosis_fits_a_terminal_of_80_columns(
     assert "1 image that is listed, but not on disk" in text
     assert "6 instances whose area field is not the area of their mask" in text
     assert "and 3 more" in text
-    assert "\n2 errors and 1 warning: 3 instances in images that are left out;" in text
+    assert "\n2 errors and 1 warning: 1 image that is listed, but not on disk; 3 instances" in text
     assert "\x1b" not in text  # colours are for terminals
 
 
@@ -55,6 +55,9 @@ def test_the_worst_comes_first() -> None:
     note = finding("only_boxes", "toy", [place] * 9)
     error = finding("duplicate", "toy", [place])
     assert worst_first([note, few, many, error]) == [error, many, few, note]
+    lost = finding("lost_with_image", "toy", [place] * 9)  # a consequence
+    missing, stops = (finding(k, "toy", [place]) for k in ("image_missing", "unloadable"))
+    assert worst_first([lost, error, missing, stops]) == [stops, error, missing, lost]
 
 
 def test_every_kind_has_whole_sentences() -> None:

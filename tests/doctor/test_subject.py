@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pycocotools.mask as mask_util
@@ -9,10 +10,13 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
-from transfer_maskrcnn.data.datasets import parse
+from transfer_maskrcnn.data.datasets import DatasetSpec, parse
+from transfer_maskrcnn.data.export import EXPORTERS
+from transfer_maskrcnn.data.formats import base
 from transfer_maskrcnn.doctor import examine
 from transfer_maskrcnn.doctor.fix import repair
 from transfer_maskrcnn.doctor.subject import (
+    Subject,
     belong_together,
     looks_like_validation,
     subject_of,
@@ -83,18 +87,84 @@ def test_dicts_that_another_package_registered(
         assert "no thing_classes" in kinds["unloadable"].places[0].seen["message"]
 
 
-def test_two_parts_of_one_file_share_its_losses(train: Planted, mapper_of: MapperOf) -> None:
-    train.image(3).unlink()
+def _parts(planted: Planted) -> list[Subject]:
+    """Images 1, 4 and 7 for validation, the other five for training."""
     specs = []
     for part in ("train", "val"):
-        train.name = f"toy_{part}"
-        train.options = {"hold_out_every": 3, "part": part}
-        specs.append(train.spec())
-    subjects = [subject_of(spec.name, spec=spec) for spec in specs]
-    diagnosis = examine(subjects, SETTINGS, mapper_of)
-    assert [len(one.dataset.dicts) for one in diagnosis.examined] == [4, 3]
-    missing = [f for f in diagnosis.findings if f.kind == "image_missing"]
-    assert [f.count for f in missing] == [1]
+        planted.name = f"toy_{part}"
+        planted.options = {"hold_out_every": 3, "part": part}
+        specs.append(planted.spec())
+    return [subject_of(spec.name, spec=spec) for spec in specs]
+
+
+def test_each_part_of_a_file_is_told_of_its_own_losses(
+    train: Planted, mapper_of: MapperOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in (3, 4, 7):  # of train, val, val
+        train.image(number).unlink()
+    for a in (0, 1, 3, 9):  # of images 1 (val), 1, 2 (train), 4 (lost)
+        train.annotations[a]["segmentation"] = []
+    train.annotations[6]["image_id"] = 77  # of no image: told of with the training set
+    monkeypatch.setattr(base, "_MOST_PLACES", 1)  # of the whole file
+    diagnosis = examine(_parts(train), SETTINGS, mapper_of)
+    told = {
+        (f.dataset, f.kind): (f.count, f.places[0].image[-7:])
+        for f in diagnosis.findings
+        if f.severity == "error"
+    }
+    assert told == {
+        ("toy_train", "image_missing"): (1, "003.png"),
+        ("toy_train", "lost_with_image"): (2, "003.png"),
+        ("toy_train", "no_mask"): (1, "002.png"),
+        ("toy_train", "unknown_image"): (1, ""),
+        ("toy_val", "image_missing"): (2, "004.png"),
+        ("toy_val", "lost_with_image"): (6, "004.png"),
+        ("toy_val", "no_mask"): (2, "001.png"),
+    }
+    loaded = [dataset["loader"] for dataset in diagnosis.as_json()["datasets"]]
+    assert [text.split(";")[0] for text in loaded] == [
+        "4 of 5 images, 11 of 15 instances kept",
+        "1 of 3 images, 1 of 9 instances kept",
+    ]
+
+
+@pytest.mark.parametrize("lost", [(1, 4, 7), range(1, 9)])
+def test_a_part_that_cannot_be_loaded_is_told_of(
+    lost: Sequence[int], train: Planted, mapper_of: MapperOf
+) -> None:
+    for number in lost:
+        train.image(number).unlink()
+    diagnosis = examine(_parts(train), SETTINGS, mapper_of)
+    errors = [f for f in diagnosis.findings if f.severity == "error"]
+    told = {(f.dataset, f.kind): f.count for f in errors}
+    parts = [("toy_val", 3)] if len(lost) == 3 else [("toy_val", 3), ("toy_train", 5)]
+    assert told == {
+        (name, kind): count
+        for name, images in parts
+        for kind, count in (
+            *(("unloadable", 1), ("image_missing", images)),
+            ("lost_with_image", 3 * images),
+        )
+    }
+    assert errors[0].kind == "unloadable"
+    assert [one.name for one in diagnosis.examined] == ["toy_train"] * (len(parts) == 1)
+
+
+def test_two_splits_of_one_data_yaml_have_losses_of_their_own(
+    train: Planted, tmp_path: Path, mapper_of: MapperOf
+) -> None:
+    for split in ("train", "val"):
+        EXPORTERS["yolo"](parse(train.spec()), tmp_path / split)
+        next((tmp_path / split).rglob("003.png")).unlink()
+    data = tmp_path / "data.yaml"
+    data.write_text("names: [nut, bolt]\ntrain: train/images\nval: val/images\n")
+    specs = [
+        DatasetSpec(f"toy_{split}", "yolo", str(data), options={"split": split})
+        for split in ("train", "val")
+    ]
+    diagnosis = examine([subject_of(s.name, spec=s) for s in specs], SETTINGS, mapper_of)
+    lost = [f.dataset for f in diagnosis.findings if f.kind == "labels_without_image"]
+    assert sorted(lost) == ["toy_train", "toy_val"]
 
 
 def test_how_to_get_a_dataset_that_is_missing(train: Planted, mapper_of: MapperOf) -> None:

@@ -30,7 +30,13 @@ from numpy.typing import NDArray
 from transfer_maskrcnn import __version__
 from transfer_maskrcnn.data import formats
 from transfer_maskrcnn.data.cache import Entry, digest_of, user_cache
-from transfer_maskrcnn.data.formats.base import LoadedDataset, LoadReport, Place, Reason
+from transfer_maskrcnn.data.formats.base import (
+    LoadedDataset,
+    LoadReport,
+    Place,
+    Reason,
+    UnusableDataset,
+)
 from transfer_maskrcnn.errors import DatasetError
 from transfer_maskrcnn.files import file_digest
 
@@ -91,31 +97,50 @@ def labels_of(dicts: Sequence[Record]) -> list[list[int]]:
 
 
 def _part_of(spec: DatasetSpec, read: Callable[[DatasetSpec], LoadedDataset]) -> LoadedDataset:
-    """The ``part`` of ``spec``, where it has one. The report stays that of the whole."""
+    """The ``part`` of ``spec``, where it has one, with its own report."""
     try:
         loaded = read(spec)
     except DatasetError as error:
+        if isinstance(error, UnusableDataset) and spec.hold_out_every is not None:
+            error.report = error.report.part(_owner(spec, error.files))
         if spec.prepare is None or os.path.exists(spec.annotations):
             raise
         raise DatasetError(f"{error}. To get this dataset: {spec.prepare}") from None
     if spec.hold_out_every is None:
         return loaded
-    is_val = spec.part == "val"
+    is_val, owns = spec.part == "val", _owner(spec, loaded.files)
     at = [i for i, k in enumerate(loaded.positions) if (k % spec.hold_out_every == 0) == is_val]
+    instances = tuple(loaded.instances[i] for i in at)
+    report = loaded.report.part(owns, len(at), sum(instances))
     if not at:
-        raise DatasetError(
-            f"part {spec.part!r} of {len(loaded.dicts)} images with hold_out_every "
-            f"{spec.hold_out_every} is empty; use a smaller hold_out_every"
+        lost = report.reasons(report.images_left_out)
+        raise UnusableDataset(
+            f"part {spec.part!r} of {len(loaded.files)} images with hold_out_every "
+            f"{spec.hold_out_every} is empty"
+            + (f": {lost}" if lost else "; use a smaller hold_out_every"),
+            report,
         )
     dicts = loaded.dicts
     return replace(
         loaded,
         dicts=dicts.take(at) if isinstance(dicts, Records) else [dicts[i] for i in at],
         positions=tuple(loaded.positions[i] for i in at),
-        instances=tuple(loaded.instances[i] for i in at),
+        report=report,
+        instances=instances,
         labels=tuple(loaded.labels[i] for i in at),
         places=[loaded.places[i] for i in at] if loaded.places else (),
     )
+
+
+def _owner(spec: DatasetSpec, files: Sequence[str]) -> Callable[[str], bool]:
+    """Whether something belongs to the ``part`` of ``spec``, by its image among ``files``.
+
+    What is of no image, or of one that the annotations do not list, is of the part "train".
+    """
+    held_out: dict[str, bool] = {}
+    for k, file in enumerate(files):  # one that is listed twice is of the part of the first
+        held_out.setdefault(file, k % (spec.hold_out_every or 1) == 0)
+    return lambda image: held_out.get(image, False) == (spec.part == "val")
 
 
 def _parse_whole(spec: DatasetSpec) -> LoadedDataset:
@@ -201,6 +226,7 @@ def _from_entry(entry: Entry | None) -> LoadedDataset | None:
     counts["places"] = {
         Reason(code): [Place(*p) for p in places] for code, places in counts["places"].items()
     }
+    counts["in_images"] = {Reason(c): Counter(n) for c, n in counts["in_images"].items()}
     names = [content["files"][position] for position in content["positions"]]
     texts, starts = (entry.tensors[name].numpy() for name in ("texts", "starts"))
     return LoadedDataset(

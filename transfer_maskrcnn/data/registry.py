@@ -192,12 +192,8 @@ class DatasetLoader:
         )
         report = loaded.report
         level = logging.WARNING if report.needs_a_look else logging.INFO
-        logger.log(level, "dataset %s: %s", spec.name, report.summary())
-        if spec.part is not None:
-            logger.info(
-                "dataset %s: part %r is %d of these images with %d instances",
-                *(spec.name, spec.part, len(loaded.dicts), sum(loaded.instances)),
-            )
+        part = "" if spec.part is None else f", part {spec.part!r}"
+        logger.log(level, "dataset %s%s: %s", spec.name, part, report.summary())
         return loaded
 
     @cached_property

@@ -78,7 +78,6 @@ def examine(
     """
     findings: list[Finding] = []
     examined: list[Examined] = []
-    sources = set()
     for subject in subjects:
         try:
             one, told = load(subject, settings)
@@ -90,9 +89,6 @@ def examine(
                 lost = losses(subject.spec, error.report)
                 findings += grouped(subject.spec.name, lost, **values)
             continue
-        source = one.spec.format, one.spec.annotations
-        told = [] if source in sources else told  # two parts of one file share its losses
-        sources.add(source)
         mapper = mapper_of(one.dataset.mask_format)
         one.looks += look_at_images(one.name, one.dataset.dicts, one.scales.tolist(), mapper)
         findings += grouped(one.name, (*told, *told_of_images(one)), **one.values)

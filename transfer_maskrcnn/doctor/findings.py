@@ -156,8 +156,15 @@ def grouped(dataset: str, told: Iterable[Told], **values: Any) -> Iterator[Findi
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:
-    """Errors before warnings before notes; among those, what concerns more items first."""
-    return sorted(findings, key=lambda f: (list(SEVERITIES).index(f.severity), -f.count, f.kind))
+    """Errors before warnings before notes; among those, what stops a load first, what follows from
+    other findings last, and between them what concerns more items first."""
+
+    def key(found: Finding) -> tuple[int, int, int, str]:
+        order = advice()[found.kind].get("order", "")
+        rank = ("first", "", "last").index(order)
+        return list(SEVERITIES).index(found.severity), rank, -found.count, found.kind
+
+    return sorted(findings, key=key)
 
 
 def verdict(findings: Sequence[Json]) -> str:

@@ -114,13 +114,13 @@ def assemble(
     if not dicts:
         reasons = report.reasons(report.images_left_out)
         said = f"{source}: none of its {len(images)} images can be used: {reasons}"
-        raise UnusableDataset(said, report)
+        raise UnusableDataset(said, report, files)
     if not (wanted or is_known):
         reasons = report.reasons(report.left_out) or "there are no instances"
         raise UnusableDataset(
             f"{source}: no instance has a usable mask and a label, so the classes cannot be told: "
             f"{reasons}. Pass classes, or mend the annotations",
-            report,
+            *(report, files),
         )
     mask_format = _unify(dicts, report)
     instances = tuple(len(d["annotations"]) for d in dicts)

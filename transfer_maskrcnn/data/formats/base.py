@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal, NamedTuple
@@ -166,7 +166,8 @@ class LoadReport:
     ``instances_read == instances_kept + sum(left_out.values())`` hold after every load.
     ``repaired`` items are kept, and so are ``doubted`` ones, as they are: what was read may not be
     what was meant. An instance is counted once a reason. ``places`` holds the first thousand places
-    of each reason, in the order in which they were met.
+    of each reason, in the order in which they were met; ``in_images`` how many of each reason are
+    in each image, by its file.
     """
 
     images_read: int = 0
@@ -178,11 +179,13 @@ class LoadReport:
     repaired: Counter[Reason] = field(default_factory=Counter)
     doubted: Counter[Reason] = field(default_factory=Counter)
     places: dict[Reason, list[Place]] = field(default_factory=dict)
+    in_images: dict[Reason, Counter[str]] = field(default_factory=dict)
 
     def count(self, counts: Counter[Reason], reason: Reason, place: Place, number: int = 1) -> None:
         """Count ``number`` items in one of the four counters by reason."""
         if number:
             counts[reason] += number
+            self.in_images.setdefault(reason, Counter())[place.image] += number
             places = self.places.setdefault(reason, [])
             if len(places) < _MOST_PLACES:
                 places.append(place)
@@ -194,6 +197,30 @@ class LoadReport:
         for reason, count in counts.items():
             for k, place in enumerate(self.places[reason]):
                 yield reason, place, 1 if k else 1 + count - len(self.places[reason])
+
+    def part(
+        self, has: Callable[[str], bool], images_kept: int = 0, instances_kept: int = 0
+    ) -> LoadReport:
+        """The report of a part of the dataset: of the images of which ``has`` is true.
+
+        ``has`` is also asked of what a place names where that is no image: "", a label file.
+        """
+        mine = {
+            reason: Counter({image: n for image, n in counts.items() if has(image)})
+            for reason, counts in self.in_images.items()
+        }
+        part = LoadReport(images_kept=images_kept, instances_kept=instances_kept)
+        for name in ("left_out", "images_left_out", "repaired", "doubted"):
+            counts = {reason: mine[reason].total() for reason in getattr(self, name)}
+            setattr(part, name, +Counter(counts))
+        for reason, counted in mine.items():
+            if counted:
+                there = [place for place in self.places[reason] if has(place.image)]
+                part.places[reason] = there or [Place(next(iter(counted)))]
+                part.in_images[reason] = counted
+        part.images_read = images_kept + part.images_left_out.total()
+        part.instances_read = instances_kept + part.left_out.total()
+        return part
 
     @property
     def needs_a_look(self) -> bool:
@@ -224,11 +251,15 @@ class LoadReport:
 
 
 class UnusableDataset(DatasetError):
-    """Nothing of a dataset can be used. ``report`` has each reason, its count and its places."""
+    """Nothing of a dataset can be used. ``report`` has each reason, its count and its places.
 
-    def __init__(self, message: str, report: LoadReport | None = None):
+    ``files`` are all images that the annotations list, in their order, where they could be read.
+    """
+
+    def __init__(self, message: str, report: LoadReport | None = None, files: Sequence[str] = ()):
         super().__init__(message)
         self.report = report or LoadReport()
+        self.files = files
 
 
 @dataclass(frozen=True)
