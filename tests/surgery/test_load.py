@@ -302,3 +302,23 @@ def test_a_file_by_its_url(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     torch.save({"model": {"a.weight": torch.ones(2)}}, path)
     assert list(load_weights(path.as_uri()).tensors) == ["a.weight"]
+
+
+# by key: what only a damaged, or made-up, file says there
+SAID = [
+    ("thing_classes", 5),
+    ("thing_classes", ["a", 5]),
+    ("untrained", 5),
+    ("untrained", [None]),
+    ("tasks", "12"),
+    ("config", [1]),
+    ("transfer", "x"),
+    ("expects", 1.5),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), SAID)
+def test_what_a_file_says_of_itself_is_checked(key: str, value: Any, tmp_path: Path) -> None:
+    torch.save({"model": STATE, "transfer_maskrcnn": {key: value}}, tmp_path / "a.pth")
+    with pytest.raises(WeightFileError, match=f"damaged .{key} is"):
+        load_weights(tmp_path / "a.pth")

@@ -263,21 +263,54 @@ def _source(path: Path, content: Mapping[str, Any]) -> SourceWeights:
         tensors, naming, renamed, needed = translate(raw, author=str(content.get("__author__", "")))
     except (AssertionError, ValueError, IndexError, KeyError) as error:
         raise WeightFileError(f"{path}: its tensor names make no sense: {error}") from error
-    found = content.get(METADATA_KEY)
-    metadata = found if isinstance(found, Mapping) else {}
-    needs = metadata.get("expects")
-    expects = {**needed, **(needs if isinstance(needs, Mapping) else {})}
+    metadata = _metadata(path, content.get(METADATA_KEY))
+    expects = {**needed, **(metadata.get("expects") or {})}
     return SourceWeights(
         *(tensors, str(path), _own_classes(metadata), naming, metadata or None, renamed, expects),
     )
 
 
+# What a checkpoint of this project says of itself: names, numbers, or keys with their values.
+_SAID: Mapping[str, tuple[type, ...]] = {
+    "thing_classes": (str,),
+    UNTRAINED_KEY: (str,),
+    "tasks": (int,),
+    "config": (),
+    "transfer": (),
+    "expects": (),
+}
+
+
+def _metadata(path: Path, found: Any) -> Mapping[str, Any]:
+    """What a checkpoint says of itself; {} where it says nothing.
+
+    Raises:
+        WeightFileError: something of it is of a kind that it never has.
+    """
+    if found is None:
+        return {}
+    wrong = "" if isinstance(found, Mapping) else METADATA_KEY
+    for key, kinds in _SAID.items() if not wrong else ():
+        value = found.get(key)
+        fits = (
+            isinstance(value, (list, tuple)) and all(type(item) in kinds for item in value)
+            if kinds
+            else isinstance(value, Mapping)
+        )
+        wrong = wrong or ("" if value is None or fits else key)
+    if wrong:
+        raise WeightFileError(
+            f"{path}: what it says of itself is damaged ({wrong} is of another kind than this "
+            "project writes). Get the file again, or load its tensors and save them alone."
+        )
+    return dict(found)
+
+
 def _own_classes(metadata: Mapping[str, Any]) -> tuple[str, ...] | None:
     names = metadata.get("thing_classes")
-    known = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
     # random rows: their names say what they are for, not what they know
-    random = any(part_of(str(name)) == "predictors" for name in metadata.get(UNTRAINED_KEY) or ())
-    return tuple(names) if names and known and not random else None
+    random = any(part_of(name) == "predictors" for name in metadata.get(UNTRAINED_KEY) or ())
+    return tuple(names) if names and not random else None
 
 
 def _tensor(path: Path, name: str, value: Any) -> Tensor:
