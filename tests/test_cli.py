@@ -82,6 +82,29 @@ def test_a_status_is_passed_on() -> None:
     assert stopped.value.code == 3
 
 
+# what the machine does to a program, in the words of torch and of the system
+OUTSIDE = [
+    (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "NUM_WORKERS"),
+    (RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"), "NUM_WORKERS"),
+    (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "IMS_PER_BATCH"),
+    (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "IMS_PER_BATCH"),
+    (MemoryError(), "IMS_PER_BATCH"),
+]
+
+
+@pytest.mark.parametrize(("error", "key"), OUTSIDE)
+def test_what_the_machine_does_is_told_in_a_line(error: Exception, key: str) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run_tool(_raise(error))
+    said = str(stopped.value.code)
+    assert said.startswith("error: ") and key in said and "\n" not in said
+
+
+def test_the_programs_own_faults_keep_their_trace() -> None:
+    with pytest.raises(RuntimeError, match="a bug"):
+        run_tool(_raise(RuntimeError("a bug")))
+
+
 def test_a_reader_that_goes_away_is_no_error() -> None:
     process = start("for i in range(100_000): print('x' * 80)")
     assert process.stdout is not None and process.stderr is not None

@@ -35,6 +35,12 @@ _REGISTRY = f"{__name__}.data.registry"  # registers the built-in names when it 
 
 
 def _without_detectron2(error: object) -> ImportError:
+    named = getattr(error, "name", None) or "detectron2"
+    if not named.startswith("detectron2"):  # it is there, and what it needs is not
+        return ImportError(
+            f"detectron2 is installed, but {named} cannot be loaded ({error}). Install what is "
+            "missing, or, if memory is limited (ulimit -v), allow more: torch alone maps gigabytes"
+        )
     return ImportError(
         f"transfer_maskrcnn is a detectron2 project, and detectron2 cannot be imported ({error}). "
         "Install it in one of two ways:\n"

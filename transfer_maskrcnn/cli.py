@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -61,6 +62,34 @@ def quiet_third_parties() -> None:
     logging.raiseExceptions = False
 
 
+# What torch and the system say -> what it means, and what helps: no faults of the program.
+_OUTSIDE = (
+    (
+        r"DataLoader worker .*(killed|exited unexpectedly|is killed)",
+        "a process that reads images was killed, probably because memory was short: lower "
+        "DATALOADER.NUM_WORKERS, or free memory; --resume goes on from the last checkpoint",
+    ),
+    (
+        r"CUDA out of memory|CUDA error: out of memory",
+        "the GPU's memory is full: lower SOLVER.IMS_PER_BATCH or INPUT.MIN_SIZE_TRAIN; --resume "
+        "goes on from the last checkpoint",
+    ),
+    (
+        r"not enough memory|DefaultCPUAllocator|std::bad_alloc|Cannot allocate memory",
+        "memory is full: lower SOLVER.IMS_PER_BATCH, INPUT.MIN_SIZE_TRAIN or "
+        "DATALOADER.NUM_WORKERS",
+    ),
+)
+
+
+def _from_outside(error: BaseException) -> str:
+    """The words for an error that the machine made; "" for one of the program's own."""
+    if type(error) is MemoryError:
+        return _OUTSIDE[-1][1]
+    said = str(error)
+    return next((words for pattern, words in _OUTSIDE if re.search(pattern, said, re.S)), "")
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM, as a scheduler sends it: it ends a tool as Ctrl-C does, with files whole."""
 
@@ -106,6 +135,11 @@ def run_tool(main: Callable[[], int | None], after_interrupt: str = "") -> None:
         status = DIVERGED_STATUS
     except (TransferError, OSError) as error:  # OSError: a full disk, no right to write, ...
         sys.exit(f"error: {_first_cause(error)}")
+    except (RuntimeError, MemoryError) as error:
+        words = _from_outside(error)
+        if not words:
+            raise
+        sys.exit(f"error: {words} ({str(error).splitlines()[0] if str(error) else 'no memory'})")
     except KeyboardInterrupt as stop:
         is_term = isinstance(stop, Terminated)
         word = "terminated" if is_term else "interrupted"

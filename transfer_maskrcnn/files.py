@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import yaml
 
@@ -140,6 +140,20 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def lock(file: IO[Any]) -> bool:
+    """Hold an open file for this process; False where another one holds it.
+
+    The system lets go of it when the file is closed, whatever ends the process.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        pass
+    return True
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:

@@ -262,6 +262,16 @@ def test_another_command_does_not_go_on(photos: list[Path], out: Path) -> None:
     assert content(out) == before
 
 
+def test_two_at_once_are_refused(out: Path) -> None:
+    Journal(out, "this").add(Picture(Path("a.png"), "a", picture(5)), [])
+    journal = Journal(out, "this")
+    before = content(out)
+    with pytest.raises(ConfigError, match="another prediction writes"):
+        Journal(out, "this")
+    assert content(out) == before
+    assert list(journal.done) == ["a"]
+
+
 def test_on_a_full_disk_the_journal_stays(
     photos: list[Path], out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import fcntl
 import logging
 import os
 import platform
@@ -25,7 +24,7 @@ from transfer_maskrcnn.engine.checkpoint import load_trained_model
 from transfer_maskrcnn.engine.manifest import RUN_FILE, describe_run, note
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import ConfigError
-from transfer_maskrcnn.files import write_text
+from transfer_maskrcnn.files import lock, write_text
 from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.surgery.hook import began_with, load_source, plan_of_config
 from transfer_maskrcnn.surgery.load import FINAL_FILE, load_weights, local_file, trained_file
@@ -174,18 +173,16 @@ def only_run_in(output_dir: str) -> Iterator[None]:
         yield
         return
     os.makedirs(output_dir, exist_ok=True)
-    with open(os.path.join(output_dir, LOCK_FILE), "a+", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
+    with open(os.path.join(output_dir, LOCK_FILE), "a+", encoding="utf-8") as file:
+        if not lock(file):
+            file.seek(0)
             raise ConfigError(
-                f"another training (process {lock.read().strip()}) writes into OUTPUT_DIR "
+                f"another training (process {file.read().strip()}) writes into OUTPUT_DIR "
                 f"{output_dir}; choose another OUTPUT_DIR, or wait until it has ended"
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+            )
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
         yield
 
 

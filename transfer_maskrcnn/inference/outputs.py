@@ -25,7 +25,7 @@ import pycocotools.mask as mask_util
 
 from transfer_maskrcnn.data.export import labelme_document
 from transfer_maskrcnn.errors import ConfigError, DatasetError
-from transfer_maskrcnn.files import atomic_path, write_json
+from transfer_maskrcnn.files import atomic_path, lock, write_json
 from transfer_maskrcnn.inference.drawing import draw_detections
 from transfer_maskrcnn.inference.inputs import Video
 from transfer_maskrcnn.inference.predictor import Detection, Pixels
@@ -109,19 +109,23 @@ class Journal:
 
         Raises:
             OSError: it cannot be written.
+            ConfigError: another process writes into the folder.
         """
         self._folder, path = folder, folder / JOURNAL_FILE
         self.done: dict[str, list[int]] = {}
+        self._file = path.open("a+b")
+        if not lock(self._file):
+            raise ConfigError(
+                f"another prediction writes into --output {folder}; name another folder, or wait"
+            )
         size = 0
-        for line in _whole_lines(path) if path.is_file() and not again else ():
+        for line in () if again else _whole_lines(path):
             entry = json.loads(line) if size else None
             if entry:
                 found = [result["category_id"] - 1 for result in entry["found"]]
                 self.done[entry["image"]["name"]] = found
             size += len(line)
-        self._file = path.open("r+b" if size else "wb")
         self._file.truncate(size)  # a kill may have come within a line
-        self._file.seek(size)
         if not size:
             self._write(_opening(command))
 
