@@ -14,7 +14,7 @@ import operator
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -28,7 +28,7 @@ from detectron2.structures import BoxMode
 from numpy.typing import NDArray
 
 from transfer_maskrcnn import __version__
-from transfer_maskrcnn.data import formats
+from transfer_maskrcnn.data import formats, near_duplicates
 from transfer_maskrcnn.data.cache import Entry, digest_of, user_cache
 from transfer_maskrcnn.data.formats.base import (
     LoadedDataset,
@@ -37,8 +37,10 @@ from transfer_maskrcnn.data.formats.base import (
     Reason,
     UnusableDataset,
 )
+from transfer_maskrcnn.data.split import PARTS, Split, names_of, val_images
 from transfer_maskrcnn.errors import DatasetError
 from transfer_maskrcnn.files import file_digest
+from transfer_maskrcnn.text import few, plural
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +67,7 @@ class DatasetSpec:
     prepare: str | None = None  # the command that gets it, for the error where it is missing
     options: dict[str, Any] = field(default_factory=dict)
     merge: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    split: Split | None = None
 
 
 def parse(spec: DatasetSpec) -> LoadedDataset:
@@ -96,51 +99,117 @@ def labels_of(dicts: Sequence[Record]) -> list[list[int]]:
     ]
 
 
+_other_part: dict[str, LoadedDataset] = {}  # of the last one read, for whoever reads it next
+
+
 def _part_of(spec: DatasetSpec, read: Callable[[DatasetSpec], LoadedDataset]) -> LoadedDataset:
     """The ``part`` of ``spec``, where it has one, with its own report."""
+    if spec.part is None:
+        return _whole(spec, read)
+    keys = {part: f"{read.__name__} {replace(spec, name='', part=part)!r}" for part in PARTS}
+    if keys[spec.part] not in _other_part:
+        _other_part.clear()
+        loaded = _whole(spec, read)
+        if spec.split is None:
+            val = _each_nth(spec, loaded.files)
+        else:
+            val = _drawn(spec, spec.split, loaded)
+        _other_part.update({keys[part]: _taken(loaded, val, part) for part in PARTS})
+    own = _other_part.pop(keys[spec.part])
+    if not own.dicts:
+        lost = own.report.reasons(own.report.images_left_out)
+        raise UnusableDataset(
+            f"part {spec.part!r} of {len(own.files)} images with hold_out_every "
+            f"{spec.hold_out_every} is empty"
+            + (f": {lost}" if lost else "; use a smaller hold_out_every"),
+            own.report,
+        )
+    return own
+
+
+def _whole(spec: DatasetSpec, read: Callable[[DatasetSpec], LoadedDataset]) -> LoadedDataset:
     try:
-        loaded = read(spec)
+        return read(spec)
     except DatasetError as error:
         if isinstance(error, UnusableDataset) and spec.hold_out_every is not None:
-            error.report = error.report.part(_owner(spec, error.files))
+            error.report = error.report.part(_owner(_each_nth(spec, error.files), spec.part))
         if spec.prepare is None or os.path.exists(spec.annotations):
             raise
         raise DatasetError(f"{error}. To get this dataset: {spec.prepare}") from None
-    if spec.hold_out_every is None:
-        return loaded
-    is_val, owns = spec.part == "val", _owner(spec, loaded.files)
-    at = [i for i, k in enumerate(loaded.positions) if (k % spec.hold_out_every == 0) == is_val]
-    instances = tuple(loaded.instances[i] for i in at)
-    report = loaded.report.part(owns, len(at), sum(instances))
-    if not at:
-        lost = report.reasons(report.images_left_out)
-        raise UnusableDataset(
-            f"part {spec.part!r} of {len(loaded.files)} images with hold_out_every "
-            f"{spec.hold_out_every} is empty"
-            + (f": {lost}" if lost else "; use a smaller hold_out_every"),
-            report,
-        )
-    dicts = loaded.dicts
+
+
+def _taken(loaded: LoadedDataset, val: Set[str], part: str) -> LoadedDataset:
+    """One part, by its image files; ``val`` are those to validate on."""
+    owns = _owner(val, part)
+    at = [i for i, position in enumerate(loaded.positions) if owns(loaded.files[position])]
+    dicts, instances = loaded.dicts, tuple(loaded.instances[i] for i in at)
     return replace(
         loaded,
         dicts=dicts.take(at) if isinstance(dicts, Records) else [dicts[i] for i in at],
+        report=loaded.report.part(owns, len(at), sum(instances)),
         positions=tuple(loaded.positions[i] for i in at),
-        report=report,
         instances=instances,
         labels=tuple(loaded.labels[i] for i in at),
         places=[loaded.places[i] for i in at] if loaded.places else (),
     )
 
 
-def _owner(spec: DatasetSpec, files: Sequence[str]) -> Callable[[str], bool]:
-    """Whether something belongs to the ``part`` of ``spec``, by its image among ``files``.
+def _owner(val: Set[str], part: str | None) -> Callable[[str], bool]:
+    """Whether something belongs to ``part``, by its image.
 
     What is of no image, or of one that the annotations do not list, is of the part "train".
     """
-    held_out: dict[str, bool] = {}
-    for k, file in enumerate(files):  # one that is listed twice is of the part of the first
-        held_out.setdefault(file, k % (spec.hold_out_every or 1) == 0)
-    return lambda image: held_out.get(image, False) == (spec.part == "val")
+    return lambda image: (image in val) == (part == "val")
+
+
+def _each_nth(spec: DatasetSpec, files: Sequence[str]) -> set[str]:
+    """The image files to validate on; one that is listed twice counts as the first."""
+    first = {file: k for k, file in reversed([*enumerate(files)])}
+    return {file for file, k in first.items() if k % (spec.hold_out_every or 1) == 0}
+
+
+def _drawn(spec: DatasetSpec, split: Split, loaded: LoadedDataset) -> set[str]:
+    """The image files to validate on; the log says what is on which side."""
+    files = [loaded.files[position] for position in loaded.positions]
+    groups = _alike(files)
+    val = val_images(names_of(files, _root(spec)), loaded.labels, groups, split)
+    sides = []
+    for part in PARTS:
+        own = [i for i in range(len(files)) if (i in val) == (part == "val")]
+        counts = Counter(label for i in own for label in loaded.labels[i])
+        told = [f"{name} {counts[k]}" for k, name in enumerate(loaded.classes)]
+        sides.append(f"{part} {plural(len(own), 'image')} ({few(told, 20)})")
+    sizes = [count for count in Counter(groups).values() if count > 1]
+    logger.info(
+        "dataset %s: split at random by val %s, seed %d: %s; %s that look alike, %s in all, "
+        "each on one side",
+        *(spec.name, split.val, split.seed, ", ".join(sides)),
+        *(plural(len(sizes), "group"), plural(sum(sizes), "image")),
+    )
+    return {files[i] for i in val}
+
+
+def _root(spec: DatasetSpec) -> str:
+    """The folder that images are named from: the dataset's, wherever that lies."""
+    beside = (
+        spec.annotations if os.path.isdir(spec.annotations) else os.path.dirname(spec.annotations)
+    )
+    return spec.image_root or beside
+
+
+def _alike(files: Sequence[str]) -> list[int]:
+    """``near_duplicates.groups``, from the cache where no image changed."""
+    cache, now = user_cache("near_duplicates"), time.time_ns()
+    state = _state_of(files)
+    code = file_digest(near_duplicates.__file__)
+    key = digest_of([code, PIL.__version__, list(map(os.path.abspath, files)), state.digest])
+    entry = cache.get(key)
+    if entry is not None:
+        return list(entry.value)
+    groups = near_duplicates.groups(files)
+    if state.newest < now - _YOUNG_NS:
+        cache.put(key, value=groups)
+    return groups
 
 
 def _parse_whole(spec: DatasetSpec) -> LoadedDataset:

@@ -27,6 +27,7 @@ from transfer_maskrcnn.data.datasets import (
 from transfer_maskrcnn.data.formats import FORMATS
 from transfer_maskrcnn.data.formats.assemble import Merge, check_merge
 from transfer_maskrcnn.data.formats.base import LoadedDataset, MaskFormat
+from transfer_maskrcnn.data.split import PARTS, Split
 from transfer_maskrcnn.errors import ConfigError, DatasetError, nearest
 from transfer_maskrcnn.files import parse_yaml
 
@@ -35,7 +36,7 @@ logger = logging.getLogger(__name__)
 BUILTIN_CATALOG = Path(__file__).with_name("catalog.yaml")
 _TEXTS = ("format", "annotations", "image_root", "part", "prepare")
 _REQUIRED = ("format", "annotations")
-_KEYS = (*_TEXTS, "classes", "merge", "hold_out_every")
+_KEYS = (*_TEXTS, "classes", "merge", "hold_out_every", "split")
 
 
 def register_dataset(
@@ -46,11 +47,12 @@ def register_dataset(
     image_root: str | os.PathLike[str] | None = None,
     classes: list[str] | tuple[str, ...] | None = None,
     merge: Merge | None = None,
+    split: Mapping[str, float] | str | None = None,
     hold_out_every: int | None = None,
     part: str | None = None,
     prepare: str | None = None,
     **options: Any,
-) -> None:
+) -> list[str]:
     """Register ``name`` in DatasetCatalog and MetadataCatalog; nothing is read until it is used.
 
     Args:
@@ -65,20 +67,35 @@ def register_dataset(
             does not name stay. ``*`` and ``?`` stand for other letters (``["yolk*"]``); a label
             that is named itself goes before such patterns. With png_masks, a merged class stands
             for the pixel values of all its labels, in their order.
+        split: ``{"val": 0.2, "seed": 0}`` divides the images at random: ``name`` + "_train" and
+            ``name`` + "_val" are registered in its place, or, with ``part``, that one as ``name``.
+            Each class keeps its share as far as possible, images that look alike stay together,
+            and what an image draws depends on its name and the seed (default: 0) alone. For yolo,
+            a text is the key of the data.yaml to load; a random split divides "train".
         hold_out_every, part: where one file holds everything: each ``hold_out_every``-th image, in
             the file's order (coco: by image id) and starting with the first, belongs to
             ``part="val"``, the others to ``part="train"``. Images that cannot be used are counted
             too, so that the loss of one moves no other to the other part.
         prepare: the command that gets the dataset; named in the error where it is missing.
-        **options: passed to the format's loader, e.g. ``split`` (yolo), ``attribute`` (via).
+        **options: passed to the format's loader, e.g. ``attribute`` (via).
 
-    Registering the same again is fine.
+    Returns:
+        the names. Registering the same again is fine.
 
     Raises:
         DatasetError: an unknown format or option, or a name that is taken by something else.
     """
-    rest = {"hold_out_every": hold_out_every, "part": part, "prepare": prepare, **options}
-    spec = make_spec(name, format, annotations, image_root, classes=classes, merge=merge, **rest)
+    rest = {"hold_out_every": hold_out_every, "split": split, "prepare": prepare, **options}
+    is_divided = isinstance(split, Mapping) and part is None
+    parts = {f"{name}_{half}": half for half in PARTS} if is_divided else {name: part}
+    for own, half in parts.items():
+        files = (format, annotations, image_root)
+        _register(make_spec(own, *files, classes=classes, merge=merge, part=half, **rest))
+    return list(parts)
+
+
+def _register(spec: DatasetSpec) -> None:
+    name = spec.name
     if name in DatasetCatalog:
         before = spec_of(name)
         if before is None:
@@ -94,7 +111,7 @@ def register_dataset(
         return
     DatasetCatalog.register(name, DatasetLoader(spec))
     known = {"image_root": spec.image_root, "thing_classes": spec.classes and list(spec.classes)}
-    if spec.format == "coco" and spec.hold_out_every is None and not spec.merge:
+    if spec.format == "coco" and spec.part is None and not spec.merge:
         known["json_file"] = spec.annotations
     stated = {key: value for key, value in known.items() if value is not None}
     MetadataCatalog.get(name).set(evaluator_type="coco", **stated)
@@ -115,44 +132,55 @@ def make_spec(
     Raises:
         DatasetError: an unknown format or option, or values that do not go together.
     """
-    spec = DatasetSpec(
-        name=name,
-        format=format,
-        annotations=os.fspath(annotations),
-        image_root=None if image_root is None else os.fspath(image_root),
-        classes=None if classes is None else tuple(classes),
-        hold_out_every=rest.pop("hold_out_every", None),
-        part=rest.pop("part", None),
-        prepare=rest.pop("prepare", None),
-        options=rest,
-    )
+    own = {key: rest.pop(key, None) for key in ("hold_out_every", "part", "prepare")}
     try:
+        _check_options(format, rest)
+        if not isinstance(rest.get("split"), str):  # a text is yolo's own option
+            split = rest.pop("split", None)
+            own["split"] = None if split is None else Split.of(split)
+        spec = DatasetSpec(
+            name=name,
+            format=format,
+            annotations=os.fspath(annotations),
+            image_root=None if image_root is None else os.fspath(image_root),
+            classes=None if classes is None else tuple(classes),
+            options=rest,
+            **own,
+        )
         _check(spec)
         return replace(spec, merge=check_merge(merge, spec.classes))
     except DatasetError as error:
         raise DatasetError(f"dataset {name!r}: {error}") from None
 
 
-def _check(spec: DatasetSpec) -> None:
-    if spec.format not in FORMATS:
+def _check_options(format: str, options: Mapping[str, Any]) -> None:
+    if format not in FORMATS:
         raise DatasetError(
-            f"unknown format {spec.format!r}; "
-            f"expected one of {', '.join(FORMATS)}{nearest(spec.format, FORMATS)}"
+            f"unknown format {format!r}; "
+            f"expected one of {', '.join(FORMATS)}{nearest(format, FORMATS)}"
         )
-    own = set(inspect.signature(FORMATS[spec.format]).parameters)
+    own = set(inspect.signature(FORMATS[format]).parameters)
     known = sorted(own | set(_KEYS))
-    unknown = [option for option in spec.options if option not in own]
+    unknown = [option for option in options if option not in (*own, "split")]
+    if isinstance(options.get("split"), str) and "split" not in own:
+        Split.of(options["split"])  # which says what it may be
     if unknown:
         raise DatasetError(
-            f"format {spec.format} has no option {unknown[0]!r}; it has "
+            f"format {format} has no option {unknown[0]!r}; it has "
             f"{', '.join(known)}{nearest(unknown[0], known)}"
         )
+
+
+def _check(spec: DatasetSpec) -> None:
     if spec.image_root is None and spec.format != "yolo":
         raise DatasetError(f"format {spec.format} needs image_root, the folder of images")
     every, part = spec.hold_out_every, spec.part
-    if (every is None) != (part is None):
+    if every is not None and spec.split is not None:
+        raise DatasetError("split and hold_out_every are two ways to divide; state one")
+    if (every is None and spec.split is None) != (part is None):
         raise DatasetError(
-            f"hold_out_every and part go together; got hold_out_every={every!r}, part={part!r}"
+            f"part goes with split or hold_out_every; got hold_out_every={every!r}, "
+            f"split={spec.split and spec.split._asdict()!r}, part={part!r}"
         )
     if every is not None and (not isinstance(every, int) or every < 2):
         raise DatasetError(f"hold_out_every is {every!r}; expected a whole number of at least 2")
@@ -266,13 +294,14 @@ def register_catalog(
     path = Path(path).expanduser()
     entries = _read_catalog(path)
     base = path.parent if root is None else Path(root).expanduser()
+    names: list[str] = []
     for name, entry in entries.items():
         paths = {
             key: entry[key] for key in ("annotations", "image_root") if entry.get(key) is not None
         }
         paths = {key: str(base / Path(value).expanduser()) for key, value in paths.items()}
-        register_dataset(name, **entry | paths)
-    return list(entries)
+        names += register_dataset(name, **entry | paths)
+    return names
 
 
 def catalog_files(stated: Any) -> list[str | os.PathLike[str]]:
@@ -355,6 +384,7 @@ def catalog_entry(name: str) -> Mapping[str, Any] | None:
         "image_root": None if spec.image_root is None else os.path.abspath(spec.image_root),
         "classes": None if spec.classes is None else list(spec.classes),
         "merge": {name: list(labels) for name, labels in spec.merge.items()},
+        "split": spec.split and spec.split._asdict(),
         **{key: getattr(spec, key) for key in ("hold_out_every", "part", "prepare")},
         **spec.options,
     }
