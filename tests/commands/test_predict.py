@@ -125,8 +125,9 @@ def test_a_video(predict: Callable[..., int], tmp_path: Path) -> None:
     assert written(tmp_path / "out" / "overlays") == {"clip.mp4"}
     images = json.loads((tmp_path / "out" / "images.json").read_text())["images"]
     assert [image["frame"] for image in images] == [0, 1, 2, 3, 4]
-    with pytest.raises(TransferError, match="--labelme: labelme opens images"):
-        predict("--input", tmp_path / "clip.mp4", "--labelme")
+    for flag in ("--labelme", "--labelme-masks"):
+        with pytest.raises(TransferError, match="--labelme: labelme opens images"):
+            predict("--input", tmp_path / "clip.mp4", flag)
 
 
 MISTAKES: list[tuple[list[str], str]] = [

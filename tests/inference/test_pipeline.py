@@ -25,6 +25,7 @@ from transfer_maskrcnn.inference.outputs import (
     JOURNAL_FILE,
     JSON,
     LABELME,
+    LABELME_MASKS,
     MASKS,
     OVERLAY,
     Journal,
@@ -152,8 +153,13 @@ def test_labelme_finds_image_and_objects(masks: bool, photos: list[Path], out: P
         assert [shape["label"] for shape in content["shapes"]] == ["black cat"]
 
 
-def test_labelme_is_a_dataset_to_train_on(photos: list[Path], out: Path) -> None:
-    run(photos[:1], out)
+@pytest.mark.parametrize(("kind", "shape"), [(LABELME, "polygon"), (LABELME_MASKS, "mask")])
+def test_labelme_is_a_dataset_to_train_on(
+    kind: str, shape: str, photos: list[Path], out: Path
+) -> None:
+    run(photos[:1], out, kinds=[kind])
+    assert files(out) == {"labelme/1.json"}
+    assert json.loads((out / "labelme/1.json").read_text())["shapes"][0]["shape_type"] == shape
     loaded = load_labelme_json(out / "labelme", photos[0].parent)
     (annotation,) = loaded.dicts[0]["annotations"]
     assert annotation["bbox"] == pytest.approx([5, 10, 25, 30], abs=1)

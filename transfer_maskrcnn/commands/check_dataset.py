@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # what is heavy is imported once the command line is understo
     from transfer_maskrcnn.doctor import Diagnosis, Settings, Subject
 
 FORMATS = ("coco", "via", "labelme", "yolo", "png_masks")
-EXPORTED = ("coco", "yolo", "labelme", "png_masks")
+EXPORTED = ("coco", "yolo", "labelme", "labelme_masks", "png_masks")
 EXAMPLES = """
 Examples:
   python tools/check_dataset.py balloon_train balloon_val

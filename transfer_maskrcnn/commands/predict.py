@@ -42,7 +42,8 @@ _KINDS = {
     "overlay": "write the images with what was found drawn on them",
     "json": "write predictions.json and images.json",
     "masks": "write a PNG for each instance",
-    "labelme": "write a labelme json for each image",
+    "labelme": "write a labelme json for each image, with polygons to edit",
+    "labelme_masks": "write it with masks: exact, but without points to move",
 }
 
 
@@ -65,12 +66,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     from transfer_maskrcnn.config import load_config
     from transfer_maskrcnn.inference.inputs import Video, find_inputs, is_video
     from transfer_maskrcnn.inference.load import command_of, find_weights, load_predictor, predict
-    from transfer_maskrcnn.inference.outputs import JSON, LABELME, OVERLAY, check_output
+    from transfer_maskrcnn.inference.outputs import (
+        JSON,
+        LABELME,
+        LABELME_MASKS,
+        OVERLAY,
+        check_output,
+    )
 
     kinds = [kind for kind in _KINDS if getattr(args, kind)] or [OVERLAY, JSON]
     paths = find_inputs(args.input, args.output)
     source = Video(paths[0]) if is_video(paths[0]) else paths
-    if source is not paths and LABELME in kinds:
+    if source is not paths and {LABELME, LABELME_MASKS}.intersection(kinds):
         raise ConfigError("--labelme: labelme opens images; save the video's frames as images")
     cfg = load_config(args.config_file, args.opts)
     stated = dict(zip(args.opts[::2], args.opts[1::2], strict=False)).get("MODEL.WEIGHTS")
@@ -106,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="made if needed")
     for kind, text in _KINDS.items():
-        parser.add_argument(f"--{kind}", action="store_true", help=text)
+        parser.add_argument(f"--{kind.replace('_', '-')}", action="store_true", help=text)
     parser.add_argument(
         "--score", type=float, default=0.5, help="leave out what scores less (default 0.5)"
     )

@@ -185,7 +185,7 @@ def predict(
 
     Args:
         folder: what is written goes there.
-        kinds: of OVERLAY, JSON, MASKS and LABELME, those wanted.
+        kinds: of OVERLAY, JSON, MASKS, LABELME and LABELME_MASKS, those wanted.
         command: a digest of all that a result depends on; see :func:`command_of`.
         batch: how many images are read before the model sees them.
         report: gets a line for each image that cannot be read.

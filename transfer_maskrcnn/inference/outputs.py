@@ -31,6 +31,7 @@ from transfer_maskrcnn.inference.inputs import Video
 from transfer_maskrcnn.inference.predictor import Detection, Pixels
 
 OVERLAY, JSON, MASKS, LABELME = "overlay", "json", "masks", "labelme"
+LABELME_MASKS = "labelme_masks"
 PREDICTIONS_FILE, IMAGES_FILE = "predictions.json", "images.json"
 JOURNAL_FILE = ".unfinished.jsonl"
 _WRITTEN = (PREDICTIONS_FILE, IMAGES_FILE, "overlays", "masks", "labelme")
@@ -200,12 +201,13 @@ def open_outputs(
 
     Args:
         classes: names in the model's order.
-        kinds: of OVERLAY, JSON, MASKS and LABELME, those wanted.
+        kinds: of OVERLAY, JSON, MASKS, LABELME and LABELME_MASKS, those wanted.
         journal: is closed; that an image is done is noted last.
         video: what the pictures are frames of; their overlays are a video then.
     """
     by_picture = {OVERLAY: write_overlay, MASKS: write_masks, LABELME: write_labelme}
     writes: dict[str, Write] = {k: partial(w, folder, classes) for k, w in by_picture.items()}
+    writes[LABELME_MASKS] = partial(write_labelme, folder, classes, masks=True)
     named, is_done = classes if JSON in kinds else None, False
     try:
         with ExitStack() as stack:
@@ -245,13 +247,17 @@ def write_masks(
 
 
 def write_labelme(
-    folder: Path, classes: Sequence[str], picture: Picture, found: Sequence[Detection]
+    folder: Path,
+    classes: Sequence[str],
+    picture: Picture,
+    found: Sequence[Detection],
+    masks: bool = False,
 ) -> None:
     file = folder / "labelme" / f"{picture.name}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     record = {**_image(picture), "annotations": [_annotation(d) for d in found]}
     relative = os.path.relpath(picture.path.resolve(), file.parent.resolve())
-    document = {**labelme_document(record, classes), "imagePath": Path(relative).as_posix()}
+    document = {**labelme_document(record, classes, masks), "imagePath": Path(relative).as_posix()}
     write_json(file, document)
 
 

@@ -5,6 +5,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
@@ -12,15 +13,16 @@ from PIL import Image
 
 from transfer_maskrcnn.data.export import EXPORTERS, labelme_document
 from transfer_maskrcnn.data.formats.labelme_via import load_labelme_json
+from transfer_maskrcnn.data.formats.masks import mask_to_rle, polygons_to_rle, rle_to_mask
 from transfer_maskrcnn.errors import DatasetError
 
 from .conftest import HEIGHT, POLYGONS, RING, WIDTH, MakeDataset, pixels, square
 
 
-def document_of(*annotations: dict[str, Any]) -> dict[str, Any]:
+def document_of(*annotations: dict[str, Any], masks: bool = False) -> dict[str, Any]:
     record = {"file_name": "/x/a.jpg", "height": HEIGHT, "width": WIDTH}
     full = [{"category_id": 1, **annotation} for annotation in annotations]
-    return labelme_document({**record, "annotations": full}, ["cat", "dog"])
+    return labelme_document({**record, "annotations": full}, ["cat", "dog"], masks)
 
 
 def test_document() -> None:
@@ -52,8 +54,23 @@ def test_parts_share_a_group_of_their_own() -> None:
     assert groups == [1, 1, None, 3, 3]
 
 
-def test_mask_shapes() -> None:
-    (shape,) = document_of({"segmentation": pixels((3, 4, 9, 8), holes=[(5, 5, 6, 7)])})["shapes"]
+def test_an_rle_becomes_polygons_that_a_hand_can_edit() -> None:
+    disc = cv2.circle(np.zeros((HEIGHT, WIDTH), np.uint8), (20, 20), 14, 1, -1)
+    disc[18:22, 16:24] = 0  # a hole
+    disc[3:9, 50:58] = 1  # a second part
+    document = document_of({"segmentation": mask_to_rle(disc)})
+    kinds = [(s["shape_type"], s["group_id"], s["mask"]) for s in document["shapes"]]
+    assert kinds == [("polygon", 1, None)] * 2
+    assert sum(len(shape["points"]) for shape in document["shapes"]) < 40
+    flat = [np.reshape(shape["points"], -1).tolist() for shape in document["shapes"]]
+    drawn = rle_to_mask(polygons_to_rle(flat, HEIGHT, WIDTH))
+    assert (drawn & disc).sum() / (drawn | disc).sum() >= 0.98
+    assert not drawn[19:21, 17:23].any(), "the hole is cut in by a bridge"
+
+
+def test_masks_on_request() -> None:
+    rle = pixels((3, 4, 9, 8), holes=[(5, 5, 6, 7)])
+    (shape,) = document_of({"segmentation": rle}, masks=True)["shapes"]
     assert shape["shape_type"] == "mask"
     assert shape["points"] == [[3, 4], [8, 7]]  # the last column and row, not the far edges
     with Image.open(io.BytesIO(base64.b64decode(shape["mask"]))) as image:
@@ -65,7 +82,7 @@ def test_mask_shapes() -> None:
 
 def test_predictions() -> None:
     rle = mask_util.encode(
-        np.asfortranarray(np.eye(HEIGHT, WIDTH, dtype=np.uint8))
+        np.asfortranarray(np.tri(HEIGHT, WIDTH, dtype=np.uint8))
     )  # counts: bytes
     empty = mask_util.encode(np.zeros((HEIGHT, WIDTH), dtype=np.uint8, order="F"))
     document = document_of(

@@ -11,6 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 from transfer_maskrcnn.data.export.masks import (
     drop_collinear,
+    editable_polygons,
     join_rings,
     mask_to_simple_polygons,
     trace_rings,
@@ -90,6 +91,32 @@ def test_polygons_with_bridges_are_the_mask(mask: np.ndarray) -> None:
     if polygons:
         assert (rle_to_mask(polygons_to_rle(polygons, *mask.shape)) == mask).all()
     assert polygons_area(polygons) == mask.sum()  # to and fro, bridges enclose nothing
+
+
+@settings(max_examples=150, deadline=None)
+@given(MASKS)
+def test_editable_polygons_are_the_mask_nearly(mask: np.ndarray) -> None:
+    polygons = editable_polygons(mask)
+    exact = mask_to_simple_polygons(mask)
+    assert len(polygons) == len(exact)
+    assert sum(map(len, polygons)) <= sum(map(len, exact))
+    if polygons:
+        drawn = rle_to_mask(polygons_to_rle(polygons, *mask.shape)) != 0
+        assert (drawn & mask).sum() >= 0.98 * (drawn | mask).sum()
+
+
+@pytest.mark.parametrize(
+    ("points", "most"),
+    [
+        ([(20, 30), (170, 30), (170, 140), (20, 140)], 4),  # a rectangle, exact
+        ([(10, 10), (150, 40), (60, 160)], 12),  # slopes, hundreds of steps
+        ([(60 + 50 * np.cos(a), 60 + 50 * np.sin(a)) for a in np.arange(0, 6.28, 0.02)], 40),
+    ],
+)
+def test_editable_polygons_have_few_points(points: list[tuple[float, float]], most: int) -> None:
+    mask = cv2.fillPoly(np.zeros((180, 180), np.uint8), [np.array(points, np.int32)], 1)
+    (polygon,) = editable_polygons(mask)
+    assert len(polygon) // 2 <= most
 
 
 def test_a_large_mask() -> None:

@@ -16,6 +16,7 @@ EXPORTERS: dict[str, Callable[[LoadedDataset, Path], list[str]]] = {
     "coco": partial(export, "coco", fill_coco),
     "yolo": partial(export, "yolo", fill_yolo),
     "labelme": partial(export, "labelme", fill_labelme),
+    "labelme_masks": partial(export, "labelme_masks", partial(fill_labelme, masks=True)),
     "png_masks": partial(export, "png_masks", fill_png_masks),
 }
 

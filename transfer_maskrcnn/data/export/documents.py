@@ -29,6 +29,7 @@ from .masks import (
     Segmentation,
     as_rle,
     drop_collinear,
+    editable_polygons,
     join_rings,
     segmentation_area,
     segmentation_box,
@@ -50,13 +51,14 @@ def fill_coco(dataset: LoadedDataset, folder: Path) -> Filled:
     return Filled(copied, {"annotations": "annotations.json", "image_root": "images"})
 
 
-def fill_labelme(dataset: LoadedDataset, folder: Path) -> Filled:
+def fill_labelme(dataset: LoadedDataset, folder: Path, masks: bool = False) -> Filled:
     """``images/`` with the json files in it; ``labelme out/images`` opens them."""
     copied = copy_images(image_files(dataset), lambda stem: folder / "images")
     for record, stem in zip(copied.named(dataset), copied.stems, strict=True):
-        text = json.dumps(labelme_document(record, dataset.classes), indent=1) + "\n"
+        text = json.dumps(labelme_document(record, dataset.classes, masks), indent=1) + "\n"
         write_text(folder / "images" / f"{stem}.json", text)
-    return Filled(copied, {"annotations": "images", "image_root": "images"})
+    entry = {"format": "labelme", "annotations": "images", "image_root": "images"}
+    return Filled(copied, entry)
 
 
 def coco_document(
@@ -96,19 +98,25 @@ def coco_document(
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def labelme_document(record: dict[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+def labelme_document(
+    record: dict[str, Any], classes: Sequence[str], masks: bool = False
+) -> dict[str, Any]:
     """The content of the labelme json that lies beside the image of one detectron2 record.
 
-    Polygons become polygon shapes, those of one instance with a ``group_id`` of their own; RLE
-    becomes a mask shape, exact to the pixel. An RLE without a pixel has no shape. Where an
-    annotation has a ``score``, the shape's description shows it.
+    Polygons become polygon shapes, those of one instance with a ``group_id`` of their own. RLE
+    becomes polygons of few points, its holes cut in by bridges of no width, IoU 0.98 or more; or,
+    where ``masks``, a mask shape: exact to the pixel, but labelme moves no point of it. An RLE
+    without a pixel has no shape. Where an annotation has a ``score``, the shape's description shows
+    it.
     """
     shapes: list[dict[str, Any]] = []
     for number, annotation in enumerate(record["annotations"], start=1):
         score, segmentation = annotation.get("score"), annotation["segmentation"]
-        if isinstance(segmentation, dict):
+        if masks and isinstance(segmentation, dict):
             drawn = _mask_shapes(rle_to_mask(segmentation))
         else:
+            if isinstance(segmentation, dict):
+                segmentation = editable_polygons(rle_to_mask(segmentation))
             group = number if len(segmentation) > 1 else None
             drawn = [
                 {

@@ -23,6 +23,7 @@ import pycocotools.mask as mask_util
 from transfer_maskrcnn.data.formats.masks import (
     Segmentation,
     box_of,
+    mask_to_rle,
     polygons_area,
     polygons_to_rle,
     rle_area,
@@ -106,10 +107,39 @@ def drop_collinear(ring: np.ndarray) -> np.ndarray:
     return ring[~straight]
 
 
-def mask_to_simple_polygons(mask: np.ndarray) -> list[list[float]]:
-    """Each piece as one flat x, y polygon without holes: they are cut in by bridges of no width."""
-    joined = (drop_collinear(join_rings(piece)) for piece in trace_rings(mask))
+def mask_to_simple_polygons(mask: np.ndarray, tolerance: float = 0.0) -> list[list[float]]:
+    """Each piece as one flat x, y polygon without holes: they are cut in by bridges of no width.
+
+    Above 0, ``tolerance`` is how far, in pixels, an outline may run beside the middles of the
+    pixels' edges, which lie in line where the corners of a slope are steps.
+    """
+    pieces = ([_simplified(ring, tolerance) for ring in piece] for piece in trace_rings(mask))
+    joined = (drop_collinear(join_rings(piece)) for piece in pieces)
     return [points.reshape(-1).tolist() for points in joined]
+
+
+def _simplified(ring: np.ndarray, tolerance: float) -> np.ndarray:
+    if not tolerance:
+        return ring
+    middles = (ring + np.roll(ring, -1, axis=0)) / 2
+    fewer = cv2.approxPolyDP(middles.astype(np.float32), tolerance, closed=True)[:, 0]
+    return fewer.astype(np.float64) if len(fewer) > 2 else ring
+
+
+_TOLERANCES = (1.0, 0.75, 0.5)  # pixels, the fewest points first
+_ALIKE = 0.98  # IoU
+
+
+def editable_polygons(mask: np.ndarray) -> list[list[float]]:
+    """:func:`mask_to_simple_polygons` of so few points that a hand can move them, the IoU with the
+    mask still 0.98 or more; the exact ones where that takes as many."""
+    exact, rle = mask_to_simple_polygons(mask), mask_to_rle(mask)
+    for tolerance in _TOLERANCES if exact else ():
+        polygons = mask_to_simple_polygons(mask, tolerance)
+        drawn = polygons_to_rle(polygons, *mask.shape)
+        if mask_util.iou([drawn], [rle], [0]).item() >= _ALIKE:
+            return min(exact, polygons, key=lambda parts: sum(map(len, parts)))
+    return exact
 
 
 # Of the four directions in which an edge between mask and background runs, with the mask on its
