@@ -31,11 +31,11 @@ CASES = {
     "an empty array": ('{"shapes": []}', "labelme", {"": []}),
     "another format": (PRETTY, "labelme", {}),
     "all on one line": ('{"shapes": [1, 2]}', "labelme", {"": [(1, None), (1, None)]}),
-    "VIA": (VIA, "via", {"1.png": [(1, None), (2, None)], "2.png": [(3, None), (5, None)]}),
+    "VIA": (VIA, "via", {"a": [(1, None), (2, None)], "b": [(3, None), (5, None)]}),
     "a VIA project": (
         '{"x": [],\n"_via_img_metadata": {"k": {"filename": "1.png", "regions": [{"a": 1}]}}}',
         "via",
-        {"1.png": [(2, None)]},
+        {"k": [(2, None)]},
     ),
     "a key that leads nowhere": ('{"annotations": {"id": 1}}', "labelme", {}),
     "cut off": ('{"shapes": [1, ', "labelme", {}),

@@ -134,11 +134,10 @@ def place_in(
     if format == "yolo" and at.part == "line":
         return Place(str(label_path(image)), line=number, image=image, drawn=drawn, seen=seen)
     if format == "labelme":
-        file = str(Path(file, Path(image).with_suffix(".json").name))
+        file = at.origin
     if number is None or format not in _LISTS or not os.path.isfile(file):
         return Place(image, at.where, image=image, drawn=drawn, seen=seen)
-    of_image = os.path.basename(image) if format == "via" else ""
-    items = items_of(Path(file), format).get(of_image, [])
+    items = items_of(Path(file), format).get(at.origin if format == "via" else "", [])
     line, id = items[number] if number < len(items) else (1, None)
     # Where a whole file is one line, its number helps nobody.
     shown = None if not items or items[-1][0] == 1 else line
@@ -147,7 +146,8 @@ def place_in(
 
 @lru_cache(maxsize=4)  # places of one file follow each other
 def items_of(file: Path, format: str) -> dict[str, list[tuple[int, Any]]]:
-    """Line, from 1, and id of the items of a json file: of each image in VIA's, else of "".
+    """Line, from 1, and id of the items of a json file: of each key of an image in VIA's, else of
+    "".
 
     Empty where the file is no json of that format.
     """
@@ -157,11 +157,11 @@ def items_of(file: Path, format: str) -> dict[str, list[tuple[int, Any]]]:
         if format != "via":
             return {"": _lines(text, top[_LISTS[format]])}
         return {
-            os.path.basename(record["filename"]): _lines(text, inner)
-            for _, start, record in elements(text, top.get("_via_img_metadata", 0))
-            if isinstance(record, dict) and "filename" in record
-            for key, inner, _ in elements(text, start)
-            if key == _LISTS[format]
+            key: _lines(text, inner)
+            for key, start, record in elements(text, top.get("_via_img_metadata", 0))
+            if isinstance(record, dict)
+            for name, inner, _ in elements(text, start)
+            if name == _LISTS[format]
         }
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return {}

@@ -103,7 +103,7 @@ WORDS = {
     Reason.KEY_POINTS: "of a box and key points (pose labels)",
     Reason.ODD_COUNT: "with an odd number of coordinates",
     Reason.OTHER_UNIT: "with coordinates that are no fractions of the image",
-    Reason.CONFIDENCE: "with a confidence behind the outline",
+    Reason.CONFIDENCE: "with a confidence beside the outline",
     Reason.INSTANCE_ID: "with an instance's number beside the outline",
     Reason.PIXELS: "in pixels instead of fractions",
     Reason.THIRD_COORDINATE: "with a third coordinate, which is dropped",
@@ -139,12 +139,14 @@ class Place(NamedTuple):
             "line", "value" (of pixels), or the name of a mask file; "" for the whole image.
         number: which one of ``part``: from 0 in a list, from 1 of lines.
         note: what was seen there.
+        origin: what of several belongs to the image: the json file (labelme), its key in one (VIA).
     """
 
     image: str = ""
     part: str = ""
     number: int | None = None
     note: str = ""
+    origin: str = ""
 
     @property
     def where(self) -> str:

@@ -132,7 +132,7 @@ def labelme_image(file: Path, data: dict[str, Any], image_id: int, root: ImageFo
         label = need(shape, "label", str, source, f"shapes[{k}]")
         drawn, repairs = labelme_shape(shape, source, f"shapes[{k}]")
         note = str(shape.get("shape_type")) if drawn is Reason.OTHER_SHAPE else ""
-        own = RawInstance(Place(image.file_name, "shapes", k, note), label)
+        own = RawInstance(Place(image.file_name, "shapes", k, note, source), label)
         group = shape.get("group_id")
         if isinstance(drawn, Reason):
             own.problem, group = drawn, None
@@ -233,7 +233,7 @@ def load_via_json(
             note = kind if drawn is Reason.OTHER_SHAPE else ""
             own = region["region_attributes"]
             label = only if attribute is None else parse_label(own.get(attribute))
-            instance = RawInstance(Place(image.file_name, "regions", k, note), label)
+            instance = RawInstance(Place(image.file_name, "regions", k, note, key), label)
             instance.problem = None if label else Reason.NO_LABEL
             if isinstance(drawn, Reason):
                 instance.problem = drawn

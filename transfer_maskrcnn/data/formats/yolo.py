@@ -40,8 +40,8 @@ def load_yolo(
     counts), one line an instance: class number, then x y of each point in fractions of the image's
     width and height. An image whose file is empty has no objects. Box-only lines (4 numbers), pose
     labels, label files without an image, and images without a label file are left out and counted.
-    A confidence behind all outlines, an instance's number before or behind all of them, and pixels
-    throughout are read and counted (``yolo_lines``).
+    A confidence or an instance's number beside all outlines, and pixels throughout, are read and
+    counted (``yolo_lines``).
 
     Args:
         annotations: the data.yaml: ``names`` (list or dict), ``train``, ``val`` (a folder, a text

@@ -1,8 +1,9 @@
 """What the numbers of YOLO label files are: outlines, and what tools write beside or instead.
 
 A line is a class number, then x y of each point in fractions of the image. There are also boxes (x
-y width height), boxes with key points (pose labels), a confidence at the end (predictions), the
-number of an instance before the outline or of a track behind it, and pixels instead of fractions.
+y width height), boxes with key points (pose labels), a confidence behind the outline (predictions)
+or before it, the number of an instance before it or of a track behind, and pixels instead of
+fractions.
 One line may mean several of these: only what fits all lines of a set is taken for granted.
 """
 
@@ -20,7 +21,7 @@ _BOX = 4  # numbers of a line that is a box
 _FRACTION = 2.0  # what is larger is no fraction, however far a stroke went beyond the image
 _NEARLY_ALL = 0.9
 _FILLED = 0.5  # of some image: pixels that all stay below are of another size, or percent
-_CHANCE = 5  # lines that begin with 0 or 1 by chance, an outline's corner, are fewer
+_FACTOR = 2.0  # by which the number that is no coordinate is farther off
 _SLACK = 0.02  # of the image, by which a key point may be outside its box
 
 
@@ -79,23 +80,29 @@ def _is_pose(line: Sequence[float]) -> bool:
 
 def _more_than_points(lines: Sequence[Sequence[float]]) -> tuple[int, int, list[Reason]]:
     """How many numbers of each line come before, and behind, its points; and what these are."""
-    first, last = [line[0] for line in lines], [line[-1] for line in lines]
-    # Where all numbers are whole, an id is as likely as a coordinate.
-    ids_show = not all(_whole(line[1:-1]) for line in lines)
-    is_track = ids_show and _whole(last) and max(last, default=0) > 1
     odd = {len(line) % 2 for line in lines}
-    if odd == {0} and is_track and all(max(line[:-1]) <= 1 for line in lines):
+    last = [line[-1] for line in lines]
+    if odd == {0} and _whole(last) and max(last) > 1 and all(max(li[:-1]) <= 1 for li in lines):
         return 0, 2, [Reason.CONFIDENCE, Reason.INSTANCE_ID]  # as Ultralytics writes tracks
-    if odd != {1}:
+    outlines = [line for line in lines if len(line) > _BOX + 1]
+    if odd != {1} or not outlines:
+        return 0, int(odd == {1}), []  # a box with a confidence is still a box
+    # Either the first number or the last one belongs to the numbers between them, every second.
+    off = [sum(_off(line[end], line[2:-1:2]) for line in outlines) for end in (0, -1)]
+    if max(off) < _FACTOR * min(off) or not max(off):
         return 0, 0, []
-    is_instance = ids_show and _whole(first)
-    by_chance = is_instance and max(first) <= 1 and len(lines) < _CHANCE
-    if by_chance or (is_instance and is_track):
-        return 0, 0, []
-    if is_instance or is_track:
-        return int(is_instance), int(is_track), [Reason.INSTANCE_ID]
-    is_confidence = all(0 <= value <= 1 for value in last)
-    return (0, 1, [Reason.CONFIDENCE]) if is_confidence else (0, 0, [])
+    is_first = off[0] > off[1]
+    values = [line[0] for line in lines] if is_first else last
+    if _whole(values):
+        return int(is_first), int(not is_first), [Reason.INSTANCE_ID]
+    if all(0 <= value <= 1 for value in values):
+        return int(is_first), int(not is_first), [Reason.CONFIDENCE]
+    return 0, 0, []
+
+
+def _off(value: float, others: Sequence[float]) -> float:
+    """How far a number is from the range of others."""
+    return max(0.0, min(others) - value, value - max(others))
 
 
 def _whole(values: Iterable[float]) -> bool:
