@@ -7,7 +7,9 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -218,24 +220,65 @@ def test_labelme_images_without_json_labels_without_name_and_points(
     assert (file, item) == ("004.json", "shapes[0]") and line
 
 
-def test_masks_that_are_missing_or_damaged(
-    tmp_path: Path, diagnose: Callable[..., Diagnosis]
-) -> None:
+def _again(mask: np.ndarray, value: int, x: int = 0) -> np.ndarray:
+    """The object a second time, below and to the right, with another value or the same."""
+    return np.where(np.roll(mask, (25, x), axis=(0, 1)) > 0, value, mask).astype(np.uint8)
+
+
+def _soft(mask: np.ndarray, value: int = 255) -> np.ndarray:
+    return cv2.GaussianBlur(mask * value, (7, 7), 2)
+
+
+def _with_dot(mask: np.ndarray) -> np.ndarray:
+    mask[60, 80] = 1
+    return mask
+
+
+# Kind of finding -> what becomes of the masks (None: no file) from the fourth on, of how many, what
+# their names have more, and pixel_values.
+MASKS: dict[str, tuple[Callable[[np.ndarray], Any], int, str, str | None]] = {
+    "image_without_mask_file": (lambda mask: None, 1, "", None),
+    "bad_mask_file": (lambda mask: b"nothing", 1, "", None),
+    "mask_is_picture": (lambda mask: cv2.resize(PICTURE, mask.shape[::-1]), 1, "", None),
+    "mask_seams": (lambda mask: _soft(mask, 200) + _again(mask, 90, 40), 1, "", None),
+    "mask_cut": (_soft, 1, "", None),
+    "mask_named": (lambda mask: mask, 1, "_mask", None),
+    "mask_not_read": (lambda mask: mask, 1, "", None),
+    "void": (lambda mask: _again(mask, 255), 1, "", None),
+    "stuff": (lambda mask: mask, 1, "_instanceIds", None),
+    "semantic_mask": (lambda mask: _again(mask, 1), 3, "", None),
+    "scattered": (lambda mask: _again(mask, 1, 45), 1, "", None),
+    "fragment": (_with_dot, 1, "", "class"),
+}
+PICTURE = np.random.default_rng(0).integers(0, 255, (9, 12, 3), np.uint8)
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_masks(tmp_path: Path, diagnose: Callable[..., Diagnosis], kind: str) -> None:
     images, masks = tmp_path / "images", tmp_path / "masks"
     images.mkdir(), masks.mkdir()
+    change, number, suffix, pixel_values = MASKS[kind]
     for i in range(14):
         pixels = np.random.default_rng(i).integers(0, 255, (6, 8, 3), np.uint8)
         Image.fromarray(pixels).resize((96, 72)).save(images / f"{i}.png")
         mask = np.zeros((72, 96), np.uint8)
-        mask[20:40, 30 + i : 50 + i] = 1
-        mask[25, 30 + i] = 0
-        Image.fromarray(mask).save(masks / f"{i}.png")
-    (masks / "3.png").unlink()
-    (masks / "4.png").write_bytes(b"nothing")
-    spec = DatasetSpec(*("toy", "png_masks", str(masks), str(images), ("nut",), None, None, None))
+        mask[10:30, 10 + i : 30 + i] = 1
+        mask[15, 10 + i] = 0
+        changed = change(mask) if 3 <= i < 3 + number else mask
+        path = masks / f"{i}{suffix}.png"
+        if isinstance(changed, bytes):
+            path.write_bytes(changed)
+        elif changed is not None:
+            Image.fromarray(changed).save(path)
+    if kind == "mask_not_read":
+        (masks / "3_other.png").write_bytes((masks / "3.png").read_bytes())
+    options = {"pixel_values": pixel_values} if pixel_values else {}
+    folders = str(masks), str(images)
+    spec = DatasetSpec(*("toy", "png_masks", *folders, ("nut",), None, None, None), options=options)
     diagnosis = diagnose(spec)
-    assert _place(diagnosis, "image_without_mask_file")[0] == "3.png"
-    assert _place(diagnosis, "bad_mask_file")[0] == "4.png"
+    (found,) = [f for f in diagnosis.findings if f.kind == kind]
+    assert found.count == (14 if suffix else number)
+    assert _place(diagnosis, kind)[0] == ("0.png" if suffix else "3.png")
 
 
 def test_via_regions_without_a_label(train: Planted, diagnose: Callable[..., Diagnosis]) -> None:
@@ -250,7 +293,7 @@ def test_via_regions_without_a_label(train: Planted, diagnose: Callable[..., Dia
 
 # What the tests of other files, or the one above, plant.
 ELSEWHERE = {
-    *("labels_without_image", "image_without_json", "image_without_mask_file", "bad_mask_file"),
+    *("labels_without_image", "image_without_json", *MASKS),
     *("no_label", "other_shape", "image_without_labels", "shared_labels", "other_json"),
     *("ignored_label", "third_coordinate", "image_in_json", *LINES),
     "lost_with_image",  # beside every image that is left out

@@ -17,6 +17,7 @@ LABELS = np.zeros((20, 30), dtype=np.uint8)
 LABELS[2:6, 2:9] = 1
 LABELS[10:14, 3:8] = 2
 LABELS[10:14, 15:20] = 2
+COLOURS = np.array([[0, 0, 0], [0, 255, 0], [255, 0, 0]], dtype=np.uint8)[LABELS]
 
 
 def palette_image(values: np.ndarray) -> Image.Image:
@@ -74,12 +75,21 @@ def test_instance_numbers(load: Any, mask: Any, values: list[int], tmp_path: Pat
 @pytest.mark.parametrize(
     "mask, instances",
     [
-        (np.where(LABELS == 1, 255, LABELS), 2),  # grey: 255 is an instance, as in a binary mask
+        (np.where(LABELS == 1, 255, LABELS), 1),  # grey: void beside a low number
+        (np.where(LABELS == 1, 255, LABELS * 60), 2),  # but not beside a high one: 120
+        (np.where(LABELS == 1, 255, LABELS).astype(np.uint16) * 9, 2),  # nor where it is 9 x 255
         (palette_image(np.where(LABELS == 1, 255, LABELS)), 1),  # palette: Pascal VOC's void
         (one_bit(LABELS), 1),
+        ((LABELS > 0).astype(np.uint8) * 255, 1),  # 255 alone is the object
+        (palette_image((LABELS > 0).astype(np.uint8) * 255), 1),
+        (np.stack([LABELS] * 3, axis=2), 2),  # grey, saved as colours
+        (COLOURS, 2),
         (np.zeros_like(LABELS), 0),  # background
     ],
-    ids=["grey 255", "palette 255", "one bit", "all zero"],
+    ids=[
+        *("grey 255", "grey 255 and 120", "16 bits", "palette 255", "one bit", "grey 255 alone"),
+        *("palette 255 alone", "grey as colours", "colours", "all zero"),
+    ],
 )
 def test_special_values(load: Any, mask: Any, instances: int) -> None:
     assert len(decoded(load(mask))) == instances
@@ -104,7 +114,7 @@ def test_regions_that_touch_at_a_corner_are_one(load: Any) -> None:
         (LABELS, {"classes": ["a", "b"]}, "one class, or use indexed PNGs .*pixel_values='class'"),
         (LABELS, {"pixel_values": "class"}, r"no class: '2' \(40 .*1 to 1 for \['object'\]"),
         (LABELS, {"pixel_values": "color"}, "expected 'instance' or 'class'"),
-        (np.stack([LABELS] * 3, axis=2), {}, r"colour image \(mode RGB\); expected indexed"),
+        (COLOURS, {"pixel_values": "class"}, r"no class: '#ff0000' \(40 pixels\), '#00ff00'"),
         (b"no image", {}, "1 with an unreadable mask file"),
         (LABELS[:, :-1], {}, "1 whose size differs from the annotation .*as 29x20"),
     ],

@@ -33,6 +33,8 @@ class Reason(str, Enum):
     LABELS_WITHOUT_IMAGE = "labels_without_image"
     IMAGE_WITHOUT_MASK_FILE = "image_without_mask_file"
     IMAGE_BAD_MASK_FILE = "bad_mask_file"
+    MASK_IS_PICTURE = "mask_is_picture"
+    MASK_SEAMS = "mask_seams"
     # instances left out
     IN_LEFT_OUT_IMAGE = "lost_with_image"
     UNKNOWN_IMAGE = "unknown_image"
@@ -49,6 +51,8 @@ class Reason(str, Enum):
     KEY_POINTS = "key_points"
     ODD_COUNT = "odd_count"
     OTHER_UNIT = "other_unit"
+    VOID = "void"
+    STUFF = "stuff"
     # mended
     CONFIDENCE = "confidence"
     INSTANCE_ID = "instance_id"
@@ -61,11 +65,17 @@ class Reason(str, Enum):
     BOX_CLIPPED = "box_clipped"
     NESTED = "nested"
     AREA_MISMATCH = "area_wrong"
+    MASK_NAMED = "mask_named"
+    MASK_CUT = "mask_cut"
     DUPLICATE_ID = "duplicate_id"
     DUPLICATE_CATEGORY = "duplicate_category"
     # kept as they are, but doubted
     SHARED_LABELS = "shared_labels"
     OTHER_JSON = "other_json"
+    SEMANTIC_MASK = "semantic_mask"
+    SCATTERED = "scattered"
+    FRAGMENT = "fragment"
+    MASK_NOT_READ = "mask_not_read"
 
 
 # Plural, to follow a number: "2 missing on disk".
@@ -88,6 +98,8 @@ WORDS = {
     Reason.LABELS_WITHOUT_IMAGE: "label files without an image",
     Reason.IMAGE_WITHOUT_MASK_FILE: "without a mask file",
     Reason.IMAGE_BAD_MASK_FILE: "with an unreadable mask file",
+    Reason.MASK_IS_PICTURE: "whose mask file is a picture (annotations and image_root exchanged?)",
+    Reason.MASK_SEAMS: "whose mask file was smoothed or compressed, so that its values are blurred",
     Reason.IN_LEFT_OUT_IMAGE: "in images left out",
     Reason.UNKNOWN_IMAGE: "of an image that the file does not list",
     Reason.NO_MASK: "without a mask (box only)",
@@ -107,6 +119,8 @@ WORDS = {
     Reason.INSTANCE_ID: "with an instance's number beside the outline",
     Reason.PIXELS: "in pixels instead of fractions",
     Reason.THIRD_COORDINATE: "with a third coordinate, which is dropped",
+    Reason.VOID: "of the value 255, void beside low numbers",
+    Reason.STUFF: "of a value below 1000 in instanceIds, which numbers no instance",
     Reason.REPEATED_POINTS: "with consecutive repeated points",
     Reason.CLIPPED: "clipped to the image",
     Reason.PART_DROPPED: "that lost an unusable part",
@@ -114,6 +128,15 @@ WORDS = {
     Reason.BOX_CLIPPED: "with a box clipped to the image",
     Reason.NESTED: "with polygons nested in another way than COCO's",
     Reason.AREA_MISMATCH: "with an area field that does not match the mask",
+    Reason.MASK_NAMED: "whose masks have more in their name than the image's",
+    Reason.MASK_CUT: "smoothed or compressed masks cut at half",
+    Reason.SEMANTIC_MASK: (
+        "masks of a single value in several pieces, each read as one instance "
+        "(pixel_values: class makes each piece one)"
+    ),
+    Reason.SCATTERED: "in pieces that lie far apart",
+    Reason.FRAGMENT: "so small that they may be fragments of others",
+    Reason.MASK_NOT_READ: "with another mask file, which is not read",
     Reason.DUPLICATE_ID: "duplicate annotation ids",
     Reason.DUPLICATE_CATEGORY: "unused categories of a name that another category has",
     Reason.SHARED_LABELS: "that share a label file with another image",
@@ -124,7 +147,7 @@ _QUIET = frozenset(
     (
         *(Reason.REPEATED_POINTS, Reason.CLIPPED, Reason.PART_DROPPED, Reason.NESTED),
         *(Reason.BOX_RECOMPUTED, Reason.BOX_CLIPPED, Reason.AREA_MISMATCH),
-        *(Reason.DUPLICATE_ID, Reason.DUPLICATE_CATEGORY),
+        *(Reason.DUPLICATE_ID, Reason.DUPLICATE_CATEGORY, Reason.MASK_NAMED),
     )
 )
 _MOST_PLACES = 1_000

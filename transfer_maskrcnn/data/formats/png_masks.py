@@ -2,198 +2,270 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
+import pycocotools.mask as mask_util
 from PIL import Image
 
 from transfer_maskrcnn.errors import DatasetError
+from transfer_maskrcnn.text import few, plural
 
 from .assemble import Merge, assemble
 from .base import LoadedDataset, Place, RawImage, RawInstance, Reason
-from .files import (
-    THREADS,
-    ImageFolder,
-    existing,
-    list_counts,
-    list_images,
-    natural_key,
-)
-from .masks import labels_to_rles, mask_to_rle
+from .files import THREADS, existing
+from .mask_files import Masked, find_masks
+from .masks import labels_to_rles, mask_to_rle, rle_area
 
 PixelValues = Literal["instance", "class"]
-_VOID = 255  # Pascal VOC's border around objects, in palette images
+_NUMBERS = ("1", "L", "P", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow's modes
+_COLOUR = 1 << 24  # added to a colour, which then is no number
+_VOID, _VOID_COLOUR = 255, 0xE0E0C0  # what nobody annotated, in Pascal VOC's masks
+_MOST_BESIDE_VOID = 64  # 1, 2, 255 are two objects and void; 85, 170, 255 are three objects
+_STUFF = 1000  # Cityscapes' instanceIds: class x 1000 + number, and below that whole classes
+# The values of pictures change from pixel to pixel; those of masks do not, but for the seams that
+# smoothing and compression leave.
+_PICTURE_VALUES, _PICTURE_RUNS = 32, 0.2  # runs of equal values, of all pixels
+_SEAM_VALUES, _SEAM_RUN = 3, 2.0  # pixels in a run
+_NOISE = 16  # grey levels by which compression changes 0 and 255
+_SPECK = 0.1  # of the largest piece's area
+_DIVIDED = 0.1  # of the masks: fewer may well be objects that something hides in part
+_FRAGMENT, _FRAGMENT_SHARE = 16, 0.02  # pixels; of the area of the largest region
 
 
 def load_png_masks(
     annotations: str | Path,
-    image_root: str | Path,
+    image_root: str | Path | None = None,
     *,
     classes: Sequence[str] | None = None,
     merge: Merge | None = None,
-    pixel_values: PixelValues = "instance",
+    pixel_values: PixelValues | None = None,
+    mask_suffix: str | None = None,
 ) -> LoadedDataset:
-    """Load masks that are PNG files, in one of two layouts.
+    """Load masks that are PNG files.
 
-    One indexed PNG an image: ``annotations`` is the folder of the masks, each named as its image in
-    ``image_root`` but for the suffix. Palette images are read as indices (255 in them is Pascal
-    VOC's void and counts as background), grey ones as values, 8 or 16 bits; 0 is background. An
-    image without a mask file is left out and counted; one without objects has an all-zero mask.
+    One indexed PNG an image: ``annotations`` is the folder of the masks, with sub-folders as
+    ``image_root`` has them. Each is named as its image, or as all others with the same part more
+    (``im00_mask.png``, ``mask_im00.png``), which names of images may have, too
+    (``a_leftImg8bit.png``, ``a_gtFine_instanceIds.png``). Masks may lie beside the images.
 
-    One binary PNG an instance: ``annotations`` and ``image_root`` are one folder of samples, each a
-    folder with one image in ``images/`` and, in ``masks/*.png``, masks that are non-zero where the
-    instance is.
+    One binary PNG an instance, non-zero where the instance is: several masks of an image whose
+    names differ by a number (``im00_object_3.png``), or lie in a folder named as the image; or
+    ``annotations`` and ``image_root`` are one folder of samples, each a folder with one image in
+    ``images/`` and its masks in ``masks/``.
+
+    Palette images are read as indices, others as values of 8 or 16 bits, or as colours; 0 and black
+    are background. 255, or in Pascal VOC's colours its cream, is void (what nobody annotated) in
+    palette images, and in grey ones beside low numbers (up to 64): background, and counted unless
+    it is a border around objects. Where it is the only value, it is the object. Masks of 0 and 255
+    that are smoothed or were compressed are cut at half, and counted.
 
     Args:
-        annotations: the folder of masks or samples.
-        image_root: the folder of the images, or the same folder of samples.
+        annotations: the folder of masks or samples, or one with ``images/`` and ``masks/`` (or
+            ``JPEGImages/`` and ``SegmentationObject/``, ``PNGImages/`` and ``PedMasks/``, ...).
+        image_root: the folder of the images. Default: where ``annotations`` are.
         classes: class names. Default: ["object"].
         merge: class -> its labels, which stand in its place where classes are counted.
-        pixel_values: what the values of an indexed PNG mean. ``instance``: a number for each
-            instance, all of one class. ``class``: k is the k-th class (from 1), and each connected
-            region of it (8 neighbours) one instance, so that instances that touch become one.
+        pixel_values: what the values of an indexed PNG mean. ``instance`` (the default): a number
+            for each instance, all of one class, but for masks in ``SegmentationObject/``, whose
+            class is the value in ``SegmentationClass/`` beside it, where ``classes`` are several.
+            ``class``: k is the k-th class (from 1), a single value the only class, and each
+            connected region of it (8 neighbours) one instance: instances that touch become one,
+            and one that something divides becomes several. Without it, masks that look as if they
+            were of the other kind are counted.
+        mask_suffix: what a mask's name has after its image's ("_mask"); ``*`` stands for anything.
 
     Raises:
-        DatasetError: for a folder that is missing or has neither layout, colour images as masks,
-            pixel values above the number of classes, several classes where only one can be told,
-            and where no image can be used.
+        DatasetError: for a folder that is missing or has no such layout, pixel values above the
+            number of classes, several classes where only one can be told, and where no image can
+            be used.
     """
     own, merged = classes or ("object",), merge or {}
     names = tuple(label for name in own for label in merged.get(name, (name,)))
     folder = existing(annotations, "annotations", "folder")
-    root = ImageFolder(image_root)
-    if pixel_values not in ("instance", "class"):
+    root = None if image_root is None else existing(image_root, "image_root", "folder")
+    if pixel_values not in ("instance", "class", None):
         raise DatasetError(f"pixel_values is {pixel_values!r}; expected 'instance' or 'class'")
-    samples = [p for p in folder.iterdir() if (p / "images").is_dir()]
-    images = (
-        read_samples(samples, names) if samples else read_indexed(folder, root, names, pixel_values)
-    )
-    known = {name: k for k, name in enumerate(names, start=1)}
-    return assemble(images, str(folder), classes, merge, known=known)
-
-
-def read_samples(samples: Sequence[Path], names: tuple[str, ...]) -> list[RawImage]:
-    """One image a sample folder, its instances from ``masks/*.png``."""
-    _only_class(names, "one binary PNG an instance")
-    images: list[RawImage] = []
-    with ThreadPoolExecutor(THREADS) as pool:
-        for sample in sorted(samples, key=lambda p: natural_key(p.name)):
-            found = list_images(sample / "images")
-            if len(found) > 1:
-                raise DatasetError(f"{sample / 'images'} has {len(found)} images; expected one")
-            file_name = str(found[0] if found else sample / "images" / f"{sample.name}.png")
-            masks = sorted((sample / "masks").glob("*.png"), key=lambda p: natural_key(p.name))
-            image = RawImage(file_name, image_id=len(images) + 1)
-            image.problem = None if masks else Reason.IMAGE_WITHOUT_MASK_FILE
-            for mask, rle in zip(masks, pool.map(_read_binary, masks), strict=True):
-                problem = None if rle else Reason.BAD_MASK
-                place = Place(file_name, mask.name)
-                image.instances.append(RawInstance(place, names[0], rle=rle, problem=problem))
-            images.append(image)
-    return images
-
-
-def _read_binary(path: Path) -> dict[str, Any] | None:
-    """The RLE of one mask file, or None where it cannot be read."""
-    try:
-        with Image.open(path) as image:
-            grey = image if image.mode in ("1", "L", "P", "I", "I;16") else image.convert("L")
-            return mask_to_rle(np.asarray(grey))
-    except Exception:  # PIL's decoders raise nearly every type of exception on damaged files
-        return None
-
-
-def read_indexed(
-    folder: Path, root: ImageFolder, names: tuple[str, ...], pixel_values: PixelValues
-) -> list[RawImage]:
-    """One image a mask file, and one without a mask for every other image in ``root``."""
-    masks = [p for p in list_images(folder) if p.suffix.lower() == ".png"]
-    if not masks:
-        raise DatasetError(
-            f"{folder} has neither *.png masks nor sample folders with images/ and masks/ in them"
-        )
-    if pixel_values == "instance":
-        _only_class(names, "pixel values that are instance numbers (pixel_values='instance')")
-    mask_of = {mask.stem: mask for mask in masks}
-    by_stem = root.by_stem(leave_out={mask.resolve() for mask in masks})
-    images, masked = [], []
-    for image_id, stem in enumerate(sorted(mask_of | by_stem, key=natural_key), start=1):
-        file = by_stem.get(stem) or mask_of[stem].with_suffix("")  # a stand-in beside the mask
-        image = RawImage(str(file), image_id, problem=Reason.IMAGE_WITHOUT_MASK_FILE)
-        images.append(image)
-        if stem in mask_of:
-            masked.append((image, mask_of[stem], names, pixel_values))
-    with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(_read_mask, *zip(*masked, strict=True)))
-    return images
-
-
-def _read_mask(
-    image: RawImage, path: Path, names: tuple[str, ...], pixel_values: PixelValues
-) -> None:
-    """Add the instances of an image's indexed PNG to it."""
-    labels = read_labels(path)
-    if labels is None:
-        image.problem = Reason.IMAGE_BAD_MASK_FILE
-        return
-    image.problem, image.stated_size = None, (labels.shape[0], labels.shape[1])
-    if pixel_values == "class":
-        image.instances = split_classes(labels, names, str(path), image.file_name)
-        return
-    for value, rle in labels_to_rles(labels).items():
-        place = Place(image.file_name, "value", value)
-        image.instances.append(RawInstance(place, names[0], rle=rle))
-
-
-def read_labels(path: Path) -> np.ndarray | None:
-    """The values of an indexed PNG, (height, width) int32; None where it cannot be read."""
-    try:
-        with Image.open(path) as image:
-            mode = image.mode
-            values = np.asarray(image).astype(np.int32)
-    except Exception:  # PIL's decoders raise nearly every type of exception on damaged files
-        return None
-    if values.ndim != 2:
-        raise DatasetError(
-            f"{path} is a colour image (mode {mode}); expected indexed or grey values, one number "
-            "a pixel. Save it with a palette, or as 8- or 16-bit grey"
-        )
-    if mode == "P":
-        values[values == _VOID] = 0
-    return values
-
-
-def split_classes(
-    labels: np.ndarray, names: tuple[str, ...], source: str, file_name: str
-) -> list[RawInstance]:
-    """Each connected region of a class, (height, width) with values 0 to K, as an instance."""
-    values, pixels = np.unique(labels, return_counts=True)
-    unknown = {
-        str(value): int(count)
-        for value, count in zip(values, pixels, strict=True)
-        if not 0 <= value <= len(names)
-    }
-    if unknown:
-        raise DatasetError(
-            f"{source}: pixel values that are no class: {list_counts(unknown)}; expected 0 for "
-            f"background and 1 to {len(names)} for {list(names)!r}"
-        )
-    instances = []
-    for value in values[values > 0].tolist():
-        _, regions = cv2.connectedComponents((labels == value).astype(np.uint8), connectivity=8)
-        for number, rle in labels_to_rles(regions).items():
-            place = Place(file_name, "value", value, f"region {number}")
-            instances.append(RawInstance(place, names[value - 1], rle=rle))
-    return instances
-
-
-def _only_class(names: tuple[str, ...], layout: str) -> None:
-    if len(names) > 1:
+    masked, several = find_masks(folder, root, mask_suffix)
+    if len(names) > 1 and pixel_values != "class":
+        layout = "one binary PNG an instance" if several else "pixel_values 'instance'"
         raise DatasetError(
             f"classes is {list(names)!r}, but {layout} cannot tell one class from another: name "
             "one class, or use indexed PNGs of class numbers with pixel_values='class'"
         )
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(_read_image, masked, repeat(pixel_values == "class"), repeat(several)))
+    images = [image for image, _ in masked]
+    is_semantic = _screen(images) and pixel_values is None and not several
+    for instance in (i for image in images for i in image.instances):
+        other = Reason.SCATTERED if is_semantic else Reason.SEMANTIC_MASK
+        instance.doubts = [doubt for doubt in instance.doubts if doubt is not other]
+    _name(images, names, pixel_values == "class", str(folder))
+    known = {name: k for k, name in enumerate(names, start=1)}
+    return assemble(images, str(folder), classes, merge, known=known)
+
+
+def _screen(images: Sequence[RawImage]) -> bool:
+    """Leave out what is void, which no mask can tell alone; whether each has but one value, which
+    is in several pieces in many."""
+    instances = [i for image in images for i in image.instances if not i.problem]
+    beside = max((int(i.label) for i in instances if i.label != str(_VOID)), default=0)
+    for instance in instances:
+        if instance.label == str(_VOID) and 0 < beside <= _MOST_BESIDE_VOID:
+            instance.problem = Reason.VOID
+    objects = [[i for i in image.instances if not i.problem] for image in images]
+    alone = [own[0] for own in objects if len(own) == 1]
+    divided = sum(Reason.SEMANTIC_MASK in one.doubts for one in alone)
+    return len(alone) == sum(map(bool, objects)) and divided > _DIVIDED * len(alone)
+
+
+def _name(images: Sequence[RawImage], names: tuple[str, ...], by_class: bool, source: str) -> None:
+    """Give each instance its class in the place of its value.
+
+    Raises:
+        DatasetError: there are values that are no class.
+    """
+    instances = [i for image in images for i in image.instances if not i.problem]
+    is_number = by_class and (len(names) > 1 or len({i.label for i in instances}) > 1)
+    pixels: Counter[int] = Counter()
+    for instance in instances:
+        value = int(instance.label) if is_number else 1
+        if 1 <= value <= len(names):
+            instance.label = names[value - 1]
+        else:
+            pixels[value] += rle_area(instance.rle or {})
+    if not pixels:
+        return
+    told = [
+        f"{f'#{v - _COLOUR:06x}' if v >= _COLOUR else str(v)!r} ({plural(n, 'pixel')})"
+        for v, n in pixels.most_common()
+    ]
+    raise DatasetError(
+        f"{source}: pixel values that are no class: {few(told, 20)}; expected 0 for background and "
+        f"1 to {len(names)} for {list(names)!r}, as a palette or grey values. State all classes, "
+        "in their order, or pixel_values='instance' if the values number instances"
+    )
+
+
+def _read_image(masked: Masked, by_class: bool, several: bool) -> None:
+    """Give an image the instances of its mask files, or its problem."""
+    image, masks = masked
+    for path in masks:
+        problem = None
+        try:
+            values = _read_values(path)
+        except Exception:  # PIL's decoders raise nearly every type of exception on damaged files
+            values, problem = np.zeros((0, 0)), Reason.IMAGE_BAD_MASK_FILE
+        flaw = problem or _flaw(values)
+        if flaw is Reason.MASK_CUT:
+            values = np.where(values > values.max() / 2, _VOID, 0)
+            image.repairs.append((flaw, path.name))
+        elif flaw and several:
+            own = Reason.BAD_MASK if problem else flaw
+            image.instances.append(RawInstance(Place(image.file_name, path.name), problem=own))
+            continue
+        elif flaw:
+            image.problem, image.note = flaw, path.name
+            return
+        if not several:
+            image.stated_size = values.shape[0], values.shape[1]
+        image.instances += _instances(values, image.file_name, path.name, by_class, several)
+
+
+def _instances(
+    values: np.ndarray, file_name: str, mask: str, by_class: bool, several: bool
+) -> Iterator[RawInstance]:
+    """Each value, or each connected region of it (8 neighbours); its label is the value."""
+    is_binary = several and not by_class
+    rles = {1: mask_to_rle(values)} if is_binary else labels_to_rles(values)
+    for value, rle in rles.items():
+        x, y, width, height = mask_util.toBbox(rle).astype(int).tolist()
+        box = slice(y, y + height or 1), slice(x, x + width or 1)  # a pixel, if all are 0
+        crop = (values[box] != 0 if is_binary else values[box] == value).astype(np.uint8)
+        _, parts, stats, _ = cv2.connectedComponentsWithStats(crop, connectivity=8)
+        number = abs(value) % _COLOUR
+        note = f"colour #{number:06x}" if value >= _COLOUR else ""
+        instance = RawInstance(Place(file_name, "value", number, note), str(abs(value)), rle=rle)
+        if several:
+            instance.place = Place(file_name, mask)
+        if value < 0:
+            instance.problem = Reason.VOID
+        elif "instanceIds" in mask and value < _STUFF:
+            instance.problem = Reason.STUFF
+        if not by_class:
+            yield replace(instance, doubts=_doubts(stats[1:]))
+            continue
+        canvas = np.zeros(values.shape, dtype=np.int32)
+        canvas[box] = parts
+        least = min(_FRAGMENT, _FRAGMENT_SHARE * stats[1:, 4].max())
+        for k, region in labels_to_rles(canvas).items():
+            doubts = [Reason.FRAGMENT] if stats[k, 4] < least else []
+            place = instance.place._replace(note=f"region {k}")
+            yield replace(instance, place=place, rle=region, doubts=doubts)
+
+
+def _doubts(pieces: np.ndarray) -> list[Reason]:
+    """Of an instance in ``pieces``, (N, 5): x, y, width, height and area of each."""
+    pieces = pieces[pieces[:, 4] >= _SPECK * pieces[:, 4].max(initial=0)]
+    if len(pieces) < 2:
+        return []
+    begins, sides = pieces[:, :2], pieces[:, 2:4]
+    largest = pieces[:, 4].argmax()
+    gaps = np.maximum(begins - (begins + sides)[largest], begins[largest] - begins - sides)
+    is_far = gaps.max() > sides[largest].max()
+    return [Reason.SEMANTIC_MASK, Reason.SCATTERED] if is_far else [Reason.SEMANTIC_MASK]
+
+
+def _read_values(path: Path) -> np.ndarray:
+    """(height, width) whole numbers, those of colours above all others.
+
+    Of palette images and colours, void is 0 where it touches an object, and negative elsewhere,
+    where the mask has objects.
+    """
+    with Image.open(path) as image, np.errstate(invalid="ignore"):
+        mode = image.mode
+        values = np.asarray(image if mode in _NUMBERS else image.convert("RGBA"))
+        values = values.astype(np.uint8 if mode in ("1", "L", "P") else np.int32)
+    if values.ndim == 3:
+        red, green, blue, alpha = np.moveaxis(values, 2, 0)
+        values = red
+        if not ((red == green) & (green == blue)).all():
+            mode, values = "P", red << 16 | green << 8 | blue
+            values = np.where(values == _VOID_COLOUR, _VOID, values + _COLOUR * (values > 0))
+        values = np.where(alpha > 0, values, 0)
+    void = values == _VOID
+    objects = (values != 0) & ~void
+    if mode != "P" or not void.any() or not objects.any():
+        return values
+    _, parts = cv2.connectedComponents(void.astype(np.uint8), connectivity=8)
+    near = cv2.dilate(objects.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    is_border = np.isin(parts, np.unique(parts[near & void]))
+    return np.where(void, np.where(is_border, 0, -_VOID), values)
+
+
+def _flaw(values: np.ndarray) -> Reason | None:
+    """Whether it is a picture, a grey mask of two values with seams, or another with seams."""
+    if not ((values != 0) & (values != values.max())).any():  # soon told of most
+        return None
+    flat = values.reshape(-1).astype(np.int32)
+    starts = np.append(0, np.flatnonzero(flat[1:] != flat[:-1]) + 1)
+    found, run_values = np.unique(flat[starts], return_inverse=True)
+    runs = np.bincount(run_values)
+    pixels = np.bincount(run_values, np.diff(starts, append=flat.size))
+    if len(found) > _PICTURE_VALUES and runs[found != 0].sum() > _PICTURE_RUNS * flat.size:
+        return Reason.MASK_IS_PICTURE
+    seams = (found != 0) & (pixels < _SEAM_RUN * runs)
+    between = (found > _NOISE) & (found < found[-1] - _NOISE)
+    are_seams = pixels[between].sum() < _SEAM_RUN * runs[between].sum()
+    if _VOID / 2 < found[-1] <= _VOID and between.sum() >= _SEAM_VALUES and are_seams:
+        return Reason.MASK_CUT
+    others = np.count_nonzero(found) - seams.sum()
+    is_seamed = seams.sum() >= _SEAM_VALUES and 0 < others < seams.sum()
+    return Reason.MASK_SEAMS if is_seamed else None
