@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,32 @@ import pycocotools.mask as mask_util
 CLASSES = [f"class_{i}" for i in range(1, 81)]  # as many as COCO has
 
 
+def noise(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+    """(height, width, 3), every pixel for itself."""
+    return rng.integers(90, 160, (*size, 3), dtype=np.uint8)
+
+
+def photograph(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+    """(height, width, 3): as large a JPEG, and as slow to decode, as a photograph: less of every
+    octave than of the one before it."""
+    height, width = size
+    pixels = np.full((*size, 3), 128, dtype=np.float32)
+    for side in (6, 24, 96):
+        coarse = rng.standard_normal((side, side, 3), dtype=np.float32) * 120 / side**0.5
+        pixels += cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
+    grain = rng.integers(0, 18, (*size, 1), dtype=np.uint8)
+    return np.asarray(pixels.clip(0, 235).astype(np.uint8) + grain)
+
+
 def write_pictures(
-    folder: Path, images: int, size: tuple[int, int], objects: int, seed: int = 0
+    folder: Path,
+    images: int,
+    size: tuple[int, int],
+    objects: int,
+    seed: int = 0,
+    background: Callable[[np.random.Generator, tuple[int, int]], np.ndarray] = noise,
 ) -> Path:
-    """JPEG images of ellipses on noise and a COCO json beside them; returns the json.
+    """JPEG images of ellipses on a background and a COCO json beside them; returns the json.
 
     Args:
         folder: made if it is not there.
@@ -31,7 +54,7 @@ def write_pictures(
         "categories": [{"id": i, "name": name} for i, name in enumerate(CLASSES, 1)],
     }
     for image_id in range(1, images + 1):
-        pixels = rng.integers(90, 160, (*size, 3), dtype=np.uint8)
+        pixels = background(rng, size)
         for _ in range(objects):
             annotation = _ellipse(rng, size)
             outline = np.array(annotation["segmentation"][0]).reshape(-1, 2)

@@ -138,6 +138,15 @@ def test_who_is_stopped_says_what_to_do(sent: signal.Signals, word: str, status:
     assert process.wait(60) == status
 
 
+def test_progress_in_a_file_is_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 1000, 7))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    assert list(progress(range(1200, 1212), "counting", 1200)) == list(range(1200, 1212))
+    assert capsys.readouterr().err == "counting: 4 of 1,200\ncounting: 9 of 1,200\n"
+
+
 def test_progress_is_silent_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(progress((time.sleep(0) or i for i in range(3)), "counting", 3)) == [0, 1, 2]
     captured = capsys.readouterr()

@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from transfer_maskrcnn.errors import TrainingDivergedError, TransferError
 FAILED, DIVERGED_STATUS = 1, 3
 # As a shell reports a process that SIGINT, SIGPIPE, or SIGTERM ended.
 _INTERRUPTED, _READER_GONE, _TERMINATED = 130, 141, 143
+_SECONDS_A_LINE = 30.0  # of progress, where stderr is no terminal
 
 T = TypeVar("T")
 
@@ -159,10 +161,19 @@ def _first_cause(error: BaseException) -> BaseException:
 
 
 def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-    """``items`` with a progress bar on stderr, if a person watches it for over two seconds."""
+    """``items`` with a progress bar on stderr, if a person watches it for over two seconds.
+
+    Where stderr is no terminal, a line every half minute says how far it is.
+    """
     from tqdm import tqdm
 
-    bar = tqdm(
-        items, desc=what, total=total, delay=2, disable=None, leave=False, dynamic_ncols=True
-    )
-    return iter(bar)
+    if sys.stderr.isatty():
+        yield from tqdm(items, desc=what, total=total, delay=2, leave=False, dynamic_ncols=True)
+        return
+    of, told = f" of {total:,}" if total else "", time.monotonic()
+    for done, item in enumerate(items):
+        now = time.monotonic()
+        if now - told >= _SECONDS_A_LINE:
+            print(f"{what}: {done:,}{of}", file=sys.stderr, flush=True)
+            told = now
+        yield item

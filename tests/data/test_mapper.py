@@ -16,7 +16,7 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from transfer_maskrcnn.config import load_config
-from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
+from transfer_maskrcnn.data.mapper import CheckedDatasetMapper, MapperForCheck
 from transfer_maskrcnn.data.registry import DatasetFacts, dataset_facts
 from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.errors import DatasetError
@@ -70,6 +70,31 @@ def test_what_is_no_fault_of_the_image_is_not_blamed_on_it(
         mapper(record_of(tmp_path))
     assert not isinstance(caught.value, DatasetError)
     assert "a.png" in caplog.text
+
+
+def test_the_mapper_of_a_check_fails_where_training_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In few steps: nothing is enlarged, and one size is resized and cropped but once."""
+    cfg = load_config("", ("MODEL.MASK_ON", "True", "INPUT.MAX_SIZE_TRAIN", "40"))
+    mapper, record = MapperForCheck(cfg, "bitmask"), record_of(tmp_path)
+    tried: list[Any] = []
+    augment = mapper._augment
+    monkeypatch.setattr(mapper, "_augment", lambda one: tried.append(one.image) or augment(one))
+    for _ in range(3):
+        assert mapper(record).shape == (3, 8, 8)
+    assert [image.shape for image in tried] == [(8, 8)]
+    with pytest.raises(Exception, match="mask_format=='polygon'"):
+        MapperForCheck(cfg, "polygon")(record)
+    with pytest.raises(DatasetError, match=r"cannot use image .*a\.png"):
+        mapper({**record, "width": 9})
+    thin = {**record, "width": 100, "height": 1, "annotations": []}
+    Image.new("RGB", (100, 1)).save(tmp_path / "a.png")
+    for _ in range(2):  # training makes it no pixel high
+        with pytest.raises(ValueError, match="must be > 0"):
+            mapper(thin)
+    Image.new("RGB", (100, 50)).save(tmp_path / "a.png")
+    assert mapper({**thin, "height": 50}).shape == (3, 20, 40)
 
 
 def test_an_image_of_another_size(tmp_path: Path) -> None:

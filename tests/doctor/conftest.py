@@ -15,7 +15,7 @@ import pytest
 from detectron2.config import get_cfg
 
 from transfer_maskrcnn.data.datasets import DatasetSpec
-from transfer_maskrcnn.data.mapper import CheckedDatasetMapper, mapper_for_check
+from transfer_maskrcnn.data.mapper import MapperForCheck
 from transfer_maskrcnn.doctor import Diagnosis, examine
 from transfer_maskrcnn.doctor.anchors import Settings
 from transfer_maskrcnn.doctor.subject import subject_of
@@ -128,7 +128,7 @@ def val(tmp_path: Path) -> Planted:
     return Planted(tmp_path, "toy_val", images=4, seed=100)
 
 
-MapperOf = Callable[[str], CheckedDatasetMapper]
+MapperOf = Callable[[str], MapperForCheck]
 
 
 @pytest.fixture(scope="session")
@@ -136,7 +136,7 @@ def mapper_of() -> MapperOf:
     cfg = get_cfg()
     cfg.MODEL.MASK_ON = True
     cfg.INPUT.MIN_SIZE_TRAIN = (HEIGHT,)
-    return partial(mapper_for_check, cfg)
+    return partial(MapperForCheck, cfg)
 
 
 @pytest.fixture

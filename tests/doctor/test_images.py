@@ -33,10 +33,9 @@ def records(tmp_path):
     return found
 
 
-def _mapper(record):
+def _mapper(record) -> None:
     if record["file_name"].endswith("5.png"):
         raise RuntimeError(f"in process {os.getpid()}\nof image {record['file_name']}")
-    return record
 
 
 def test_processes_find_what_one_finds_in_the_same_order(records, monkeypatch) -> None:

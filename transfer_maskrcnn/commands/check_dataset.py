@@ -54,7 +54,7 @@ def _main(args: argparse.Namespace) -> int:
     _check_outputs(args)
     from transfer_maskrcnn.autoconfig import settings_of
     from transfer_maskrcnn.config import load_config
-    from transfer_maskrcnn.data.mapper import mapper_for_check
+    from transfer_maskrcnn.data.mapper import MapperForCheck
     from transfer_maskrcnn.doctor import examine, findings, page_data
     from transfer_maskrcnn.report.doctor_page import write_doctor_page
 
@@ -63,7 +63,7 @@ def _main(args: argparse.Namespace) -> int:
     if args.convert:
         _convert(subjects, settings, args.convert[0], Path(args.convert[1]))
         return 0
-    diagnosis = examine(subjects, settings, partial(mapper_for_check, cfg))
+    diagnosis = examine(subjects, settings, partial(MapperForCheck, cfg))
     content = diagnosis.as_json()
     if args.json == "-":
         print(json.dumps(content, indent=1))

@@ -36,9 +36,15 @@ Integers = NDArray[np.int64]
 
 
 def thumbnail_of(image: NDArray[np.uint8]) -> bytes:
-    """32 x 32 grey bytes, by rows, of an image (H, W, 3), RGB or BGR."""
-    small = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-    return small.mean(axis=2).astype(np.uint8).tobytes()
+    """32 x 32 grey bytes, by rows, of an image (channels, height, width)."""
+    small = [cv2.resize(plane, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for plane in image]
+    return np.mean(small, axis=0).astype(np.uint8).tobytes()
+
+
+def decoded(image: Image.Image) -> NDArray[np.uint8]:
+    """A small version of an image that was opened, upright, (3, height, width)."""
+    image.draft("RGB", (4 * SIDE, 4 * SIDE))  # of a JPEG, a fraction is decoded
+    return np.asarray(ImageOps.exif_transpose(image).convert("RGB")).transpose(2, 0, 1)
 
 
 def thumbnail(file: str) -> bytes:
@@ -54,9 +60,7 @@ def _seen(file: str) -> tuple[bytes, bytes]:
             content = opened.read()
         digest = hashlib.sha256(content).digest()
         with Image.open(io.BytesIO(content)) as image:
-            image.draft("RGB", (4 * SIDE, 4 * SIDE))  # of a JPEG, a fraction is decoded
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-        return digest, thumbnail_of(np.asarray(upright))
+            return digest, thumbnail_of(decoded(image))
     except Exception:  # Pillow's decoders raise nearly every type of exception
         return digest, b""
 

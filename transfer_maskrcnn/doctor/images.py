@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,17 +15,18 @@ import numpy as np
 import pycocotools.mask as mask_util
 import shapely
 from detectron2.data import MapDataset
+from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from transfer_maskrcnn.cli import progress
 from transfer_maskrcnn.data.export.masks import as_rle
 from transfer_maskrcnn.data.formats.masks import box_of, polygons_area
-from transfer_maskrcnn.data.near_duplicates import SIDE, thumbnail_of
+from transfer_maskrcnn.data.near_duplicates import decoded, thumbnail_of
 from transfer_maskrcnn.errors import DatasetError
 
 Record = dict[str, Any]
-Mapper = Callable[[Record], Any]
+Mapper = Callable[[Record], NDArray[np.uint8] | None]
 Figures = Mapping[str, Any]
 
 TINY_SIDE = 4  # pixels of the network's input: the stride of its finest features
@@ -73,7 +75,8 @@ def look_at_images(
         name: of the dataset, for the progress bar.
         records: detectron2 dataset dicts, their boxes XYXY.
         scales: how many times larger the network sees each image.
-        mapper: what training does to a record; an error it raises is told of.
+        mapper: raises what training would raise for a record, which is told of; returns its image,
+            (channels, height, width), or None, and it is decoded again.
     """
     cores = len(os.sched_getaffinity(0))
     workers = min(cores, 32) if cores > 1 and len(records) >= _FEWEST_FOR_PROCESSES else 0
@@ -94,33 +97,35 @@ def _look(mapper: Mapper, job: tuple[Record, float]) -> Look:
 
 
 def image_facts(record: Record, mapper: Mapper) -> ImageFacts:
-    """Decode the image of a dataset dict, and run ``mapper`` over the dict."""
-    failure = ""
+    """What ``mapper`` says of a dataset dict, and what its image file is."""
+    failure, pixels = "", None
     try:
-        mapper(record)
+        pixels = mapper(record)
     except Exception as error:  # whatever it is, it would end the training
         said = " ".join(str(error).split())
         failure = said if isinstance(error, DatasetError) else f"{type(error).__name__}: {said}"
     try:
-        return _decoded(record["file_name"], failure)
+        return _facts(record["file_name"], pixels, failure)
     except Exception as error:  # Pillow's decoders raise nearly every type of exception
         return ImageFacts(failure or f"{type(error).__name__}: {error}")
 
 
-def _decoded(file: str, failure: str) -> ImageFacts:
+def _facts(file: str, pixels: NDArray[np.uint8] | None, failure: str) -> ImageFacts:
     with open(file, "rb") as opened:
-        digest = hashlib.sha256(opened.read()).digest()
-    with Image.open(file) as image:
+        content = opened.read()
+    with Image.open(io.BytesIO(content)) as image:
         orientation = image.getexif().get(_EXIF_ORIENTATION)
         cmyk = image.mode == "CMYK"
         transparent = "transparency" in image.info or "A" in image.getbands()
         if transparent:
             transparent = image.convert("RGBA").getchannel("A").getextrema()[0] != 255
-        image.draft("RGB", (4 * SIDE, 4 * SIDE))  # of a JPEG, a fraction is decoded
-        rgb = np.asarray(image.convert("RGB"))
-    pixels = "cmyk" if cmyk else "grey" if (rgb == rgb[..., :1]).all() else "colour"
+        planes = decoded(image) if pixels is None else pixels
+    # Most colour images need no look at every pixel.
+    grey = all((some == some[:1]).all() for some in (planes[:, ::16, ::16], planes))
+    kind = "cmyk" if cmyk else "grey" if grey else "colour"
     known = orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
-    return ImageFacts(failure, pixels, transparent, known, digest, thumbnail_of(rgb))
+    digest = hashlib.sha256(content).digest()
+    return ImageFacts(failure, kind, transparent, known, digest, thumbnail_of(planes))
 
 
 @dataclass(frozen=True)
