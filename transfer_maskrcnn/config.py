@@ -167,7 +167,8 @@ _TRANSFER: Mapping[str, Any] = {
 _OWN_KEYS: Mapping[str, Mapping[str, Any]] = {
     "DATASETS": {
         # A YAML file that declares more datasets (its form: docs/formats.md), or a list of such
-        # files; paths in it are relative to it. None: built-in names only.
+        # files; paths in it are relative to it. Also a folder or file of a dataset, which is
+        # recognised. None: built-in names only.
         "CATALOG": None,
         # Sets of the source's classes, beside DATASETS.TEST, with MODEL.TRANSFER.EXTEND: the source
         # model is evaluated on them once, and how much the run has forgotten is told.

@@ -204,9 +204,9 @@ def test_a_page(run: Run, catalog: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "no dataset: name one"),
+        ([], "no dataset: name a folder"),
         (["baloon_train"], "did you mean 'balloon_train'"),
-        (["--format", "coco"], "--format and --annotations go together"),
+        (["--format", "coco"], "no dataset: name a folder"),
         (["balloon_train", "--convert", "voc", "out"], "expected one of coco, yolo"),
         (["--catalog", "nowhere.yaml"], "nowhere.yaml"),
         (["--format", "coco", "--annotations", "a.json"], "needs image_root"),
@@ -220,3 +220,30 @@ def test_mistakes(run: Run, arguments: list[str], message: str) -> None:
 def test_what_the_command_line_lists_is_there() -> None:
     """It names the formats itself: loading them would take longer than ``--help`` may."""
     assert tuple(FORMATS) == FORMATS_LISTED and tuple(EXPORTERS) == EXPORTED
+
+
+def test_a_folder_is_recognised_and_declared(run: Run, catalog: Path, tmp_path: Path) -> None:
+    """What is written says the same as the folder; what was said of it goes into it."""
+    export = tmp_path / "kites"
+    for part, folder in (("train", "train"), ("val", "valid")):
+        export.mkdir(exist_ok=True)
+        (tmp_path / part).rename(export / folder)
+        (tmp_path / f"{part}.json").rename(export / folder / "_annotations.coco.json")
+    status, shown = run(export, "--write", tmp_path / "kites.yaml", "--classes", "kite")
+    assert status == 1 and "found kites_train: coco" in shown and "that is there twice" in shown
+    assert shown.rstrip().endswith(f"--catalog {tmp_path / 'kites.yaml'} --fix mended")
+    assert yaml.safe_load((tmp_path / "kites.yaml").read_text()) == {
+        f"kites_{part}": {"format": "coco", "classes": ["kite"]}
+        | {"annotations": f"kites/{folder}/_annotations.coco.json", "image_root": f"kites/{folder}"}
+        for part, folder in (("train", "train"), ("val", "valid"))
+    }
+    assert run(export, "--write", tmp_path / "kites.yaml") == (
+        1,
+        f"error: --write {tmp_path / 'kites.yaml'}: exists already; nothing is overwritten",
+    )
+    status, shown = run("--catalog", tmp_path / "kites.yaml", "kites_val")
+    assert status == 0 and "next: python tools/make_config.py --catalog" in shown
+    status, shown = run(export / "valid", "--format", "labelme")
+    assert status == 1 and "holds no dataset" in shown
+    for part in ("train", "val"):
+        _forget(f"kites_{part}")

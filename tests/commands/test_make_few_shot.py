@@ -41,6 +41,19 @@ def declared(
     return make
 
 
+def test_subsets_of_what_a_folder_has_to_train_on(
+    write_dataset: Callable[[str, Path], dict[str, Any]], tmp_path: Path
+) -> None:
+    stem = f"few_{next(_numbers)}"
+    for part in ("train", "valid"):
+        write_dataset("coco", tmp_path / stem / part)
+    make_few_shot([str(tmp_path / stem), "--shots", "2", "--output", str(tmp_path / f"{stem}_out")])
+    declared = yaml.safe_load((tmp_path / f"{stem}_out" / "catalog.yaml").read_text())
+    subset = f"{stem}_out_2shot_seed0"
+    assert list(declared) == [f"{stem}_train", f"{stem}_val", subset]
+    assert declared[subset]["image_root"] == str(tmp_path / stem / "train/images/train")
+
+
 @pytest.mark.parametrize("formats", [("coco",), ("labelme",), ("yolo",), ("coco", "via")])
 def test_subsets_of_any_format(
     formats: tuple[str, ...],

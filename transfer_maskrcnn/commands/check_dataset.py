@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from transfer_maskrcnn.cli import run_tool, tool_parser
 from transfer_maskrcnn.errors import ConfigError
-from transfer_maskrcnn.files import write_json
-from transfer_maskrcnn.text import plural
+from transfer_maskrcnn.files import write_json, write_text
+from transfer_maskrcnn.text import plural, wrapped
 
 if TYPE_CHECKING:  # what is heavy is imported once the command line is understood
     from detectron2.config import CfgNode
@@ -24,12 +25,15 @@ FORMATS = ("coco", "via", "labelme", "yolo", "png_masks")
 EXPORTED = ("coco", "yolo", "labelme", "labelme_masks", "png_masks")
 EXAMPLES = """
 Examples:
-  python tools/check_dataset.py balloon_train balloon_val
+  python tools/check_dataset.py my_photos --write my.yaml --html doctor.html
   python tools/check_dataset.py --catalog my.yaml
+  python tools/check_dataset.py balloon_train balloon_val
   python tools/check_dataset.py --format coco --annotations train.json \\
-    --image-root images --html doctor.html
+    --image-root images
   python tools/check_dataset.py --catalog my.yaml --fix mended
   python tools/check_dataset.py balloon_train --convert yolo balloon_yolo
+A folder or file is recognised: labelme, COCO, VIA, YOLO, or PNG masks, as tools
+export them; --format and the options beside it say what is not as it was found.
 Names with "val" or "test" in them are taken for validation sets, the others for
 training sets; each pair of both kinds is compared. --config-file tells which
 input size, anchors and limits to check against (else Mask R-CNN R50-FPN's).
@@ -59,6 +63,7 @@ def _main(args: argparse.Namespace) -> int:
     from transfer_maskrcnn.report.doctor_page import write_doctor_page
 
     cfg = load_config(args.config_file, () if args.config_file else STANDARD)
+    _recognise(args)
     subjects, settings = _subjects(args, cfg), settings_of(cfg)
     if args.convert:
         _convert(subjects, settings, args.convert[0], Path(args.convert[1]))
@@ -76,6 +81,8 @@ def _main(args: argparse.Namespace) -> int:
         print(f"Page: {args.html}", file=sys.stderr if args.json == "-" else sys.stdout)
     if args.fix:
         _fix(diagnosis, args.fix)
+    elif args.paths and args.json != "-":
+        _tell_next(args, diagnosis)
     return int(diagnosis.has_errors)
 
 
@@ -83,7 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = tool_parser(
         "Examine datasets before training: what is wrong, where, and how to mend it.", EXAMPLES
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="registered datasets")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="registered datasets, or folders or files of some"
+    )
     parser.add_argument(
         *("--catalog",),
         action="append",
@@ -92,10 +101,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--config-file", default="", metavar="FILE", help="as for train_net.py")
     files = parser.add_argument_group("a dataset that is not declared anywhere")
+    files.add_argument("--write", type=Path, metavar="FILE", help="declare what was found in FILE")
     files.add_argument("--format", choices=FORMATS)
     files.add_argument("--annotations", metavar="PATH", help="json file, data.yaml or folder")
     files.add_argument("--image-root", metavar="DIR", help="folder of the images")
     files.add_argument("--classes", metavar="A,B", help="class names, in the order wanted")
+    files.add_argument("--split", metavar="KEY", help="yolo: the key of the data.yaml")
+    files.add_argument("--attribute", metavar="NAME", help="via: what holds the class")
+    files.add_argument("--pixel-values", choices=("instance", "class"), help="png_masks")
+    files.add_argument("--mask-suffix", metavar="TEXT", help="png_masks: X_mask.png is of X.jpg")
     parser.add_argument("--json", metavar="FILE", help="write all findings; - for stdout")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with pictures")
     action = parser.add_mutually_exclusive_group()
@@ -111,39 +125,80 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _recognise(args: argparse.Namespace) -> None:
+    """Make names of the paths in ``args.names``; ``args.paths`` is where all datasets come from."""
+    from transfer_maskrcnn.data.given import catalog_text, names_of
+    from transfer_maskrcnn.data.registry import register_catalogs
+
+    catalogs = args.catalog or []
+    given = [*(args.names or catalogs), *([] if args.format else filter(None, [args.annotations]))]
+    args.paths = catalogs if args.names else []  # which declare more than what is named
+    register_catalogs(args.paths)
+    args.names, sources = names_of(given, args.format, _options(args))
+    args.paths = [*args.paths, *(source.path for source in sources)]
+    found = [source for source in sources if source.entries]
+    output = sys.stderr if args.json == "-" else sys.stdout
+    for catalog in found:
+        for name, about in catalog.about.items():
+            print(wrapped(f"found {name}: {about}", "  "), file=output)
+    if args.write and not found:
+        raise ConfigError("--write: nothing was recognised; name a folder or a file of a dataset")
+    if args.write:
+        write_text(args.write, catalog_text(found, args.write.absolute()))
+        print(f"Written to {args.write}", file=output)
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says of a dataset that is declared nowhere."""
+    keys = ("image_root", "classes", "split", "attribute", "pixel_values", "mask_suffix")
+    stated = {key: getattr(args, key) for key in keys if getattr(args, key) is not None}
+    return stated | ({"classes": args.classes.split(",")} if args.classes else {})
+
+
 def _subjects(args: argparse.Namespace, cfg: CfgNode) -> list[Subject]:
     """What the command line names or describes; else what the config names."""
     from transfer_maskrcnn.data.registry import make_spec, register_catalogs
     from transfer_maskrcnn.doctor.subject import looks_like_validation, subject_of
 
-    declared = register_catalogs(args.catalog)
-    names, described = args.names or declared, []
-    if args.format or args.annotations:
-        if not (args.format and args.annotations):
-            raise ConfigError("--format and --annotations go together; --help has an example")
+    names, described = args.names, []
+    if args.format and args.annotations:
         path = Path(args.annotations).resolve()
         # valid/_annotations.coco.json: the folder says which set it is.
         name = path.stem if looks_like_validation(path.stem) else f"{path.parent.name}/{path.stem}"
-        classes = args.classes.split(",") if args.classes else None
-        spec = make_spec(name, args.format, args.annotations, args.image_root, classes=classes)
+        spec = make_spec(name, args.format, args.annotations, **_options(args))
         described = [subject_of(name, spec=spec)]
     elif not names:
         names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
         register_catalogs(cfg.DATASETS.CATALOG)
     if not (names or described):
         raise ConfigError(
-            "no dataset: name one (balloon_train), or use --catalog my.yaml, or --format, "
-            "--annotations and --image-root; --help has examples"
+            "no dataset: name a folder or file, or one that is registered (balloon_train), or use "
+            "--catalog my.yaml, or --format, --annotations and --image-root; --help has examples"
         )
     return [subject_of(name, name in cfg.DATASETS.TEST) for name in names] + described
 
 
+def _tell_next(args: argparse.Namespace, diagnosis: Diagnosis) -> None:
+    catalogs = [args.write] if args.write else args.paths
+    given = " ".join(f"--catalog {shlex.quote(str(catalog))}" for catalog in catalogs)
+    if not args.write and (args.format or _options(args)):
+        print("next: the same with --write my.yaml, which keeps what you said of the dataset")
+    elif diagnosis.has_errors:
+        print("next: mend what is above, or have it mended as far as a program can:")
+        print(f"  python tools/check_dataset.py {given} --fix mended")
+    else:
+        print(f"next: python tools/make_config.py {given} -o my_config.yaml")
+
+
 def _check_outputs(args: argparse.Namespace) -> None:
     """Before minutes of work: is there room for what will be written?"""
-    for path in (Path(given) for given in (args.html, args.json) if given not in (None, "-")):
+    written = (args.html, args.json, args.write)
+    for path in (Path(given) for given in written if given not in (None, "-")):
         if path.is_dir() or not path.parent.is_dir():
             state = "is a folder" if path.is_dir() else f"there is no folder {path.parent}"
             raise ConfigError(f"{path}: {state}; expected the name of a file")
+    if args.write and args.write.exists():
+        raise ConfigError(f"--write {args.write}: exists already; nothing is overwritten")
     if args.fix and args.fix.exists() and (not args.fix.is_dir() or any(args.fix.iterdir())):
         raise ConfigError(
             f"--fix {args.fix} is there already; name a new folder, nothing is overwritten"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from transfer_maskrcnn.cli import progress, run_tool, tool_parser, whole_number
 from transfer_maskrcnn.errors import ConfigError
-from transfer_maskrcnn.files import atomic_path
+from transfer_maskrcnn.files import atomic_path, write_text
 from transfer_maskrcnn.text import plural
 
 if TYPE_CHECKING:  # what is heavy is imported once the command line is understood
@@ -26,6 +26,7 @@ EXAMPLES = """
 Examples:
   your data:   python tools/make_config.py --catalog my.yaml -o my_config.yaml
   then train:  python tools/train_net.py --config-file my_config.yaml
+  its folder:  python tools/make_config.py --train my_photos -o my_config.yaml
   known name:  python tools/make_config.py --train balloon_train -o b.yaml
   for a CPU:   ... --base configs/Base-thin-R50-FPN-cpu.yaml --weights w.pth
 
@@ -53,9 +54,11 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FILE",
-        help="declares datasets, as DATASETS.CATALOG; may be repeated",
+        help="declares datasets, or is the folder of some; may be repeated",
     )
-    parser.add_argument("--train", metavar="NAME", help="dataset; needless where names tell")
+    parser.add_argument(
+        "--train", metavar="NAME", help="dataset, or its folder; needless where names tell"
+    )
     parser.add_argument("--val", metavar="NAME", help="dataset to evaluate on; the same")
     parser.add_argument("--base", metavar="FILE", help=f"default: {DEFAULT_BASE}")
     parser.add_argument("--weights", metavar="FILE", help="MODEL.WEIGHTS; default: the base's")
@@ -79,26 +82,34 @@ def make_config(argv: Sequence[str] | None = None) -> None:
     """
     args = _parser().parse_args(argv)
     output: Path = args.output
-    if output.exists():
-        raise ConfigError(f"-o {output}: exists already; choose another name, or remove it")
+    _refuse(output)
     if not output.parent.is_dir():
         raise ConfigError(f"-o {output}: there is no folder {output.parent}")
     from detectron2.data import DatasetCatalog
 
     from transfer_maskrcnn.autoconfig import Line, choose_datasets, fit_lines, yaml_text
     from transfer_maskrcnn.config import load_config
-    from transfer_maskrcnn.data.registry import register_catalogs
+    from transfer_maskrcnn.data.given import catalog_text, names_of
 
     default = Path(DEFAULT_BASE) if Path(DEFAULT_BASE).is_file() else REPOSITORY / DEFAULT_BASE
     base_file = Path(args.base).expanduser() if args.base else default
     base = load_config(str(base_file))
-    catalogs = [_whole(file) for file in args.catalog]
-    own = register_catalogs(catalogs)
-    train, val = choose_datasets(own, DatasetCatalog.list(), args.train, args.val)
+    own, catalogs = names_of(args.catalog)
+    named = []
+    for argument in (args.train, args.val):
+        names, more = names_of([argument] if argument else [], split=args.val is None)
+        own, catalogs = [*own, *names], [*catalogs, *more]
+        named.append(names[0] if len(names) == 1 else None)
+    train, val = choose_datasets(own, DatasetCatalog.list(), *named)
     print(f"train: {train}; validate: {val or 'nothing, so there will be no AP'}")
-    given = [
-        Line(*line) for line in _given(catalogs, train, val, args.weights) if line[1] is not None
-    ]
+    files = [_whole(catalog.path) for catalog in catalogs if not catalog.entries]
+    if found := [catalog for catalog in catalogs if catalog.entries]:
+        declared = output.with_name(f"{output.stem}_data.yaml")
+        _refuse(declared)
+        write_text(declared, catalog_text(found, declared.absolute()))
+        print(f"Written to {declared}: what was found")
+        files.append(_whole(str(declared)))
+    given = [Line(*line) for line in _given(files, train, val, args.weights) if line[1] is not None]
     _check(base, given)
     data = _measured(train, val)
     where = "Below the folder that training starts in."
@@ -113,6 +124,11 @@ def make_config(argv: Sequence[str] | None = None) -> None:
     if not (args.weights or base.MODEL.WEIGHTS):
         print("note: the base names no weights; add --weights here, or MODEL.WEIGHTS in training")
     print(f"next: {command}")
+
+
+def _refuse(output: Path) -> None:
+    if output.exists():
+        raise ConfigError(f"-o {output}: exists already; choose another name, or remove it")
 
 
 def _measured(train: str, val: str | None) -> Data:

@@ -43,7 +43,7 @@ def make_few_shot_tool() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = tool_parser("Write few-shot subsets: K instances of each class, by seed.", EXAMPLES)
-    parser.add_argument("names", nargs="+", metavar="NAME", help="registered datasets")
+    parser.add_argument("names", nargs="+", metavar="NAME", help="datasets, or folders of some")
     parser.add_argument(
         "--shots", nargs="+", type=partial(whole_number, 1), required=True, metavar="K"
     )
@@ -83,9 +83,15 @@ def make_few_shot(argv: Sequence[str] | None = None) -> None:
 
     from transfer_maskrcnn.data.export.base import new_folder, write_yaml
     from transfer_maskrcnn.data.few_shot import FewShots, NamedDataset
+    from transfer_maskrcnn.data.given import names_of
     from transfer_maskrcnn.data.registry import catalog_entry, register_catalogs
+    from transfer_maskrcnn.doctor.subject import looks_like_validation
 
     declared = register_catalogs(args.catalog)
+    chosen, catalogs = names_of(args.names)
+    declared += chosen if catalogs else []
+    # of what lies in a folder, all that is not to validate on
+    chosen = [name for name in chosen if name in args.names or not looks_like_validation(name)]
     runs = list(itertools.product(sorted(set(args.shots)), sorted(set(args.seeds))))
     prefix = args.output.expanduser().resolve().name
     names = [f"{prefix}_{shots}shot_seed{seed}" for shots, seed in runs]
@@ -98,7 +104,7 @@ def make_few_shot(argv: Sequence[str] | None = None) -> None:
             )
     with new_folder(args.output) as folder:  # it is free: seen before anything is read
         few = FewShots(
-            [NamedDataset.registered(name) for name in dict.fromkeys(args.names)], args.classes
+            [NamedDataset.registered(name) for name in dict.fromkeys(chosen)], args.classes
         )
         entries: dict[str, Any] = {name: catalog_entry(name) for name in declared}
         for name, (shots, seed) in zip(names, progress(runs, "choosing", len(runs)), strict=True):

@@ -286,21 +286,35 @@ def register_catalog(
 
     The file maps a name to ``format``, ``annotations``, ``image_root``, ``classes``, ``merge`` and
     the options of :func:`register_dataset`. Relative paths start at ``root``, by default the file's
-    own folder.
+    own folder. A folder or file of another kind stands for the datasets that are recognised there.
 
     Raises:
-        DatasetError: the file is missing, not YAML, or declares something unusable.
+        DatasetError: the file is missing, not YAML, or declares something unusable; nothing is
+            recognised.
     """
     path = Path(path).expanduser()
-    entries = _read_catalog(path)
-    base = path.parent if root is None else Path(root).expanduser()
+    if root is None:
+        from .given import catalog_of, declared_in  # which imports this module
+
+        declared = declared_in(path)
+        if declared is None:
+            return catalog_of(path).register()
+        path = declared
+    return register_entries(_read_catalog(path), path.parent if root is None else root)
+
+
+def register_entries(
+    entries: Mapping[str, Mapping[str, Any]], base: str | os.PathLike[str] = ""
+) -> list[str]:
+    """Register the entries of a catalog, with paths relative to ``base``; returns the names."""
+    base = Path(base).expanduser()
     names: list[str] = []
     for name, entry in entries.items():
         paths = {
             key: entry[key] for key in ("annotations", "image_root") if entry.get(key) is not None
         }
         paths = {key: str(base / Path(value).expanduser()) for key, value in paths.items()}
-        names += register_dataset(name, **entry | paths)
+        names += register_dataset(name, **{**entry, **paths})
     return names
 
 

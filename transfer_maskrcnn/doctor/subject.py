@@ -47,9 +47,9 @@ def subject_of(name: str, is_validation: bool = False, spec: DatasetSpec | None 
     spec = spec or spec_of(name)
     if spec is None and name not in DatasetCatalog:
         raise DatasetError(
-            f"no dataset is registered as {name!r}{nearest(name, DatasetCatalog.list())}; one of "
-            "your own is declared in a catalog (--catalog my.yaml), or described with --format, "
-            "--annotations and --image-root"
+            f"no dataset is registered as {name!r}{nearest(name, DatasetCatalog.list())}; nor is "
+            "there such a folder or file. One of your own is named by its folder, declared in a "
+            "catalog (--catalog my.yaml), or described with --format and --annotations"
         )
     spec = spec or DatasetSpec(name, format="", annotations="")
     return Subject(spec, is_validation or looks_like_validation(name))

@@ -1,0 +1,384 @@
+"""What a folder or a file is: datasets in the layouts that annotation tools export.
+
+Nothing is registered or written here; ``data/given`` does that with what is found.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from transfer_maskrcnn.data.formats.files import describe, read_json
+from transfer_maskrcnn.data.formats.labelme_via import parse_label
+from transfer_maskrcnn.data.formats.yolo import label_path, read_yaml
+from transfer_maskrcnn.data.tree import Tree, part_of
+from transfer_maskrcnn.errors import DatasetError
+from transfer_maskrcnn.text import few, plural
+
+YAML_SUFFIXES = (".yaml", ".yml")
+# Where several tell of the same images, the first is taken.
+_ORDER = ("yolo", "coco", "via", "labelme", "samples", "png_masks", "label_files")
+_FORMATS = {"samples": "png_masks", "label_files": "yolo"}
+_DEEP = ("labelme", "png_masks", "label_files")  # whose loaders read the folders in a folder
+_PACKED = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
+_MASK_WORDS = re.compile(r"mask|seg|label|annot|gt|truth|inst|target", re.IGNORECASE)
+_INSTANCES = re.compile(r"object|inst", re.IGNORECASE)
+_LOOKED_AT = 3  # json files with the name of an image: of which kind one is, all are
+_MOST = 200  # other json files that are opened, and names of masks that are compared
+_GREYS = 64  # a photograph in grey has more values than this
+_ANY_CLASS = "object"
+_EXPECTED = """
+Expected one of these, also in folders train, valid and test:
+  labelme    json files of labelme or X-AnyLabeling, and their images
+  coco       a COCO json and its images, as Roboflow, CVAT and others export
+  via        via_region_data.json or a project of VIA 2, and its images
+  yolo       a data.yaml; or images/ and labels/ with polygons in *.txt
+  png_masks  images/ and masks/, JPEGImages/ and SegmentationObject/, PNGImages/
+             and PedMasks/; or a folder for each image, with images/ and masks/"""
+
+Files = Mapping[Path, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Found:
+    """One dataset, as a catalog would declare it.
+
+    Attributes:
+        kind: as in ``_ORDER``.
+        annotations, image_root, options: of the entry; paths begin as the path that was given.
+        place: the part of the path that tells it from other datasets there.
+        part: "train", "val", "test", or "" where nothing says.
+        count, what: how many were seen, of what, as in "12 images".
+        covers: the folder of its images.
+    """
+
+    kind: str
+    annotations: Path
+    image_root: Path | None
+    place: Path
+    part: str
+    count: int
+    what: str
+    covers: Path
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def format(self) -> str:
+        return _FORMATS.get(self.kind, self.kind)
+
+    def about(self, start: Path) -> str:
+        """The format, where, and how much of it; paths below ``start`` begin there."""
+        where = self.annotations
+        where = where.relative_to(start) if where.is_relative_to(start) else where
+        return f"{self.format}, {where}, {plural(self.count, self.what)}"
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        root = {} if self.image_root is None else {"image_root": str(self.image_root)}
+        own = {"format": self.format, "annotations": str(self.annotations)}
+        return {**own, **root, **self.options}
+
+
+def recognise(path: str | os.PathLike[str], format: str | None = None) -> list[Found]:
+    """The datasets in a folder, or of a file.
+
+    Args:
+        path: a folder, as a tool exported it or with such folders in it; a COCO or VIA json, a
+            labelme json (which stands for its folder), or a data.yaml of Ultralytics.
+        format: take only this one; without it, where several tell of the same images, the one that
+            says most.
+
+    Raises:
+        DatasetError: nothing there is a dataset; it says what lies there, and what was expected.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DatasetError(f"{path} does not exist; expected a folder or file of a dataset")
+    if path.is_file() and path.suffix.lower() in _PACKED:
+        raise DatasetError(f"{path} is packed; unpack it, and name the folder")
+    tree = Tree(path if path.is_dir() else path.parent)
+    found = list(_in_folder(tree) if path.is_dir() else _of_file(tree, path))
+    found = _chosen([one for one in found if format in (None, one.format)])
+    if not found:
+        raise DatasetError(_nothing(path, tree))
+    found.sort(key=lambda one: str(one.place))
+    return sorted(found, key=lambda one: ("train", "", "val", "test").index(one.part))
+
+
+def _in_folder(tree: Tree) -> Iterator[Found]:
+    yield from _yamls(tree, tree.files)
+    yield from _jsons(tree, tree.files)
+    samples = list(_samples(tree))
+    yield from samples
+    yield from _masks(tree, [one.covers for one in samples])
+    yield from _label_files(tree)
+
+
+def _of_file(tree: Tree, path: Path) -> Iterator[Found]:
+    if path.suffix.lower() in YAML_SUFFIXES:
+        return _yamls(tree, {path.parent: [path.name]})
+    found = list(_jsons(tree, {path.parent: [path.name]}))
+    if found and found[0].image_root is None:  # beside its folder, as with annotations/train.json
+        above = path.resolve().parent
+        found = list(_jsons(Tree(above.parent, deepest=3), {above: [path.name]}))
+    return iter(found)
+
+
+def _yamls(tree: Tree, files: Files) -> Iterator[Found]:
+    """Each split of each data.yaml of Ultralytics whose images are there."""
+    for folder, names in files.items():
+        for path in (folder / name for name in names if Path(name).suffix.lower() in YAML_SUFFIXES):
+            try:
+                config = read_yaml(path)
+            except DatasetError as error:
+                tree.unread[path] = str(error)
+                continue
+            if is_yolo(config):
+                yield from _splits(tree, path, config)
+
+
+def is_yolo(config: Mapping[str, Any]) -> bool:
+    """Whether the content of a YAML file is that of a data.yaml of Ultralytics."""
+    return "names" in config and any(key in config for key in ("train", "val", "test"))
+
+
+def _splits(tree: Tree, path: Path, config: Mapping[str, Any]) -> Iterator[Found]:
+    folder, stated = path.parent, Path(str(config.get("path") or "."))
+    # as stated; as on another machine; as below the folder of all datasets of Ultralytics
+    roots = (folder / stated, folder, folder / stated.name, folder.parent / stated.name)
+    splits = {
+        key: entries if isinstance(entries, list) else [entries]
+        for key in ("train", "val", "valid", "test")
+        if (entries := config.get(key)) and isinstance(entries, (str, list))
+    }
+    first = splits.get("train") or next(iter(splits.values()), [])
+    root = next((r for r in roots if any(_lies(r, entry) for entry in first)), roots[0])
+    for key, entries in splits.items():
+        lying = list(filter(None, (_lies(root, entry) for entry in entries)))
+        if not lying and key != "train":  # Roboflow names a test set that it did not export
+            continue
+        yield Found(
+            *("yolo", path, None if root == roots[0] else root, folder, part_of(key)),
+            *(sum(len(tree.images.get(f, ())) for f in lying), "image"),
+            covers=Path(os.path.commonpath(lying)) if lying else folder,
+            options={} if key == "train" else {"split": key},
+        )
+
+
+def _lies(root: Path, entry: Any) -> Path | None:
+    """Where a folder or list of a data.yaml is; Roboflow's paths begin one folder deeper."""
+    tried = (root / str(entry), root / str(entry).removeprefix("../"))
+    return next((path for path in tried if path.exists()), None)
+
+
+def _jsons(tree: Tree, files: Files) -> Iterator[Found]:
+    """Each COCO and VIA json, and each folder of labelme's."""
+    for folder, names in files.items():
+        every = [name for name in names if name.lower().endswith(".json")]
+        of_images = [name for name in every if tree.has_image(name)]
+        others = [name for name in every if not tree.has_image(name)]
+        drawn: list[str] = []  # what labelme's call their images
+        for name in (*of_images[:_LOOKED_AT], *others[:_MOST]):
+            path = folder / name
+            try:
+                data = read_json(path)
+            except DatasetError as error:
+                tree.unread[path] = str(error)
+                continue
+            kind, called, options = kind_of(data)
+            if kind == "labelme":
+                drawn += called if called and tree.has_image(called[0]) else [name]
+            elif kind:
+                place = path.with_suffix("")
+                root = tree.image_root(called, place)
+                yield Found(
+                    *(kind, path, root, place, tree.part(place), len(called), "image"),
+                    *(root or folder, options),
+                )
+            else:
+                tree.unread[path] = f"{path} is {describe(data)}"
+        if drawn:
+            drawn += of_images[_LOOKED_AT:]
+            root = tree.image_root(drawn, folder)
+            yield Found(
+                *("labelme", folder, root, folder, tree.part(folder), len(drawn), "json file"),
+                root or folder,
+            )
+
+
+def kind_of(data: Any) -> tuple[str, list[str], dict[str, Any]]:
+    """Of which format a json file is, or ""; what it calls its images; options that it needs."""
+    if not isinstance(data, dict):
+        return "", [], {}
+    records, annotations = data.get("images"), data.get("annotations")
+    if isinstance(records, list) and isinstance(annotations, list):
+        is_coco = all("category_id" in a for a in annotations[:1] if isinstance(a, dict))
+        return "coco" if is_coco else "", _texts(records, "file_name"), {}
+    if isinstance(data.get("shapes"), list):
+        return "labelme", _texts([data], "imagePath"), {}
+    entries = data.get("_via_img_metadata", data)
+    entries = [e for e in dict(entries).values() if isinstance(e, dict) and "regions" in e]
+    return "via" if entries else "", _texts(entries, "filename"), _via_classes(entries)
+
+
+def _texts(records: Sequence[Any], key: str) -> list[str]:
+    return [r[key] for r in records if isinstance(r, dict) and isinstance(r.get(key), str)]
+
+
+def _via_classes(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The one class of all regions, where they have no attribute, or several that say the same."""
+    lists = [entry["regions"] for entry in entries]
+    regions = [r for own in lists for r in (own.values() if isinstance(own, dict) else own or ())]
+    stated = [r.get("region_attributes") if isinstance(r, dict) else None for r in regions]
+    said = [own for own in stated if isinstance(own, dict)]
+    labels = {parse_label(value) for own in said for value in own.values()} - {""}
+    if len(labels) > 1 or len({name for own in said for name in own}) == 1:
+        return {}
+    return {"classes": list(labels) or [_ANY_CLASS]}
+
+
+def _samples(tree: Tree) -> Iterator[Found]:
+    """Folders of samples, each with one image in images/ and its masks in masks/."""
+    samples: Counter[Path] = Counter(
+        folder.parent
+        for folder in tree.files
+        if len(tree.images.get(folder / "images", ())) == 1
+        and folder / "masks" in tree.images
+        and folder != tree.root
+        and not part_of(folder.name)
+    )
+    for folder, count in samples.items():
+        yield Found(
+            *("samples", folder, folder, folder, tree.part(folder), count),
+            *("sample", folder),
+        )
+
+
+def _masks(tree: Tree, done: Sequence[Path]) -> Iterator[Found]:
+    """Folders of images with the folders of their masks: images/train and masks/train."""
+    folders = [f for f in tree.images if not any(f.is_relative_to(parent) for parent in done)]
+    masks = [folder for folder in folders if _are_masks(tree, folder)]
+    masks.sort(key=lambda folder: not _INSTANCES.search(folder.name))
+    beside: dict[tuple[Path, ...], list[Path]] = defaultdict(list)
+    for folder in masks:
+        for key in _neighbourhoods(tree, folder):
+            beside[key].append(folder)
+    for folder in folders:
+        keys = [(folder,), *_neighbourhoods(tree, folder)] if folder not in masks else []
+        near = (mask for key in keys for mask in beside.get(key, ()))
+        mask = next((mask for mask in near if _are_alike(tree, folder, mask)), None)
+        if mask:
+            yield Found(
+                *("png_masks", mask, folder, mask, tree.part(mask)),
+                *(len(tree.images[mask]), "mask", folder),
+            )
+
+
+def _neighbourhoods(tree: Tree, folder: Path) -> Iterator[tuple[Path, ...]]:
+    """What images/train and masks/train have in common: the path but for one of its folders."""
+    for end in range(len(tree.local(folder).parts)):
+        yield folder.parents[end], *map(Path, folder.parts[len(folder.parts) - end :])
+
+
+def _are_masks(tree: Tree, folder: Path) -> bool:
+    """By the folder's name, or by how few values the first of its PNGs has."""
+    names = tree.images[folder]
+    if not all(name.lower().endswith(".png") for name in names):
+        return False
+    own = [name for name in tree.local(folder).parts if not part_of(name)]
+    if own and _MASK_WORDS.search(own[-1]):
+        return True
+    try:
+        with Image.open(folder / names[0]) as image:
+            is_grey = image.mode == "L" and len(image.getcolors() or range(256)) <= _GREYS
+            return is_grey or image.mode in ("1", "P")
+    except OSError:
+        return False
+
+
+def _are_alike(tree: Tree, images: Path, masks: Path) -> bool:
+    """Whether most masks are called as an image, but for what stands before or behind its name."""
+    stems = {Path(name).stem for name in tree.images[images]}
+    called = [Path(name).stem for name in tree.images[masks][:_MOST]]
+    alike = sum(
+        any(stem[:k] in stems or stem[-k:] in stems for k in range(1, len(stem) + 1))
+        for stem in called
+    )
+    return 2 * alike >= len(called)
+
+
+def _label_files(tree: Tree) -> Iterator[Found]:
+    """Folders of images with label files of YOLO, where no data.yaml tells of them."""
+    folders = {os.path.abspath(folder): folder for folder in tree.files}
+    for folder, names in tree.images.items():
+        labels = folders.get(str(label_path(str(folder / "any.jpg")).parent))
+        stems = {Path(name).stem for name in names}
+        texts = [name for name in tree.files.get(labels or folder, ()) if name.endswith(".txt")]
+        of_images = [name for name in texts if Path(name).stem in stems]
+        if labels and of_images:
+            yield Found(
+                *("label_files", labels, folder, folder, tree.part(folder)),
+                *(len(of_images), "label file", folder),
+            )
+
+
+def _chosen(found: Sequence[Found]) -> list[Found]:
+    """Without what tells again of the same images; folders in a folder as one dataset."""
+    kept: list[Found] = []
+    for one in sorted(found, key=lambda one: _ORDER.index(one.kind)):
+        if not any(other.kind != one.kind and _same_images(one, other) for other in kept):
+            kept.append(one)
+    groups: dict[tuple[Any, ...], list[Found]] = defaultdict(list)
+    for number, one in enumerate(kept):
+        groups[(one.kind, one.part) if one.kind in _DEEP else (number,)].append(one)
+    return _alike_classes([_joined(ones) for ones in groups.values()])
+
+
+def _same_images(one: Found, other: Found) -> bool:
+    """A data.yaml, which lists all of its images, also tells of what lies beside them."""
+    if (one.kind, other.kind) == ("label_files", "yolo"):
+        return one.covers.is_relative_to(other.place)
+    within = one.covers.is_relative_to(other.covers) or other.covers.is_relative_to(one.covers)
+    return within and (one.part == other.part or "" in (one.part, other.part))
+
+
+def _joined(ones: Sequence[Found]) -> Found:
+    if len(ones) == 1:
+        return ones[0]
+    above: dict[str, Any] = {
+        key: Path(os.path.commonpath([getattr(one, key) for one in ones]))
+        for key in ("annotations", "covers", "place")
+    }
+    return replace(
+        ones[0], **above, image_root=above["covers"], count=sum(one.count for one in ones)
+    )
+
+
+def _alike_classes(found: list[Found]) -> list[Found]:
+    """One class for VIA sets that do not name theirs: that of the others, where it is one."""
+    named = {c for one in found for c in one.options.get("classes", ())} - {_ANY_CLASS}
+    if len(named) != 1:
+        return found
+    return [
+        replace(one, options={"classes": list(named)}) if "classes" in one.options else one
+        for one in found
+    ]
+
+
+def _nothing(path: Path, tree: Tree) -> str:
+    """What lies in a path that holds no dataset."""
+    if path.is_file():
+        return f"{tree.unread.get(path, f'{path} is no file of a dataset')}.{_EXPECTED}"
+    suffixes = Counter(
+        Path(name).suffix.lower() or name for names in tree.files.values() for name in names
+    )
+    there = few([f"{count:,} {suffix}" for suffix, count in suffixes.most_common()], 6)
+    told = [f"\n  {what}" for what in tree.unread.values()][:3]
+    return f"{path} holds no dataset, but {there or 'nothing'}.{''.join(told)}{_EXPECTED}"
