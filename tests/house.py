@@ -25,7 +25,7 @@ PACKAGE = ROOT / NAME
 LIMITS = {
     "modules": (135, 170),
     "lines": (27_000, 25_000),
-    "statements": (12_900, 14_000),
+    "statements": (13_350, 14_000),
     "files in the largest room": (13, 20),
     "modules loaded at the first step of a training": (65, 85),
     "files that have run by then": (36, 35),
