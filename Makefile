@@ -1,4 +1,4 @@
-# make setup | test | test-all | lint | demo | clean. Each sets up what it needs first; nothing is
+# make setup | test | test-all | peers | lint | demo | clean. Each sets up what it needs first; nothing is
 # installed twice.
 VENV ?= .venv
 PYTHON ?=
@@ -10,12 +10,13 @@ bin := $(VENV)/bin
 # a thread a worker: more of them on as many cores only wait for each other
 pytest := OMP_NUM_THREADS=1 $(bin)/python -m pytest -n $(WORKERS)
 
-.PHONY: setup test test-all lint demo clean help
+.PHONY: setup test test-all peers lint demo clean help
 help:
 	@echo "make setup     a virtual environment in $(VENV) with everything, detectron2 too"
 	@echo "make demo      the main job on generated data: transfer against scratch, in minutes"
 	@echo "make test      ruff, mypy and all tests but the slow ones"
 	@echo "make test-all  the slow ones, too: whole trainings, studies, kills"
+	@echo "make peers     other tools, which the tests of exports then ask"
 	@echo "make lint      ruff and mypy alone"
 	@echo "make clean     removes caches and build leftovers; keeps $(VENV) and output/"
 	@echo "Variables: VENV=.venv  PYTHON=python3.12  REQUIREMENTS=requirements/py310-torch23.txt"
@@ -34,6 +35,9 @@ test: lint
 
 test-all: lint
 	$(pytest) $(PYTEST_ARGS)
+
+peers: setup
+	@VENV='$(VENV)' bash requirements/peers.sh
 
 demo: setup
 	$(bin)/python tools/demo.py

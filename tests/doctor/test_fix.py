@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from transfer_maskrcnn.data.export.documents import COCO_FILE
 from transfer_maskrcnn.data.formats import LoadedDataset, load_coco_json
 from transfer_maskrcnn.data.formats.base import Reason
 from transfer_maskrcnn.data.formats.masks import polygons_to_rle
@@ -57,7 +58,7 @@ def digests(folder: Path) -> dict[Path, str]:
 
 
 def reload(out: Path) -> LoadedDataset:
-    return load_coco_json(out / "annotations.json", out / "images")
+    return load_coco_json(out / COCO_FILE, out / "images")
 
 
 BOW_TIE = [10.0, 10, 40, 40, 40, 10, 10, 40]
@@ -151,7 +152,7 @@ def test_changes(
     assert not (copy.report.left_out or copy.report.images_left_out or copy.report.repaired)
     assert [Path(record["file_name"]).name for record in copy.dicts] == ["1.png", "3.png"]
     assert repair(copy, tmp_path / "again") == []
-    texts = [(tmp_path / out / "annotations.json").read_text() for out in ("out", "again")]
+    texts = [(tmp_path / out / COCO_FILE).read_text() for out in ("out", "again")]
     assert texts[0] == texts[1]
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from transfer_maskrcnn.data.export import EXPORTERS
 from transfer_maskrcnn.data.export.base import copy_images, distinct_stems, new_folder
+from transfer_maskrcnn.data.export.documents import COCO_FILE
 from transfer_maskrcnn.errors import DatasetError
 
 from .conftest import MASKS, MakeDataset
@@ -98,7 +99,7 @@ def test_a_kill_leaves_nothing_under_the_name(tmp_path: Path, make_dataset: Make
     assert len(list(tmp_path.glob(".out.*.part"))) == 1  # it had begun
     assert not (tmp_path / "out").exists()
     EXPORTERS["coco"](dataset, tmp_path / "out")
-    assert (tmp_path / "out" / "annotations.json").is_file()
+    assert (tmp_path / "out" / COCO_FILE).is_file()
 
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)

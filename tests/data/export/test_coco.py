@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from transfer_maskrcnn.data.export import EXPORTERS, coco_document
+from transfer_maskrcnn.data.export.documents import COCO_FILE
 from transfer_maskrcnn.data.export.masks import segmentation_area, segmentation_box
 
 from .conftest import HEIGHT, MASKS, POLYGONS, RING, WIDTH, MakeDataset, square, with_two_classes
@@ -87,9 +88,9 @@ def test_what_the_dataset_says_of_boxes_and_areas_does_not_count(make_dataset: M
 
 def test_files(tmp_path: Path, make_dataset: MakeDataset) -> None:
     EXPORTERS["coco"](make_dataset(MASKS), tmp_path / "out")
-    document = json.loads((tmp_path / "out" / "annotations.json").read_text())
+    document = json.loads((tmp_path / "out" / COCO_FILE).read_text())
     names = [image["file_name"] for image in document["images"]]
     assert names == ["a b.png", "sub_a b.png", "größe.in.dots.jpg"]
     assert sorted(p.name for p in (tmp_path / "out" / "images").iterdir()) == sorted(names)
     files = {path.name for path in (tmp_path / "out").iterdir()}
-    assert files == {"annotations.json", "catalog.yaml", "images"}
+    assert files == {"annotations", "catalog.yaml", "images"}

@@ -204,6 +204,7 @@ def test_polygons_of_five_points_are_no_poses(load: Any) -> None:
         ("train: images\nnames: [cat, dog]", {}),  # folders below count too
         ("train: [images, images/train]\nnames: [cat, dog]", {}),  # but no image twice
         ("val: images/train\nnames: [cat, dog]", {"split": "val"}),
+        ("nc: 2\nnames: [cat, dog]", {}),  # as supervision writes it: images/ beside it
         ("path: /no/such\ntrain: images/train\nnames: [cat, dog]", {"image_root": "."}),
         ("train: list.txt\nnames: [cat, dog]", {}),
     ],

@@ -36,6 +36,7 @@ from .masks import (
     trace_rings,
 )
 
+COCO_FILE = "annotations/instances_default.json"
 _LABELME_VERSION = "5.4.1"  # the first number is what labelme compares with its own
 _PARTS = "of several parts became one line, its parts joined by bridges of no width"
 _HOLES = "with holes became one line, the holes cut in by bridges of no width"
@@ -44,11 +45,12 @@ SAME_IMAGES = "train and val in data.yaml are the same images: name others as va
 
 
 def fill_coco(dataset: LoadedDataset, folder: Path) -> Filled:
-    """``annotations.json`` and ``images/``."""
+    """COCO's own layout, which datumaro asks for: ``annotations/instances_*.json``, ``images/``."""
     copied = copy_images(image_files(dataset), lambda stem: folder / "images")
     document = coco_document(copied.named(dataset), dataset.classes, dataset.category_ids)
-    write_text(folder / "annotations.json", json.dumps(document))
-    return Filled(copied, {"annotations": "annotations.json", "image_root": "images"})
+    (folder / "annotations").mkdir()
+    write_text(folder / COCO_FILE, json.dumps(document))
+    return Filled(copied, {"annotations": COCO_FILE, "image_root": "images"})
 
 
 def fill_labelme(dataset: LoadedDataset, folder: Path, masks: bool = False) -> Filled:

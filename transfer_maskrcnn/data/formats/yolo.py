@@ -65,7 +65,7 @@ def load_yolo(
     config = read_yaml(path)
     names = parse_names(config.get("names"), str(path))
     root = _root(config, path, image_root)
-    entries = _entries(config, split, path)
+    entries = _entries(config, split, path, root)
     files = list(dict.fromkeys(image for entry in entries for image in find_images(entry, root)))
     images = [RawImage(file, image_id) for image_id, file in enumerate(files, start=1)]
     _read_labels(images, names, source, unlabelled == "background")
@@ -121,7 +121,10 @@ def _root(config: dict[str, Any], path: Path, image_root: str | Path | None) -> 
     )
 
 
-def _entries(config: dict[str, Any], split: str, path: Path) -> list[str]:
+def _entries(config: dict[str, Any], split: str, path: Path, root: Path) -> list[str]:
+    undivided = split == "train" and not config.keys() & {"train", "val", "test"}
+    if undivided and (root / "images").is_dir():  # supervision's data.yaml has the names alone
+        return ["images"]
     entries = config.get(split)
     entries = entries if isinstance(entries, list) else [entries]
     if entries and all(isinstance(entry, str) and entry for entry in entries):
