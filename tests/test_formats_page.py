@@ -68,14 +68,14 @@ def picture(path: Path) -> None:
     cv2.imwrite(str(path), cv2.resize(coarse, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC))
 
 
-def mask(path: Path, note: str) -> None:
-    """Of one object in the order of the names, or of both, numbered."""
+def mask(path: Path, is_of_one: bool) -> None:
+    """Of both objects, numbered, or of one: the files of an image take turns."""
     pixels = np.zeros((SIDE, SIDE), np.uint8)
-    siblings = sorted(path.parent.glob("*.png"))
+    turn = len([*path.parent.glob("*.png")]) % len(BOXES)
     for number, (x0, y0, x1, y1) in enumerate(BOXES.values(), start=1):
-        if "one object" not in note:
+        if not is_of_one:
             pixels[y0:y1, x0:x1] = number
-        elif number == 1 + len(siblings):
+        elif number == 1 + turn:
             pixels[y0:y1, x0:x1] = 255
     cv2.imwrite(str(path), pixels)
 
@@ -140,11 +140,10 @@ def write(example: Example, folder: Path, entries: dict[str, dict[str, Any]]) ->
         path = folder / file
         path.parent.mkdir(parents=True, exist_ok=True)
         entry = next((e for e in entries.values() if file.startswith(e["annotations"])), {})
-        is_mask = entry.get("format") == "png_masks" and "images/" not in file
         if file in example.texts:
             path.write_text(example.texts[file])
         elif path.suffix in IMAGE_SUFFIXES:
-            mask(path, note) if is_mask else picture(path)
+            mask(path, "one object" in note) if note else picture(path)
         elif path.suffix == ".txt":
             path.write_text(yolo())
         elif entry.get("format") == "labelme":
@@ -168,13 +167,14 @@ def test_an_example(example: Example, tmp_path: Path) -> None:
         files = [record["file_name"] for records in loaded.values() for record in records]
         found = {Path(file).resolve().relative_to(tmp_path.resolve()).as_posix() for file in files}
         pictures = {
-            f for f in example.files if Path(f).suffix in IMAGE_SUFFIXES and "masks/" not in f
+            f for f, note in example.files.items() if Path(f).suffix in IMAGE_SUFFIXES and not note
         }
         assert found == pictures and len(files) == len(found), "each picture in one set"
         for name, records in loaded.items():
             assert records and all(len(record["annotations"]) == 2 for record in records)
             classes = MetadataCatalog.get(name).thing_classes
-            assert classes == (["cell"] if "cell" in classes else ["cat", "dog"])
+            entry = entries.get(name) or entries[name.rpartition("_")[0]]
+            assert classes == entry.get("classes", ["cat", "dog"])
             assert not DatasetCatalog[name].loaded.report.needs_a_look
     finally:
         for name in set(DatasetCatalog.list()) - before:
