@@ -10,13 +10,14 @@ bin := $(VENV)/bin
 # a thread a worker: more of them on as many cores only wait for each other
 pytest := OMP_NUM_THREADS=1 $(bin)/python -m pytest -n $(WORKERS)
 
-.PHONY: setup test test-all peers lint demo clean help
+.PHONY: setup test test-all test-faults peers lint demo clean help
 help:
 	@echo "make setup     a virtual environment in $(VENV) with everything, detectron2 too"
 	@echo "make demo      the main job on generated data: transfer against scratch, in minutes"
 	@echo "make test      ruff, mypy and all tests but the slow ones"
 	@echo "make test-all  the slow ones, too: whole trainings, studies, kills"
 	@echo "make peers     other tools, which the tests of exports then ask"
+	@echo "make test-faults  kills, full disks, damaged files: up to 15 minutes"
 	@echo "make lint      ruff and mypy alone"
 	@echo "make clean     removes caches and build leftovers; keeps $(VENV) and output/"
 	@echo "Variables: VENV=.venv  PYTHON=python3.12  REQUIREMENTS=requirements/py310-torch23.txt"
@@ -31,10 +32,13 @@ lint: setup
 	$(bin)/mypy
 
 test: lint
-	$(pytest) -m "not slow" $(PYTEST_ARGS)
+	$(pytest) -m "not slow and not faults" $(PYTEST_ARGS)
 
 test-all: lint
-	$(pytest) $(PYTEST_ARGS)
+	$(pytest) -m "not faults" $(PYTEST_ARGS)
+
+test-faults: setup
+	$(pytest) -m faults tests/faults $(PYTEST_ARGS)
 
 peers: setup
 	@VENV='$(VENV)' bash requirements/peers.sh

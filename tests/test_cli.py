@@ -14,6 +14,7 @@ import pytest
 
 from transfer_maskrcnn.cli import progress, run_tool
 from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.files import atomic_path
 
 SCRIPT = """
 import sys, time
@@ -98,6 +99,21 @@ def test_what_the_machine_does_is_told_in_a_line(error: Exception, key: str) -> 
         run_tool(_raise(error))
     said = str(stopped.value.code)
     assert said.startswith("error: ") and key in said and "\n" not in said
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
+    """The text is written when it is closed, which fails a second time, and knows no name."""
+
+    def main() -> int:
+        with atomic_path(tmp_path / "a.txt"):
+            try:
+                raise OSError(28, "No space left on device")
+            finally:
+                raise OSError(28, "No space left on device")
+
+    with pytest.raises(SystemExit) as stopped:
+        run_tool(main)
+    assert "a.txt" in str(stopped.value.code)
 
 
 def test_the_programs_own_faults_keep_their_trace() -> None:

@@ -123,8 +123,8 @@ def run_tool(main: Callable[[], int | None], after_interrupt: str = "") -> None:
         main: returns an exit status, None for 0.
         after_interrupt: what the user can do after Ctrl-C.
     """
-    quiet_third_parties()
     try:
+        quiet_third_parties()
         with _terminable():
             status = main() or 0
             sys.stdout.flush()
@@ -152,11 +152,17 @@ def run_tool(main: Callable[[], int | None], after_interrupt: str = "") -> None:
 
 
 def _first_cause(error: BaseException) -> BaseException:
-    """What went wrong first: detectron2 evaluates and logs after an error too, and fails again."""
+    """What went wrong first: detectron2 evaluates and logs after an error too, and fails again.
+
+    Of one full disk told twice, the error that names the file.
+    """
     while isinstance(error.__context__, (TransferError, OSError)) and not isinstance(
         error, TransferError
     ):
-        error = error.__context__
+        before = error.__context__
+        if getattr(error, "filename", None) and getattr(before, "filename", "?") is None:
+            break
+        error = before
     return error
 
 
