@@ -65,7 +65,7 @@ def undisturbed(
 
 
 # what says that the kill came after the end: nothing finished is overwritten
-DONE = ("nothing is overwritten", "of an earlier prediction", "is there already")
+DONE = ("nothing is overwritten", "of an earlier prediction", "is there already", "exists already")
 
 
 def finish(job: Job, folder: Path, expected: dict[str, object]) -> None:
