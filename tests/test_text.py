@@ -21,6 +21,21 @@ def test_plural(number: float, said: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("Käse 雪.png", "Käse 雪.png"),
+        ("\x1b[31mred\x1b]0;title\x07", r"\x1b[31mred\x1b]0;title\x07"),
+        ("two\nlines\r", r"two\nlines\r"),
+        ("gnp.\u202egpj", r"gnp.\u202egpj"),  # written from right to left
+        ("\udcff.png", r"\udcff.png"),  # a byte that is no text
+        ({"\x1b": ["\x9b", 1, None]}, {r"\x1b": [r"\x9b", 1, None]}),
+    ],
+)
+def test_printable(value: object, shown: object) -> None:
+    assert text.printable(value) == shown
+
+
+@pytest.mark.parametrize(
     ("items", "said"),
     [
         ([], ""),

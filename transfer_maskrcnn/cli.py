@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from transfer_maskrcnn.errors import TrainingDivergedError, TransferError
+from transfer_maskrcnn.text import printable
 
 FAILED, DIVERGED_STATUS = 1, 3
 # As a shell reports a process that SIGINT, SIGPIPE, or SIGTERM ended.
@@ -136,7 +137,8 @@ def run_tool(main: Callable[[], int | None], after_interrupt: str = "") -> None:
         print(f"error: {error}", file=sys.stderr)
         status = DIVERGED_STATUS
     except (TransferError, OSError) as error:  # OSError: a full disk, no right to write, ...
-        sys.exit(f"error: {_first_cause(error)}")
+        lines = str(_first_cause(error)).split("\n")
+        sys.exit("error: " + "\n".join(printable(lines)))
     except (RuntimeError, MemoryError) as error:
         words = _from_outside(error)
         if not words:

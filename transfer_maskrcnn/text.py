@@ -46,6 +46,21 @@ def shorten(name: str, most: int = 24) -> str:
     return name if len(name) <= most else f"{name[:head]}...{name[-(most - head - 3) :]}"
 
 
+def printable(value: Any) -> Any:
+    """A text, or all texts in lists and dicts, as a terminal can show them.
+
+    What would steer it, turn the direction of writing or cannot be encoded is written as Python
+    writes it: "\\x1b".
+    """
+    if isinstance(value, dict):
+        return {printable(key): printable(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [printable(one) for one in value]
+    if not isinstance(value, str) or value.isprintable():
+        return value
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in value)
+
+
 def wrapped(text: str, indent: str = "    ") -> str:
     """``text`` in lines of at most 80 columns, continued with ``indent``."""
     lines = textwrap.wrap(text, WIDTH, subsequent_indent=indent, break_on_hyphens=False)

@@ -1,10 +1,11 @@
 """The words of the doctor: on a terminal, in json and on its page they are the same."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from transfer_maskrcnn.doctor import Diagnosis
+from transfer_maskrcnn.doctor import Diagnosis, page_data
 from transfer_maskrcnn.doctor.findings import (
     Place,
     advice,
@@ -13,6 +14,7 @@ from transfer_maskrcnn.doctor.findings import (
     verdict,
     worst_first,
 )
+from transfer_maskrcnn.report.doctor_page import write_doctor_page
 from transfer_maskrcnn.text import shorten
 
 from .conftest import Planted
@@ -36,6 +38,36 @@ def test_a_diagnosis_fits_a_terminal_of_80_columns(
     assert "and 3 more" in text
     assert "\n2 errors and 1 warning: 1 image that is listed, but not on disk; 3 instances" in text
     assert "\x1b" not in text  # colours are for terminals
+
+
+def test_names_do_not_steer_a_terminal_and_are_shown_whole(
+    train: Planted,
+    diagnose: Callable[..., Diagnosis],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    """A file's name and a label with codes of a terminal; a byte that is no text; a long path."""
+    deep = f"{'a_long_folder_name_' * 5}/{'a_long_file_name_' * 5}"
+    names = [f"{deep}{k}.png" for k in range(2)] + ["\x1b[2J.png", "\udcff\u202e.png"]
+    (train.root / deep).parent.mkdir()
+    for number, name in enumerate(names, start=1):
+        train.image(number).rename(train.root / name)
+        train.content["images"][number - 1]["file_name"] = name
+    for number in (5, 6):
+        train.content["images"][number]["file_name"] = f"\x1b]0;{number}\x07.png"
+    train.content["categories"][0]["name"] = "nut\x1b[31m"
+    for one in train.annotations[:12:3]:
+        one["area"] = 7
+    diagnosis = diagnose(train)
+    print_diagnosis(diagnosis.as_json())
+    text = capsys.readouterr().out
+    text.encode()
+    assert not any(c < " " for c in text.replace("\n", ""))
+    assert "nut\\x1b[31m" in text and "\\x1b]0;5\\x07.png" in text
+    assert all(f"{deep}{k}.png".split("/")[-1] in text for k in range(2))
+    assert "\x1b" not in diagnosis.examined[0].dataset.report.summary()
+    page = write_doctor_page(page_data(diagnosis), tmp_path / "doctor.html")
+    assert page.read_text(encoding="utf-8").count("<img") > 6
 
 
 def test_nothing_found_is_said(

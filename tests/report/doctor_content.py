@@ -46,6 +46,9 @@ def doctor_content(tmp_path: Path) -> dict[str, Any]:
         "image_sizes": [(800, 600, 1)],
         "sides": [12.0, 12.0],
         "aspects": [1.0, 1.0],
+        "centres": [[0, 0], [0, 2]],
+        "empty_images": 0,
+        "left_out": 3,
         "pictures": [picture, gone],
     }
     return {"datasets": [dataset], "findings": findings, "verdict": "1 error: <script>."}

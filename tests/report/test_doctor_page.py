@@ -15,6 +15,7 @@ from PIL import Image
 from transfer_maskrcnn.report.doctor_page import (
     CLOSE_COLOURS,
     aspects_picture,
+    centres_picture,
     classes_picture,
     close_tile,
     image_sizes_picture,
@@ -115,15 +116,16 @@ def test_nothing_found_and_nothing_loaded(tmp_path: Path) -> None:
 
 def test_an_empty_dataset(doctor_content: dict[str, Any], tmp_path: Path) -> None:
     empty = {"images": 0, "instances": 0, "classes": {"a": 0, "b": 0}}
-    empty |= {"image_sizes": [], "sides": [], "aspects": [], "pictures": []}
+    empty |= {"image_sizes": [], "sides": [], "aspects": [], "centres": [[0]], "pictures": []}
     doctor_content["datasets"][0] |= empty
-    assert "In figures" in write_doctor_page(doctor_content, tmp_path / "x.html").read_text()
+    assert "Labels overview" in write_doctor_page(doctor_content, tmp_path / "x.html").read_text()
 
 
 def test_plots_that_would_say_nothing_are_left_out() -> None:
     assert classes_picture({"a": 5}) is None
     assert image_sizes_picture([(640, 480, 9)]) is None
     assert sides_picture([]) is None and aspects_picture([]) is None
+    assert centres_picture([[0, 0], [0, 0]]) is None
 
 
 @pytest.mark.parametrize(
@@ -134,6 +136,7 @@ def test_plots_that_would_say_nothing_are_left_out() -> None:
         sides_picture([0.0, 12.5, 4000.0]),  # a logarithm of 0
         sides_picture([32.0]),
         aspects_picture([0.001, 1.0, 900.0]),
+        centres_picture([[0, 9, 0], [1, 90, 3], [0, 0, 0]]),
     ],
 )
 def test_plots_are_drawn(picture: Picture | None) -> None:

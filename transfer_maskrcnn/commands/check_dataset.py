@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from transfer_maskrcnn.cli import run_tool, tool_parser
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.files import write_json, write_text
-from transfer_maskrcnn.text import plural, wrapped
+from transfer_maskrcnn.text import plural, printable, wrapped
 
 if TYPE_CHECKING:  # what is heavy is imported once the command line is understood
     from detectron2.config import CfgNode
@@ -236,5 +236,5 @@ def _convert(subjects: Sequence[Subject], settings: Settings, format: str, outpu
         for note in notes:
             print(f"  {note}")
         for lost in worst_first(grouped(name, told, **one.values)):
-            print("  {severity}: {count} {what}. {effect}".format_map(lost.as_json()))
+            print("  {severity}: {count} {what}. {effect}".format_map(printable(lost.as_json())))
     print(f"{output / 'catalog.yaml'} declares what was written")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
+import numpy as np
+
 from transfer_maskrcnn.data.formats.base import UnusableDataset
-from transfer_maskrcnn.doctor.anchors import Settings
+from transfer_maskrcnn.doctor.anchors import Integers, Settings
 from transfer_maskrcnn.doctor.checks import CHECKS, PAIR_CHECKS, told_of_images
 from transfer_maskrcnn.doctor.findings import (
     Finding,
@@ -30,7 +34,9 @@ from transfer_maskrcnn.doctor.subject import (
 )
 from transfer_maskrcnn.errors import DatasetError
 
-_DRAWN = 6  # places of a finding, and images of a dataset
+_DRAWN = 6  # places of a finding
+_SAMPLES = 12  # images of a dataset
+_CELLS = 24  # of a grid over the images, each way
 _MOST_POINTS = 20_000
 
 
@@ -82,7 +88,7 @@ def examine(
         try:
             one, told = load(subject, settings)
         except DatasetError as error:
-            place = Place(seen={"message": str(error)})
+            place = Place(seen={"message": " ".join(str(error).split())})
             findings.append(finding("unloadable", subject.spec.name, [place]))
             if isinstance(error, UnusableDataset):
                 values = figures(settings, error.report.instances_read)
@@ -115,10 +121,15 @@ def page_data(diagnosis: Diagnosis) -> Json:
     """``Diagnosis.as_json`` and, in it, pictures to draw and figures to plot. Plain JSON.
 
     A picture is ``{"file", "height", "width", "shapes": [{"label", "segmentation"}]}``; a
-    segmentation is polygons or RLE in pixels of the image. Each finding gets ``pictures``, pairs of
-    the number of a place and its picture. Each dataset gets ``pictures`` of its fullest images,
-    ``image_sizes`` (width, height, how many), ``sides`` (square roots of box areas in pixels of the
-    network's input, evenly sampled where there are many) and ``aspects`` (width / height).
+    segmentation is polygons or RLE in pixels of the image. One of an image that was left out has
+    no shapes, and None for its sides. Each finding gets ``pictures``, pairs of the number of a
+    place and its picture, where a place has an image.
+
+    Each dataset gets ``empty_images`` and ``left_out``, numbers of images; ``image_sizes`` (width,
+    height, how many); ``sides`` (square roots of box areas in pixels of the network's input, evenly
+    sampled where there are many) and ``aspects`` (width / height); ``centres``, how many boxes have
+    their centre in each cell of a grid over the images, row by row; and ``pictures``, samples of
+    its images that have objects.
     """
     content = diagnosis.as_json()
     records = {
@@ -127,15 +138,11 @@ def page_data(diagnosis: Diagnosis) -> Json:
         for record in one.dataset.dicts
     }
     for shown, found in zip(content["findings"], diagnosis.findings, strict=True):
-        drawable = [
-            (k, place, records[found.dataset, place.image])
-            for k, place in enumerate(found.places)
-            if (found.dataset, place.image) in records
-            and (place.drawn or place.image == place.file)
-        ]
+        there = ((k, place) for k, place in enumerate(found.places) if os.path.isfile(place.image))
         shown["pictures"] = [
             (k, _picture(*record, place.drawn, found.kind == "box_off"))
-            for k, place, record in drawable[:_DRAWN]
+            for k, place in islice(there, _DRAWN)
+            for record in [records.get((found.dataset, place.image), _left_out(place.image))]
         ]
     for shown, one in zip(content["datasets"], diagnosis.examined, strict=True):
         shown |= _figures(one)
@@ -166,15 +173,36 @@ def _picture(
     }
 
 
+def _left_out(file: str) -> tuple[Json, tuple[str, ...]]:
+    """Stands in for the record of an image that has none, and its classes."""
+    return {"file_name": file, "height": None, "width": None, "annotations": []}, ()
+
+
 def _figures(one: Examined) -> Json:
     records = one.dataset.dicts
     boxes, sides = one.measures.boxes_at(one.scales), one.measures.across_at(one.scales)
     step = max(1, len(sides) // _MOST_POINTS)
     shapes = Counter((record["width"], record["height"]) for record in records)
-    fullest = sorted(records, key=lambda record: -len(record["annotations"]))[:_DRAWN]
+    seen = np.flatnonzero(one.measures.objects_an_image)
+    samples = seen[np.linspace(0, len(seen) - 1, min(len(seen), _SAMPLES)).astype(int)]
     return {
+        "empty_images": one.measures.empty_images,
+        "left_out": sum(one.dataset.report.images_left_out.values()),
         "image_sizes": [(*size, count) for size, count in shapes.most_common()],
         "sides": sides[::step].round(1).tolist(),
         "aspects": (boxes[:, 0] / boxes[:, 1].clip(min=1e-9))[::step].round(3).tolist(),
-        "pictures": [_picture(record, one.dataset.classes) for record in fullest],
+        "centres": _centres(records).tolist(),
+        "pictures": [_picture(records[i], one.dataset.classes) for i in samples.tolist()],
     }
+
+
+def _centres(records: Sequence[dict[str, Any]]) -> Integers:
+    centres = [
+        ((y0 + y1) / 2 / record["height"], (x0 + x1) / 2 / record["width"])
+        for record in records
+        for annotation in record["annotations"]
+        if not annotation["iscrowd"]
+        for x0, y0, x1, y1 in [annotation["bbox"]]
+    ]
+    y, x = np.reshape(centres, (-1, 2)).T
+    return np.histogram2d(y, x, bins=_CELLS, range=[(0, 1), (0, 1)])[0].astype(np.int64)

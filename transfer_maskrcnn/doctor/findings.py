@@ -15,13 +15,13 @@ from typing import Any
 from termcolor import colored
 
 from transfer_maskrcnn.files import parse_yaml
-from transfer_maskrcnn.text import WIDTH, few, listed, plural, quoted, shorten, wrapped
+from transfer_maskrcnn.text import WIDTH, few, listed, plural, printable, quoted, shorten, wrapped
 
 SEVERITIES = {"error": "red", "warning": "yellow", "note": "cyan"}  # the worst first
 _SHOWN = 3  # places of a finding, on a terminal
 _NAMED = 2  # findings in the verdict
 _MOST_PLACES = 1_000  # of one finding
-_LONG = 60  # a path, or a place
+_LONG = 60  # names of classes, or an id
 
 Json = dict[str, Any]
 
@@ -56,11 +56,14 @@ class Place:
             word = "class" if len(self.classes) == 1 else "classes"
             return shorten(f"{word} {' and '.join(map(repr, self.classes))}", _LONG)
         numbers = {"id": self.id, "line": self.line}
-        shown = [f"{word} {number}" for word, number in numbers.items() if number is not None]
+        shown = [
+            f"{word} {shorten(str(number), _LONG)}"
+            for word, number in numbers.items()
+            if number is not None
+        ]
         where = ", ".join(filter(None, (self.item, *shown)))
         elsewhere = self.image not in ("", self.file)
-        of = f" of {shorten(os.path.basename(self.image), 40)}" if elsewhere else ""
-        return shorten(where + of, _LONG)
+        return where + (f" of {os.path.basename(self.image)}" if elsewhere else "")
 
 
 Told = tuple[str, Place, int]  # kind of finding, where, and how many are meant
@@ -186,6 +189,7 @@ def print_diagnosis(content: Json) -> None:
     Args:
         content: what ``Diagnosis.as_json`` returns.
     """
+    content = printable(content)
     for dataset in content["datasets"]:
         numbers = few([f"{name} {count}" for name, count in dataset["classes"].items()], 8)
         sizes = f"{plural(dataset['images'], 'image')}, {plural(dataset['instances'], 'instance')}"
@@ -229,6 +233,5 @@ def _print_place(text: str, indent: str) -> None:
 
 
 def _short(file: str) -> str:
-    """A path relative to where the user is if that is shorter, long names without their middle."""
-    shorter = min(file, os.path.relpath(file) if os.path.isabs(file) else file, key=len)
-    return shorter if len(shorter) <= _LONG else os.sep.join(map(shorten, shorter.split(os.sep)))
+    """A path, relative to where the user is if that is shorter."""
+    return min(file, os.path.relpath(file) if os.path.isabs(file) else file, key=len)

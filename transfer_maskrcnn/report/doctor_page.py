@@ -27,7 +27,7 @@ from transfer_maskrcnn.report.tiles import Drawn, outline, picture_of, window_ar
 from transfer_maskrcnn.text import few, listed, plural, shorten
 
 _MOST_PLACES = 20
-_LONGEST_WORD = 26  # in the caption of a thumbnail; the list of places has it whole
+_LONGEST_WORD = 60  # in the caption of a thumbnail; the list of places has it whole
 _LONG_WORD = re.compile(rf"[^\s/]{{{_LONGEST_WORD + 1},}}")
 _OTHER_COLOUR = "#444444"
 _COLOURS = [look.colour for look in looks([str(i) for i in range(6)]).values()]
@@ -65,6 +65,7 @@ def write_doctor_page(content: Json, output: Path) -> Path:
                 for severity in ("error", "warning", "note")  # the worst first
                 if (group := [found for found in findings if found["severity"] == severity])
             ],
+            "sets": [_numbers(dataset) for dataset in content["datasets"]],
             "datasets": [_dataset(dataset) for dataset in content["datasets"]],
         },
         output.name,
@@ -82,10 +83,11 @@ def _finding(found: Json) -> dict[str, Any]:
         )
         drawn.append(
             close_tile(picture, caption)
-            if is_close
+            if is_close and picture["shapes"]
             else whole_tile(picture, _colours([picture])[0], caption)
         )
     pictures = [picture for picture in drawn if picture is not None]
+    known = [picture["width"] is not None for _, picture in found["pictures"]]
     return {
         "severity": found["severity"],
         "title": f"{found['dataset']}: {count(found['count'])} {found['what']}",
@@ -95,7 +97,8 @@ def _finding(found: Json) -> dict[str, Any]:
         "places": [_words(place, folder) for place in places],
         "more": len(found["places"]) - len(places),
         "pictures": pictures,
-        "undrawn": len(drawn) - len(pictures),  # whose image is not to be had
+        # Those whose image is not to be had any more; of one that was left out, that is no news.
+        "undrawn": sum(now is None for now, then in zip(drawn, known, strict=True) if then),
     }
 
 
@@ -118,6 +121,7 @@ def _dataset(dataset: Json) -> dict[str, Any]:
         image_sizes_picture(dataset["image_sizes"]),
         sides_picture(dataset["sides"]),
         aspects_picture(dataset["aspects"]),
+        centres_picture(dataset["centres"]),
     )
     classes = sorted(dataset["classes"].items(), key=lambda item: (-item[1], item[0]))
     colours, key = _colours(dataset["pictures"])
@@ -138,6 +142,14 @@ def _dataset(dataset: Json) -> dict[str, Any]:
         "colours": key,
         "pictures": [tile for tile in tiles if tile is not None],
     }
+
+
+def _numbers(dataset: Json) -> tuple[str, list[str]]:
+    """A row of the table of all sets: its name, and the numbers under the template's headings."""
+    images, instances = dataset["images"], dataset["instances"]
+    each = decimal(instances / images if images else None)
+    numbers = (images, dataset["empty_images"], dataset["left_out"], instances)
+    return dataset["name"], [*map(count, numbers), each]
 
 
 def _facts(dataset: Json) -> list[tuple[str, str]]:
@@ -273,6 +285,27 @@ def aspects_picture(aspects: Sequence[float]) -> Picture | None:
         alt=f"Width / height of objects, {decimal(float(np.median(values)), 2)} at the median.",
         caption="Aspect ratio",
     )
+
+
+def centres_picture(centres: Sequence[Sequence[int]]) -> Picture | None:
+    """Where in their images objects are: how many centres of boxes are in each cell of a grid.
+
+    Args:
+        centres: rows from the top down, each from the left; None is drawn where there are none.
+    """
+    counts = np.array(centres)
+    if not counts.sum():
+        return None
+    figure, axes = page_axes(PAGE_HEIGHT)
+    shown = axes.imshow(counts, cmap="Blues", extent=(0, 100, 100, 0), vmin=0)
+    figure.colorbar(shown, ax=axes, label="objects", shrink=0.8)
+    dress(axes, "from the left, % of the width", "from the top, % of the height", grid="both")
+    axes.grid(visible=False)
+    rows, columns = counts.shape
+    middle = counts[rows // 4 : rows - rows // 4, columns // 4 : columns - columns // 4].sum()
+    share = decimal(100 * float(middle) / float(counts.sum()), 0)
+    alt = f"Centres of boxes within their images; {share} % are in the middle quarter."
+    return page_picture(figure, alt, "Centres of objects")
 
 
 def _histogram(

@@ -193,5 +193,7 @@ def write_page(
         its path.
     """
     output = folder / name
-    write_text(output, _environment().get_template(template).render(content))
+    text = _environment().get_template(template).render(content)
+    # A file's name may have bytes that are no text.
+    write_text(output, text.encode(errors="backslashreplace").decode())
     return output

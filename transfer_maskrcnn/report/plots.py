@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from transfer_maskrcnn.report.page import Picture
-from transfer_maskrcnn.text import shorten
+from transfer_maskrcnn.text import printable, shorten
 
 INK, FAINT = "#222222", "#d9d9d9"
 PAGE_WIDTH, PAGE_HEIGHT = 5.4, 3.6  # inches; shown at about 100 CSS pixels an inch
@@ -117,7 +117,7 @@ def logarithmic(axes: Axes, base: int, words: Callable[[float], str]) -> None:
 
 def plain(text: str, most: int = 24) -> str:
     """A name for a plot: neither too long nor read as a formula between dollars."""
-    return shorten(text, most).replace("$", r"\$")
+    return str(printable(shorten(text, most))).replace("$", r"\$")
 
 
 def legend_above(axes: Axes, entries: Entries) -> None:

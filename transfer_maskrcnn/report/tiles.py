@@ -59,10 +59,11 @@ class Drawn:
     label: str = ""
 
 
-def open_upright(path: str | Path, width: int, height: int) -> Image.Image | None:
+def open_upright(path: str | Path, width: int | None, height: int | None) -> Image.Image | None:
     """The image as it is looked at: RGB, turned as its Exif tag says.
 
-    None where it cannot be read, or is not ``width`` x ``height`` pixels large (any more).
+    None where it cannot be read, or is not ``width`` x ``height`` pixels large (any more), unless
+    these are None.
     """
     try:
         with Image.open(path) as file:
@@ -74,7 +75,7 @@ def open_upright(path: str | Path, width: int, height: int) -> Image.Image | Non
             image = image.convert("RGB")  # the model, too, sees what transparent pixels hide
     except Exception:  # decoders raise nearly every type of exception
         return None
-    return image if image.size == (width, height) else None
+    return image if width is None or image.size == (width, height) else None
 
 
 def outline(instance: Mapping[str, Any], height: int, width: int) -> list[Line]:
@@ -260,8 +261,8 @@ def mistake_tiles(
 
 def picture_of(
     file: str,
-    width: int,
-    height: int,
+    width: int | None,
+    height: int | None,
     drawn: Sequence[Drawn],
     caption: str,
     window: Window | None = None,

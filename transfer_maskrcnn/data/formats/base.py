@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from transfer_maskrcnn.errors import DatasetError
+from transfer_maskrcnn.text import printable
 
 MaskFormat = Literal["polygon", "bitmask"]
 
@@ -180,7 +181,8 @@ class Place(NamedTuple):
         return f"{self.part} {self.number}" if in_words else f"{self.part}[{self.number}]"
 
     def __str__(self) -> str:
-        return ": ".join(filter(None, (self.image, self.where, self.note)))
+        text: str = printable(": ".join(filter(None, (self.image, self.where, self.note))))
+        return text  # of a file's name, nothing may steer the terminal
 
 
 @dataclass
