@@ -209,7 +209,7 @@ def test_a_page(run: Run, catalog: Path, tmp_path: Path) -> None:
         (["--format", "coco"], "no dataset: name a folder"),
         (["balloon_train", "--convert", "voc", "out"], "expected one of coco, yolo"),
         (["--catalog", "nowhere.yaml"], "nowhere.yaml"),
-        (["--format", "coco", "--annotations", "a.json"], "needs image_root"),
+        (["--format", "coco", "--annotations", "a.json"], "a.json does not exist"),
     ],
 )
 def test_mistakes(run: Run, arguments: list[str], message: str) -> None:

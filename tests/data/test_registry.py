@@ -76,7 +76,6 @@ def test_a_name_of_another_package_is_left_alone(entry: dict[str, Any]) -> None:
     ("change", "message"),
     [
         ({"format": "cocoo"}, r"unknown format 'cocoo'.*did you mean 'coco'"),
-        ({"image_root": None}, r"format coco needs image_root"),
         ({"attribute": "x"}, r"format coco has no option 'attribute'"),
         ({"hold_out_every": 3}, r"part goes with split or hold_out_every"),
         ({"split": {"val": 0.2}, "hold_out_every": 2}, r"two ways"),

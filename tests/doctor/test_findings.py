@@ -133,8 +133,7 @@ def test_places_in_words(place: Place, where: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "seen", "note"),
     [
-        ("image_missing", {"similar": "a.PNG"}, "there is a.PNG"),
-        ("image_missing", {"no_folder": "x"}, "there is no folder x"),
+        ("image_missing", {"note": "the nearest is b/a.png"}, "the nearest is b/a.png"),
         ("image_missing", {}, ""),
         ("tiny", {"pixels": 1, "after": 0.84}, "1 pixel, 0.8 after resizing"),
         ("image_size", {"note": "annotated as 9x7"}, "annotated as 9x7"),

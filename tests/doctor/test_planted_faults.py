@@ -246,7 +246,7 @@ NEW = ("'item': 'annotations[24]', 'id': 1000",)
 FAULTS: dict[str, tuple[Plant, str, tuple[str, ...]]] = {
     # files
     "missing image": (_image(lambda t: t.image(3).unlink()), "image_missing", ("003.png",)),
-    "file name in other case": (_wrong_case, "image_missing", ("003.png", "'similar': '003.PNG'")),
+    "file name in other case": (_wrong_case, "found_elsewhere", ("003.PNG", "'003.png'")),
     "zero bytes": (_write(b""), "image_empty", ("003.png",)),
     "a web page": (_write(b"<html>404"), "image_no_image", ("003.png", "<html>404")),
     "truncated": (_cut, "image_truncated", ("003.png",)),

@@ -271,8 +271,9 @@ def cache_key(spec: DatasetSpec) -> str | None:
         *(__version__, _code_digest(), PIL.__version__, annotations),
         {mode.name: int(mode) for mode in BoxMode},
         os.geteuid(),  # what one user may not read is left out
-        # file_name begins with the path as given; what lies there, the absolute path says.
+        # file_name begins with a path as given; what lies there, the absolute path says.
         *(spec.format, spec.image_root, os.path.abspath(spec.image_root or "")),
+        *(spec.annotations, os.path.abspath(spec.annotations)),
         *(spec.classes, spec.options, list(spec.merge.items())),
     ]
     return digest_of(content)

@@ -60,7 +60,8 @@ def register_dataset(
         format: coco, via, labelme, yolo or png_masks.
         annotations: the json (coco, via), the folder of json files (labelme), the ``data.yaml``
             (yolo), or the folder of masks or samples (png_masks).
-        image_root: the folder of images; not needed for yolo, whose ``data.yaml`` names it.
+        image_root: the folder of the images. Default: the folder of the json, or of the
+            annotations; for yolo what its ``data.yaml`` names.
         classes: class names in the order wanted; None takes what the annotations name.
         merge: class name -> labels in the annotations that become this class, as
             ``{"vehicle": ["car", "truck"]}``; ``classes`` then names ``vehicle``. Labels that it
@@ -172,8 +173,6 @@ def _check_options(format: str, options: Mapping[str, Any]) -> None:
 
 
 def _check(spec: DatasetSpec) -> None:
-    if spec.image_root is None and spec.format != "yolo":
-        raise DatasetError(f"format {spec.format} needs image_root, the folder of images")
     every, part = spec.hold_out_every, spec.part
     if every is not None and spec.split is not None:
         raise DatasetError("split and hold_out_every are two ways to divide; state one")

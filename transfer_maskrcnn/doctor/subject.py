@@ -216,25 +216,9 @@ def losses(spec: DatasetSpec, report: LoadReport) -> Iterator[Told]:
 
 def _why(reason: Reason, at: base.Place, report: LoadReport) -> tuple[str, Figures]:
     """The kind of finding that a loss is, and what is seen at its place."""
-    if reason is Reason.IMAGE_MISSING:
-        return reason.value, _similar_file(at.image)
     beyond = report.repaired[Reason.CLIPPED] + report.left_out[Reason.OUTSIDE_IMAGE]
     many = reason is Reason.CLIPPED and beyond > _MANY_BEYOND * report.instances_read
     return "misplaced" if many else reason.value, {"note": at.note} if at.note else {}
-
-
-def _similar_file(path: str) -> Figures:
-    """Where a missing image may be: the same name in other letters, or with another suffix."""
-    folder, name = os.path.split(path)
-    if not os.path.isdir(folder):
-        return {"no_folder": folder}
-    similar = _by_stem(folder).get(os.path.splitext(name)[0].lower())
-    return {"similar": similar} if similar else {}
-
-
-@lru_cache(maxsize=16)
-def _by_stem(folder: str) -> dict[str, str]:
-    return {os.path.splitext(name)[0].lower(): name for name in sorted(os.listdir(folder))}
 
 
 def _from_catalog(name: str) -> LoadedDataset:

@@ -339,7 +339,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         (changed("annotations.0.iscrowd", 2), r"annotations\[0\].iscrowd is 2"),
         (changed("annotations.0", None), r"annotations\[0\] is None; expected an object"),
         (changed("images.0.id", ...), r"images\[0\] has no 'id'; expected a whole number"),
-        (changed("images.0.file_name", 3), r"images\[0\].file_name is 3; expected a text"),
+        (changed("images", [{"id": 4}]), r"1 missing on disk .*no file name is stated"),
         (changed("images.0.height", "20"), r"images\[0\].height is '20'"),
         (changed("images", {}), "images is {}; expected a list"),
         (changed("images", []), "lists no images"),

@@ -168,7 +168,7 @@ def test_no_label(load: Any, value: Any) -> None:
         ),
         (via(), {}, "the classes cannot be told"),
         ({}, {}, "lists no images"),
-        ({"a": {"regions": []}}, {}, "image 'a' has no 'filename'"),
+        ({"a": {"regions": []}}, {}, "1 missing on disk .*no file name is stated"),
         (via() | {"b": {"filename": "b.jpg"}}, {}, "image 'b'.regions is None; expected a list"),
         (via() | {"b": 3}, {}, "image 'b' is 3; expected an object"),
         (via({}), {}, r"image 'a.jpg123'.regions\[0\] has no 'shape_attributes'"),

@@ -59,6 +59,8 @@ class Reason(str, Enum):
     INSTANCE_ID = "instance_id"
     PIXELS = "pixels"
     THIRD_COORDINATE = "third_coordinate"
+    FOUND_ELSEWHERE = "found_elsewhere"
+    NAME_SPELT = "name_spelt"
     REPEATED_POINTS = "repeated_points"
     CLIPPED = "clipped"
     PART_DROPPED = "part_dropped"
@@ -122,6 +124,8 @@ WORDS = {
     Reason.THIRD_COORDINATE: "with a third coordinate, which is dropped",
     Reason.VOID: "of the value 255, void beside low numbers",
     Reason.STUFF: "of a value below 1000 in instanceIds, which numbers no instance",
+    Reason.FOUND_ELSEWHERE: "images found under another name than the annotations state",
+    Reason.NAME_SPELT: "images whose name is written in another notation",
     Reason.REPEATED_POINTS: "with consecutive repeated points",
     Reason.CLIPPED: "clipped to the image",
     Reason.PART_DROPPED: "that lost an unusable part",
@@ -148,7 +152,7 @@ _QUIET = frozenset(
     (
         *(Reason.REPEATED_POINTS, Reason.CLIPPED, Reason.PART_DROPPED, Reason.NESTED),
         *(Reason.BOX_RECOMPUTED, Reason.BOX_CLIPPED, Reason.AREA_MISMATCH),
-        *(Reason.DUPLICATE_ID, Reason.DUPLICATE_CATEGORY, Reason.MASK_NAMED),
+        *(Reason.DUPLICATE_ID, Reason.DUPLICATE_CATEGORY, Reason.MASK_NAMED, Reason.NAME_SPELT),
     )
 )
 _MOST_PLACES = 1_000
@@ -355,8 +359,10 @@ class RawInstance:
 
 @dataclass
 class RawImage:
-    """One image as a parser found it. ``file_name`` is where it should lie on disk.
+    """One image as a parser found it.
 
+    ``file_name`` is where it should lie on disk; until ``ImageFolder.locate``, what the annotations
+    call it.
     ``note`` says more of ``problem``; ``repairs`` are what the parser mended, or doubts, each with
     what it saw.
     """

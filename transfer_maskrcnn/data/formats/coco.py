@@ -13,7 +13,6 @@ from transfer_maskrcnn.text import few
 from .assemble import Merge, assemble
 from .base import LoadedDataset, LoadReport, Place, RawImage, RawInstance, Reason
 from .files import (
-    ImageFolder,
     existing,
     list_counts,
     need,
@@ -22,11 +21,12 @@ from .files import (
     wrong_kind,
     wrong_type,
 )
+from .names import ImageFolder
 
 
 def load_coco_json(
     annotations: str | Path,
-    image_root: str | Path,
+    image_root: str | Path | None = None,
     *,
     classes: Sequence[str] | None = None,
     merge: Merge | None = None,
@@ -39,7 +39,7 @@ def load_coco_json(
 
     Args:
         annotations: the json file.
-        image_root: the folder of the images.
+        image_root: the folder of the images. Default: the one of the json file.
         classes: category names, in the order wanted; categories may be missing from it only where
             no annotation uses them. Default: the file's categories, ordered by their id.
         merge: class -> the categories that become it, which has the lowest of their ids.
@@ -50,13 +50,14 @@ def load_coco_json(
             no image can be used.
     """
     path = existing(annotations, "annotation file", "file")
-    root = ImageFolder(image_root)
+    root = ImageFolder(image_root, path.parent)
     source = str(path)
     data = read_json(path)
     if not isinstance(data, dict) or "images" not in data or "annotations" not in data:
         raise wrong_kind(data, source, "a COCO json")
     report = LoadReport()
-    images = parse_images(data, root, source)
+    images = parse_images(data, source)
+    root.locate(list(images.values()))
     usage = Counter(
         need(record, "category_id", int, source, f"annotations[{k}]")
         for k, record in enumerate(need(data, "annotations", list, source, "the file"))
@@ -72,14 +73,14 @@ def load_coco_json(
     )
 
 
-def parse_images(data: dict[str, Any], root: ImageFolder, source: str) -> dict[int, RawImage]:
-    """Image id -> image, without its instances. Size is what the file states, where it does."""
+def parse_images(data: dict[str, Any], source: str) -> dict[int, RawImage]:
+    """Image id -> image, without its instances. Name and size are what the file states."""
     images: dict[int, RawImage] = {}
     ids: Counter[int] = Counter()
     for k, record in enumerate(need(data, "images", list, source, "the file")):
         place = f"images[{k}]"
         image_id = need(record, "id", int, source, place)
-        file_name = root.path(need(record, "file_name", str, source, place))
+        file_name = record.get("file_name")
         ids[image_id] += 1
         size = stated_size(record, ("height", "width"), source, place)
         images[image_id] = RawImage(file_name, image_id, stated_size=size)

@@ -8,11 +8,10 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from PIL import Image, UnidentifiedImageError
@@ -153,51 +152,44 @@ def natural_key(text: str) -> list[tuple[int, str]]:
     return [(len(p.lstrip("0")), p.lstrip("0")) if k % 2 else (0, p) for k, p in parts]
 
 
+def is_hidden(name: str) -> bool:
+    """Of a file or folder: by a dot, as the ._ files of macOS, or what they lie in within a zip."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def walk(folder: str | Path) -> Iterator[str]:
+    """The paths of all files below ``folder`` but hidden ones.
+
+    Links to folders are followed, each folder is entered once.
+    """
+    seen = set()
+    for top, folders, names in os.walk(folder, followlinks=True):
+        status = os.stat(top)
+        if (place := (status.st_dev, status.st_ino)) in seen:
+            folders.clear()
+            continue
+        seen.add(place)
+        visible = [name for name in folders if not is_hidden(name)]
+        # a folder by its own name rather than by that of a link to it
+        folders[:] = sorted(visible, key=lambda name: (os.path.islink(f"{top}/{name}"), name))
+        yield from (os.path.join(top, name) for name in sorted(names) if not is_hidden(name))
+
+
+def list_files(folder: Path, suffixes: Container[str], *, recursive: bool = False) -> list[Path]:
+    """The files in ``folder`` with one of ``suffixes``, in small letters; in natural order.
+
+    Hidden ones are left out; ``recursive`` as :func:`walk`. None where there is no such folder.
+    """
+    if not folder.is_dir():
+        return []
+    found = map(Path, walk(folder)) if recursive else folder.iterdir()
+    files = [p for p in found if p.suffix.lower() in suffixes and not is_hidden(p.name)]
+    return sorted(filter(Path.is_file, files), key=lambda p: natural_key(p.as_posix()))
+
+
 def list_images(folder: Path, *, recursive: bool = False) -> list[Path]:
     """The image files in ``folder``, by suffix, in natural order of their names."""
-    found = folder.rglob("*") if recursive else folder.iterdir()
-    images = [p for p in found if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
-    return sorted(images, key=lambda p: natural_key(p.as_posix()))
-
-
-class ImageFolder:
-    """The images of a dataset, found by what its annotations call them.
-
-    Attributes:
-        root: the folder of the images.
-    """
-
-    def __init__(self, image_root: str | Path):
-        self.root = existing(image_root, "image_root", "folder")
-
-    @cached_property
-    def files(self) -> list[Path]:
-        """The images directly in the folder, in natural order."""
-        return list_images(self.root)
-
-    def by_stem(self, leave_out: Container[Path] = ()) -> dict[str, Path]:
-        """Name without suffix -> image; of several with one name, the first."""
-        return {p.stem: p for p in reversed(self.files) if p.resolve() not in leave_out}
-
-    def path(self, name: str) -> str:
-        """Where the image lies that annotations call ``name``, whether it is there or not."""
-        return os.path.join(self.root, name)
-
-    def find(self, name: Any, stem: str) -> str:
-        """The image called ``name`` in the folder, or in no folder, or else the one called ``stem``
-        but for its suffix; where there is none, the path it ought to have."""
-        if not isinstance(name, str) or not name:
-            return str(self._of_stem.get(stem, self.root / stem))
-        relative = PurePosixPath(name.replace("\\", "/"))  # Windows writes backslashes
-        leaves_root = relative.is_absolute() or ".." in relative.parts
-        for candidate in (self.root / relative, self.root / relative.name)[leaves_root:]:
-            if candidate.is_file():
-                return str(candidate)
-        return str(self._of_stem.get(stem, self.root / relative.name))
-
-    @cached_property
-    def _of_stem(self) -> dict[str, Path]:
-        return self.by_stem()
+    return list_files(folder, IMAGE_SUFFIXES, recursive=recursive)
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,10 @@ from transfer_maskrcnn.errors import DatasetError
 from .assemble import Merge, assemble, class_by_label
 from .base import LoadedDataset, LoadReport, Patch, Place, RawImage, RawInstance, Reason
 from .files import (
-    ImageFolder,
     clip,
     describe,
     existing,
-    natural_key,
+    list_files,
     need,
     number,
     read_json,
@@ -32,6 +31,7 @@ from .files import (
     wrong_type,
 )
 from .masks import ellipse, rectangle
+from .names import ImageFolder
 
 Shape = list[float] | Patch | Reason  # flat x, y of a polygon, a part of a mask, or why neither
 _NOT_LEARNT = ("__ignore__", "_background_")  # what labelme's own converters leave out
@@ -41,7 +41,7 @@ _RECTANGLES = ("rectangle", "rotation", "quadrilateral", "oriented_rectangle")
 
 def load_labelme_json(
     annotations: str | Path,
-    image_root: str | Path,
+    image_root: str | Path | None = None,
     *,
     classes: Sequence[str] | None = None,
     merge: Merge | None = None,
@@ -56,9 +56,10 @@ def load_labelme_json(
 
     Args:
         annotations: the folder of the json files; all ``*.json`` directly in it are read.
-        image_root: the folder of the images. An ``imagePath`` that is missing, or not found in it,
-            is replaced by the image whose name is the json file's. Images directly in it that no
-            json file belongs to are left out and counted.
+        image_root: the folder of the images. Default: ``annotations``. An ``imagePath`` may be
+            relative to it or to the json file; one that is missing, or leads nowhere, is replaced
+            by the image whose name is the json file's. Images directly in it that no json file
+            belongs to are left out and counted.
         classes: class names, in the order wanted. Default: all labels found, sorted.
         merge: class -> the labels in the files that become it.
         label_map: label in the files, or a pattern -> class name ({"cat*": "cat"}); labels that
@@ -69,27 +70,35 @@ def load_labelme_json(
             ``classes`` lacks, and where no image can be used.
     """
     folder = existing(annotations, "annotations", "folder")
-    root = ImageFolder(image_root)
-    files = sorted(folder.glob("*.json"), key=lambda p: natural_key(p.name))
+    root = ImageFolder(image_root, folder)
+    files = list_files(folder, (".json",))
     if not files:
         raise DatasetError(
             f"{folder} has no *.json file; expected the folder of labelme's json files"
         )
     mapping = check_label_map(label_map)
     report = LoadReport()
-    images: list[RawImage] = []
+    contents: list[tuple[Path, dict[str, Any]]] = []
     for file in files:
         data = read_json(file)
         if isinstance(data, dict) and isinstance(data.get("shapes"), list):
-            images.append(labelme_image(file, data, 1 + len(images), root))
+            data["imageData"] = bool(data.get("imageData"))  # a copy of the image, which is large
+            contents.append((file, data))
         else:
             place = Place(str(file), note=describe(data))
             report.count(report.doubted, Reason.OTHER_JSON, place)
-    if not images:
+    if not contents:
         raise wrong_kind(read_json(files[0]), str(files[0]), "a labelme json")
+    images = [
+        RawImage(data.get("imagePath", ""), image_id)
+        for image_id, (_, data) in enumerate(contents, start=1)
+    ]
+    root.locate(images, [f.parent for f, _ in contents], [f.stem for f, _ in contents])
+    for image, (file, data) in zip(images, contents, strict=True):
+        read_labelme(image, data, str(file))
     _learn_labels([i for image in images for i in image.instances], mapping, classes)
-    used = {image.file_name for image in images}
-    others = [path for path in map(str, root.files) if path not in used]
+    used = {os.path.normpath(image.file_name) for image in images}
+    others = [path for path in map(str, root.files) if os.path.normpath(path) not in used]
     images += [RawImage(path, 0, problem=Reason.IMAGE_WITHOUT_JSON) for path in others]
     return assemble(images, str(folder), classes, merge, report=report)
 
@@ -120,12 +129,10 @@ def check_label_map(label_map: Any) -> dict[str, str]:
     return {str(label): name for label, name in label_map.items()}
 
 
-def labelme_image(file: Path, data: dict[str, Any], image_id: int, root: ImageFolder) -> RawImage:
-    """The image of one json file, and its instances."""
-    source = str(file)
-    size = stated_size(data, ("imageHeight", "imageWidth"), source, "the file")
-    image = RawImage(root.find(data.get("imagePath"), file.stem), image_id, stated_size=size)
-    if data.get("imageData") and not os.path.isfile(image.file_name):
+def read_labelme(image: RawImage, data: dict[str, Any], source: str) -> None:
+    """Give an image the size and the instances of its json file."""
+    image.stated_size = stated_size(data, ("imageHeight", "imageWidth"), source, "the file")
+    if data["imageData"] and image.problem is Reason.IMAGE_MISSING:
         image.problem = Reason.IMAGE_IN_JSON
     instances: dict[Any, RawInstance] = {}
     for k, shape in enumerate(data["shapes"]):
@@ -143,7 +150,6 @@ def labelme_image(file: Path, data: dict[str, Any], image_id: int, root: ImageFo
         elif isinstance(drawn, Patch):
             instance.patches.append(drawn)
     image.instances = list(instances.values())
-    return image
 
 
 def labelme_shape(shape: dict[str, Any], source: str, place: str) -> tuple[Shape, list[Reason]]:
@@ -188,7 +194,7 @@ def parse_mask(encoded: Any, box: Sequence[float]) -> Patch | None:
 
 def load_via_json(
     annotations: str | Path,
-    image_root: str | Path,
+    image_root: str | Path | None = None,
     *,
     classes: Sequence[str] | None = None,
     merge: Merge | None = None,
@@ -201,7 +207,8 @@ def load_via_json(
 
     Args:
         annotations: the json file.
-        image_root: the folder of the images; VIA's ``filename`` is relative to it.
+        image_root: the folder of the images, which VIA's ``filename`` is relative to. Default: the
+            one of the json file.
         classes: class names, in the order wanted. Default: all labels found, sorted.
         merge: class -> the labels in the file that become it.
         attribute: the region attribute that holds the class: a text, or a checkbox with exactly one
@@ -214,7 +221,7 @@ def load_via_json(
             that cannot be told, labels that ``classes`` lacks, and where no image can be used.
     """
     path = existing(annotations, "annotation file", "file")
-    root = ImageFolder(image_root)
+    root = ImageFolder(image_root, path.parent)
     source = str(path)
     records = via_records(read_json(path), source)
     only = classes[0] if classes is not None and len(classes) == 1 else ""
@@ -222,9 +229,9 @@ def load_via_json(
         [r["region_attributes"] for record in records.values() for r in record["regions"]],
         *(attribute, only, source),
     )
-    images = []
-    for image_id, (key, record) in enumerate(records.items(), start=1):
-        image = RawImage(root.path(record["filename"]), image_id)
+    images = [RawImage(r["filename"], k) for k, r in enumerate(records.values(), start=1)]
+    root.locate(images)
+    for image, (key, record) in zip(images, records.items(), strict=True):
         for k, region in enumerate(record["regions"]):
             shape = region["shape_attributes"]
             where = f"image {key!r}.regions[{k}].shape_attributes"
@@ -240,7 +247,6 @@ def load_via_json(
             else:
                 instance.polygons = [drawn]
             image.instances.append(instance)
-        images.append(image)
     return assemble(images, source, classes, merge)
 
 
@@ -254,7 +260,8 @@ def via_records(data: Any, source: str) -> dict[str, dict[str, Any]]:
     result = {}
     for key, record in records.items():
         place = f"image {key!r}"
-        need(record, "filename", str, source, place)
+        if not isinstance(record, dict):
+            raise wrong_type(record, dict, source, place)
         regions = record.get("regions")
         regions = list(regions.values()) if isinstance(regions, dict) else regions
         for k, region in enumerate(need({"regions": regions}, "regions", list, source, place)):
@@ -262,7 +269,7 @@ def via_records(data: Any, source: str) -> dict[str, dict[str, Any]]:
             need(region, "shape_attributes", dict, source, region_place)
             region.setdefault("region_attributes", {})
             need(region, "region_attributes", dict, source, region_place)
-        result[key] = {**record, "regions": regions}
+        result[key] = {"filename": None, **record, "regions": regions}
     return result
 
 

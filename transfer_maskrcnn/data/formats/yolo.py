@@ -19,9 +19,11 @@ from .files import (
     clip,
     existing,
     list_counts,
+    list_files,
     list_images,
     read_text,
 )
+from .names import ImageFolder
 from .yolo_lines import finite, read_numbers
 
 
@@ -66,11 +68,13 @@ def load_yolo(
     names = parse_names(config.get("names"), str(path))
     root = _root(config, path, image_root)
     entries = _entries(config, split, path, root)
-    files = list(dict.fromkeys(image for entry in entries for image in find_images(entry, root)))
-    images = [RawImage(file, image_id) for image_id, file in enumerate(files, start=1)]
+    by_file: dict[str, RawImage] = {}
+    for image in (image for entry in entries for image in find_images(entry, root)):
+        image.image_id = by_file.setdefault(image.file_name, image).image_id or len(by_file)
+    images = list(by_file.values())
     _read_labels(images, names, source, unlabelled == "background")
     read_numbers([i for image in images for i in image.instances], config.get("kpt_shape"))
-    lost = map(str, _labels_without_image(files))
+    lost = map(str, _labels_without_image(list(by_file)))
     images += [RawImage(path, 0, problem=Reason.LABELS_WITHOUT_IMAGE) for path in lost]
     known = {name: k for k, name in enumerate(names.values(), start=1)}
     return assemble(images, source, classes, merge, known=known)
@@ -135,23 +139,27 @@ def _entries(config: dict[str, Any], split: str, path: Path, root: Path) -> list
     )
 
 
-def find_images(entry: str, root: Path) -> list[str]:
-    """The image paths of one entry of a split, a folder or a text file with a path a line."""
+def find_images(entry: str, root: Path) -> list[RawImage]:
+    """The images of one entry of a split, a folder or a text file with a path a line."""
     path = root / entry
     if not path.exists() and entry.startswith("../"):
         path = root / entry[3:]  # Roboflow writes paths as if the data.yaml lay one folder deeper
     if path.is_dir():
-        return [str(image) for image in list_images(path, recursive=True)]
+        return [RawImage(str(image), 0) for image in list_images(path, recursive=True)]
     if not path.is_file():
         raise DatasetError(
             f"{root / entry} does not exist; expected a folder of images or a text file of image "
             "paths. Correct the data.yaml, or pass image_root"
         )
     lines = (line.strip() for line in read_text(path).splitlines())
-    images = [os.path.normpath(path.parent / line) for line in lines if line]
-    wrong = [image for image in images if Path(image).suffix.lower() not in IMAGE_SUFFIXES]
+    images = [RawImage(line, 0) for line in lines if line]
+    names = [image.file_name for image in images]
+    wrong = [name for name in names if Path(name).suffix.lower() not in IMAGE_SUFFIXES]
     if wrong:
         raise DatasetError(f"{path}: {clip(wrong[0])} is no image; expected one image path a line")
+    ImageFolder(path.parent, root).locate(images)
+    for image in images:
+        image.file_name = os.path.normpath(image.file_name)
     return images
 
 
@@ -170,7 +178,7 @@ def _labels_without_image(files: list[str]) -> Iterator[Path]:
         label_folder = label_path(str(folder / "any.jpg")).parent
         if label_folder == Path(os.path.abspath(folder)):
             continue  # beside the images, any text file may lie
-        unused = [path for path in sorted(label_folder.glob("*.txt")) if path not in labels]
+        unused = [path for path in list_files(label_folder, (".txt",)) if path not in labels]
         # images of another split may lie in the same folder
         known = {path.stem for path in list_images(folder)} if unused and folder.is_dir() else ()
         yield from (p for p in unused if p.stem not in known and p.name != "classes.txt")
