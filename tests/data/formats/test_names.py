@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import cProfile
 import os
-import time
+import pstats
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -229,7 +230,7 @@ def test_parts(name: str, parts: list[str]) -> None:
 
 @pytest.mark.parametrize("kind", ["a sound set", "all in other folders", "all of one name"])
 def test_time_is_linear(tmp_path: Path, kind: str) -> None:
-    def seconds(count: int) -> float:
+    def calls(count: int) -> int:
         root = tmp_path / f"{kind} {count}"
         root.mkdir()
         names = [f"{k}.jpg" for k in range(count)]
@@ -240,12 +241,12 @@ def test_time_is_linear(tmp_path: Path, kind: str) -> None:
             (root / name).touch()
         prefix = "" if kind == "a sound set" else "old/place/"
         images = [RawImage(prefix + name, 1) for name in names]
-        start = time.process_time()
-        ImageFolder(root, root).locate(images)
+        profile = cProfile.Profile()
+        profile.runcall(ImageFolder(root, root).locate, images)
         assert not any(image.problem for image in images)
-        return time.process_time() - start
+        return int(pstats.Stats(profile).total_calls)
 
-    assert seconds(400) < 12 * seconds(80) + 0.1
+    assert calls(200) < 6 * calls(40)
 
 
 @pytest.mark.parametrize("format", ["coco", "via", "labelme"])
