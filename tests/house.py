@@ -28,7 +28,7 @@ LIMITS = {
     "statements": (13_350, 14_000),
     "files in the largest room": (13, 20),
     "modules loaded at the first step of a training": (65, 85),
-    "files that have run by then": (36, 35),
+    "files that have run by then": (37, 35),
 }
 _HAS_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
