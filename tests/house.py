@@ -24,7 +24,7 @@ PACKAGE = ROOT / NAME
 # figure -> what it may be at most today, and what the design wants with all that is planned
 LIMITS = {
     "modules": (135, 170),
-    "lines": (27_000, 25_000),
+    "lines": (27_500, 25_000),
     "statements": (13_350, 14_000),
     "files in the largest room": (13, 20),
     "modules loaded at the first step of a training": (65, 85),
