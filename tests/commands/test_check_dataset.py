@@ -133,7 +133,7 @@ def test_a_mended_pair_has_one_catalog(run: Run, catalog: Path, tmp_path: Path) 
     run("--catalog", catalog, "--fix", out)
     assert [path.relative_to(out) for path in out.rglob("catalog.yaml")] == [Path("catalog.yaml")]
     status, shown = run("--catalog", out / "catalog.yaml")
-    names = [f"{tmp_path.name}_{part}_coco" for part in ("train", "val")]
+    names = [f"mended_{tmp_path.name}_{part}" for part in ("train", "val")]
     assert status == 0 and all(f"{name}: 12 images, 12 instances" in shown for name in names)
     for name in names:
         _forget(name)
@@ -156,7 +156,7 @@ def test_a_converted_pair_has_one_catalog(
         (data,) = out.rglob("data.yaml")
         parts = {key: f"{tmp_path.name}_{key}/images" for key in ("train", "val")}
         assert yaml.safe_load(data.read_text()) == {**parts, "names": {0: "kite", 1: "box"}}
-    names = [f"{tmp_path.name}_{part}_{format}" for part in ("train", "val")]
+    names = [f"copy_{tmp_path.name}_{part}" for part in ("train", "val")]
     assert register_catalog(out / "catalog.yaml") == names
     counts = []
     for name in names:

@@ -202,7 +202,7 @@ def test_an_entry_of_a_catalog_becomes_two_datasets(
     assert all(len({f"{3 * v + k}.png" in val for k in range(3)}) == 1 for v in range(6))
     (said,) = [m for m in caplog.messages if "split at random" in m]
     assert "train 12 images (cat 6, dog 6), val 6 images (cat 3, dog 3)" in said
-    assert "6 groups that look alike, 18 images in all" in said
+    assert "6 groups that look alike (18 images)" in said
     assert sides("my_b") == [train, val], "wherever it lies"
     assert not hasattr(MetadataCatalog.get("my_a_val"), "json_file"), "it has the other part, too"
 

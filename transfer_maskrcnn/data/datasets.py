@@ -28,7 +28,7 @@ from detectron2.structures import BoxMode
 from numpy.typing import NDArray
 
 from transfer_maskrcnn import __version__
-from transfer_maskrcnn.data import formats, near_duplicates
+from transfer_maskrcnn.data import formats
 from transfer_maskrcnn.data.cache import Entry, digest_of, user_cache
 from transfer_maskrcnn.data.formats.base import (
     LoadedDataset,
@@ -180,11 +180,11 @@ def _drawn(spec: DatasetSpec, split: Split, loaded: LoadedDataset) -> set[str]:
         told = [f"{name} {counts[k]}" for k, name in enumerate(loaded.classes)]
         sides.append(f"{part} {plural(len(own), 'image')} ({few(told, 20)})")
     sizes = [count for count in Counter(groups).values() if count > 1]
+    several = f"{plural(len(sizes), 'group')} that look alike ({plural(sum(sizes), 'image')})"
+    alike = f"{several}, each on one side" if sizes else "no two look alike"
     logger.info(
-        "dataset %s: split at random by val %s, seed %d: %s; %s that look alike, %s in all, "
-        "each on one side",
-        *(spec.name, split.val, split.seed, ", ".join(sides)),
-        *(plural(len(sizes), "group"), plural(sum(sizes), "image")),
+        "dataset %s: split at random by val %s, seed %d: %s; %s",
+        *(spec.name, split.val, split.seed, ", ".join(sides), alike),
     )
     return {files[i] for i in val}
 
@@ -199,6 +199,10 @@ def _root(spec: DatasetSpec) -> str:
 
 def _alike(files: Sequence[str]) -> list[int]:
     """``near_duplicates.groups``, from the cache where no image changed."""
+    from transfer_maskrcnn.data import (
+        near_duplicates,
+    )  # which a dataset that is whole does not need
+
     cache, now = user_cache("near_duplicates"), time.time_ns()
     state = _state_of(files)
     code = file_digest(near_duplicates.__file__)

@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
-from transfer_maskrcnn.data.export.base import common_folder
 from transfer_maskrcnn.errors import DatasetError, nearest
 from transfer_maskrcnn.text import plural
 
@@ -53,7 +52,7 @@ def names_of(files: Sequence[str], root: str) -> list[str]:
     """What images are called on any machine: their paths below ``root``, or, where one lies
     elsewhere, below the folder that holds them all; letters in one Unicode form, / between."""
     paths = [os.path.abspath(file) for file in files]
-    common = common_folder(paths)
+    common = os.path.commonpath([os.path.dirname(path) for path in paths])
     start = os.path.abspath(root)
     if os.path.commonpath([start, common]) != start:
         start = common

@@ -29,6 +29,8 @@ def write_sets(
 ) -> dict[str, tuple[Path, T]]:
     """Write one dataset into ``out``; several into a folder each below it, with one catalog.
 
+    In that catalog, a dataset is called as ``out`` and then by its name.
+
     Args:
         write: writes a dataset, with a ``catalog.yaml``, into a new folder.
         datasets: by name.
@@ -44,27 +46,35 @@ def write_sets(
     parts = {name: name.replace("/", "_") for name in datasets}
     with new_folder(out) as folder:
         done = {name: write(dataset, folder / parts[name]) for name, dataset in datasets.items()}
-        entries: dict[str, Any] = {}
-        for part in parts.values():
+        entries: dict[str, dict[str, Any]] = {}
+        for name, part in parts.items():
             own = folder / part / _CATALOG
-            for name, entry in yaml.safe_load(own.read_text(encoding="utf-8")).items():
-                moved = {key: f"{part}/{entry[key]}" for key in _PATHS if key in entry}
-                entries[name] = entry | moved
+            (entry,) = yaml.safe_load(own.read_text(encoding="utf-8")).values()
             own.unlink()
+            entries[name] = entry | {k: f"{part}/{entry[k]}" for k in _PATHS if k in entry}
         if split_of:
-            _join_yolo(folder, [(parts[name], key) for name, key in split_of.items()], entries)
-        write_yaml(folder / _CATALOG, entries)
+            _join_yolo(folder, parts, split_of, entries)
+        # "_train" and "_val" stay at the end, by which they find each other
+        prefix = out.expanduser().resolve().name
+        named = {f"{prefix}_{parts[name]}": entry for name, entry in entries.items()}
+        write_yaml(folder / _CATALOG, named)
     return {name: (out / parts[name], result) for name, result in done.items()}
 
 
-def _join_yolo(folder: Path, splits: list[tuple[str, str]], entries: dict[str, Any]) -> None:
+def _join_yolo(
+    folder: Path,
+    parts: Mapping[str, str],
+    split_of: Mapping[str, str],
+    entries: dict[str, dict[str, Any]],
+) -> None:
     """One data.yaml in the place of those of the parts; ``entries`` learn of it."""
-    content: dict[str, Any] = {key: f"{part}/images" for part, key in splits}
-    for part, key in splits:
-        (folder / part / "data.yaml").unlink()
-        entries[f"{part}_yolo"] |= {"annotations": "data.yaml", "split": key}
-    classes = next(iter(entries.values()))["classes"]
-    write_yaml(folder / "data.yaml", content | {"names": dict(enumerate(classes))})
+    content: dict[str, Any] = {}
+    for name, key in split_of.items():
+        (folder / parts[name] / "data.yaml").unlink()
+        content[key] = f"{parts[name]}/images"
+        entries[name] |= {"annotations": "data.yaml", "split": key}
+        content["names"] = dict(enumerate(entries[name]["classes"]))
+    write_yaml(folder / "data.yaml", content)
 
 
 def export_sets(
