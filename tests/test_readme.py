@@ -70,18 +70,16 @@ def folder(tmp_path: Path, write_dataset: Callable[[str, Path], dict[str, Any]])
     python.chmod(0o755)
     prepare_shapes(tmp_path / "datasets", ("train", "val"))  # as `make demo` does, and no more
     (tmp_path / "datasets" / "prepare_shapes.py").symlink_to(ROOT / "datasets/prepare_shapes.py")
-    catalog = re.search(r"```yaml\n(.*?)```", README, re.DOTALL)
-    assert catalog is not None
-    (tmp_path / "my.yaml").write_text(catalog.group(1).replace("cat, dog", "blob, bar"))
+    (tmp_path / "my_photos").mkdir()
     for part in ("train", "val"):
         made = tmp_path / f"made_{part}"
         entry = write_dataset("labelme", made)
-        (made / entry["annotations"]).rename(tmp_path / part)
+        (made / entry["annotations"]).rename(tmp_path / "my_photos" / part)
         for image in (made / entry["image_root"]).glob("*.png"):
             pixels = cv2.imread(str(image))
             pixels = pixels if part == "train" else 255 - pixels[::-1]  # other pictures
-            cv2.imwrite(str(tmp_path / part / image.name), pixels)
-    (tmp_path / "photos").symlink_to(tmp_path / "val")
+            cv2.imwrite(str(tmp_path / "my_photos" / part / image.name), pixels)
+    (tmp_path / "photos").symlink_to(tmp_path / "my_photos/val")
     return tmp_path
 
 
@@ -118,7 +116,7 @@ def test_commands_on_a_users_data_and_on_shapes(folder: Path) -> None:
         type_in(f"{command} {ADDED[tool_of(command)]}", folder)
     for made in (
         *("doctor.html", "my_config.yaml", "output/mine/report.html", "output/study/report.html"),
-        *("output/mine/inference/my_val/explanation.json", "found/predictions.json"),
+        *("output/mine/inference/my_photos_val/explanation.json", "found/predictions.json"),
         *("labelled/annotations.json", "few/10shot_seed4.json"),
     ):
         assert (folder / made).is_file(), made

@@ -135,6 +135,26 @@ def ultralytics_from_another_machine(d: Path) -> None:
     yolo(d / "labels/train/a.txt", d / "labels/train/b.txt")
 
 
+def supervision_yolo(d: Path) -> None:
+    text(d / "data.yaml", "names: [cat]\nnc: 1\n")
+    picture(d / "images/a.jpg", d / "images/b.jpg")
+    yolo(d / "labels/a.txt", d / "labels/b.txt")
+
+
+def label_studio_yolo(d: Path) -> None:
+    picture(d / "images/a.jpg", d / "images/b.jpg")
+    yolo(d / "labels/a.txt", d / "labels/b.txt")
+    text(d / "classes.txt", "cat\n")
+    text(d / "notes.json", {"categories": [{"id": 0, "name": "cat"}]})
+
+
+def yolo_without_any_names(d: Path) -> None:
+    for part in ("train", "val"):
+        for batch in ("1", "2"):
+            picture(d / "images" / part / batch / "a.jpg")
+            yolo(d / "labels" / part / batch / "a.txt")
+
+
 def via_in_parts(d: Path) -> None:
     """Only the regions of one say their class."""
     picture(d / "train/a.jpg", d / "val/b.jpg")
@@ -163,6 +183,32 @@ def samples_by_part(d: Path) -> None:
         for name in ("a", "b"):
             picture(d / part / name / "images" / f"{name}.png")
             mask(*(d / part / name / "masks" / f"{k}.png" for k in range(2)))
+
+
+def penn_fudan(d: Path) -> None:
+    picture(d / "PNGImages/Fudan01.png", d / "PNGImages/Fudan02.png")
+    mask(d / "PedMasks/Fudan01_mask.png", d / "PedMasks/Fudan02_mask.png")
+
+
+def a_mask_an_object(d: Path) -> None:
+    picture(d / "photos/a.jpg", d / "photos/b.jpg")
+    mask(*(d / "annotated" / f"{name}_object_{k}.png" for name in "ab" for k in range(3)))
+
+
+def masks_beside_photographs(d: Path) -> None:
+    picture(d / "a.jpg", d / "b.jpg")
+    mask(d / "a_mask.png", d / "b_mask.png")
+
+
+def cityscapes(d: Path) -> None:
+    for part in ("train", "val"):
+        picture(*(d / "leftImg8bit" / part / "bonn" / f"{k}_leftImg8bit.png" for k in "ab"))
+        mask(*(d / "gtFine" / part / "bonn" / f"{k}_gtFine_instanceIds.png" for k in "ab"))
+
+
+def photographs_alone(d: Path) -> None:
+    labelme_flat(d)
+    picture(d / "more/a.png", d / "more/a_flipped.png")
 
 
 def pascal_voc(d: Path) -> None:
@@ -223,6 +269,13 @@ LAYOUTS: list[tuple[Callable[[Path], None], dict[str, Entry], list[int]]] = [
         [1, 1],
     ),
     (ultralytics_from_another_machine, {"cats_train": ("yolo", "cats.yaml", ".")}, [2]),
+    (supervision_yolo, {"cats_train": ("yolo", "data.yaml", None)}, [2]),
+    (label_studio_yolo, {"cats": ("yolo", "labels", "images")}, [2]),
+    (
+        yolo_without_any_names,
+        {f"cats_{p}": ("yolo", f"labels/{p}", f"images/{p}") for p in ("train", "val")},
+        [2, 2],
+    ),
     (
         via_in_parts,
         {
@@ -243,6 +296,18 @@ LAYOUTS: list[tuple[Callable[[Path], None], dict[str, Entry], list[int]]] = [
         {f"cats_{p}": ("png_masks", f"stage1_{p}", f"stage1_{p}") for p in ("train", "test")},
         [2, 2],
     ),
+    (penn_fudan, {"cats": ("png_masks", "PedMasks", "PNGImages")}, [2]),
+    (a_mask_an_object, {"cats": ("png_masks", "annotated", "photos")}, [2]),
+    (masks_beside_photographs, {"cats": ("png_masks", ".", ".")}, [2]),
+    (
+        cityscapes,
+        {
+            f"cats_{p}": ("png_masks", f"gtFine/{p}/bonn", f"leftImg8bit/{p}/bonn")
+            for p in ("train", "val")
+        },
+        [2, 2],
+    ),
+    (photographs_alone, {"cats": ("labelme", ".", ".")}, [2]),
     (
         pascal_voc,
         {"cats": ("png_masks", "VOC2012/SegmentationObject", "VOC2012/JPEGImages")},

@@ -21,7 +21,7 @@ from transfer_maskrcnn.errors import DatasetError
 from transfer_maskrcnn.text import listed, wrapped
 
 SPLIT = {"val": 0.2, "seed": 0}
-_DIVIDED = "; none is to validate on, so a fifth of them is held out for that"
+_DIVIDED = "; a fifth of the images is held out, since no set is there to validate on"
 _PATHS = ("annotations", "image_root")
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from transfer_maskrcnn.data.formats.files import describe, read_json
 from transfer_maskrcnn.data.formats.labelme_via import parse_label
+from transfer_maskrcnn.data.formats.mask_files import find_masks
 from transfer_maskrcnn.data.formats.yolo import label_path, read_yaml
 from transfer_maskrcnn.data.tree import Tree, part_of
 from transfer_maskrcnn.errors import DatasetError
@@ -31,7 +32,7 @@ _PACKED = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 _MASK_WORDS = re.compile(r"mask|seg|label|annot|gt|truth|inst|target", re.IGNORECASE)
 _INSTANCES = re.compile(r"object|inst", re.IGNORECASE)
 _LOOKED_AT = 3  # json files with the name of an image: of which kind one is, all are
-_MOST = 200  # other json files that are opened, and names of masks that are compared
+_MOST = 200  # other json files that are opened
 _GREYS = 64  # a photograph in grey has more values than this
 _ANY_CLASS = "object"
 _EXPECTED = """
@@ -146,7 +147,7 @@ def _yamls(tree: Tree, files: Files) -> Iterator[Found]:
 
 def is_yolo(config: Mapping[str, Any]) -> bool:
     """Whether the content of a YAML file is that of a data.yaml of Ultralytics."""
-    return "names" in config and any(key in config for key in ("train", "val", "test"))
+    return isinstance(config.get("names"), (list, dict)) and "format" not in config["names"]
 
 
 def _splits(tree: Tree, path: Path, config: Mapping[str, Any]) -> Iterator[Found]:
@@ -157,8 +158,8 @@ def _splits(tree: Tree, path: Path, config: Mapping[str, Any]) -> Iterator[Found
         key: entries if isinstance(entries, list) else [entries]
         for key in ("train", "val", "valid", "test")
         if (entries := config.get(key)) and isinstance(entries, (str, list))
-    }
-    first = splits.get("train") or next(iter(splits.values()), [])
+    } or {"train": ["images"]}  # supervision's names the classes alone
+    first = splits.get("train") or next(iter(splits.values()))
     root = next((r for r in roots if any(_lies(r, entry) for entry in first)), roots[0])
     for key, entries in splits.items():
         lying = list(filter(None, (_lies(root, entry) for entry in entries)))
@@ -272,12 +273,12 @@ def _masks(tree: Tree, done: Sequence[Path]) -> Iterator[Found]:
             beside[key].append(folder)
     for folder in folders:
         keys = [(folder,), *_neighbourhoods(tree, folder)] if folder not in masks else []
-        near = (mask for key in keys for mask in beside.get(key, ()))
-        mask = next((mask for mask in near if _are_alike(tree, folder, mask)), None)
+        near = [mask for key in keys for mask in beside.get(key, ())] + [folder] * bool(keys)
+        mask = next((mask for mask in near if _are_of(tree, mask, folder)), None)
         if mask:
             yield Found(
                 *("png_masks", mask, folder, mask, tree.part(mask)),
-                *(len(tree.images[mask]), "mask", folder),
+                *(len(tree.images[mask]), "mask" if mask != folder else "file", folder),
             )
 
 
@@ -290,28 +291,32 @@ def _neighbourhoods(tree: Tree, folder: Path) -> Iterator[tuple[Path, ...]]:
 def _are_masks(tree: Tree, folder: Path) -> bool:
     """By the folder's name, or by how few values the first of its PNGs has."""
     names = tree.images[folder]
-    if not all(name.lower().endswith(".png") for name in names):
-        return False
     own = [name for name in tree.local(folder).parts if not part_of(name)]
-    if own and _MASK_WORDS.search(own[-1]):
-        return True
+    is_named = bool(own and _MASK_WORDS.search(own[-1]))
+    are_pngs = all(name.lower().endswith(".png") for name in names)
+    return are_pngs and (is_named or _has_few_values(folder / names[0]))
+
+
+def _has_few_values(file: Path) -> bool:
     try:
-        with Image.open(folder / names[0]) as image:
+        with Image.open(file) as image:
             is_grey = image.mode == "L" and len(image.getcolors() or range(256)) <= _GREYS
             return is_grey or image.mode in ("1", "P")
     except OSError:
         return False
 
 
-def _are_alike(tree: Tree, images: Path, masks: Path) -> bool:
-    """Whether most masks are called as an image, but for what stands before or behind its name."""
-    stems = {Path(name).stem for name in tree.images[images]}
-    called = [Path(name).stem for name in tree.images[masks][:_MOST]]
-    alike = sum(
-        any(stem[:k] in stems or stem[-k:] in stems for k in range(1, len(stem) + 1))
-        for stem in called
-    )
-    return 2 * alike >= len(called)
+def _are_of(tree: Tree, masks: Path, images: Path) -> bool:
+    """Whether the loader finds masks of most images of a folder in another, or beside them."""
+    if masks == images and len({name[-4:].lower() for name in tree.images[images]} & {".png"}) == 0:
+        return False
+    try:
+        masked, _ = find_masks(masks, images, None)
+    except DatasetError:  # of several kinds, or one sample a folder: the loader says what to state
+        return masks != images
+    paired = [files for image, files in masked if files and os.path.isfile(image.file_name)]
+    most = 2 * len(paired) >= min(len(masked), len(tree.images[masks]))
+    return bool(paired) and most and (masks != images or _has_few_values(paired[0][0]))
 
 
 def _label_files(tree: Tree) -> Iterator[Found]:

@@ -48,8 +48,10 @@ def load_yolo(
     Args:
         annotations: the data.yaml: ``names`` (list or dict), ``train``, ``val`` (a folder, a text
             file of image paths, or a list of these) and, where they are not relative to the
-            data.yaml itself, their root ``path``.
-        image_root: what ``train`` and ``val`` are relative to; replaces ``path``.
+            data.yaml itself, their root ``path``. Or, where there is no such file, the folder of
+            the label files, with classes.txt or obj.names in it or up to two folders above.
+        image_root: what ``train`` and ``val`` are relative to; replaces ``path``. Or the folder of
+            the images.
         classes: class names, in the order wanted. Default: ``names``.
         merge: class -> the names that become it.
         split: the key of the data.yaml to load.
@@ -62,9 +64,12 @@ def load_yolo(
     """
     if unlabelled not in ("leave_out", "background"):
         raise DatasetError(f"unlabelled is {unlabelled!r}; expected leave_out or background")
-    path = existing(annotations, "data.yaml", "file")
+    path = Path(annotations)
     source = f"{path} ({split})"
-    config = read_yaml(path)
+    if path.is_dir():
+        config = {"names": class_names(path), "path": path.name, split: "."}
+    else:
+        config = read_yaml(existing(path, "data.yaml", "file"))
     names = parse_names(config.get("names"), str(path))
     root = _root(config, path, image_root)
     entries = _entries(config, split, path, root)
@@ -78,6 +83,18 @@ def load_yolo(
     images += [RawImage(path, 0, problem=Reason.LABELS_WITHOUT_IMAGE) for path in lost]
     known = {name: k for k, name in enumerate(names.values(), start=1)}
     return assemble(images, source, classes, merge, known=known)
+
+
+def class_names(labels: Path) -> dict[int, str]:
+    """Class number -> name, where a folder of label files has no data.yaml; the number, where no
+    list of names lies near."""
+    for folder in (labels, *labels.absolute().parents[:2]):
+        for name in ("classes.txt", "obj.names"):
+            if (folder / name).is_file():
+                return dict(enumerate(filter(None, read_text(folder / name).splitlines())))
+    lines = (line for path in labels.rglob("*.txt") for line in read_text(path).splitlines())
+    numbers = {line.split()[0] for line in lines if line.strip()}
+    return {int(number): number for number in sorted(numbers) if number.isdecimal()}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
