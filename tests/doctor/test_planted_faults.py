@@ -10,6 +10,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pycocotools.mask as mask_util
 import pytest
 from PIL import Image
 
@@ -232,6 +233,43 @@ _shifted = _moved(lambda x, y: (x - 20, y - 20))
 _exchanged = _moved(lambda x, y: (y, x))
 
 
+def _hole(area: float) -> Plant:
+    def plant(train: Planted, val: Planted) -> None:
+        _polygons(blob(46, 30, 20), SPOT)(train, val)
+        train.annotations[4]["area"] = area
+
+    return plant
+
+
+def _brush(train: Planted, val: Planted) -> None:
+    for one in train.annotations[3:6]:
+        rle = mask_util.merge(mask_util.frPyObjects(one["segmentation"], HEIGHT, WIDTH))
+        one |= {"segmentation": {**rle, "counts": rle["counts"].decode()}, "iscrowd": 1}
+
+
+def _listed_twice(train: Planted, val: Planted) -> None:
+    train.content["images"].append(train.content["images"][1] | {"id": 77})
+    train.annotations.append(annotation(1000, 77, 1, blob(16, 60)))
+    train.annotations.append(train.annotations[4] | {"id": 1001, "image_id": 77})
+
+
+def _size_exchanged(train: Planted, val: Planted) -> None:
+    for image in train.content["images"][2:]:
+        image |= {"height": WIDTH, "width": HEIGHT}
+
+
+def _corners(train: Planted, val: Planted) -> None:
+    for one in train.annotations:
+        x, y, width, height = one["bbox"]
+        one["bbox"] = [x, y, x + width, y + height]
+
+
+def _beyond(train: Planted, val: Planted) -> None:
+    box = [76.0, 20.0, 96.0, 20.0, 96.0, 40.0, 76.0, 40.0]
+    _polygons(box)(train, val)
+    train.annotations[4]["bbox"] = [76, 20, 40, 20]
+
+
 def _pairs(polygon: list[float]) -> list[list[float]]:
     return [list(pair) for pair in zip(polygon[::2], polygon[1::2], strict=True)]
 
@@ -296,7 +334,7 @@ FAULTS: dict[str, tuple[Plant, str, tuple[str, ...]]] = {
     "repeated points": (_polygons(_twice(SPOT)), "repeated_points", ON_IMAGE_2),
     "a useless part": (_polygons(SPOT, [1.0, 1.0, 2.0, 2.0]), "part_dropped", ON_IMAGE_2),
     "box without area": (_shape(bbox=[10, 10, 0, 5]), "box_recomputed", ON_IMAGE_2),
-    "box beyond the border": (_shape(bbox=[40, 20, 400, 400]), "box_clipped", ON_IMAGE_2),
+    "box beyond the border": (_beyond, "box_clipped", ON_IMAGE_2),
     "one id twice": (_one_id, "duplicate_id", ("'annotations[4]', 'id': 2",)),
     "a category twice": (_double_category, "duplicate_category", ("'nut'",)),
     # what stops the loader
@@ -304,6 +342,17 @@ FAULTS: dict[str, tuple[Plant, str, tuple[str, ...]]] = {
     "unknown category": (_shape(category_id=9), "unloadable", ("'9' (1 instance)",)),
     "misspelt class": (_declared("nut", "bold"), "unloadable", ("'bolt'", "'bold'")),
     # instances
+    "a hole": (_hole(area_of(blob(46, 30, 20)) - area_of(SPOT)), "holes", ON_IMAGE_2),
+    "a part in a part": (_hole(area_of(blob(46, 30, 20))), "part_in_part", ON_IMAGE_2),
+    "brush masks as crowds": (_brush, "crowds", ("annotations[4]", "crowds: instances")),
+    "one file twice": (_listed_twice, "same_file", ("002.png", "id 2 and id 77: 3 and 1 inst")),
+    "width and height exchanged": (
+        _size_exchanged,
+        "size_exchanged",
+        ("003.png", "annotated as 72x96, and fits 96x72"),
+    ),
+    "a box of texts": (_shape(bbox=["38.0", "21.0", "18.0", "18.0"]), "other_type", ON_IMAGE_2),
+    "boxes of corners": (_corners, "box_off", ("looks like x0, y0, x1, y1;", "annotations[4]")),
     "box of something else": (_shape(bbox=[2.0, 2.0, 9.0, 9.0]), "box_off", ON_IMAGE_2),
     "area field": (_shape(area=33.0), "area_wrong", ON_IMAGE_2),
     "area field, near": (_shape(area=area_of(SPOT) * 1.3), "area_wrong", ON_IMAGE_2),

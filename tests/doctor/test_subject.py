@@ -70,8 +70,8 @@ def test_dicts_that_another_package_registered(
     tmp_path: Path,
 ) -> None:
     name = f"stock_{tmp_path.name}"
-    train.annotations[4]["segmentation"] = [[30.0, 20, 60, 20, 60, 50, 30, 50]]
     dicts = parse(train.spec()).dicts
+    dicts[1]["annotations"][1]["segmentation"] = [[30.0, 20, 60, 20, 60, 50, 30, 50]]
     DatasetCatalog.register(name, lambda: dicts)
     request.addfinalizer(lambda: DatasetCatalog.remove(name))
     request.addfinalizer(lambda: MetadataCatalog.remove(name))

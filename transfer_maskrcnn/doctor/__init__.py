@@ -140,7 +140,7 @@ def page_data(diagnosis: Diagnosis) -> Json:
     for shown, found in zip(content["findings"], diagnosis.findings, strict=True):
         there = ((k, place) for k, place in enumerate(found.places) if os.path.isfile(place.image))
         shown["pictures"] = [
-            (k, _picture(*record, place.drawn, found.kind == "box_off"))
+            (k, _picture(*record, place.drawn, "box" in place.seen))
             for k, place in islice(there, _DRAWN)
             for record in [records.get((found.dataset, place.image), _left_out(place.image))]
         ]

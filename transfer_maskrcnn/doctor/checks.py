@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from transfer_maskrcnn.data.formats.base import Reason
 from transfer_maskrcnn.data.near_duplicates import twins
 from transfer_maskrcnn.doctor.anchors import IMBALANCE, MATCH_IOU, reach, suggest_sizes
 from transfer_maskrcnn.doctor.findings import Finding, Place, Told, finding
@@ -33,6 +34,7 @@ def told_of_images(one: Examined) -> Iterator[Told]:
     """What the look at each image found: of the image, by the table here, and of its instances."""
     is_mixed = 2 * sum(facts.pixels == "grey" for facts, _ in one.looks) <= len(one.looks)
     states_size = one.spec.format in _STATE_SIZES
+    crowds_are_told = Reason.CROWDS in one.dataset.report.doubted
     for i, (facts, faults) in enumerate(one.looks):
         unclear = facts.orientation in ((2, 3, 4) if states_size else range(2, 9))
         of_image: tuple[tuple[str, Any, dict[str, Any]], ...] = (
@@ -44,7 +46,8 @@ def told_of_images(one: Examined) -> Iterator[Told]:
         )
         found = [(kind, seen, ()) for kind, is_so, seen in of_image if is_so]
         for kind, seen, instances in (*found, *faults):
-            yield kind, one.place_of(i, seen, instances), 1
+            if not (crowds_are_told and kind == "only_crowd"):
+                yield kind, one.place_of(i, seen, instances), 1
 
 
 def class_names(one: Examined) -> Iterator[Finding]:

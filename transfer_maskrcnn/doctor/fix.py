@@ -77,6 +77,7 @@ def repair(dataset: LoadedDataset, out: Path) -> list[Change]:
             count=1 if reason is Reason.IN_LEFT_OUT_IMAGE else count,
         )
         for reason, place, count in dataset.report.losses()
+        if reason not in dataset.report.doubted
     ]
     records = []
     for index, record in enumerate(progress(dataset.dicts, "repairing", len(dataset.dicts))):

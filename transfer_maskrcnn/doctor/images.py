@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from transfer_maskrcnn.cli import progress
 from transfer_maskrcnn.data.export.masks import as_rle
-from transfer_maskrcnn.data.formats.masks import box_of, polygons_area
+from transfer_maskrcnn.data.formats.masks import box_of, boxes_fit, polygons_area
 from transfer_maskrcnn.data.near_duplicates import decoded, thumbnail_of
 from transfer_maskrcnn.errors import DatasetError
 
@@ -188,8 +188,7 @@ def _area_wrong(one: Instance) -> Figures | None:
 
 def _box_off(one: Instance) -> Figures | None:
     box, around = np.array(one.annotation["bbox"]), np.array(box_of(one.polygons or one.rle))
-    most = np.maximum(_TOLERANCE * np.maximum(around[2:] - around[:2], 1), 2)
-    if not one.pixels or (abs(box - around).reshape(2, 2) <= most).all():
+    if not one.pixels or boxes_fit(box[None], around[None]).all():
         return None
     return {"box": [*map(round, box.tolist())], "around": [*map(round, around.tolist())]}
 

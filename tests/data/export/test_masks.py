@@ -12,11 +12,11 @@ from hypothesis.extra.numpy import arrays
 from transfer_maskrcnn.data.export.masks import (
     drop_collinear,
     editable_polygons,
-    join_rings,
     mask_to_simple_polygons,
     trace_rings,
 )
 from transfer_maskrcnn.data.formats.masks import polygons_area, polygons_to_rle, rle_to_mask
+from transfer_maskrcnn.data.formats.rings import join_rings
 
 MASKS = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(lambda s: arrays(bool, s))
 
@@ -170,7 +170,7 @@ def test_rings_that_touch_repeat_no_point() -> None:
 def test_many_distances_are_computed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     rings = [LEFT + np.array([5 * x, 7 * y]) for x in range(4) for y in range(3)]
     whole = join_rings(rings)
-    monkeypatch.setattr("transfer_maskrcnn.data.export.masks._MOST_DISTANCES", 5)
+    monkeypatch.setattr("transfer_maskrcnn.data.formats.rings._MOST_DISTANCES", 5)
     assert (join_rings(rings) == whole).all()
 
 

@@ -12,6 +12,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from transfer_maskrcnn.data.formats.base import Patch, Reason
 from transfer_maskrcnn.data.formats.masks import (
+    Screened,
     box_of,
     clean_polygons,
     clean_rle,
@@ -30,6 +31,11 @@ HEIGHT, WIDTH = 20, 30
 SQUARE = [2, 2, 8, 2, 8, 8, 2, 8]
 
 
+def screen(parts: list[Any], relative: list[bool] | None = None) -> Screened:
+    sizes = np.tile((HEIGHT, WIDTH), (len(parts), 1))
+    return screen_polygons(parts, sizes, np.array(relative or [False] * len(parts)))
+
+
 @pytest.mark.parametrize(
     "part, problem",
     [
@@ -41,7 +47,7 @@ SQUARE = [2, 2, 8, 2, 8, 8, 2, 8]
         ([], Reason.BAD_COORDINATES),
         ([2, 2, 8, 2], Reason.TOO_FEW_POINTS),
         ([2, 2, 8, 2, 2, 2], Reason.TOO_FEW_POINTS),  # three points, two of them the same
-        ([2, 2, 8, 2, 8], Reason.BAD_COORDINATES),  # odd
+        ([2, 2, 8, 2, 8], Reason.ODD_COUNT),
         ([2, 2, 8, 2, 5, 2], Reason.ZERO_AREA),  # on a line
         ([2, 2, 4, 4, 8, 8, 6, 6], Reason.ZERO_AREA),
         ([2, 2, 8, 2, math.nan, 8], Reason.BAD_COORDINATES),
@@ -49,7 +55,8 @@ SQUARE = [2, 2, 8, 2, 8, 8, 2, 8]
         ([2, 2, 8, 2, 1e300, 8], Reason.BAD_COORDINATES),
         ([2, 2, 8, 2, 10**400, 8], Reason.BAD_COORDINATES),
         ([2, 2, 8, 2, None, 8], Reason.BAD_COORDINATES),
-        (["2", "2", "8", "2", "8", "8"], Reason.BAD_COORDINATES),
+        (["2", "2", "8", "2", "8.0", "8"], None),
+        (["2", "2", "8", "2", "8,0", "8"], Reason.BAD_COORDINATES),
         ([[2, 2], [8, 2], [8, 8]], Reason.BAD_COORDINATES),  # pairs, not flat
         ([[2, 2], [8, 2, 1]], Reason.BAD_COORDINATES),
         (7, Reason.BAD_COORDINATES),
@@ -64,7 +71,7 @@ def test_problems(part: Any, problem: str) -> None:
     polygons, found, _ = clean_polygons([part], HEIGHT, WIDTH)
     assert found == problem
     assert bool(polygons) is not bool(problem)
-    assert not screen_polygons([part], HEIGHT, WIDTH)[0] or not problem
+    assert not screen([part]).sound[0] or not problem
 
 
 @pytest.mark.parametrize(
@@ -131,23 +138,36 @@ part = st.one_of(
 @settings(max_examples=300, deadline=None)
 @given(st.lists(part, max_size=5))
 def test_the_fast_look_agrees_with_the_thorough_one(parts: list[Any]) -> None:
-    areas = screen_polygons(parts, HEIGHT, WIDTH)
-    assert len(areas) == len(parts)
-    for one, area in zip(parts, areas, strict=True):
+    found = screen(parts)
+    assert len(found.areas) == len(parts)
+    for k, (one, area) in enumerate(zip(parts, found.areas, strict=True)):
         cleaned, problem, repairs = clean_polygons([one], HEIGHT, WIDTH)
         for polygon in cleaned:
             assert len(polygon) >= 6
             x, y = np.array(polygon).reshape(-1, 2).T
             assert x.min() >= 0 and y.min() >= 0 and x.max() <= WIDTH and y.max() <= HEIGHT
+        assert found.sound[k] == (area > 0)
         if area:
             assert area == pytest.approx(polygons_area([one]), rel=1e-3)
-            assert cleaned == [one] and not repairs and not problem
+            assert cleaned == [one] == [found.polygons[k]] and not repairs and not problem
+            assert found.boxes[k].tolist() == box_of([one])
 
 
 def test_the_fast_look_passes_ordinary_polygons() -> None:
     parts = [SQUARE, [*SQUARE, 2, 2], [2, 2, 2, 2, 8, 2, 8, 8], SQUARE, [2, 2, 8, 2], SQUARE]
-    assert screen_polygons(parts, HEIGHT, WIDTH).tolist() == [36, 36, 0, 36, 0, 36]
-    assert screen_polygons([], HEIGHT, WIDTH).tolist() == []
+    assert screen(parts).areas.tolist() == [36, 36, 0, 36, 0, 36]
+    assert screen([]).areas.tolist() == []
+    fractions = [[value / (HEIGHT if k % 2 else WIDTH) for k, value in enumerate(SQUARE)]] * 2
+    found = screen(fractions, relative=[False, True])
+    assert found.areas.tolist() == pytest.approx([36 / HEIGHT / WIDTH, 36])
+    assert found.polygons[1] == pytest.approx(SQUARE)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 20_000])
+def test_blocks_make_no_difference(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transfer_maskrcnn.data.formats.masks._AT_ONCE", at_once)
+    found = screen([SQUARE, [2, 2], SQUARE[:6], [10**400] * 6, SQUARE])
+    assert found.areas.tolist() == ([36, 0, 18, 0, 36] if at_once == 1 else found.areas.tolist())
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from PIL import Image
 
 from transfer_maskrcnn.data.formats.base import LoadedDataset
 from transfer_maskrcnn.data.formats.masks import polygons_to_rle, rle_to_mask
+from transfer_maskrcnn.data.formats.rings import join_rings
 from transfer_maskrcnn.files import write_text
 from transfer_maskrcnn.text import plural
 
@@ -30,7 +31,6 @@ from .masks import (
     as_rle,
     drop_collinear,
     editable_polygons,
-    join_rings,
     segmentation_area,
     segmentation_box,
     trace_rings,

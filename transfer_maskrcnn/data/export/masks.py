@@ -28,6 +28,7 @@ from transfer_maskrcnn.data.formats.masks import (
     polygons_to_rle,
     rle_area,
 )
+from transfer_maskrcnn.data.formats.rings import join_rings
 
 Polygons = Sequence[Sequence[float]]
 
@@ -67,36 +68,6 @@ def segmentation_box(segmentation: Segmentation) -> list[float]:
     """x, y, width, height in pixels of the smallest box around the mask."""
     x0, y0, x1, y1 = box_of(segmentation)
     return [x0, y0, x1 - x0, y1 - y0]
-
-
-_MOST_DISTANCES = 1_000_000  # held in memory at once
-
-
-def join_rings(rings: Sequence[np.ndarray]) -> np.ndarray:
-    """Rings, each (N, 2), as one (M, 2) ring; always the nearest pair of points is joined next."""
-    points = np.concatenate(rings)
-    owner = np.repeat(np.arange(len(rings)), [len(ring) for ring in rings])
-    nearest = np.zeros(len(points), dtype=np.int64)  # of the joined points, to each waiting one
-    distance = np.full(len(points), np.inf)
-    path = newest = np.flatnonzero(owner == 0)
-    waiting = owner != 0
-    for _ in rings[1:]:
-        left = np.flatnonzero(waiting)
-        for block in np.array_split(left, 1 + len(left) * len(newest) // _MOST_DISTANCES):
-            x, y = (points[block, None] - points[newest]).transpose(2, 0, 1)
-            squared = x * x + y * y
-            best = squared.argmin(axis=1)
-            shortest = squared[np.arange(len(block)), best]
-            nearest[block] = np.where(shortest < distance[block], newest[best], nearest[block])
-            distance[block] = np.minimum(shortest, distance[block])
-        entry = int(np.argmin(np.where(waiting, distance, np.inf)))
-        newest = np.flatnonzero(owner == owner[entry])
-        waiting[newest] = False
-        loop = np.append(np.roll(newest, newest[0] - entry), entry)
-        at = np.flatnonzero(path == nearest[entry])[0]
-        path = np.concatenate([path[: at + 1], loop, path[at:]])
-    joined = points[path]
-    return joined[(joined != np.roll(joined, 1, axis=0)).any(axis=1)]  # no point twice on end
 
 
 def drop_collinear(ring: np.ndarray) -> np.ndarray:

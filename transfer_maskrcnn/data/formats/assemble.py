@@ -6,14 +6,10 @@ instance is counted there, by its code, and labels become classes.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from itertools import islice
 from typing import Any
-
-from detectron2.structures import BoxMode
 
 from transfer_maskrcnn.errors import DatasetError
 from transfer_maskrcnn.text import listed
@@ -24,38 +20,15 @@ from .base import (
     MaskFormat,
     Place,
     RawImage,
-    RawInstance,
     Reason,
     UnusableDataset,
 )
-from .files import (
-    ImageProbe,
-    check_classes,
-    check_labels,
-    clip,
-    natural_key,
-    number,
-    probe_images,
-)
-from .masks import (
-    TOLERANCE,
-    Segmentation,
-    box_of,
-    clean_polygons,
-    clean_rle,
-    mask_to_rle,
-    paste,
-    polygons_area,
-    polygons_to_rle,
-    rle_area,
-    rle_to_mask,
-    screen_polygons,
-)
+from .files import ImageProbe, check_classes, check_labels, clip, natural_key, probe_images
+from .instances import PLACE, annotate
+from .masks import polygons_to_rle, rle_area
+from .records import merge_records, read_exchanged
 
 Merge = Mapping[str, Sequence[str]]  # class -> its labels in the annotations
-
-_PLACE = "place"  # of an annotation in its file, until all are gathered
-_AREA_FACTOR = 2.0  # how far a stated area may be from the mask's, either way
 
 
 def assemble(
@@ -98,19 +71,25 @@ def assemble(
     chosen = wanted or (_classes_of(labels, class_of, merge) if is_known else ())
     check_labels(used, chosen, class_of, source)
     index = {label: chosen.index(class_of.get(label, label)) for label in used}
-    dicts: list[dict[str, Any]] = []
-    positions: list[int] = []
-    report.images_read += len(images)
-    report.instances_read += sum(len(image.instances) for image in images)
     files = tuple(image.file_name for image in images)
-    for position, (image, probe) in enumerate(zip(images, probe_images(files), strict=True)):
-        if _leaves_out(image, probe, report):
-            continue
-        height, width = probe.size
-        record = {"file_name": image.file_name, "image_id": image.image_id}
-        annotations = list(_annotations(image, height, width, index, report))
-        dicts.append({**record, "height": height, "width": width, "annotations": annotations})
-        positions.append(position)
+    probes = probe_images(files)
+    read_exchanged(images, probes)
+    kept = [k for k, image in enumerate(images) if not _leaves_out(image, probes[k], report)]
+    positions = merge_records(images, kept, report)
+    report.images_read += len(images) - len(kept) + len(positions)
+    report.instances_read += sum(len(image.instances) for image in images)
+    sizes = [probes[k].size for k in positions]
+    annotations = annotate([images[k] for k in positions], sizes, index, report)
+    dicts: list[dict[str, Any]] = [
+        {
+            "file_name": images[k].file_name,
+            "image_id": images[k].image_id,
+            "height": height,
+            "width": width,
+            "annotations": own,
+        }
+        for k, (height, width), own in zip(positions, sizes, annotations, strict=True)
+    ]
     if not dicts:
         reasons = report.reasons(report.images_left_out)
         said = f"{source}: none of its {len(images)} images can be used: {reasons}"
@@ -124,7 +103,11 @@ def assemble(
         )
     mask_format = _unify(dicts, report)
     instances = tuple(len(d["annotations"]) for d in dicts)
+    labels_of = tuple(
+        tuple(a["category_id"] for a in d["annotations"] if not a["iscrowd"]) for d in dicts
+    )
     report.images_kept, report.instances_kept = len(dicts), sum(instances)
+    report.crowds = sum(instances) - sum(map(len, labels_of))
     return LoadedDataset(
         dicts,
         chosen,
@@ -134,8 +117,8 @@ def assemble(
         tuple(positions),
         instances,
         files,
-        tuple(tuple(a["category_id"] for a in d["annotations"] if not a["iscrowd"]) for d in dicts),
-        places=[[a.pop(_PLACE) for a in d["annotations"]] for d in dicts],
+        labels_of,
+        places=[[a.pop(PLACE) for a in d["annotations"]] for d in dicts],
     )
 
 
@@ -206,101 +189,6 @@ def _leaves_out(image: RawImage, probe: ImageProbe, report: LoadReport) -> bool:
     return problem is not None
 
 
-def _annotations(
-    image: RawImage, height: int, width: int, index: Mapping[str, int], report: LoadReport
-) -> Iterator[dict[str, Any]]:
-    """The usable instances of one image as detectron2 annotations; the others are counted."""
-    for instance in image.instances:
-        if instance.relative:
-            instance.polygons = [
-                [value * (height if k % 2 else width) for k, value in enumerate(polygon)]
-                for polygon in instance.polygons
-            ]
-    polygons = [polygon for instance in image.instances for polygon in instance.polygons]
-    screened = iter(screen_polygons(polygons, height, width).tolist())
-    for instance in image.instances:
-        areas = list(islice(screened, len(instance.polygons)))
-        area = (
-            sum(areas) if areas and all(areas) else None
-        )  # of polygons that are sound as they are
-        segmentation = _segmentation(instance, area is not None, height, width)
-        if instance.problem:
-            report.count(report.left_out, instance.problem, instance.place)
-            continue
-        annotation = {
-            "bbox": _box(instance, segmentation, height, width),
-            "bbox_mode": BoxMode.XYXY_ABS,
-            "category_id": index[instance.label],
-            "segmentation": segmentation,
-            "iscrowd": instance.iscrowd,
-            _PLACE: instance.place,
-        }
-        if _states_area(instance, segmentation, area):
-            annotation["area"] = float(instance.area)
-        for repair in instance.repairs:
-            report.count(report.repaired, repair, instance.place)
-        for doubt in instance.doubts:
-            report.count(report.doubted, doubt, instance.place)
-        yield annotation
-
-
-def _segmentation(instance: RawInstance, is_clean: bool, height: int, width: int) -> Segmentation:
-    """The mask of one instance, which learns why it has none, or what of it was mended."""
-    if instance.problem:
-        return []
-    if instance.rle is not None:
-        rle, instance.problem = clean_rle(instance.rle, height, width)
-        return rle
-    if is_clean and not instance.patches:
-        # Floats, since detectron2's transforms would write scaled coordinates into integer arrays.
-        return [list(map(float, polygon)) for polygon in instance.polygons]
-    polygons, problem, repairs = clean_polygons(instance.polygons, height, width)
-    instance.repairs += repairs
-    if not instance.patches:
-        instance.problem = problem
-        return polygons
-    mask = paste(instance.patches, height, width)
-    if polygons:
-        mask |= rle_to_mask(polygons_to_rle(polygons, height, width))
-    if not mask.any():
-        drawn = any(patch.mask.any() for patch in instance.patches)
-        instance.problem = Reason.OUTSIDE_IMAGE if drawn else Reason.ZERO_AREA
-    return mask_to_rle(mask)
-
-
-def _box(instance: RawInstance, segmentation: Segmentation, height: int, width: int) -> list[float]:
-    """x0, y0, x1, y1 in pixels, inside the image: the file's own box where that is sound."""
-    if not instance.states_bbox:
-        return box_of(segmentation)
-    stated = instance.bbox_xywh
-    if isinstance(stated, list) and len(stated) == 4:
-        x, y, w, h = map(number, stated)
-        box = [max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height))]
-        if w > 0 and h > 0 and box[0] < box[2] and box[1] < box[3]:
-            if max(box[0] - x, box[1] - y, x + w - box[2], y + h - box[3]) > TOLERANCE:
-                instance.repairs.append(Reason.BOX_CLIPPED)
-            return box
-    instance.repairs.append(Reason.BOX_RECOMPUTED)
-    return box_of(segmentation)
-
-
-def _states_area(instance: RawInstance, segmentation: Segmentation, area: float | None) -> bool:
-    """Whether the file has an area of the instance, and a likely one; ``area`` is that of its
-    polygons, where it is known already."""
-    stated = number(instance.area)
-    # Of a clipped instance, it is the area of what was drawn.
-    if not 0 < stated < math.inf or Reason.CLIPPED in instance.repairs:
-        return False
-    if isinstance(segmentation, dict):
-        area = float(rle_area(segmentation))
-    elif area is None:
-        area = polygons_area(segmentation)
-    if area / _AREA_FACTOR <= stated <= area * _AREA_FACTOR:
-        return True
-    instance.repairs.append(Reason.AREA_MISMATCH)
-    return False
-
-
 def _unify(dicts: list[dict[str, Any]], report: LoadReport) -> MaskFormat:
     """All polygons: left alone. Any bitmask that is not a crowd: everything becomes a bitmask."""
     if not any(
@@ -316,7 +204,7 @@ def _unify(dicts: list[dict[str, Any]], report: LoadReport) -> MaskFormat:
             if isinstance(rle, list):
                 rle = polygons_to_rle(rle, record["height"], record["width"])
             if rle_area(rle) == 0:
-                report.count(report.left_out, Reason.ZERO_AREA, annotation[_PLACE])
+                report.count(report.left_out, Reason.ZERO_AREA, annotation[PLACE])
             else:
                 kept.append(annotation | {"segmentation": rle})
         record["annotations"] = kept

@@ -72,6 +72,11 @@ class Reason(str, Enum):
     MASK_CUT = "mask_cut"
     DUPLICATE_ID = "duplicate_id"
     DUPLICATE_CATEGORY = "duplicate_category"
+    OTHER_TYPE = "other_type"
+    BOX_OFF = "box_off"
+    HOLES = "holes"
+    SAME_FILE = "same_file"
+    SIZE_EXCHANGED = "size_exchanged"
     # kept as they are, but doubted
     SHARED_LABELS = "shared_labels"
     OTHER_JSON = "other_json"
@@ -79,6 +84,8 @@ class Reason(str, Enum):
     SCATTERED = "scattered"
     FRAGMENT = "fragment"
     MASK_NOT_READ = "mask_not_read"
+    PART_IN_PART = "part_in_part"
+    CROWDS = "crowds"
 
 
 # Plural, to follow a number: "2 missing on disk".
@@ -131,7 +138,7 @@ WORDS = {
     Reason.PART_DROPPED: "that lost an unusable part",
     Reason.BOX_RECOMPUTED: "with a box recomputed from the mask",
     Reason.BOX_CLIPPED: "with a box clipped to the image",
-    Reason.NESTED: "with polygons nested in another way than COCO's",
+    Reason.NESTED: "with a mask nested in another way than COCO's",
     Reason.AREA_MISMATCH: "with an area field that does not match the mask",
     Reason.MASK_NAMED: "whose masks have more in their name than the image's",
     Reason.MASK_CUT: "smoothed or compressed masks cut at half",
@@ -146,6 +153,13 @@ WORDS = {
     Reason.DUPLICATE_CATEGORY: "unused categories of a name that another category has",
     Reason.SHARED_LABELS: "that share a label file with another image",
     Reason.OTHER_JSON: "json files of another kind, not read",
+    Reason.OTHER_TYPE: "with a value of another type than COCO's (a number as text, null)",
+    Reason.BOX_OFF: "whose box was not around the mask, which has its own now",
+    Reason.HOLES: "with a part inside another, cut out as a hole",
+    Reason.SAME_FILE: "images listed more than once, made one",
+    Reason.SIZE_EXCHANGED: "images whose width and height the annotations exchange",
+    Reason.PART_IN_PART: "with a part inside another that their area says is no hole",
+    Reason.CROWDS: "crowd regions (iscrowd 1), not trained on, that may be objects",
 }
 # Mended without any doubt of what was meant: told, but no reason for a warning.
 _QUIET = frozenset(
@@ -153,6 +167,7 @@ _QUIET = frozenset(
         *(Reason.REPEATED_POINTS, Reason.CLIPPED, Reason.PART_DROPPED, Reason.NESTED),
         *(Reason.BOX_RECOMPUTED, Reason.BOX_CLIPPED, Reason.AREA_MISMATCH),
         *(Reason.DUPLICATE_ID, Reason.DUPLICATE_CATEGORY, Reason.MASK_NAMED, Reason.NAME_SPELT),
+        Reason.OTHER_TYPE,
     )
 )
 _MOST_PLACES = 1_000
@@ -205,6 +220,7 @@ class LoadReport:
     images_kept: int = 0
     instances_read: int = 0
     instances_kept: int = 0
+    crowds: int = 0
     left_out: Counter[Reason] = field(default_factory=Counter)  # instances
     images_left_out: Counter[Reason] = field(default_factory=Counter)
     repaired: Counter[Reason] = field(default_factory=Counter)
@@ -265,6 +281,8 @@ class LoadReport:
             f"{self.images_kept} of {self.images_read} images, "
             f"{self.instances_kept} of {self.instances_read} instances kept"
         )
+        if self.crowds:
+            kept += f", {self.crowds} of them crowd regions, which are not trained on"
         groups = {
             "images left out": self.images_left_out,
             "instances left out": self.left_out,
@@ -332,14 +350,15 @@ class Patch:
     y: int
 
 
-@dataclass
+@dataclass(slots=True)
 class RawInstance:
     """One instance as a parser found it; nothing of its geometry has been checked yet.
 
     Its mask is the union of ``polygons`` (each flat x, y, in pixels, or in fractions of the image's
-    width and height where ``relative``) and ``patches``, or else the COCO ``rle``. A parser that
-    already knows why the instance cannot be used says so in ``problem``, what it mended in
-    ``repairs``, and what it doubts in ``doubts``; ``assemble`` adds what it finds, and counts it.
+    width and height where ``relative``) and ``patches``, or else the COCO ``rle``. A polygon within
+    another one is a hole of it. A parser that already knows why the instance cannot be used says so
+    in ``problem``, what it mended in ``repairs``, and what it doubts in ``doubts``; ``assemble``
+    adds what it finds, and counts it.
     """
 
     place: Place
@@ -362,15 +381,16 @@ class RawImage:
     """One image as a parser found it.
 
     ``file_name`` is where it should lie on disk; until ``ImageFolder.locate``, what the annotations
-    call it.
-    ``note`` says more of ``problem``; ``repairs`` are what the parser mended, or doubts, each with
-    what it saw.
+    call it. ``record`` is what lists it, in words, for whoever has two of them for one file; ""
+    stands for its id. ``note`` says more of ``problem``; ``repairs`` are what the parser mended, or
+    doubts, each with what it saw.
     """
 
     file_name: str
     image_id: int
     instances: list[RawInstance] = field(default_factory=list)
     stated_size: tuple[int, int] | None = None  # height, width as the annotation has them
+    record: str = ""
     problem: Reason | None = None  # why the image cannot be used, where the parser knows already
     note: str = ""
     repairs: list[tuple[Reason, str]] = field(default_factory=list)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -23,7 +24,10 @@ Segmentation = Sequence[Sequence[float]] | Rle
 # Pixels: annotation tools write x == width, or half a pixel more, as a matter of course.
 TOLERANCE = 1.0
 _FLAT = 1e-6  # pixels
+_BOX_SHARE, _BOX_PIXELS = 0.1, 2.0  # how far an edge may be off: of the side, or in pixels
 _MAX_POINTS = 1000
+_AT_ONCE = 20_000  # polygons whose points are held in memory
+_FLOAT, _NUMBERS = frozenset((float,)), frozenset((int, float))
 _SAGITTA = 0.1  # how far, in pixels, an edge of the polygon may run inside the true curve
 
 
@@ -50,36 +54,83 @@ def ellipse(cx: float, cy: float, rx: float, ry: float, theta: float = 0.0) -> l
     return points.reshape(-1).tolist()
 
 
-def screen_polygons(polygons: Sequence[Any], height: int, width: int) -> np.ndarray:
+class Screened(NamedTuple):
+    """Of N polygons: which are ``sound`` as they are, and of these, their coordinates (flat x, y),
+    areas and boxes (x0, y0, x1, y1), all in pixels."""
+
+    sound: np.ndarray  # (N,) bool
+    polygons: list[list[float]]
+    areas: np.ndarray  # (N,)
+    boxes: np.ndarray  # (N, 4)
+
+
+def screen_polygons(polygons: Sequence[Any], sizes: np.ndarray, relative: np.ndarray) -> Screened:
     """For many polygons at once: which need no look by :func:`clean_polygons`.
 
     Those are finite, have no consecutive repeated points, lie inside the image and have an area.
 
-    Returns:
-        (N,) float64, the area of each of these in pixels; 0 of the others.
+    Args:
+        polygons: flat x, y, in pixels or, where ``relative``, (N,) bool, in fractions of the image.
+        sizes: (N, 2), height and width of each one's image.
     """
-    areas = np.zeros(len(polygons))
-    flat = {
-        k: array
-        for k, polygon in enumerate(polygons)
-        if (array := _flat_numbers(polygon)) is not None and array.size >= 6
-    }
-    if not flat:
-        return areas
-    points = np.concatenate(list(flat.values())).astype(np.float64).reshape(-1, 2)
-    ends = np.cumsum([array.size // 2 for array in flat.values()]) - 1
+    number = len(polygons)
+    result = Screened(
+        np.zeros(number, bool), [[] for _ in polygons], np.zeros(number), np.zeros((number, 4))
+    )
+    for start in range(0, number, _AT_ONCE):
+        numbers = [
+            start + k
+            for k, polygon in enumerate(polygons[start : start + _AT_ONCE])
+            if type(polygon) is list
+            and len(polygon) >= 6
+            and len(polygon) % 2 == 0
+            and _NUMBERS.issuperset(map(type, polygon))
+        ]
+        if numbers:
+            _screen(polygons, np.array(numbers), sizes[numbers, ::-1], relative[numbers], result)
+    return result
+
+
+def _screen(
+    polygons: Sequence[Any],
+    chosen: np.ndarray,
+    limits: np.ndarray,
+    relative: np.ndarray,
+    result: Screened,
+) -> None:
+    """Fill in ``result`` for the ``chosen`` polygons, lists of numbers; ``limits`` are of x, y."""
+    flat = [polygons[k] for k in chosen.tolist()]
+    counts = np.fromiter(map(len, flat), np.int64, len(flat)) // 2
+    try:
+        values = np.fromiter(chain.from_iterable(flat), np.float64, int(counts.sum()) * 2)
+    except OverflowError:  # a whole number that no float can hold
+        return
+    points = values.reshape(-1, 2)
+    if relative.any():
+        points = points * np.repeat(np.where(relative[:, None], limits, 1.0), counts, axis=0)
+    ends = np.cumsum(counts) - 1
     starts = np.append(0, ends[:-1] + 1)
-    following = np.roll(points, -1, axis=0)
-    same = (points == following).all(axis=1)
-    same[ends] = False
+    following = np.empty_like(points)
+    following[:-1] = points[1:]
     following[ends] = points[starts]
-    inside = (points >= 0).all(axis=1) & (points <= (width, height)).all(axis=1)
+    x, y = points.T
+    same = (x == following[:, 0]) & (y == following[:, 1])
+    same[ends] = False
     with np.errstate(invalid="ignore", over="ignore"):
-        cross = points[:, 0] * following[:, 1] - points[:, 1] * following[:, 0]
-        doubled = np.abs(np.add.reduceat(cross, starts))
-    good = np.logical_and.reduceat(inside & ~same, starts) & (doubled > 1e-3)
-    areas[list(flat)] = np.where(good, doubled / 2, 0)
-    return areas
+        doubled = np.abs(np.add.reduceat(x * following[:, 1] - y * following[:, 0], starts))
+    low, high = np.minimum.reduceat(points, starts), np.maximum.reduceat(points, starts)
+    inside = (low >= 0).all(axis=1) & (high <= limits).all(axis=1)
+    sound = inside & ~np.logical_or.reduceat(same, starts) & (doubled > 1e-3)
+    result.sound[chosen] = sound
+    result.areas[chosen] = np.where(sound, doubled / 2, 0)
+    result.boxes[chosen] = np.concatenate([low, high], axis=1)
+    for k, polygon, is_sound, begin, end in zip(
+        *(chosen.tolist(), flat, sound.tolist(), starts.tolist(), (ends + 1).tolist()), strict=True
+    ):
+        if is_sound:
+            # Floats, since detectron2's transforms would write scaled ones into integer arrays.
+            is_done = not relative.any() and _FLOAT.issuperset(map(type, polygon))
+            result.polygons[k] = polygon if is_done else points[begin:end].reshape(-1).tolist()
 
 
 def clean_polygons(
@@ -110,12 +161,13 @@ def clean_polygons(
 
 def _clean_part(part: Any, height: int, width: int) -> tuple[np.ndarray | None, list[Reason]]:
     """(N, 2) float64 points and what of them was mended; or None and why."""
-    flat = _flat_numbers(part)
-    points = np.full((1, 2), np.nan) if flat is None else flat.astype(np.float64).reshape(-1, 2)
+    flat, repairs = flat_numbers(part)
     # Beyond 1e9 pixels the area would lose the digits that decide whether a polygon is flat.
-    if not (np.abs(points) < 1e9).all():
+    if flat is None or not (np.abs(flat) < 1e9).all():
         return None, [Reason.BAD_COORDINATES]
-    repairs = []
+    if flat.size % 2:
+        return None, [Reason.ODD_COUNT]
+    points = flat.reshape(-1, 2)
     repeated = (points[1:] == points[:-1]).all(axis=1)
     if repeated.any():
         points = points[np.append(True, ~repeated)]
@@ -134,14 +186,16 @@ def _clean_part(part: Any, height: int, width: int) -> tuple[np.ndarray | None, 
     return (points, repairs) if spread > _FLAT else (None, [Reason.ZERO_AREA])
 
 
-def _flat_numbers(part: Any) -> np.ndarray | None:
-    """An even number of numbers, whole or not; None where it is anything else."""
+def flat_numbers(part: Any) -> tuple[np.ndarray | None, list[Reason]]:
+    """Numbers, also those written as text, which is a repair; None where there is anything else."""
     try:
         flat = np.asarray(part)
+        is_text = flat.dtype.kind == "U"
+        if flat.ndim != 1 or not flat.size or not (is_text or flat.dtype.kind in "iuf"):
+            return None, []
+        return flat.astype(np.float64), [Reason.OTHER_TYPE] if is_text else []
     except (ValueError, TypeError, OverflowError):
-        return None
-    good = flat.ndim == 1 and flat.size > 0 and flat.size % 2 == 0 and flat.dtype.kind in "iuf"
-    return flat if good else None
+        return None, []
 
 
 def clip_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -180,6 +234,18 @@ def box_of(segmentation: Segmentation) -> list[float]:
         return [x, y, x + width, y + height]
     points = np.concatenate([np.asarray(p).reshape(-1, 2) for p in segmentation])
     return [*points.min(axis=0).tolist(), *points.max(axis=0).tolist()]
+
+
+def box_tolerance(around: np.ndarray) -> np.ndarray:
+    """(N, 2): how far, in x and y, a careless box may be off from those of masks, (N, 4)."""
+    return np.maximum(_BOX_SHARE * (around[:, 2:] - around[:, :2]), _BOX_PIXELS)
+
+
+def boxes_fit(boxes: np.ndarray, around: np.ndarray) -> np.ndarray:
+    """(N,) bool: whether boxes are those of masks, but for careless edges; x0, y0, x1, y1."""
+    with np.errstate(invalid="ignore"):
+        fits = np.abs(boxes - around) <= np.tile(box_tolerance(around), 2)
+    return np.asarray(fits.all(axis=1))
 
 
 def rle_area(rle: Rle) -> int:
@@ -250,6 +316,18 @@ def clean_rle(rle: Rle, height: int, width: int) -> tuple[Rle, Reason | None]:
     if runs[1::2].sum() == 0:
         return {}, Reason.ZERO_AREA
     return _compress(runs, height, width), None
+
+
+def merge_rles(rles: Sequence[Rle]) -> tuple[Rle, Reason | None]:
+    """The union of COCO RLEs of one size, in the form of :func:`clean_rle`."""
+    size = rles[0].get("size")
+    if not (isinstance(size, list) and len(size) == 2 and {type(n) for n in size} == {int}):
+        return {}, Reason.MASK_OTHER_SIZE
+    cleaned = [clean_rle(rle, *size) for rle in rles]
+    problem = next((found for _, found in cleaned if found), None)
+    if problem:
+        return {}, problem
+    return _as_text(mask_util.merge([rle for rle, _ in cleaned])), None
 
 
 def _run_lengths(counts: Any) -> np.ndarray | None:

@@ -1,0 +1,321 @@
+"""From the instances that a parser found to detectron2 annotations: masks, boxes, areas, crowds.
+
+All of a file are looked at in one array, and only what is odd is looked at alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Any
+
+import cv2
+import numpy as np
+import pycocotools.mask as mask_util
+from detectron2.structures import BoxMode
+
+from .base import LoadReport, RawImage, RawInstance, Reason
+from .files import number
+from .masks import (
+    TOLERANCE,
+    Segmentation,
+    box_of,
+    box_tolerance,
+    boxes_fit,
+    clean_polygons,
+    clean_rle,
+    mask_to_rle,
+    paste,
+    polygons_area,
+    polygons_to_rle,
+    rle_to_mask,
+    screen_polygons,
+)
+from .rings import cut_holes
+
+_MOST_RLES = 255  # that pycocotools 2.0.11 measures at once: with numpy 2 it counts them in a byte
+_CUT = frozenset((Reason.PART_DROPPED, Reason.CLIPPED))
+PLACE = "place"  # of an annotation in its file, until all are gathered
+_AREA_FACTOR = 2.0  # how far a stated area may be from the mask's, either way
+_ALIKE = 0.9  # of the boxes that are wrong: they are wrong in the same way
+# COCO has a crowd in a hundred instances, and few of them are one compact piece.
+_MANY_CROWDS, _COMPACT = 0.05, 0.8
+
+
+@dataclass
+class _Found:
+    """Instances and what is known of them, row k of each array being of instance k.
+
+    ``sizes`` are height and width of the image, ``around`` is the box of the mask (x0, y0, x1, y1),
+    ``areas`` its area, ``stated_areas`` what the file says, or NaN. All in pixels.
+    """
+
+    instances: list[RawInstance]
+    sizes: np.ndarray
+    masks: list[Segmentation]
+    around: np.ndarray
+    areas: np.ndarray
+    stated_areas: np.ndarray
+
+    @property
+    def usable(self) -> np.ndarray:
+        return np.array([one.problem is None for one in self.instances], dtype=bool)
+
+
+def annotate(
+    images: Sequence[RawImage],
+    sizes: Sequence[tuple[int, int]],
+    index: Mapping[str, int],
+    report: LoadReport,
+) -> list[list[dict[str, Any]]]:
+    """The usable instances of each image as detectron2 annotations; the others are counted.
+
+    Args:
+        images: those that are kept.
+        sizes: height and width of each in pixels.
+        index: label -> number of its class.
+    """
+    instances = [one for image in images for one in image.instances]
+    counts = [len(image.instances) for image in images]
+    of_image = np.array(sizes, dtype=np.int64).reshape(-1, 2)
+    found = _masks(instances, np.repeat(of_image, counts, axis=0))
+    boxes = _boxes(found, report)
+    is_stated = _fitting_areas(found)
+    _doubt_crowds(found, report)
+    rows = zip(
+        *(instances, found.masks, boxes.tolist(), is_stated.tolist(), found.stated_areas.tolist()),
+        strict=True,
+    )
+    return [[*_annotations(islice(rows, count), index, report)] for count in counts]
+
+
+def _annotations(
+    rows: Iterable[tuple[RawInstance, Segmentation, list[float], bool, float]],
+    index: Mapping[str, int],
+    report: LoadReport,
+) -> Iterator[dict[str, Any]]:
+    for instance, mask, box, is_stated, area in rows:
+        if instance.problem:
+            report.count(report.left_out, instance.problem, instance.place)
+            continue
+        annotation = {
+            "bbox": box,
+            "bbox_mode": BoxMode.XYXY_ABS,
+            "category_id": index[instance.label],
+            "segmentation": mask,
+            "iscrowd": instance.iscrowd,
+            PLACE: instance.place,
+        }
+        if is_stated:
+            annotation["area"] = area
+        for repair in dict.fromkeys(instance.repairs):
+            report.count(report.repaired, repair, instance.place)
+        for doubt in instance.doubts:
+            report.count(report.doubted, doubt, instance.place)
+        yield annotation
+
+
+def _masks(instances: list[RawInstance], sizes: np.ndarray) -> _Found:
+    """The masks; an instance learns why it has none, or what of it was mended."""
+    total = len(instances)
+    counts = np.fromiter((len(one.polygons) for one in instances), np.int64, total)
+    owner = np.repeat(np.arange(total), counts)
+    relative = np.fromiter((one.relative for one in instances), bool, total)
+    polygons = [polygon for one in instances for polygon in one.polygons]
+    screened = screen_polygons(polygons, sizes[owner], relative[owner])
+    ends = np.cumsum(counts)
+    drawn = np.flatnonzero(counts)
+    around = np.zeros((total, 4))
+    if len(drawn):
+        first = (ends - counts)[drawn]
+        around[drawn, :2] = np.minimum.reduceat(screened.boxes[:, :2], first)
+        around[drawn, 2:] = np.maximum.reduceat(screened.boxes[:, 2:], first)
+    sound = (counts > 0) & (np.bincount(owner[~screened.sound], minlength=total) == 0)
+    stated_areas = _numbers(instances, [(one.area,) for one in instances], 1)[:, 0]
+    areas = np.bincount(owner, weights=screened.areas, minlength=total)
+    found = _Found(instances, sizes, [], around, areas, stated_areas)
+    for k, (one, is_sound, end) in enumerate(
+        zip(instances, sound.tolist(), ends.tolist(), strict=True)
+    ):
+        mask: Segmentation = []
+        if not one.problem:
+            is_sound = is_sound and not one.patches
+            mask = screened.polygons[end - len(one.polygons) : end] if is_sound else []
+            if not is_sound or len(mask) > 1:
+                mask = _mask_alone(found, k, mask)
+        found.masks.append(mask)
+    bitmasks = [k for k, mask in enumerate(found.masks) if isinstance(mask, dict) and mask]
+    for start in range(0, len(bitmasks), _MOST_RLES):
+        some = bitmasks[start : start + _MOST_RLES]
+        rles = [found.masks[k] for k in some]
+        found.areas[some] = mask_util.area(rles)
+        boxes = mask_util.toBbox(rles)
+        found.around[some] = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+    return found
+
+
+def _mask_alone(found: _Found, k: int, polygons: list[list[float]]) -> Segmentation:
+    """The mask of instance ``k``, of which ``polygons`` are known to be sound."""
+    one, (height, width) = found.instances[k], found.sizes[k].tolist()
+    if one.rle is not None:
+        mask, one.problem = clean_rle(one.rle, height, width)
+        return mask
+    problem = None
+    if not polygons:
+        frame = width, height
+        drawn = [
+            [value * frame[i % 2] for i, value in enumerate(polygon)] if one.relative else polygon
+            for polygon in one.polygons
+        ]
+        polygons, problem, repairs = clean_polygons(drawn, height, width)
+        one.repairs += repairs
+    if len(polygons) > 1:
+        is_cut = Reason.CLIPPED in one.repairs  # then the area is that of what was drawn
+        stated = math.nan if is_cut else float(found.stated_areas[k])
+        polygons, holes = cut_holes(polygons, height, width, stated)
+        one.repairs += [Reason.HOLES] if holes is Reason.HOLES else []
+        one.doubts += [Reason.PART_IN_PART] if holes is Reason.PART_IN_PART else []
+    if one.patches:
+        return _pasted(one, polygons, height, width)
+    one.problem = problem
+    if polygons:
+        found.around[k], found.areas[k] = box_of(polygons), polygons_area(polygons)
+    return polygons
+
+
+def _pasted(one: RawInstance, polygons: list[list[float]], height: int, width: int) -> Segmentation:
+    mask = paste(one.patches, height, width)
+    if polygons:
+        mask |= rle_to_mask(polygons_to_rle(polygons, height, width))
+    if not mask.any():
+        drawn = any(patch.mask.any() for patch in one.patches)
+        one.problem = Reason.OUTSIDE_IMAGE if drawn else Reason.ZERO_AREA
+    return mask_to_rle(mask)
+
+
+def _boxes(found: _Found, report: LoadReport) -> np.ndarray:
+    """(N, 4): x0, y0, x1, y1 inside the image. The file's own box, where that is around the mask,
+    or else the mask's."""
+    nothing = [math.nan] * 4
+    rows = [
+        row if type(row := one.bbox_xywh) is list and len(row) == 4 else nothing
+        for one in found.instances
+    ]
+    stated = _numbers(found.instances, rows, 4)
+    usable = found.usable & np.array([one.states_bbox for one in found.instances], dtype=bool)
+    with np.errstate(invalid="ignore", over="ignore"):
+        low, high = stated[:, :2], stated[:, :2] + stated[:, 2:]
+        has_box = usable & np.isfinite(stated).all(axis=1) & (stated[:, 2:] > 0).all(axis=1)
+        inner_low, inner_high = np.maximum(low, 0), np.minimum(high, found.sizes[:, ::-1])
+        beyond = np.maximum(inner_low - low, high - inner_high).max(axis=1) > TOLERANCE
+        fits = has_box & (inner_low < inner_high).all(axis=1)
+    boxes = np.concatenate([inner_low, inner_high], axis=1)
+    fits &= boxes_fit(boxes, found.around)
+    # A box may be around what was of no use.
+    cut = np.array([not _CUT.isdisjoint(one.repairs) for one in found.instances], dtype=bool)
+    mended = {
+        Reason.BOX_RECOMPUTED: usable & ~(has_box & (fits | ~cut)),
+        Reason.BOX_CLIPPED: fits & beyond,
+    }
+    for reason, which in mended.items():
+        for k in np.flatnonzero(which).tolist():
+            found.instances[k].repairs.append(reason)
+    off = np.flatnonzero(has_box & ~fits & ~cut)
+    likely = _likely_form(stated[off], found.around[off], found.sizes[off])
+    for k in off.tolist():
+        is_, around = (
+            ", ".join(f"{value:.6g}" for value in row) for row in (stated[k], found.around[k])
+        )
+        note = f"bbox is {is_}{likely}; the mask reaches from x0, y0 to x1, y1 of {around}"
+        place = found.instances[k].place._replace(note=note)
+        report.count(report.repaired, Reason.BOX_OFF, place)
+    return np.where(fits[:, None], boxes, found.around)
+
+
+def _likely_form(stated: np.ndarray, around: np.ndarray, sizes: np.ndarray) -> str:
+    """In which form nearly all of the ``stated`` boxes, (N, 4), are those of the masks."""
+    low, high = around[:, :2], around[:, 2:]
+    side = high - low
+    forms = {
+        "x0, y0, x1, y1": around,
+        "centre x, y, width, height": np.concatenate([(low + high) / 2, side], axis=1),
+        "x, y, width, height": np.concatenate([low, side], axis=1),
+        "y, x, height, width": np.concatenate([low[:, ::-1], side[:, ::-1]], axis=1),
+    }
+    most = np.tile(box_tolerance(around), 2)
+    for name, expected in forms.items() if len(stated) else ():
+        scale = float(np.median(stated.sum(axis=1) / expected.sum(axis=1).clip(min=1e-9)))
+        units = {
+            "": np.ones(4),
+            " in fractions of the image": 1 / np.tile(sizes[:, ::-1], 2),
+            f", {scale:.3g} times as large": np.full(4, max(scale, 1e-9)),
+        }
+        for unit, factor in units.items():
+            alike = (np.abs(stated / factor - expected) <= most).all(axis=1)
+            if alike.mean() >= _ALIKE:
+                return f", which looks like {name}{unit}"
+    return ""
+
+
+def _fitting_areas(found: _Found) -> np.ndarray:
+    """(N,) bool: whether the file states an area, and a likely one."""
+    stated, areas = found.stated_areas, found.areas
+    clipped = np.array([Reason.CLIPPED in one.repairs for one in found.instances], dtype=bool)
+    # Of a clipped instance, it is the area of what was drawn.
+    is_stated = (stated > 0) & (stated < math.inf) & ~clipped
+    fits = (areas / _AREA_FACTOR <= stated) & (stated <= areas * _AREA_FACTOR)
+    for k in np.flatnonzero(is_stated & ~fits & found.usable):
+        found.instances[k].repairs.append(Reason.AREA_MISMATCH)
+    return is_stated & fits
+
+
+def _doubt_crowds(found: _Found, report: LoadReport) -> None:
+    """Count crowds, which are not trained on, where they may be objects: tools write brush masks
+    as such."""
+    crowds = [k for k, one in enumerate(found.instances) if one.iscrowd and not one.problem]
+    if not crowds:
+        return
+    many = len(crowds) > _MANY_CROWDS * np.count_nonzero(found.usable)
+    if many or all(_is_compact(found.masks[k]) for k in crowds):
+        for k in crowds:
+            note = "iscrowd 1; read with crowds: instances, it is an object"
+            place = found.instances[k].place._replace(note=note)
+            report.count(report.doubted, Reason.CROWDS, place)
+
+
+def _is_compact(mask: Segmentation) -> bool:
+    """Whether a bitmask is one piece that fills most of its convex hull."""
+    if not isinstance(mask, dict):
+        return False
+    x, y, width, height = map(int, mask_util.toBbox(mask))
+    crop = np.ascontiguousarray(mask_util.decode(mask)[y : y + height, x : x + width])
+    hull = cv2.contourArea(cv2.convexHull(cv2.findNonZero(crop)))
+    return cv2.connectedComponents(crop)[0] == 2 and int(crop.sum()) >= _COMPACT * hull
+
+
+def _numbers(
+    instances: Sequence[RawInstance], rows: Sequence[Sequence[Any]], width: int
+) -> np.ndarray:
+    """(N, width) float64 of a row an instance, NaN where a value is no number. Numbers written as
+    text are read, and counted as mended."""
+    values = list(chain.from_iterable(rows))
+    kinds = set(map(type, values))
+    if kinds <= {int, float}:
+        with suppress(OverflowError):  # a whole number that no float can hold
+            return np.array(values, dtype=np.float64).reshape(len(rows), width)
+    if str in kinds:
+        for one, row in zip(instances, rows, strict=True):
+            if any(type(value) is str and not math.isnan(_read(value)) for value in row):
+                one.repairs.append(Reason.OTHER_TYPE)
+    return np.array([_read(v) for v in values], dtype=np.float64).reshape(len(rows), width)
+
+
+def _read(value: Any) -> float:
+    """``value`` as a float, NaN where it is no number, also not one written as text."""
+    try:
+        return number(float(value) if type(value) is str else value)
+    except ValueError:
+        return math.nan
