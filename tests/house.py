@@ -23,12 +23,12 @@ NAME = "transfer_maskrcnn"
 PACKAGE = ROOT / NAME
 # figure -> what it may be at most today, and what the design wants with all that is planned
 LIMITS = {
-    "modules": (135, 170),
-    "lines": (27_500, 25_000),
-    "statements": (13_350, 14_000),
-    "files in the largest room": (13, 20),
-    "modules loaded at the first step of a training": (65, 85),
-    "files that have run by then": (37, 35),
+    "modules": (140, 170),
+    "lines": (28_200, 25_000),
+    "statements": (13_800, 14_000),
+    "files in the largest room": (15, 20),
+    "modules loaded at the first step of a training": (67, 85),
+    "files that have run by then": (40, 35),
 }
 _HAS_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
