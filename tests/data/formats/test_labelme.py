@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -293,6 +294,50 @@ def test_errors(load: Any, shapes: Any, data: Any, message: str) -> None:
 def test_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"has no \*.json file"):
         load_labelme_json(tmp_path, tmp_path)
+
+
+# where the images lie, what imagePath says, whether it is told that this is another way to say it
+NESTED = [
+    ("json/{}.jpg", "im.jpg", False),  # beside the json file
+    ("imgs/{}.jpg", "im.jpg", False),  # in a tree of the same folders
+    ("imgs/{}.jpg", "../../imgs/{}.jpg", False),
+    ("imgs/{}.jpg", "..\\..\\imgs\\{}.jpg", False),
+    ("imgs/{}.jpg", "old.jpg", True),  # named as the json file is
+    ("imgs/{}.png", "im.jpg", True),
+    ("imgs/{}.jpg", "/home/someone/{}.jpg", True),
+    ("imgs/{}.jpg", None, False),
+]
+
+
+@pytest.mark.parametrize(("images", "stated", "is_told"), NESTED)
+def test_folders_below(
+    tmp_path: Path,
+    make_image: Callable[..., Path],
+    write_json: Any,
+    check_counts: Any,
+    images: str,
+    stated: str | None,
+    is_told: bool,
+) -> None:
+    for name in ("a/im", "b/im", "b/.hidden/im"):
+        make_image(images.format(name))
+        content = {"shapes": [shape(name[0])], "imagePath": stated and stated.format(name)}
+        write_json(content, f"json/{name}.json")
+    dataset = load_labelme_json(tmp_path / "json", tmp_path / images.split("/")[0])
+    check_counts(dataset)
+    expected = [os.path.normpath(tmp_path / images.format(name)) for name in ("a/im", "b/im")]
+    assert [os.path.normpath(d["file_name"]) for d in dataset.dicts] == expected
+    assert [d["annotations"][0]["category_id"] for d in dataset.dicts] == [0, 1]
+    assert (Reason.FOUND_ELSEWHERE in dataset.report.repaired) == is_told
+    origins = [place.origin for places in dataset.places for place in places]
+    assert origins == [str(tmp_path / f"json/{name}.json") for name in ("a/im", "b/im")]
+
+
+def test_images_below_that_no_json_belongs_to(load: Any, make_image: Callable[..., Path]) -> None:
+    make_image("images/b/0001.jpg")  # of the same name, but another one
+    make_image("images/0001_json/label.png")  # exported by labelme
+    report = load(shape()).report
+    assert report.images_left_out == {Reason.IMAGE_WITHOUT_JSON: 1}
 
 
 def test_files_in_natural_order(load: Any, tmp_path: Path, make_image: Callable[..., Path]) -> None:

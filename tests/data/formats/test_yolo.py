@@ -219,6 +219,20 @@ def test_layouts(load: Any, tmp_path: Path, config: str, options: Any) -> None:
     assert dataset.report.instances_kept == 2
 
 
+@pytest.mark.parametrize("is_text", [False, True])  # as git writes links on Windows
+def test_folders_behind_links(load: Any, tmp_path: Path, make_image: Any, is_text: bool) -> None:
+    load(TRIANGLE)
+    make_image("store/images/c.jpg")
+    (tmp_path / "store/labels").mkdir()
+    (tmp_path / "store/labels/c.txt").write_text(TRIANGLE)
+    for kind in ("images", "labels"):
+        (tmp_path / f"store/{kind}/back").symlink_to(f"../../{kind}")  # a circle
+        path, target = tmp_path / f"{kind}/train/more", f"../../store/{kind}"
+        path.write_text(target) if is_text else path.symlink_to(target)
+    dataset = load(TRIANGLE)
+    assert [Path(d["file_name"]).name for d in dataset.dicts] == ["a.jpg", "b.jpg", "c.jpg"]
+
+
 def test_listed_image_missing(load: Any, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("images/train/a.jpg\nimages/train/c.jpg\n")
     report = load(TRIANGLE, "train: list.txt\nnames: [cat, dog]").report

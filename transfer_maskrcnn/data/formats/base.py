@@ -103,8 +103,10 @@ WORDS = {
         "of 16-bit or float pixels, which detectron2 would clip to white: save as 8 bit"
     ),
     Reason.IMAGE_WITHOUT_JSON: "without a json file",
-    Reason.IMAGE_IN_JSON: "that only their json file holds (imageData)",
-    Reason.IMAGE_WITHOUT_LABELS: "without a label file",
+    Reason.IMAGE_IN_JSON: "that only their json files hold (imageData): save them as image files",
+    Reason.IMAGE_WITHOUT_LABELS: (
+        "without a label file, unlike others (unlabelled: background would keep them)"
+    ),
     Reason.LABELS_WITHOUT_IMAGE: "label files without an image",
     Reason.IMAGE_WITHOUT_MASK_FILE: "without a mask file",
     Reason.IMAGE_BAD_MASK_FILE: "with an unreadable mask file",

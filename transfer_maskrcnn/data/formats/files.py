@@ -142,6 +142,7 @@ IMAGE_SUFFIXES = frozenset(
 )
 EXIF_ORIENTATION = 0x0112
 _HEAD_BYTES, _TAIL_BYTES = 40, 64 * 1024
+_LONGEST_LINK = 1_000  # bytes
 _LATE_EXIF = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 THREADS = 8
 
@@ -157,12 +158,12 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def walk(folder: str | Path) -> Iterator[str]:
+def walk(folder: str | Path, seen: set[tuple[int, int]] | None = None) -> Iterator[str]:
     """The paths of all files below ``folder`` but hidden ones.
 
-    Links to folders are followed, each folder is entered once.
+    Links to folders are followed, each folder is entered once; those in ``seen`` are not.
     """
-    seen = set()
+    seen = set() if seen is None else seen
     for top, folders, names in os.walk(folder, followlinks=True):
         status = os.stat(top)
         if (place := (status.st_dev, status.st_ino)) in seen:
@@ -172,7 +173,21 @@ def walk(folder: str | Path) -> Iterator[str]:
         visible = [name for name in folders if not is_hidden(name)]
         # a folder by its own name rather than by that of a link to it
         folders[:] = sorted(visible, key=lambda name: (os.path.islink(f"{top}/{name}"), name))
-        yield from (os.path.join(top, name) for name in sorted(names) if not is_hidden(name))
+        for path in (os.path.join(top, name) for name in sorted(names) if not is_hidden(name)):
+            linked = _linked_folder(path)
+            yield from walk(linked, seen) if linked else (path,)
+
+
+def _linked_folder(path: str) -> str:
+    """The folder that a link leads to where git wrote the link as a text (Windows); else ""."""
+    try:
+        if os.path.splitext(path)[1] or os.path.getsize(path) > _LONGEST_LINK:
+            return ""
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError):  # ValueError: no text
+        return ""
+    folder = os.path.normpath(os.path.join(os.path.dirname(path), text))
+    return folder if "/" in text and os.path.isdir(folder) else ""
 
 
 def list_files(folder: Path, suffixes: Container[str], *, recursive: bool = False) -> list[Path]:

@@ -6,6 +6,7 @@ import base64
 import io
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from .files import (
     describe,
     existing,
     list_files,
+    list_images,
     need,
     number,
     read_json,
@@ -34,6 +36,7 @@ from .masks import ellipse, rectangle
 from .names import ImageFolder
 
 Shape = list[float] | Patch | Reason  # flat x, y of a polygon, a part of a mask, or why neither
+_EXPORTED = "_json"  # ends the name of a folder into which labelme exported pictures of its labels
 _NOT_LEARNT = ("__ignore__", "_background_")  # what labelme's own converters leave out
 # by four corners, as X-AnyLabeling and newer versions of labelme write what is turned
 _RECTANGLES = ("rectangle", "rotation", "quadrilateral", "oriented_rectangle")
@@ -47,7 +50,7 @@ def load_labelme_json(
     merge: Merge | None = None,
     label_map: Mapping[str, str] | None = None,
 ) -> LoadedDataset:
-    """Load a folder of labelme json files, one an image.
+    """Load a folder of labelme json files, one an image, and those in folders below it.
 
     Polygon, rectangle (upright or turned), circle and mask shapes; shapes with the same label and
     the same ``group_id`` are parts of one instance. Other shapes (points, lines), and those
@@ -55,11 +58,11 @@ def load_labelme_json(
     ``imageData`` holds. Json files of another kind are counted where some are labelme's.
 
     Args:
-        annotations: the folder of the json files; all ``*.json`` directly in it are read.
+        annotations: the folder of the json files.
         image_root: the folder of the images. Default: ``annotations``. An ``imagePath`` may be
-            relative to it or to the json file; one that is missing, or leads nowhere, is replaced
-            by the image whose name is the json file's. Images directly in it that no json file
-            belongs to are left out and counted.
+            relative to the json file, or to this folder, which may have the same folders below it;
+            one that is missing, or leads nowhere, is replaced by the image whose name is the json
+            file's. Images below it that no json file belongs to are left out and counted.
         classes: class names, in the order wanted. Default: all labels found, sorted.
         merge: class -> the labels in the files that become it.
         label_map: label in the files, or a pattern -> class name ({"cat*": "cat"}); labels that
@@ -71,7 +74,7 @@ def load_labelme_json(
     """
     folder = existing(annotations, "annotations", "folder")
     root = ImageFolder(image_root, folder)
-    files = list_files(folder, (".json",))
+    files = list_files(folder, (".json",), recursive=True)
     if not files:
         raise DatasetError(
             f"{folder} has no *.json file; expected the folder of labelme's json files"
@@ -89,18 +92,27 @@ def load_labelme_json(
             report.count(report.doubted, Reason.OTHER_JSON, place)
     if not contents:
         raise wrong_kind(read_json(files[0]), str(files[0]), "a labelme json")
-    images = [
-        RawImage(data.get("imagePath", ""), image_id)
-        for image_id, (_, data) in enumerate(contents, start=1)
-    ]
-    root.locate(images, [f.parent for f, _ in contents], [f.stem for f, _ in contents])
+    images = [RawImage(_stated(f, folder, d), k) for k, (f, d) in enumerate(contents, start=1)]
+    stems = [file.relative_to(folder).with_suffix("").as_posix() for file, _ in contents]
+    root.locate(images, stems=stems)
     for image, (file, data) in zip(images, contents, strict=True):
         read_labelme(image, data, str(file))
     _learn_labels([i for image in images for i in image.instances], mapping, classes)
     used = {os.path.normpath(image.file_name) for image in images}
-    others = [path for path in map(str, root.files) if os.path.normpath(path) not in used]
+    others = [
+        str(path)
+        for path in list_images(root.root, recursive=True)
+        if os.path.normpath(path) not in used and not path.parent.name.endswith(_EXPORTED)
+    ]
     images += [RawImage(path, 0, problem=Reason.IMAGE_WITHOUT_JSON) for path in others]
     return assemble(images, str(folder), classes, merge, report=report)
+
+
+def _stated(file: Path, folder: Path, data: dict[str, Any]) -> str:
+    """The image that a json file names, from ``folder`` on."""
+    name, parent = data.get("imagePath"), file.parent.relative_to(folder).as_posix()
+    is_relative = isinstance(name, str) and not re.match(r"[/\\]|\w+:", name)
+    return f"{parent}/{name}" if name and is_relative and parent != "." else name or ""
 
 
 def _learn_labels(
@@ -133,7 +145,7 @@ def read_labelme(image: RawImage, data: dict[str, Any], source: str) -> None:
     """Give an image the size and the instances of its json file."""
     image.stated_size = stated_size(data, ("imageHeight", "imageWidth"), source, "the file")
     if data["imageData"] and image.problem is Reason.IMAGE_MISSING:
-        image.problem = Reason.IMAGE_IN_JSON
+        image.problem, image.note = Reason.IMAGE_IN_JSON, ""
     instances: dict[Any, RawInstance] = {}
     for k, shape in enumerate(data["shapes"]):
         label = need(shape, "label", str, source, f"shapes[{k}]")

@@ -133,8 +133,8 @@ class ImageFolder:
             images: ``file_name`` is what the annotations state, of any type.
             beside: for each image, the folder of its annotations, from which on its name may be
                 meant, too. Default: that of the dataset.
-            stems: for each image, the name without suffix that its file may have instead, in
-                formats with one annotation file an image.
+            stems: for each image, the path without suffix, from the annotations on, that its file
+                may have instead, in formats with one annotation file an image.
         """
         folders = beside or [self._beside] * len(images)
         stated = [_text(image.file_name) for image in images]
@@ -247,7 +247,7 @@ class _Tree:
             self._apply(rule, names, taken)
         if stems:
             rest = [i for i in missing if i not in taken and i not in self._notes]
-            self._apply(_BY_ANNOTATION, {i: [stems[i]] for i in rest}, taken)
+            self._apply(_BY_ANNOTATION, {i: stems[i].split("/") for i in rest}, taken)
 
     def _apply(self, rule: _Rule, names: dict[int, list[str]], taken: dict[int, int]) -> None:
         """Take out of ``names`` what the rule decides; what it finds goes into ``taken``."""
