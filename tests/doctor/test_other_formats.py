@@ -142,6 +142,7 @@ LINES: dict[str, tuple[Callable[[str], str], int]] = {
     "pixels": (lambda line: _scaled(line, WIDTH, HEIGHT), 24),
     "other_unit": (lambda line: _scaled(line, 640, 640), 24),
     "odd_count": (lambda line: f"{line} 0.9" if "0.5" in line[:9] else line, 0),
+    "turned_box": (lambda line: f"{line[0]} 0.3 0.2 0.5 0.4 0.4 0.6 0.2 0.4", 24),
     "key_points": (lambda line: "0 0.5 0.5 0.2 0.2 0.5 0.5 2 0.45 0.5 1", 24),
 }
 

@@ -182,6 +182,16 @@ def test_pose_labels(load: Any, tmp_path: Path, case: str) -> None:
     assert load_yolo(tmp_path / "data.yaml").report.left_out == {Reason.KEY_POINTS: 2}
 
 
+def test_a_set_of_turned_boxes_is_doubted(load: Any, tmp_path: Path) -> None:
+    load("")
+    box, quad = "0 0.3 0.2 0.5 0.4 0.4 0.6 0.2 0.4\n", "0 0.3 0.2 0.5 0.4 0.4 0.6 0.2 0.5\n"
+    for last, doubted in ((box, 10), (quad, 0)):
+        (tmp_path / "labels/train/a.txt").write_text(box * 5)
+        (tmp_path / "labels/train/b.txt").write_text(box * 4 + last)
+        report = load_yolo(tmp_path / "data.yaml").report
+        assert (report.instances_kept, report.doubted[Reason.TURNED_BOX]) == (10, doubted)
+
+
 def test_boxes_with_a_confidence_are_boxes(load: Any, tmp_path: Path) -> None:
     load("")
     for name in "ab":

@@ -79,6 +79,7 @@ class Reason(str, Enum):
     SIZE_EXCHANGED = "size_exchanged"
     # kept as they are, but doubted
     SHARED_LABELS = "shared_labels"
+    TURNED_BOX = "turned_box"
     OTHER_JSON = "other_json"
     SEMANTIC_MASK = "semantic_mask"
     SCATTERED = "scattered"
@@ -153,6 +154,7 @@ WORDS = {
     Reason.MASK_NOT_READ: "with another mask file, which is not read",
     Reason.DUPLICATE_ID: "duplicate annotation ids",
     Reason.DUPLICATE_CATEGORY: "unused categories of a name that another category has",
+    Reason.TURNED_BOX: "whose outline is a box, as all are",
     Reason.SHARED_LABELS: "that share a label file with another image",
     Reason.OTHER_JSON: "json files of another kind, not read",
     Reason.OTHER_TYPE: "with a value of another type than COCO's (a number as text, null)",

@@ -1,10 +1,10 @@
 """What the numbers of YOLO label files are: outlines, and what tools write beside or instead.
 
 A line is a class number, then x y of each point in fractions of the image. There are also boxes (x
-y width height), boxes with key points (pose labels), a confidence behind the outline (predictions)
-or before it, the number of an instance before it or of a track behind, and pixels instead of
-fractions.
-One line may mean several of these: only what fits all lines of a set is taken for granted.
+y width height, or four corners), boxes with key points (pose labels), a confidence behind the
+outline (predictions) or before it, the number of an instance before it or of a track behind, and
+pixels instead of fractions. One line may mean several of these: only what fits all lines of a set
+is taken for granted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ _FRACTION = 2.0  # what is larger is no fraction, however far a stroke went beyo
 _NEARLY_ALL = 0.9
 _FILLED = 0.5  # of some image: pixels that all stay below are of another size, or percent
 _FACTOR = 2.0  # by which the number that is no coordinate is farther off
-_SLACK = 0.02  # of the image, by which a key point may be outside its box
+_SLACK = 0.02  # of the image, by which a key point may be outside its box; of a box, by a corner
+_FEW = 10  # outlines that may all be boxes by chance
 
 
 def read_numbers(instances: Sequence[RawInstance], key_points: Any = None) -> None:
@@ -50,7 +51,11 @@ def read_numbers(instances: Sequence[RawInstance], key_points: Any = None) -> No
             instance.problem = Reason.ODD_COUNT
         elif count == _BOX:
             instance.problem = Reason.NO_MASK
-    _read_units([i for i in lines if not i.problem])
+    lines = [i for i in lines if not i.problem]
+    _read_units(lines)
+    if len(lines) >= _FEW and all(_is_box(i.polygons[0]) for i in lines):
+        for instance in lines:
+            instance.doubts.append(Reason.TURNED_BOX)
 
 
 def _pose_length(lines: Sequence[Sequence[float]], key_points: Any) -> int:
@@ -103,6 +108,14 @@ def _more_than_points(lines: Sequence[Sequence[float]]) -> tuple[int, int, list[
 def _off(value: float, others: Sequence[float]) -> float:
     """How far a number is from the range of others."""
     return max(0.0, min(others) - value, value - max(others))
+
+
+def _is_box(outline: Sequence[float]) -> bool:
+    """Whether it has four corners, opposite to each other, at any angle and scale of x and y."""
+    if len(outline) != 8:
+        return False
+    xs, ys = outline[::2], outline[1::2]
+    return all(abs(v[0] + v[2] - v[1] - v[3]) <= _SLACK * (max(v) - min(v)) for v in (xs, ys))
 
 
 def _whole(values: Iterable[float]) -> bool:
