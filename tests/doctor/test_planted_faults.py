@@ -285,6 +285,11 @@ FAULTS: dict[str, tuple[Plant, str, tuple[str, ...]]] = {
     # files
     "missing image": (_image(lambda t: t.image(3).unlink()), "image_missing", ("003.png",)),
     "file name in other case": (_wrong_case, "found_elsewhere", ("003.PNG", "'003.png'")),
+    "a path of Windows": (
+        _image(lambda t: t.content["images"][2].update(file_name=".\\003.png")),
+        "name_spelt",
+        ("003.png",),
+    ),
     "zero bytes": (_write(b""), "image_empty", ("003.png",)),
     "a web page": (_write(b"<html>404"), "image_no_image", ("003.png", "<html>404")),
     "truncated": (_cut, "image_truncated", ("003.png",)),
