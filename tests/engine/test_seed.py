@@ -35,6 +35,13 @@ def test_a_run_without_a_seed_is_resumed_with_the_one_it_drew(tmp_path: Path) ->
     check_same_run(RunSpec((), seed=seed).resolve(config(tmp_path)))
 
 
+def test_the_config_that_a_run_wrote_is_its_own(tmp_path: Path) -> None:
+    cfg = config(tmp_path, "SEED", "1")
+    leave_checkpoint(cfg)
+    (tmp_path / "config.yaml").write_text(cfg.dump())  # which has lists within lists, not tuples
+    check_same_run(load_config(str(tmp_path / "config.yaml")))
+
+
 CHANGES = [
     # key, value, whether --resume may change it
     ("SOLVER.MAX_ITER", "70", True),

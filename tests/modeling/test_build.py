@@ -115,3 +115,20 @@ def test_a_predictor_of_ones_own_stays(toy: Toy, monkeypatch: pytest.MonkeyPatch
     cosine = configured(toy, ["MODEL.ROI_BOX_HEAD.COSINE_SCALE", 20.0])
     with pytest.raises(ConfigError, match="COSINE_SCALE"):
         build_model(cosine)
+
+
+# keys that detectron2 takes one by one, and that make no model together
+CONTRADICTIONS = [
+    ["MODEL.FPN.IN_FEATURES", ["res2", "res7"]],
+    ["MODEL.BACKBONE.NAME", "no_such_backbone"],
+    ["MODEL.RESNETS.DEPTH", 49],
+    ["MODEL.ROI_HEADS.IN_FEATURES", ["p9"]],
+]
+
+
+@pytest.mark.parametrize("keys", CONTRADICTIONS, ids=lambda keys: keys[0])
+def test_a_config_that_makes_no_model(keys: list[Any], toy: Toy) -> None:
+    cfg = toy()
+    cfg.merge_from_list(keys)
+    with pytest.raises(ConfigError, match="cannot build a model of this config"):
+        build_model(cfg)

@@ -148,9 +148,9 @@ def config_hash(cfg: CfgNode) -> str:
 
 def own_config(cfg: CfgNode) -> dict[str, Any]:
     """What in ``cfg`` differs from the defaults and determines the result, by dotted key."""
-    defaults = dict(flat_config(load_config("")))
-    own = {k: v for k, v in flat_config(cfg) if k not in _ELSEWHERE and v != defaults.get(k)}
-    return json.loads(json.dumps(own))  # tuples become lists, as read back
+    # Tuples within tuples become lists, as in the config.yaml of a run.
+    defaults, now = (json.loads(json.dumps(dict(flat_config(c)))) for c in (load_config(""), cfg))
+    return {k: v for k, v in now.items() if k not in _ELSEWHERE and v != defaults.get(k)}
 
 
 def check_same_run(cfg: CfgNode) -> None:

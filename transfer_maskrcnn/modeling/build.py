@@ -34,7 +34,7 @@ from torch.nn import functional as F
 
 from transfer_maskrcnn.compat import check_detectron2
 from transfer_maskrcnn.config import RunSpec, editable
-from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.errors import ConfigError, TransferError
 from transfer_maskrcnn.modeling.freezing import freeze
 from transfer_maskrcnn.modeling.precision import prepare_layout
 from transfer_maskrcnn.modeling.rcnn import TransferRCNN, TransferRPN
@@ -45,6 +45,11 @@ COSINE_KEY = "MODEL.ROI_BOX_HEAD.COSINE_SCALE"
 _SHORTEST = 1e-5  # what is shorter, a feature of zeros say, is divided by this
 
 Predictions = tuple[Tensor, Tensor]  # class logits (R, K + 1), background last, and box deltas
+
+# What detectron2 raises where keys contradict each other, before it says why.
+_CONTRADICTIONS = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError),
+)
 
 
 def build_model(cfg: CfgNode, spec: RunSpec | None = None) -> nn.Module:
@@ -60,7 +65,7 @@ def build_model(cfg: CfgNode, spec: RunSpec | None = None) -> nn.Module:
             extended; a file that is loaded may say otherwise.
 
     Raises:
-        ConfigError: a key of this project's does not fit the model.
+        ConfigError: keys that do not fit each other, or the model.
         TransferError: detectron2 is older than the project can work with.
     """
     check_detectron2()
@@ -69,7 +74,15 @@ def build_model(cfg: CfgNode, spec: RunSpec | None = None) -> nn.Module:
         own.MODEL.META_ARCHITECTURE = TransferRCNN.__name__
     if own.MODEL.PROPOSAL_GENERATOR.NAME == "RPN":
         own.MODEL.PROPOSAL_GENERATOR.NAME = TransferRPN.__name__
-    model = modeling.build_model(own)
+    try:
+        model = modeling.build_model(own)
+    except TransferError:
+        raise
+    except _CONTRADICTIONS as error:
+        raise ConfigError(
+            f"detectron2 cannot build a model of this config ({type(error).__name__}: {error}); "
+            "compare its MODEL keys with those of the config that it is made from"
+        ) from error
     _set_predictors(cfg, model, spec.tasks if spec else ())
     freeze(model, cfg.MODEL.TRANSFER.FREEZE)
     _check_doubtful(cfg, model)
