@@ -146,8 +146,8 @@ WORDS = {
     Reason.MASK_NAMED: "whose masks have more in their name than the image's",
     Reason.MASK_CUT: "smoothed or compressed masks cut at half",
     Reason.SEMANTIC_MASK: (
-        "masks of a single value in several pieces, each read as one instance "
-        "(pixel_values: class makes each piece one)"
+        "in several pieces, of values that look like classes "
+        "(pixel_values: class makes each piece an instance)"
     ),
     Reason.SCATTERED: "in pieces that lie far apart",
     Reason.FRAGMENT: "so small that they may be fragments of others",

@@ -30,13 +30,14 @@ _COLOUR = 1 << 24  # added to a colour, which then is no number
 _VOID, _VOID_COLOUR = 255, 0xE0E0C0  # what nobody annotated, in Pascal VOC's masks
 _MOST_BESIDE_VOID = 64  # 1, 2, 255 are two objects and void; 85, 170, 255 are three objects
 _STUFF = 1000  # Cityscapes' instanceIds: class x 1000 + number, and below that whole classes
-# The values of pictures change from pixel to pixel; those of masks do not, but for the seams that
-# smoothing and compression leave.
-_PICTURE_VALUES, _PICTURE_RUNS = 32, 0.2  # runs of equal values, of all pixels
-_SEAM_VALUES, _SEAM_RUN = 3, 2.0  # pixels in a run
+# The values of pictures change from pixel to pixel; those of masks do not, but for the steps at
+# edges that smoothing and compression leave.
+_PICTURE, _PICTURE_VALUES = 0.2, 32  # of the pixels
+_STEPS, _SEAM_VALUES = 0.25, 3  # of the pixels at edges
 _NOISE = 16  # grey levels by which compression changes 0 and 255
 _SPECK = 0.1  # of the largest piece's area
-_DIVIDED = 0.1  # of the masks: fewer may well be objects that something hides in part
+# Of the instances: fewer may well be objects that something hides in part (COCO's: 0.07).
+_DIVIDED_ALONE, _DIVIDED = 0.1, 0.2
 _FRAGMENT, _FRAGMENT_SHARE = 16, 0.02  # pixels; of the area of the largest region
 
 
@@ -113,17 +114,22 @@ def load_png_masks(
 
 
 def _screen(images: Sequence[RawImage]) -> bool:
-    """Leave out what is void, which no mask can tell alone; whether each has but one value, which
-    is in several pieces in many."""
+    """Leave out what is void, which no mask can tell alone; whether the values look like classes.
+
+    That is where many are in several pieces, and either each mask has but one, or most do not count
+    from 1.
+    """
     instances = [i for image in images for i in image.instances if not i.problem]
     beside = max((int(i.label) for i in instances if i.label != str(_VOID)), default=0)
     for instance in instances:
         if instance.label == str(_VOID) and 0 < beside <= _MOST_BESIDE_VOID:
             instance.problem = Reason.VOID
-    objects = [[i for i in image.instances if not i.problem] for image in images]
-    alone = [own[0] for own in objects if len(own) == 1]
-    divided = sum(Reason.SEMANTIC_MASK in one.doubts for one in alone)
-    return len(alone) == sum(map(bool, objects)) and divided > _DIVIDED * len(alone)
+    objects = [own for image in images if (own := [i for i in image.instances if not i.problem])]
+    divided = [Reason.SEMANTIC_MASK in i.doubts for own in objects for i in own]
+    if len(divided) == len(objects):
+        return sum(divided) > _DIVIDED_ALONE * len(objects)
+    gaps = sum(max(int(i.label) for i in own) > len(own) for own in objects)
+    return gaps > len(objects) / 2 and sum(divided) > _DIVIDED * len(divided)
 
 
 def _name(images: Sequence[RawImage], names: tuple[str, ...], by_class: bool, source: str) -> None:
@@ -197,7 +203,7 @@ def _instances(
             instance.place = Place(file_name, mask)
         if value < 0:
             instance.problem = Reason.VOID
-        elif "instanceIds" in mask and value < _STUFF:
+        elif not is_binary and "instanceIds" in mask and value < _STUFF:
             instance.problem = Reason.STUFF
         if not by_class:
             yield replace(instance, doubts=_doubts(stats[1:]))
@@ -254,18 +260,26 @@ def _flaw(values: np.ndarray) -> Reason | None:
     """Whether it is a picture, a grey mask of two values with seams, or another with seams."""
     if not ((values != 0) & (values != values.max())).any():  # soon told of most
         return None
-    flat = values.reshape(-1).astype(np.int32)
-    starts = np.append(0, np.flatnonzero(flat[1:] != flat[:-1]) + 1)
-    found, run_values = np.unique(flat[starts], return_inverse=True)
-    runs = np.bincount(run_values)
-    pixels = np.bincount(run_values, np.diff(starts, append=flat.size))
-    if len(found) > _PICTURE_VALUES and runs[found != 0].sum() > _PICTURE_RUNS * flat.size:
-        return Reason.MASK_IS_PICTURE
-    seams = (found != 0) & (pixels < _SEAM_RUN * runs)
-    between = (found > _NOISE) & (found < found[-1] - _NOISE)
-    are_seams = pixels[between].sum() < _SEAM_RUN * runs[between].sum()
-    if _VOID / 2 < found[-1] <= _VOID and between.sum() >= _SEAM_VALUES and are_seams:
+    values = values.astype(np.int32)
+    around = np.pad(values, 1, mode="reflect")
+    before = np.stack([around[1:-1, :-2], around[:-2, 1:-1]])  # left, and above
+    after = np.stack([around[1:-1, 2:], around[2:, 1:-1]])
+    objects = values != 0
+    edges = ((values != before) | (values != after)).any(axis=0) & objects
+    thin = ((values != before) & (values != after)).any(axis=0) & objects
+    # Smoothing: steps from one value to another. Compression: values that are nowhere wide.
+    steps = (((before < values) & (values < after)) | ((before > values) & (values > after))).any(0)
+    wide = np.unique(values[edges & ~thin])
+    dust = np.setdiff1d(values[thin], wide)
+    is_seamed = 0 < len(wide) < len(dust) >= _SEAM_VALUES or (
+        (steps & objects).sum() > _STEPS * edges.sum()
+        and len(np.unique(values[steps & objects])) >= _SEAM_VALUES
+    )
+    low, high = values <= _NOISE, values >= values.max() - _NOISE
+    between = ~low & ~high
+    is_rim = between.sum() <= min(2 * thin[between].sum(), 4 * low.sum(), 4 * high.sum())
+    if is_seamed and is_rim and _VOID / 2 < values.max() <= _VOID:
         return Reason.MASK_CUT
-    others = np.count_nonzero(found) - seams.sum()
-    is_seamed = seams.sum() >= _SEAM_VALUES and 0 < others < seams.sum()
+    if thin.mean() > _PICTURE and len(wide) + len(dust) > _PICTURE_VALUES:
+        return Reason.MASK_IS_PICTURE
     return Reason.MASK_SEAMS if is_seamed else None
