@@ -6,6 +6,7 @@ import copy
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -14,7 +15,7 @@ import pycocotools.mask as mask_util
 import pytest
 from PIL import Image
 
-from transfer_maskrcnn.doctor import Diagnosis
+from transfer_maskrcnn.doctor import Diagnosis, page_data
 from transfer_maskrcnn.doctor.findings import advice
 
 from .conftest import HEIGHT, WIDTH, Planted, annotation, area_of, blob, picture
@@ -445,6 +446,12 @@ def test_a_planted_fault_is_found_with_its_place(
     assert all(part in text for part in named), text
     assert all(place.line for f in found for place in f.places if "[" in place.item)
     assert all(f.as_json()["severity"] == advice()[kind]["severity"] for f in found)  # words, too
+    for shown, one in zip(page_data(diagnosis)["findings"], diagnosis.findings, strict=True):
+        has_image = any(Path(place.image).is_file() for place in one.places)
+        assert bool(shown["pictures"]) == has_image, one.kind
+        for k, drawn in shown["pictures"]:  # of instances that were kept, the ones that are meant
+            assert drawn["shapes"] or drawn["width"] is None or one.kind == "empty_images"
+            assert one.kind not in ("clipped", "repeated_points") or one.places[k].drawn
 
 
 def test_nothing_is_found_where_there_is_no_fault(

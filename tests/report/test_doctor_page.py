@@ -90,6 +90,19 @@ def test_images_that_cannot_be_drawn(grey: dict[str, Any], kind: str) -> None:
     assert (whole_tile(grey, {"a": "#ff0000"}, "") is None) == (kind != "no shapes")
 
 
+def test_an_image_that_was_left_out_is_shown(
+    doctor_content: dict[str, Any], grey: dict[str, Any], tmp_path: Path
+) -> None:
+    """Whatever its size is, as with a wrong EXIF orientation; where it is no image, nothing."""
+    left_out = {**grey, "height": None, "width": None, "shapes": []}
+    gone = {**left_out, "file": str(tmp_path / "gone.png")}
+    assert pixels_of(whole_tile(left_out, {}, "")).shape[:2] == (234, 312)
+    doctor_content["findings"][0]["pictures"] = [(0, left_out), (1, gone)]
+    html = write_doctor_page(doctor_content, tmp_path / "x.html").read_text(encoding="utf-8")
+    assert html.count("<figcaption>annotations[0]") + html.count("a.json: annotations[0]") == 2
+    assert "could not be drawn" not in html
+
+
 def test_everything_is_on_the_page(doctor_content: dict[str, Any], tmp_path: Path) -> None:
     page = write_doctor_page(json.loads(json.dumps(doctor_content)), tmp_path / "x.html")
     html = page.read_text(encoding="utf-8")

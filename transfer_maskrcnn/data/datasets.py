@@ -143,13 +143,16 @@ def _taken(loaded: LoadedDataset, val: Set[str], part: str) -> LoadedDataset:
     owns = _owner(val, part)
     at = [i for i, position in enumerate(loaded.positions) if owns(loaded.files[position])]
     dicts, instances = loaded.dicts, tuple(loaded.instances[i] for i in at)
+    labels = tuple(loaded.labels[i] for i in at)
+    report = loaded.report.part(owns, len(at), sum(instances))
+    report.crowds = report.instances_kept - sum(map(len, labels))
     return replace(
         loaded,
         dicts=dicts.take(at) if isinstance(dicts, Records) else [dicts[i] for i in at],
-        report=loaded.report.part(owns, len(at), sum(instances)),
+        report=report,
         positions=tuple(loaded.positions[i] for i in at),
         instances=instances,
-        labels=tuple(loaded.labels[i] for i in at),
+        labels=labels,
         places=[loaded.places[i] for i in at] if loaded.places else (),
     )
 

@@ -204,14 +204,24 @@ def load(subject: Subject, settings: Settings) -> tuple[Examined, list[Told]]:
     """
     spec = subject.spec
     dataset = parse(spec) if spec.format else _from_catalog(spec.name)
-    return Examined(*subject, dataset, settings), list(losses(spec, dataset.report))
+    return Examined(*subject, dataset, settings), list(losses(spec, dataset.report, dataset))
 
 
-def losses(spec: DatasetSpec, report: LoadReport) -> Iterator[Told]:
-    """What the loader left out, mended or doubted."""
+def losses(
+    spec: DatasetSpec, report: LoadReport, dataset: LoadedDataset | None = None
+) -> Iterator[Told]:
+    """What the loader left out, mended or doubted; in ``dataset`` are those that it kept."""
+    kept = {}
+    if dataset and (report.repaired or report.doubted):
+        kept = {
+            (place.image, place.where): number
+            for there in dataset.places
+            for number, place in enumerate(there)
+        }
     for reason, at, count in report.losses():
         kind, seen = _why(reason, at, report)
-        yield kind, place_in(spec, at, seen), count
+        number = kept.get((at.image, at.where))
+        yield kind, place_in(spec, at, seen, () if number is None else (number,)), count
 
 
 def _why(reason: Reason, at: base.Place, report: LoadReport) -> tuple[str, Figures]:

@@ -27,7 +27,7 @@ from transfer_maskrcnn.report.tiles import Drawn, outline, picture_of, window_ar
 from transfer_maskrcnn.text import few, listed, plural, shorten
 
 _MOST_PLACES = 20
-_LONGEST_WORD = 60  # in the caption of a thumbnail; the list of places has it whole
+_LONGEST_WORD = 40  # in the caption of a thumbnail; the list of places has it whole
 _LONG_WORD = re.compile(rf"[^\s/]{{{_LONGEST_WORD + 1},}}")
 _OTHER_COLOUR = "#444444"
 _COLOURS = [look.colour for look in looks([str(i) for i in range(6)]).values()]
@@ -78,9 +78,9 @@ def _finding(found: Json) -> dict[str, Any]:
     is_close = any(place["drawn"] for place in found["places"])
     drawn = []
     for k, picture in found["pictures"]:
-        caption = _LONG_WORD.sub(
-            lambda word: shorten(word[0], _LONGEST_WORD), _words(found["places"][k], folder)
-        )
+        place = found["places"][k]
+        told = _words({**place, "file": os.path.basename(place["file"])}, "")
+        caption = _LONG_WORD.sub(lambda word: shorten(word[0], _LONGEST_WORD), told)
         drawn.append(
             close_tile(picture, caption)
             if is_close and picture["shapes"]
