@@ -62,8 +62,8 @@ def outline(name: str) -> list[tuple[int, int]]:
 
 
 def picture(path: Path) -> None:
-    """Another one for each name."""
-    seed = zlib.crc32(path.name.encode())
+    """Another one for each path."""
+    seed = zlib.crc32("/".join(path.parts[-3:]).encode())
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3)).astype(np.uint8)
     cv2.imwrite(str(path), cv2.resize(coarse, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC))
 

@@ -134,13 +134,18 @@ def test_what_is_no_split(stated: Any, message: str) -> None:
 
 
 def test_what_cannot_be_divided() -> None:
-    with pytest.raises(DatasetError, match="nothing to divide in 1 image"):
+    with pytest.raises(DatasetError, match="one image; expected two"):
         val_images(["a"], [{0}], [0], Split(0.2))
-    with pytest.raises(DatasetError, match=r"3 images.* look alike.*hold_out_every"):
-        val_images([*"abc"], [{0}] * 3, [0] * 3, Split(0.2))
     entry = {"format": "coco", "annotations": "a", "image_root": "b", "split": {"val": 0.2}}
     with pytest.raises(DatasetError, match="two ways"):
         register_dataset("toy_n", **entry, hold_out_every=3, part="val")
+
+
+@pytest.mark.parametrize(("val", "held_out"), [(0.01, 1), (0.25, 3), (0.99, 11)])
+def test_of_one_video_the_last_frames_are_held_out(val: float, held_out: int) -> None:
+    names = [f"{i}.jpg" for i in range(12)]
+    chosen = val_images(names, [{0}] * 12, [0] * 12, Split(val))
+    assert chosen == {*range(12 - held_out, 12)}, "in natural order: 11 comes after 2"
 
 
 @pytest.fixture

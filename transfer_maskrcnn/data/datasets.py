@@ -185,7 +185,11 @@ def _drawn(spec: DatasetSpec, split: Split, loaded: LoadedDataset) -> set[str]:
     sizes = [count for count in Counter(groups).values() if count > 1]
     several = f"{plural(len(sizes), 'group')} that look alike ({plural(sum(sizes), 'image')})"
     alike = f"{several}, each on one side" if sizes else "no two look alike"
-    logger.info(
+    all_alike = sizes == [len(files)]
+    if all_alike:
+        alike = "all look alike, so AP says little: better validate on other images"
+    logger.log(
+        logging.WARNING if all_alike else logging.INFO,
         "dataset %s: split at random by val %s, seed %d: %s; %s",
         *(spec.name, split.val, split.seed, ", ".join(sides), alike),
     )

@@ -15,8 +15,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
+from transfer_maskrcnn.data.formats.files import natural_key
 from transfer_maskrcnn.errors import DatasetError, nearest
-from transfer_maskrcnn.text import plural
 
 PARTS = ("train", "val")
 _NO_OBJECT, _ANY = -1, -2  # what images have in common beside classes
@@ -76,7 +76,8 @@ def val_images(
 ) -> set[int]:
     """The numbers of the images to validate on.
 
-    A class that is in two images or more has some on both sides, wherever that is possible.
+    A class that is in two images or more has some on both sides, wherever that is possible. Where
+    all images stay together, as frames of one video, the last of them by name are held out.
 
     Args:
         names: of the images, the same on every machine.
@@ -87,13 +88,12 @@ def val_images(
         DatasetError: there is nothing to divide.
     """
     units = _units(names, labels, groups, split.seed)
+    if len(names) < 2:
+        raise DatasetError("split: there is one image; expected two or more to divide")
     if len(units) < 2:
-        alike = " that all look alike, as those of a still camera do" if len(names) > 1 else ""
-        raise DatasetError(
-            f"split: there is nothing to divide in {plural(len(names), 'image')}{alike}. Take "
-            "other images to validate on; or divide these all the same, with two entries that "
-            "have hold_out_every: 5 in the place of split, and part: train, and part: val"
-        )
+        by_name = sorted(range(len(names)), key=lambda image: natural_key(names[image]))
+        trained_on = round(len(names) * (1 - split.val))
+        return {*by_name[min(max(trained_on, 1), len(names) - 1) :]}
     showing: dict[int, list[_Unit]] = {}
     for unit in units:
         for kind in unit.shows:
