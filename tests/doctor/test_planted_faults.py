@@ -259,6 +259,14 @@ def _size_exchanged(train: Planted, val: Planted) -> None:
         image |= {"height": WIDTH, "width": HEIGHT}
 
 
+def _supercategory(train: Planted, val: Planted) -> None:
+    for dataset in (train, val):
+        categories = dataset.content["categories"]
+        for category in categories:
+            category["supercategory"] = "iron"
+        categories.insert(0, {"id": 0, "name": "iron", "supercategory": "none"})
+
+
 def _corners(train: Planted, val: Planted) -> None:
     for one in train.annotations:
         x, y, width, height = one["bbox"]
@@ -357,6 +365,7 @@ FAULTS: dict[str, tuple[Plant, str, tuple[str, ...]]] = {
         "size_exchanged",
         ("003.png", "annotated as 72x96, and fits 96x72"),
     ),
+    "a supercategory": (_supercategory, "supercategory", ("'iron'",)),
     "a box of texts": (_shape(bbox=["38.0", "21.0", "18.0", "18.0"]), "other_type", ON_IMAGE_2),
     "boxes of corners": (_corners, "box_off", ("looks like x0, y0, x1, y1;", "annotations[4]")),
     "box of something else": (_shape(bbox=[2.0, 2.0, 9.0, 9.0]), "box_off", ON_IMAGE_2),

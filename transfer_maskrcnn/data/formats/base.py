@@ -72,6 +72,7 @@ class Reason(str, Enum):
     MASK_CUT = "mask_cut"
     DUPLICATE_ID = "duplicate_id"
     DUPLICATE_CATEGORY = "duplicate_category"
+    SUPERCATEGORY = "supercategory"
     OTHER_TYPE = "other_type"
     BOX_OFF = "box_off"
     HOLES = "holes"
@@ -157,6 +158,7 @@ WORDS = {
     Reason.TURNED_BOX: "whose outline is a box, as all are",
     Reason.SHARED_LABELS: "that share a label file with another image",
     Reason.OTHER_JSON: "json files of another kind, not read",
+    Reason.SUPERCATEGORY: "unused categories that are the supercategory of all others",
     Reason.OTHER_TYPE: "with a value of another type than COCO's (a number as text, null)",
     Reason.BOX_OFF: "whose box was not around the mask, which has its own now",
     Reason.HOLES: "with a part inside another, cut out as a hole",
@@ -171,7 +173,7 @@ _QUIET = frozenset(
         *(Reason.REPEATED_POINTS, Reason.CLIPPED, Reason.PART_DROPPED, Reason.NESTED),
         *(Reason.BOX_RECOMPUTED, Reason.BOX_CLIPPED, Reason.AREA_MISMATCH),
         *(Reason.DUPLICATE_ID, Reason.DUPLICATE_CATEGORY, Reason.MASK_NAMED, Reason.NAME_SPELT),
-        Reason.OTHER_TYPE,
+        *(Reason.OTHER_TYPE, Reason.SUPERCATEGORY),
     )
 )
 _MOST_PLACES = 1_000

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path, PurePath
 from typing import Any
 
 from transfer_maskrcnn.errors import DatasetError
@@ -13,15 +14,19 @@ from transfer_maskrcnn.text import few
 from .assemble import Merge, assemble
 from .base import LoadedDataset, LoadReport, Place, RawImage, RawInstance, Reason
 from .files import (
+    clip,
     existing,
     list_counts,
     need,
     read_json,
     stated_size,
     wrong_kind,
-    wrong_type,
 )
+from .masks import merge_rles
 from .names import ImageFolder
+
+Id = int | str
+_CROWD: dict[Any, int] = {None: 0, "": 0, 0: 0, "0": 0, "false": 0, 1: 1, "1": 1, "true": 1}
 
 
 def load_coco_json(
@@ -30,12 +35,14 @@ def load_coco_json(
     *,
     classes: Sequence[str] | None = None,
     merge: Merge | None = None,
+    crowds: str = "ignore",
 ) -> LoadedDataset:
     """Load a COCO json file.
 
     Polygons, compressed and uncompressed RLE; crowd regions are kept, with ``iscrowd`` 1. Image ids
-    are the file's. ``file_name`` is relative to ``image_root``. An annotation's ``area`` is kept
-    where it is within half and twice the area of the mask.
+    are the file's; where any is a text that is no number, they are numbered in order. ``file_name``
+    is relative to ``image_root``. An annotation's ``area`` is kept where it is within half and
+    twice the area of the mask, its ``bbox`` where it is around the mask.
 
     Args:
         annotations: the json file.
@@ -43,6 +50,8 @@ def load_coco_json(
         classes: category names, in the order wanted; categories may be missing from it only where
             no annotation uses them. Default: the file's categories, ordered by their id.
         merge: class -> the categories that become it, which has the lowest of their ids.
+        crowds: "ignore": crowds are not trained on, as in COCO; "instances": they are objects, as
+            of tools that write brush masks as crowds.
 
     Raises:
         DatasetError: for a file or folder that is missing, broken or of another kind, duplicate
@@ -55,94 +64,180 @@ def load_coco_json(
     data = read_json(path)
     if not isinstance(data, dict) or "images" not in data or "annotations" not in data:
         raise wrong_kind(data, source, "a COCO json")
+    if crowds not in ("ignore", "instances"):
+        raise DatasetError(f"crowds is {crowds!r}; expected 'ignore' or 'instances'")
     report = LoadReport()
-    images = parse_images(data, source)
+    images = parse_images(data, source, report)
     root.locate(list(images.values()))
-    usage = Counter(
-        need(record, "category_id", int, source, f"annotations[{k}]")
-        for k, record in enumerate(need(data, "annotations", list, source, "the file"))
+    categories = need(data, "categories", list, source, "the file")
+    keys = read_ids(categories, "id", "categories", source, report)
+    labels = read_ids(
+        need(data, "annotations", list, source, "the file"),
+        *("category_id", "annotations", source, report),
+        aliases=zip((_name_of(record) for record in categories), keys, strict=True),
     )
-    names = parse_categories(data, usage, source, report)
-    parse_annotations(data, images, names, source, report)
+    usage = Counter(labels)
+    names = parse_categories(categories, keys, usage, source, report)
+    parse_annotations(data, images, [names[key] for key in labels], source, report)
+    if crowds == "instances":
+        for image in images.values():
+            for instance in image.instances:
+                instance.iscrowd = 0
+    numbers = numbered(keys)
     return assemble(
-        [images[key] for key in sorted(images)],
+        sorted(images.values(), key=lambda image: image.image_id),
         *(source, classes, merge),
-        known={name: category for category, name in names.items()},
-        used=Counter({names[category]: count for category, count in usage.items()}),
+        known={name: numbers[key] for key, name in names.items()},
+        used=Counter({names[key]: count for key, count in usage.items()}),
         report=report,
     )
 
 
-def parse_images(data: dict[str, Any], source: str) -> dict[int, RawImage]:
-    """Image id -> image, without its instances. Name and size are what the file states."""
-    images: dict[int, RawImage] = {}
-    ids: Counter[int] = Counter()
-    for k, record in enumerate(need(data, "images", list, source, "the file")):
-        place = f"images[{k}]"
-        image_id = need(record, "id", int, source, place)
-        file_name = record.get("file_name")
-        ids[image_id] += 1
-        size = stated_size(record, ("height", "width"), source, place)
-        images[image_id] = RawImage(file_name, image_id, stated_size=size)
-    repeated = [f"{image_id} ({count} times)" for image_id, count in ids.items() if count > 1]
+def read_ids(
+    records: list[Any],
+    key: str,
+    place: str,
+    source: str,
+    report: LoadReport,
+    aliases: Iterable[tuple[Any, Id]] = (),
+) -> list[Id]:
+    """The id that each record has as ``key``: a number, also one written as text, or another text.
+
+    ``aliases`` are pairs of a name and the id that it may stand for, unless several have it.
+    """
+    with suppress(TypeError, KeyError, IndexError):
+        values = [record[key] for record in records]
+        if set(map(type, values)) <= {int}:
+            return values
+    ids: list[Id] = []
+    pairs = list(aliases)
+    times = Counter(name for name, _ in pairs)
+    own = {id for _, id in pairs}
+    of_name = {name: id for name, id in pairs if times[name] == 1 and name not in own}
+    for k, record in enumerate(records):
+        text = record.get(key) if isinstance(record, dict) else None
+        if isinstance(text, str) and text.strip():
+            number = int(text) if text.isdecimal() and str(int(text)) == text else text
+            at = Place("", place, k, f"{key} {text!r}")
+            report.count(report.repaired, Reason.OTHER_TYPE, at)
+            ids.append(of_name.get(number, number))
+        else:
+            ids.append(need(record, key, int, source, f"{place}[{k}]"))
+    return ids
+
+
+def numbered(ids: Iterable[Id]) -> dict[Id, int]:
+    """The number of each id: itself, or from 1 on in their order where any is a text."""
+    distinct = list(dict.fromkeys(ids))
+    if any(isinstance(id, str) for id in distinct):
+        return {id: number for number, id in enumerate(distinct, start=1)}
+    return {id: int(id) for id in distinct}
+
+
+def parse_images(data: dict[str, Any], source: str, report: LoadReport) -> dict[Id, RawImage]:
+    """Id -> image, without its instances. Name and size are what the file states."""
+    records = need(data, "images", list, source, "the file")
+    ids = read_ids(records, "id", "images", source, report)
+    repeated = [f"{id} ({count} times)" for id, count in Counter(ids).items() if count > 1]
     if repeated:
         raise DatasetError(
             f"{source}: image ids that are not unique: {few(repeated, 20)}. "
             "Give each image its own id, and its annotations the same as image_id"
         )
+    numbers = numbered(ids)
+    images: dict[Id, RawImage] = {}
+    for k, (record, id) in enumerate(zip(records, ids, strict=True)):
+        size = stated_size(record, ("height", "width"), source, f"images[{k}]")
+        image = RawImage(record.get("file_name"), numbers[id], stated_size=size, record=f"id {id}")
+        texts = [key for key in ("height", "width") if isinstance(record.get(key), str)]
+        if texts and size:
+            image.repairs.append((Reason.OTHER_TYPE, f"{' and '.join(texts)} as text"))
+        images[id] = image
     return images
 
 
 def parse_annotations(
     data: dict[str, Any],
-    images: dict[int, RawImage],
-    names: dict[int, str],
+    images: dict[Id, RawImage],
+    labels: Sequence[str],
     source: str,
     report: LoadReport,
 ) -> None:
-    """Hang every annotation on its image; those of unknown images are counted as left out."""
+    """Hang every annotation, of ``labels``, on its image; those of unknown images are counted as
+    left out."""
+    records = data["annotations"]
+    names = _names_of(data["images"], images)
+    of_image = read_ids(records, "image_id", "annotations", source, report, names)
+    crowds = _crowds(records, source, report)
     seen: set[int | str] = set()
-    for k, record in enumerate(data["annotations"]):
-        place = f"annotations[{k}]"
-        image_id = need(record, "image_id", int, source, place)
+    rows = zip(records, of_image, labels, crowds, strict=True)
+    for k, (record, image_id, label, iscrowd) in enumerate(rows):
         annotation_id = record.get("id")
         if isinstance(annotation_id, (int, str)):
             if annotation_id in seen:
                 again = Place("", "annotations", k, f"id {annotation_id}")
                 report.count(report.repaired, Reason.DUPLICATE_ID, again)
             seen.add(annotation_id)
-        if record.get("iscrowd", 0) not in (0, 1):
-            raise wrong_type(record["iscrowd"], int, source, f"{place}.iscrowd")
         image = images.get(image_id)
         if image is None:
             report.instances_read += 1
             at = Place("", "annotations", k, f"image_id {image_id}")
             report.count(report.left_out, Reason.UNKNOWN_IMAGE, at)
         else:
-            label = names[int(record["category_id"])]
             here = Place(image.file_name, "annotations", k)
-            image.instances.append(_parse_annotation(record, label, here))
+            image.instances.append(_parse_annotation(record, label, here, iscrowd))
 
 
-def _parse_annotation(record: dict[str, Any], label: str, place: Place) -> RawInstance:
+def _names_of(records: list[dict[str, Any]], ids: Iterable[Id]) -> Iterator[tuple[str, Id]]:
+    """What annotations may call an image: its file name, with or without the suffix."""
+    for record, id in zip(records, ids, strict=True):
+        name = str(record.get("file_name"))
+        yield from ((text, id) for text in {name, PurePath(name).stem})
+
+
+def _crowds(records: list[dict[str, Any]], source: str, report: LoadReport) -> list[int]:
+    """``iscrowd`` of each; null, and texts, are read as they are meant."""
+    values = [record.get("iscrowd", 0) for record in records]
+    if set(map(type, values)) == {int} and set(values) <= {0, 1}:
+        return values
+    for k, value in enumerate(values):
+        try:
+            values[k] = _CROWD[value]
+        except (KeyError, TypeError):
+            raise DatasetError(
+                f"{source}: annotations[{k}].iscrowd is {clip(repr(value))}; expected 0 for an "
+                "object, or 1 for a crowd"
+            ) from None
+        if value is None or isinstance(value, str):
+            at = Place("", "annotations", k, f"iscrowd {value!r}")
+            report.count(report.repaired, Reason.OTHER_TYPE, at)
+    return values
+
+
+def _parse_annotation(
+    record: dict[str, Any], label: str, place: Place, iscrowd: int
+) -> RawInstance:
     instance = RawInstance(
         *(place, label),
         bbox_xywh=record.get("bbox"),
         states_bbox=True,
         area=record.get("area"),
-        iscrowd=int(record.get("iscrowd", 0)),
+        iscrowd=iscrowd,
     )
     segmentation = record.get("segmentation")
     if segmentation in (None, [], {}):
         instance.problem = Reason.NO_MASK
     elif isinstance(segmentation, dict):
         instance.rle = segmentation
-    elif isinstance(segmentation, list):
+    elif not isinstance(segmentation, list):
+        instance.problem = Reason.BAD_COORDINATES
+    elif all(isinstance(part, dict) for part in segmentation):
+        instance.rle, instance.problem = merge_rles(segmentation)
+        instance.repairs.append(Reason.NESTED)
+    else:
         instance.polygons = unnested(segmentation)
         if instance.polygons is not segmentation:
             instance.repairs.append(Reason.NESTED)
-    else:
-        instance.problem = Reason.BAD_COORDINATES
     return instance
 
 
@@ -151,8 +246,16 @@ def unnested(segmentation: list[Any]) -> list[Any]:
 
     COCO's ``[[x, y, ...], ...]`` comes back as the same object.
     """
-    if all(type(value) in (int, float) for value in segmentation):
+    first = segmentation[0]
+    if isinstance(first, list) and len(first) > 2 and not isinstance(first[0], list):
+        return segmentation
+    if not any(isinstance(value, (list, dict)) for value in segmentation):
         return [segmentation]
+    if len(segmentation) > 2 and all(
+        isinstance(pair, list) and len(pair) == 2 and not isinstance(pair[0], list)
+        for pair in segmentation
+    ):
+        return [[value for pair in segmentation for value in pair]]
     if all(
         isinstance(polygon, list)
         and polygon
@@ -164,35 +267,60 @@ def unnested(segmentation: list[Any]) -> list[Any]:
 
 
 def parse_categories(
-    data: dict[str, Any], usage: Counter[int], source: str, report: LoadReport
-) -> dict[int, str]:
+    records: Sequence[Any],
+    ids: Sequence[Id],
+    usage: Counter[Id],
+    source: str,
+    report: LoadReport,
+) -> dict[Id, str]:
     """Category id -> name, by rising id; every id in ``usage`` is there, every name once.
 
-    Of two categories with one name, one that no annotation uses is dropped (Roboflow writes such a
-    supercategory).
+    Of two categories with one name, one that no annotation uses is dropped. So is one without a
+    name, and Roboflow's first one, the supercategory of all others.
     """
-    names: dict[int, str] = {}
-    for k, record in enumerate(need(data, "categories", list, source, "the file")):
-        category = need(record, "id", int, source, f"categories[{k}]")
-        name = need(record, "name", str, source, f"categories[{k}]")
-        if names.setdefault(category, name) != name:
+    names: dict[Id, str] = {}
+    for k, (record, category) in enumerate(zip(records, ids, strict=True)):
+        name = _name_of(record)
+        if name is None and "name" in record and not usage[category]:
+            continue
+        if name is None:
+            need(record, "name", str, source, f"categories[{k}]")
+        if not isinstance(record["name"], str):
+            at = Place("", "categories", k, f"name {record['name']!r}")
+            report.count(report.repaired, Reason.OTHER_TYPE, at)
+        if names.setdefault(category, str(name)) != name:
             raise DatasetError(
                 f"{source}: category id {category} is both {names[category]!r} and {name!r}; "
                 "give each category its own id"
             )
     unknown = {str(category): count for category, count in usage.items() if category not in names}
     if unknown:
+        known = sorted(names, key=str)[:100]
         raise DatasetError(
             f"{source}: annotations use category ids that 'categories' lacks: "
-            f"{list_counts(unknown)}. Add them to 'categories', whose ids are {sorted(names)[:100]}"
+            f"{list_counts(unknown)}. Add them to 'categories', whose ids are {known}"
         )
-    return _without_duplicates(dict(sorted(names.items())), usage, source, report)
+    above = {record.get("supercategory") for record, id in zip(records, ids, strict=True) if id}
+    if len(names) > 1 and 0 in names and not usage[0] and above == {names[0]}:
+        at = Place(note=repr(names.pop(0)))
+        report.count(report.repaired, Reason.SUPERCATEGORY, at)
+    numbers = numbered(ids)
+    ordered = dict(sorted(names.items(), key=lambda item: numbers[item[0]]))
+    return _without_duplicates(ordered, usage, source, report)
+
+
+def _name_of(record: Any) -> str | None:
+    """The name of a category, which may be a number; None where it has none."""
+    name = record.get("name") if isinstance(record, dict) else None
+    if type(name) is int:
+        return str(name)
+    return name if isinstance(name, str) and name.strip() else None
 
 
 def _without_duplicates(
-    names: dict[int, str], usage: Counter[int], source: str, report: LoadReport
-) -> dict[int, str]:
-    kept: dict[str, int] = {}
+    names: dict[Id, str], usage: Counter[Id], source: str, report: LoadReport
+) -> dict[Id, str]:
+    kept: dict[str, Id] = {}
     for category, name in names.items():
         other = kept.setdefault(name, category)
         if other == category:

@@ -10,6 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -92,10 +93,16 @@ def need(record: Any, key: str, kind: type, source: str, place: str) -> Any:
 def stated_size(
     record: dict[str, Any], keys: tuple[str, str], source: str, place: str
 ) -> tuple[int, int] | None:
-    """Height and width of an image in pixels, named so, where the file states both."""
-    if any(record.get(key) is None for key in keys):
+    """Height and width of an image in pixels, named so, where the file states both, and not 0. They
+    may be written as text."""
+    read = {key: record.get(key) for key in keys}
+    for key, value in read.items():
+        if isinstance(value, str):
+            with suppress(ValueError):
+                read[key] = float(value)
+    if any(value is None or value == 0 for value in read.values()):
         return None
-    return need(record, keys[0], int, source, place), need(record, keys[1], int, source, place)
+    return need(read, keys[0], int, source, place), need(read, keys[1], int, source, place)
 
 
 def wrong_type(value: Any, kind: type, source: str, place: str) -> DatasetError:
