@@ -82,6 +82,12 @@ def labelme_flat(d: Path) -> None:
     labelme(d / "c.json")
 
 
+def labelme_nested(d: Path) -> None:
+    for folder in (d, d / "day 1", d / "day 2"):
+        picture(folder / f"{len(folder.parts)}{folder.name}.jpg")
+        labelme(folder / f"{len(folder.parts)}{folder.name}.json")
+
+
 def labelme_apart_by_part(d: Path) -> None:
     for part in ("train", "val"):  # of the same names
         picture(d / "images" / part / "a.jpg", d / "images" / part / "b.jpg")
@@ -233,6 +239,7 @@ def twice_the_same(d: Path) -> None:
 LAYOUTS: list[tuple[Callable[[Path], None], dict[str, Entry], list[int]]] = [
     # what is written, the entries, and how many images of each are kept
     (labelme_flat, {"cats": ("labelme", ".", ".")}, [2]),
+    (labelme_nested, {"cats": ("labelme", ".", ".")}, [3]),
     (
         labelme_apart_by_part,
         {f"cats_{p}": ("labelme", f"json/{p}", f"images/{p}") for p in ("train", "val")},
@@ -386,6 +393,20 @@ def test_one_set_is_divided_unless_its_name_says_a_part(cats: Path) -> None:
     )
     roboflow_coco(cats / "part")
     assert list(catalog_of(cats / "part/Cats.v1i.coco/train").entries) == ["Cats_v1i_coco_train"]
+
+
+def test_parts_share_their_classes(cats: Path) -> None:
+    """A class that only one of them has does not make training refuse them."""
+    roboflow_coco(cats / "coco")
+    for part, label in (("train", "cat"), ("val", "dog")):
+        picture(cats / "drawn" / part / "a.jpg")
+        labelme(cats / "drawn" / part / "a.json")
+        path = cats / "drawn" / part / "a.json"
+        path.write_text(path.read_text().replace('"cat"', f'"{label}"'))
+    coco_entries = catalog_of(cats / "coco").entries.values()
+    assert not any("classes" in entry for entry in coco_entries), "they agree"
+    drawn = catalog_of(cats / "drawn").entries.values()
+    assert [entry["classes"] for entry in drawn] == [["cat", "dog"]] * 2
 
 
 FILES: list[tuple[Callable[[Path], None], str, str, int]] = [

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:  # what is heavy is imported once the command line is understo
     from detectron2.config import CfgNode
 
     from transfer_maskrcnn.autoconfig import Data, Line
+    from transfer_maskrcnn.data.given import Catalog
 
 DEFAULT_BASE = "configs/Base-R50-FPN-coco.yaml"
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -89,41 +91,59 @@ def make_config(argv: Sequence[str] | None = None) -> None:
 
     from transfer_maskrcnn.autoconfig import Line, choose_datasets, fit_lines, yaml_text
     from transfer_maskrcnn.config import load_config
-    from transfer_maskrcnn.data.given import catalog_text, names_of
+    from transfer_maskrcnn.data.given import names_of
 
     default = Path(DEFAULT_BASE) if Path(DEFAULT_BASE).is_file() else REPOSITORY / DEFAULT_BASE
     base_file = Path(args.base).expanduser() if args.base else default
     base = load_config(str(base_file))
-    own, catalogs = names_of(args.catalog)
+    own, sources = names_of(args.catalog)
     named = []
     for argument in (args.train, args.val):
         names, more = names_of([argument] if argument else [], split=args.val is None)
-        own, catalogs = [*own, *names], [*catalogs, *more]
+        own, sources = [*own, *names], [*sources, *more]
         named.append(names[0] if len(names) == 1 else None)
     train, val = choose_datasets(own, DatasetCatalog.list(), *named)
     print(f"train: {train}; validate: {val or 'nothing, so there will be no AP'}")
-    files = [_whole(catalog.path) for catalog in catalogs if not catalog.entries]
-    if found := [catalog for catalog in catalogs if catalog.entries]:
-        declared = output.with_name(f"{output.stem}_data.yaml")
-        _refuse(declared)
-        write_text(declared, catalog_text(found, declared.absolute()))
-        print(f"Written to {declared}: what was found")
-        files.append(_whole(str(declared)))
-    given = [Line(*line) for line in _given(files, train, val, args.weights) if line[1] is not None]
-    _check(base, given)
-    data = _measured(train, val)
-    where = "Below the folder that training starts in."
-    folder = Line("OUTPUT_DIR", f"output/{output.stem}", where)
-    fitted = yaml_text([*given, *fit_lines(data, base, args.iterations), folder])
     command = f"python tools/train_net.py --config-file {shlex.quote(str(output))}"
-    with atomic_path(output) as temporary:
-        heading = _heading(command, output, base_file, data, (train, val))
-        temporary.write_text(heading + fitted, encoding="utf-8")
-        _check(load_config(str(temporary)), [])
+    with _declared(sources, output) as files:
+        given = [
+            Line(*line) for line in _given(files, train, val, args.weights) if line[1] is not None
+        ]
+        _check(base, given)
+        data = _measured(train, val)
+        where = "Below the folder that training starts in."
+        folder = Line("OUTPUT_DIR", f"output/{output.stem}", where)
+        fitted = yaml_text([*given, *fit_lines(data, base, args.iterations), folder])
+        with atomic_path(output) as temporary:
+            heading = _heading(command, output, base_file, data, (train, val))
+            temporary.write_text(heading + fitted, encoding="utf-8")
+            _check(load_config(str(temporary)), [])
     print(f"Written to {output}")
     if not (args.weights or base.MODEL.WEIGHTS):
         print("note: the base names no weights; add --weights here, or MODEL.WEIGHTS in training")
     print(f"next: {command}")
+
+
+@contextmanager
+def _declared(sources: Sequence[Catalog], output: Path) -> Iterator[list[str]]:
+    """The catalogs that a config has to name; what was recognised is written beside ``output``, and
+    goes again where there will be no config."""
+    from transfer_maskrcnn.data.given import catalog_text
+
+    files = [_whole(source.path) for source in sources if not source.entries]
+    found = [source for source in sources if source.entries]
+    if not found:
+        yield files
+        return
+    path = output.with_name(f"{output.stem}_data.yaml")
+    _refuse(path)
+    write_text(path, catalog_text(found, path.absolute()))
+    try:
+        yield [*files, _whole(str(path))]
+    except BaseException:
+        path.unlink()
+        raise
+    print(f"Written to {path}: what was found")
 
 
 def _refuse(output: Path) -> None:

@@ -13,15 +13,17 @@ from typing import Any
 import yaml
 from detectron2.data import DatasetCatalog
 
+from transfer_maskrcnn.data.datasets import load
 from transfer_maskrcnn.data.formats.yolo import read_yaml
 from transfer_maskrcnn.data.recognise import YAML_SUFFIXES, Found, is_yolo, recognise
-from transfer_maskrcnn.data.registry import register_catalog, register_entries, spec_of
+from transfer_maskrcnn.data.registry import make_spec, register_catalog, register_entries, spec_of
 from transfer_maskrcnn.data.tree import part_of, words_of
 from transfer_maskrcnn.errors import DatasetError
 from transfer_maskrcnn.text import listed, wrapped
 
 SPLIT = {"val": 0.2, "seed": 0}
 _DIVIDED = "; a fifth of the images is held out, since no set is there to validate on"
+_LABELLED = ("coco", "via", "labelme")  # each set says its classes for itself
 _PATHS = ("annotations", "image_root")
 
 
@@ -141,12 +143,29 @@ def catalog_of(
         if all(_is_free(prefix + name, one) for name, one, _ in sets):
             break
     start = Path(path).parent
-    entries, about = {}, {}
+    entries, about, families = {}, {}, defaultdict(list)
     for name, one, divided in sets:
         own = {"split": SPLIT} if divided else {}
         entries[prefix + name] = {**one.entry, **own, **(options or {})}
         about[prefix + name] = one.about(start) + _DIVIDED * divided
+        families[re.sub("_(train|val|test)$", "", name)].append(entries[prefix + name])
+    for family in families.values():
+        _share_classes(family)
     return Catalog(os.fspath(path), entries, about)
+
+
+def _share_classes(entries: Sequence[dict[str, Any]]) -> None:
+    """Where one set has no instance of a class, all state the classes of all."""
+    if len(entries) < 2 or any("classes" in e or e["format"] not in _LABELLED for e in entries):
+        return
+    try:
+        found = [load(make_spec("", **entry)).classes for entry in entries]
+    except DatasetError:  # whoever loads it for good says it
+        return
+    if len(set(found)) > 1:
+        every = list(dict.fromkeys(name for classes in found for name in classes))
+        for entry in entries:
+            entry["classes"] = every
 
 
 def _named(path: Path, found: Sequence[Found], split: bool) -> Iterator[tuple[str, Found, bool]]:
