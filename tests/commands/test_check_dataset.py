@@ -234,7 +234,7 @@ def test_a_folder_is_recognised_and_declared(run: Run, catalog: Path, tmp_path: 
     assert shown.rstrip().endswith(f"--catalog {tmp_path / 'kites.yaml'} --fix mended")
     assert yaml.safe_load((tmp_path / "kites.yaml").read_text()) == {
         f"kites_{part}": {"format": "coco", "classes": ["kite"]}
-        | {"annotations": f"kites/{folder}/_annotations.coco.json", "image_root": f"kites/{folder}"}
+        | {"annotations": f"kites/{folder}/_annotations.coco.json"}
         for part, folder in (("train", "train"), ("val", "valid"))
     }
     assert run(export, "--write", tmp_path / "kites.yaml") == (

@@ -171,6 +171,31 @@ def test_two_catalogs_whatever_the_base_has(
     assert [names[0][0]] == [*cfg.DATASETS.TRAIN]
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [["--catalog", "{0}"], ["--train", "{0}"], ["--train", "{0}/train", "--val", "{0}/val"]],
+)
+def test_a_folder_is_a_dataset(
+    base: Path, catalog: Callable[..., Path], tmp_path: Path, flags: list[str]
+) -> None:
+    """What was found in it is declared beside the config, which does not depend on a guess."""
+    file = catalog([PAIR, PAIR])
+    file.unlink()
+    output = tmp_path / "own.yaml"
+    typed = [*(flag.format(file.parent) for flag in flags), "--base", str(base)]
+    make_config([*typed, "-o", str(output)])
+    cfg = load_config(str(output))
+    assert str(tmp_path / "own_data.yaml") == cfg.DATASETS.CATALOG
+    stem = file.parent.name.replace(" ", "_")
+    assert ([f"{stem}_train"], [f"{stem}_val"]) == ([*cfg.DATASETS.TRAIN], [*cfg.DATASETS.TEST])
+    output.unlink()
+    with pytest.raises(TransferError, match=r"own_data\.yaml: exists already"):
+        make_config([*typed, "-o", str(output)])
+    with pytest.raises(TransferError, match=r"nowhere\.pth"):
+        make_config([*typed, "--weights", "nowhere.pth", "-o", str(tmp_path / "more.yaml")])
+    assert not list(tmp_path.glob("more*"))
+
+
 # flags beside --base and --catalog, what the error must say
 WRONG: list[tuple[list[str], str]] = [
     (["-o", "taken.yaml"], "-o taken.yaml: exists already; choose another name"),

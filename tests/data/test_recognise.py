@@ -345,7 +345,9 @@ def entries_of(folder: Path, expected: dict[str, Entry]) -> dict[str, Any]:
     entries = {}
     for name, (format, file, root, *more) in expected.items():
         entry = {"format": format, "annotations": str(folder / file)}
-        entry |= {} if root is None else {"image_root": str(folder / root)}
+        beside = str(Path(file).parent) if format in ("coco", "via") else file
+        if root is not None and (root != beside or format == "yolo"):  # the default stays unsaid
+            entry["image_root"] = str(folder / root)
         entries[name] = entry | (more[0] if more else {})
     return entries
 

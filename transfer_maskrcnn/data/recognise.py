@@ -82,7 +82,9 @@ class Found:
 
     @property
     def entry(self) -> dict[str, Any]:
-        root = {} if self.image_root is None else {"image_root": str(self.image_root)}
+        is_file = self.kind in ("coco", "via")
+        beside = self.annotations.parent if is_file else self.annotations  # the default
+        root = {"image_root": str(self.image_root)} if self.image_root not in (None, beside) else {}
         own = {"format": self.format, "annotations": str(self.annotations)}
         return {**own, **root, **self.options}
 
@@ -128,7 +130,7 @@ def _of_file(tree: Tree, path: Path) -> Iterator[Found]:
     found = list(_jsons(tree, {path.parent: [path.name]}))
     if found and found[0].image_root is None:  # beside its folder, as with annotations/train.json
         above = path.resolve().parent
-        found = list(_jsons(Tree(above.parent, deepest=3), {above: [path.name]}))
+        found = list(_jsons(Tree(above.parent), {above: [path.name]}))
     return iter(found)
 
 
@@ -195,7 +197,8 @@ def _jsons(tree: Tree, files: Files) -> Iterator[Found]:
                 continue
             kind, called, options = kind_of(data)
             if kind == "labelme":
-                drawn += called if called and tree.has_image(called[0]) else [name]
+                is_there = called and tree.has_image(called[0].replace("\\", "/"))
+                drawn += called if is_there else [name]
             elif kind:
                 place = path.with_suffix("")
                 root = tree.image_root(called, place)
@@ -248,12 +251,13 @@ def _via_classes(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _samples(tree: Tree) -> Iterator[Found]:
     """Folders of samples, each with one image in images/ and its masks in masks/."""
     samples: Counter[Path] = Counter(
-        folder.parent
-        for folder in tree.files
-        if len(tree.images.get(folder / "images", ())) == 1
-        and folder / "masks" in tree.images
-        and folder != tree.root
-        and not part_of(folder.name)
+        folder.parents[1]
+        for folder, names in tree.images.items()
+        if folder.name == "images"
+        and len(names) == 1
+        and folder.with_name("masks") in tree.images
+        and folder.parent != tree.root
+        and not part_of(folder.parent.name)
     )
     for folder, count in samples.items():
         yield Found(

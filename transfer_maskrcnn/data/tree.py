@@ -7,9 +7,11 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
-from transfer_maskrcnn.data.formats.files import IMAGE_SUFFIXES
+from transfer_maskrcnn.data.formats.files import IMAGE_SUFFIXES, walk
+from transfer_maskrcnn.data.formats.names import parts_of
 
 _PARTS = {
     "train": ("train", "training", "trainval"),
@@ -18,6 +20,7 @@ _PARTS = {
 }
 _PART_OF = {word: part for part, words in _PARTS.items() for word in words}
 _SAMPLE = 50  # names that are looked up, to find the folder of thousands
+_MOST_FILES = 1_000_000  # below a folder: more are no dataset, but somebody's whole disk
 _ENOUGH = 0.9  # of them in one folder: it is the folder
 
 
@@ -40,22 +43,12 @@ class Tree:
         unread: json and yaml files that are no dataset, and what they are instead.
     """
 
-    def __init__(self, root: Path, deepest: int = 64):
+    def __init__(self, root: Path):
         self.root = root
-        self.files: dict[Path, list[str]] = {}
         self.unread: dict[Path, str] = {}
-        seen = {os.path.realpath(root)}
-        for folder, inside, names in os.walk(root, followlinks=True):
-            here = Path(folder)
-            self.files[here] = sorted(name for name in names if not _is_hidden(name))
-            deeper = inside if len(here.relative_to(root).parts) < deepest else []
-            links = [os.path.realpath(here / name) for name in deeper]  # which may lead back
-            inside[:] = sorted(
-                name
-                for name, link in zip(deeper, links, strict=True)
-                if link not in seen and not _is_hidden(name)
-            )
-            seen.update(links)
+        self.files: dict[Path, list[str]] = defaultdict(list)
+        for path in map(Path, islice(walk(root), _MOST_FILES)):
+            self.files[path.parent].append(path.name)
 
     @cached_property
     def images(self) -> dict[Path, list[str]]:
@@ -76,7 +69,7 @@ class Tree:
 
     def has_image(self, name: str) -> bool:
         """Whether an image has this name, with any suffix, in any folder."""
-        return _stem(name) in self._by_stem
+        return Path(name).stem.lower() in self._by_stem
 
     def local(self, path: Path) -> Path:
         return path.relative_to(self.root)
@@ -95,14 +88,12 @@ class Tree:
                 has most of the images, it is the folder above those that have some.
         """
         votes: Counter[Path] = Counter()
-        called = [
-            name for name in stated[:: max(1, len(stated) // _SAMPLE)] if self.has_image(name)
-        ]
-        for name in called:
-            folders = re.split(r"[\\/]", name.lower())[:-1]
+        sample = [parts_of(name.lower()) for name in stated[:: max(1, len(stated) // _SAMPLE)]]
+        called = [parts for parts in sample if parts and self.has_image(parts[-1])]
+        for *folders, name in called:
             fits = [
                 (common_end(folders, [p.lower() for p in self.local(image).parts[:-1]]), image)
-                for image in self._by_stem[_stem(name)]
+                for image in self._by_stem[Path(name).stem]
             ]
             best = max(length for length, _ in fits)
             votes.update({image.parents[length] for length, image in fits if length == best})
@@ -116,14 +107,6 @@ class Tree:
         first = max(votes, key=rank)
         is_it = votes[first] >= _ENOUGH * len(called)
         return first if is_it else Path(os.path.commonpath(votes))
-
-
-def _stem(name: str) -> str:
-    return Path(re.split(r"[\\/]", name)[-1]).stem.lower()
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
 
 
 def common_end(one: Sequence[str], other: Sequence[str]) -> int:
