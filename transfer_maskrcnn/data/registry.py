@@ -340,7 +340,9 @@ def register_catalogs(stated: Any) -> list[str]:
 
 def _read_catalog(path: Path) -> dict[str, Any]:
     try:
-        entries = parse_yaml(path.read_text(encoding="utf-8"), f"the dataset catalog {path}")
+        # a folder is no file either, and says so itself; to read a pipe would never end
+        text = "" if path.is_fifo() else path.read_text(encoding="utf-8")
+        entries = parse_yaml(text, f"the dataset catalog {path}")
     except OSError as error:
         raise DatasetError(
             f"cannot read the dataset catalog {path}: {error.strerror}; "

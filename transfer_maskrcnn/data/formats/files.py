@@ -43,6 +43,8 @@ def existing(path: str | Path, what: str, kind: Literal["file", "folder"]) -> Pa
 
 
 def read_text(path: Path) -> str:
+    if path.exists() and not path.is_file():  # to read a pipe would never end
+        raise DatasetError(f"{path} is no file; expected annotations")
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as e:
