@@ -128,6 +128,23 @@ def test_a_converted_copy_holds_every_instance(
     _forget(f"copy_{format}")
 
 
+def test_a_converted_part_tells_of_its_own_losses(run: Run, catalog: Path, tmp_path: Path) -> None:
+    """Of one file in two parts; images 0, 4 and 8 are for validation."""
+    (tmp_path / "val" / "3.png").unlink()
+    entry = {"format": "coco", "annotations": "val.json", "image_root": "val", "hold_out_every": 4}
+    names = [f"{tmp_path.name}_part_{part}" for part in ("train", "val")]
+    parts = {name: {**entry, "part": name.split("_")[-1]} for name in names}
+    catalog.write_text(yaml.safe_dump(parts))
+    lost = "1 image that is listed, but not on disk"
+    for name, images in zip(names, (8, 3), strict=True):
+        out = tmp_path / name
+        status, shown = run("--catalog", catalog, name, "--convert", "coco", out)
+        assert status == 0 and f"{images} images and {images} instances written" in shown
+        assert (lost in shown) == (images == 8)
+    for name in names:
+        _forget(name)
+
+
 def test_a_mended_pair_has_one_catalog(run: Run, catalog: Path, tmp_path: Path) -> None:
     out = tmp_path / "mended"
     run("--catalog", catalog, "--fix", out)

@@ -99,7 +99,7 @@ def test_an_image_that_was_left_out_is_shown(
     assert pixels_of(whole_tile(left_out, {}, "")).shape[:2] == (234, 312)
     doctor_content["findings"][0]["pictures"] = [(0, left_out), (1, gone)]
     html = write_doctor_page(doctor_content, tmp_path / "x.html").read_text(encoding="utf-8")
-    assert html.count("<figcaption>annotations[0]") + html.count("a.json: annotations[0]") == 2
+    assert html.count("<figcaption>annotations[0]: IoU 1.000</figcaption>") == 1
     assert "could not be drawn" not in html
 
 

@@ -79,7 +79,8 @@ def _finding(found: Json) -> dict[str, Any]:
     drawn = []
     for k, picture in found["pictures"]:
         place = found["places"][k]
-        told = _words({**place, "file": os.path.basename(place["file"])}, "")
+        file = "" if place["where"] else os.path.basename(place["file"])
+        told = _words({**place, "file": file}, "")
         caption = _LONG_WORD.sub(lambda word: shorten(word[0], _LONGEST_WORD), told)
         drawn.append(
             close_tile(picture, caption)
