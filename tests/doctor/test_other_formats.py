@@ -299,6 +299,8 @@ ELSEWHERE = {
     *("ignored_label", "third_coordinate", "image_in_json", *LINES),
     "lost_with_image",  # beside every image that is left out
     "mapper_failed",  # tests/doctor/test_images.py
+    # tests/data/formats/test_files.py
+    *("image_too_large", "image_bands", "image_format", "image_unreadable"),
 }
 
 

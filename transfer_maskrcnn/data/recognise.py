@@ -15,7 +15,8 @@ from typing import Any
 
 from PIL import Image
 
-from transfer_maskrcnn.data.formats.files import describe, read_json
+from transfer_maskrcnn.data.formats.files import read_json
+from transfer_maskrcnn.data.formats.foreign import describe
 from transfer_maskrcnn.data.formats.labelme_via import parse_label
 from transfer_maskrcnn.data.formats.mask_files import find_masks
 from transfer_maskrcnn.data.formats.yolo import label_path, read_yaml

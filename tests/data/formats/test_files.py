@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import re
+import struct
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -72,7 +74,7 @@ def test_broken_json(name: str, tmp_path: Path) -> None:
         (b"\xff\xfe{\x00}\x00", "not UTF-8 text"),
         (b"[" * 100_000, "usable json|valid json"),
         (b"[" + b"9" * 5000 + b"]", "usable json"),
-        (b"<html>", "'<html>'"),
+        (b"<html>", "looks like XML or a web page"),
     ],
 )
 def test_unusable_json(content: bytes, message: str, tmp_path: Path) -> None:
@@ -237,6 +239,54 @@ def test_no_image(tmp_path: Path, content: bytes | None, problem: str) -> None:
     if content is not None:
         path.write_bytes(content)
     assert probe_image(str(path)).problem == problem
+
+
+def tiff(bands: int, bits: int) -> bytes:
+    """A TIFF of 2 x 2 pixels, not compressed."""
+    values = {256: 2, 257: 2, 259: 1, 262: 1, 273: 200, 277: bands, 278: 2, 279: 4 * bands}
+    tags = {**{tag: (1, value) for tag, value in values.items()}, 258: (bands, 150)}
+    entries = [struct.pack("<HHII", k, 3, *tags[k]) for k in sorted(tags)]
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(entries) + bytes(4)
+    return head.ljust(150, b"\0") + struct.pack("<H", bits) * bands + bytes(400)
+
+
+@pytest.mark.parametrize(
+    "content, problem, note",
+    [
+        (bytes(128) + b"DICM", Reason.IMAGE_FORMAT, "DICOM"),
+        (b"\x93NUMPY\x01\0v\0{'descr'", Reason.IMAGE_FORMAT, "NumPy"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", Reason.IMAGE_FORMAT, "HEIC"),
+        (b"\0\0\0\x18ftypisom\0\0\0\0", Reason.IMAGE_FORMAT, "video"),
+        (b"%PDF-1.4", Reason.IMAGE_FORMAT, "drawing"),
+        (b"version https://git-lfs.github.com/spec/v1\n", Reason.IMAGE_FORMAT, "git lfs pull"),
+        (tiff(5, 8), Reason.IMAGE_BANDS, "5 bands of 8 bits"),
+        (tiff(7, 16), Reason.IMAGE_BANDS, "7 bands of 16 bits"),
+        (b"II*\0\xff\xff\xff\xff", Reason.IMAGE_NO_IMAGE, "begins with"),
+    ],
+)
+def test_one_cause_one_remedy(tmp_path: Path, content: bytes, problem: Reason, note: str) -> None:
+    path = tmp_path / "a.tif"
+    path.write_bytes(content)
+    probe = probe_image(str(path))
+    assert probe.problem is problem and note in probe.note
+
+
+def test_more_pixels_than_pillow_opens(
+    make_image: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_image("a.jpg", 20, 30)  # a sound file
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 299)
+    assert probe_image(str(path)).problem is Reason.IMAGE_TOO_LARGE
+
+
+def test_no_right_to_read(make_image: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    path = make_image("a.jpg")
+    monkeypatch.setattr("builtins.open", refuse)  # who tests as root may read everything
+    probe = probe_image(str(path))
+    assert (probe.problem, probe.note) == (Reason.IMAGE_UNREADABLE, "Permission denied")
 
 
 @pytest.mark.parametrize("name", ["", "a\0b.jpg", "x" * 5000, "."])

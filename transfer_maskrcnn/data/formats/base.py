@@ -24,6 +24,10 @@ class Reason(str, Enum):
     IMAGE_EMPTY = "image_empty"
     IMAGE_NO_IMAGE = "image_no_image"
     IMAGE_TRUNCATED = "image_truncated"
+    IMAGE_TOO_LARGE = "image_too_large"
+    IMAGE_BANDS = "image_bands"
+    IMAGE_FORMAT = "image_format"
+    IMAGE_UNREADABLE = "image_unreadable"
     IMAGE_OTHER_SIZE = "image_size"
     IMAGE_ROTATED = "image_rotated"
     IMAGE_TURNED_TIFF = "image_turned_tiff"
@@ -96,6 +100,10 @@ WORDS = {
     Reason.IMAGE_EMPTY: "of zero bytes",
     Reason.IMAGE_NO_IMAGE: "in no image format",
     Reason.IMAGE_TRUNCATED: "damaged or cut short",
+    Reason.IMAGE_TOO_LARGE: "of more pixels than Pillow opens",
+    Reason.IMAGE_BANDS: "TIFF of bands or bits that Pillow does not open",
+    Reason.IMAGE_FORMAT: "in a format that detectron2 does not read",
+    Reason.IMAGE_UNREADABLE: "that the system does not let us read",
     Reason.IMAGE_OTHER_SIZE: "whose size differs from the annotation",
     Reason.IMAGE_ROTATED: "turned by their EXIF orientation after they were annotated",
     Reason.IMAGE_TURNED_TIFF: (

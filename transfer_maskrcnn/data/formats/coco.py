@@ -22,6 +22,7 @@ from .files import (
     stated_size,
     wrong_kind,
 )
+from .foreign import is_panoptic
 from .masks import merge_rles
 from .names import ImageFolder
 
@@ -62,7 +63,12 @@ def load_coco_json(
     root = ImageFolder(image_root, path.parent)
     source = str(path)
     data = read_json(path)
-    if not isinstance(data, dict) or "images" not in data or "annotations" not in data:
+    if (
+        not isinstance(data, dict)
+        or "images" not in data
+        or "annotations" not in data
+        or is_panoptic(data)
+    ):
         raise wrong_kind(data, source, "a COCO json")
     if crowds not in ("ignore", "instances"):
         raise DatasetError(f"crowds is {crowds!r}; expected 'ignore' or 'instances'")

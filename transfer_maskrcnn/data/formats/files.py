@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from transfer_maskrcnn.errors import DatasetError, nearest
 from transfer_maskrcnn.text import few, plural
 
 from .base import Reason
+from .foreign import describe, describe_bytes
 
 _ADVICE = "Check the path; the roots of datasets lie under $DETECTRON2_DATASETS"
 _MAX_SHOWN = 80
@@ -48,9 +49,9 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as e:
-        raise DatasetError(
-            f"{path} is not UTF-8 text (byte {e.start}); expected annotations, saved as UTF-8"
-        ) from e
+        kind = describe_bytes(e.object[:_TAIL_BYTES])
+        looks = f": it looks like {kind}" if kind else "; expected annotations, saved as UTF-8"
+        raise DatasetError(f"{path} is not UTF-8 text (byte {e.start}){looks}") from e
     except OSError as e:
         raise DatasetError(f"{path} cannot be read: {e.strerror or e}") from e
 
@@ -61,6 +62,8 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as e:
+        if kind := describe_bytes(text[:_TAIL_BYTES].encode(errors="replace")):
+            raise DatasetError(f"{path} is not json: it looks like {kind}") from e
         line = e.doc.split("\n")[e.lineno - 1]
         shown = clip(line[max(0, e.colno - 40) if len(line) >= _MAX_SHOWN else 0 :].strip())
         raise DatasetError(
@@ -116,30 +119,6 @@ def wrong_kind(data: Any, source: str, expected: str) -> DatasetError:
     return DatasetError(f"{source} is not {expected}: it looks like {describe(data)}")
 
 
-def describe(data: Any) -> str:
-    """What kind of annotation file ``data`` comes from, and the format name to use for it."""
-    if isinstance(data, list):
-        if data and isinstance(data[0], dict) and {"image_id", "category_id"} <= data[0].keys():
-            return "a COCO results file, which holds predictions and no ground truth"
-        return f"a list of {len(data)} items"
-    if not isinstance(data, dict):
-        return clip(repr(data))
-    via = any(isinstance(value, dict) and "regions" in value for value in data.values())
-    kinds = {
-        "a COCO json (format: coco)": isinstance(data.get("images"), list)
-        and "annotations" in data,
-        "a VIA json (format: via)": via or "_via_img_metadata" in data,
-        "a labelme json (format: labelme, whose annotations are a folder of such files)": (
-            isinstance(data.get("shapes"), list)
-        ),
-        "a VIA 3 project, which is not supported: export its annotations as COCO json": (
-            {"project", "metadata", "view"} <= data.keys()
-        ),
-    }
-    keys = f"an object with the keys {clip(', '.join(map(str, data)) or '(none)')}"
-    return next((kind for kind, fits in kinds.items() if fits), keys)
-
-
 def number(value: Any) -> float:
     """``value`` as a float, NaN where it is no number: cleaning counts what is not finite."""
     # Python compares a whole number with a float exactly, however large.
@@ -150,10 +129,22 @@ IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm")
 )
 EXIF_ORIENTATION = 0x0112
-_HEAD_BYTES, _TAIL_BYTES = 40, 64 * 1024
+_HEAD_BYTES, _TAIL_BYTES = 132, 64 * 1024
 _LONGEST_LINK = 1_000  # bytes
 _LATE_EXIF = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 THREADS = 8
+# What files begin with that Pillow does not open, and what turns them into images.
+_FORMATS = {
+    rb".{128}DICM": "DICOM; save one window of values for all, as 8 bit (pydicom)",
+    rb"\x93NUMPY": "a NumPy array; PIL.Image.fromarray(np.load(FILE)).save(...), as 8 bit",
+    rb".{4}ftyp(hei|hev|mif1|msf1)": "HEIC, of phones; heif-convert, or magick a.heic a.jpg",
+    rb".{4}ftypavif": "AVIF; magick a.avif a.png, or a newer Pillow",
+    rb".{4}ftyp": "a video; take its frames (ffmpeg)",
+    rb"(\xff\x0a|\0{3}\x0cJXL )": "JPEG XL; djxl a.jxl a.png",
+    rb"\x89HDF": "HDF5; save its arrays as images of 8 bit",
+    rb"%PDF|\s*<svg": "a drawing, not pixels; save it as PNG",
+    rb"version https://git-lfs": "a pointer of Git LFS; git lfs pull",
+}
 
 
 def natural_key(text: str) -> list[tuple[int, str]]:
@@ -246,6 +237,7 @@ def probe_image(path: str) -> ImageProbe:
     """
     if not os.path.isfile(path):
         return ImageProbe(problem=Reason.IMAGE_MISSING)
+    head = b""
     try:
         with open(path, "rb") as file:
             head = file.read(_HEAD_BYTES)
@@ -254,13 +246,32 @@ def probe_image(path: str) -> ImageProbe:
             file.seek(0)
             return _probe(file, tail)
     except UnidentifiedImageError:
-        if not head:
-            return ImageProbe(problem=Reason.IMAGE_EMPTY)
-        begins = head.decode("ascii", "replace").split("\n")[0]
-        return ImageProbe(problem=Reason.IMAGE_NO_IMAGE, note=f"begins with {begins!r}")
+        return _unidentified(path, head)
+    except Image.DecompressionBombError:
+        return ImageProbe(problem=Reason.IMAGE_TOO_LARGE)
     except Exception as error:  # PIL's decoders raise nearly every type of it on damaged files
-        note = getattr(error, "strerror", None) or ""  # of the system: no right to read it, ...
-        return ImageProbe(problem=Reason.IMAGE_TRUNCATED, note=note)
+        if isinstance(error, OSError) and error.errno:  # of the system: no right to read it, ...
+            return ImageProbe(problem=Reason.IMAGE_UNREADABLE, note=error.strerror or "")
+        return ImageProbe(problem=Reason.IMAGE_TRUNCATED)
+
+
+def _unidentified(path: str, head: bytes) -> ImageProbe:
+    """Why Pillow knows no image in a file that begins with ``head``."""
+    if not head:
+        return ImageProbe(problem=Reason.IMAGE_EMPTY)
+    kind = next((kind for begins, kind in _FORMATS.items() if re.match(begins, head, re.S)), "")
+    if kind:
+        return ImageProbe(problem=Reason.IMAGE_FORMAT, note=kind)
+    if head[:4] in (b"II*\0", b"MM\0*"):
+        with suppress(Exception), open(path, "rb") as file:
+            tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
+            file.seek(tags.next)
+            tags.load(file)
+            bits = max(tags[TiffImagePlugin.BITSPERSAMPLE])
+            bands = f"{tags[TiffImagePlugin.SAMPLESPERPIXEL]} bands of {bits} bits"
+            return ImageProbe(problem=Reason.IMAGE_BANDS, note=bands)
+    begins = head[:40].decode("ascii", "replace").split("\n")[0]
+    return ImageProbe(problem=Reason.IMAGE_NO_IMAGE, note=f"begins with {begins!r}")
 
 
 def _probe(file: BinaryIO, tail: bytes) -> ImageProbe:

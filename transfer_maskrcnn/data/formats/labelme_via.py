@@ -21,7 +21,6 @@ from .assemble import Merge, assemble, class_by_label
 from .base import LoadedDataset, LoadReport, Patch, Place, RawImage, RawInstance, Reason
 from .files import (
     clip,
-    describe,
     existing,
     list_files,
     list_images,
@@ -32,6 +31,7 @@ from .files import (
     wrong_kind,
     wrong_type,
 )
+from .foreign import describe
 from .masks import ellipse, rectangle
 from .names import ImageFolder
 

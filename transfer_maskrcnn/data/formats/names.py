@@ -178,7 +178,7 @@ class ImageFolder:
             if whole.startswith(os.path.join(root, "")) and os.path.isfile(whole):
                 path = os.path.join(self.root, os.path.relpath(whole, root))
             elif folder is not self.root:
-                note = f"for {clip(repr(name))}: from the annotations on, not in image_root"
+                note = f"for {clip(repr(name))}: beside the annotations, not in image_root"
                 image.repairs.append((Reason.FOUND_ELSEWHERE, note))
             if plain != name:
                 image.repairs.append((Reason.NAME_SPELT, f"for {clip(repr(name))}"))
