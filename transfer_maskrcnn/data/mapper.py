@@ -16,6 +16,8 @@ from transfer_maskrcnn.errors import DatasetError
 
 logger = logging.getLogger(__name__)
 
+_MOST_OF_MASKS = 256  # pixels
+
 
 class CheckedDatasetMapper(DatasetMapper):
     """Maps a dataset dict to model input as detectron2 does.
@@ -51,7 +53,8 @@ class MapperForCheck:
 
     Whether an image can be resized, flipped and cropped depends on its size alone: that is tried
     once for each size, on a blank one. Everything else is done to every dict, but at the image's
-    own size, where that is not above the largest of training.
+    own size, where that is not above the largest of training; with bitmasks, hundreds of which may
+    be as large as the image, at a small one.
     """
 
     def __init__(self, cfg: CfgNode, mask_format: str):
@@ -60,12 +63,12 @@ class MapperForCheck:
             cfg: not fitted to the dataset; stays as it is.
             mask_format: "polygon" or "bitmask", as in the dataset's metadata.
         """
-        own = editable(cfg)
+        own, most = editable(cfg), cfg.INPUT.MAX_SIZE_TRAIN
         if mask_format == "bitmask":
-            own.INPUT.MASK_FORMAT = mask_format
+            own.INPUT.MASK_FORMAT, most = mask_format, min(most, _MOST_OF_MASKS)
         self._mapper = CheckedDatasetMapper(own, is_train=True)
         self._augment = self._mapper.augmentations
-        self._mapper.augmentations = T.AugmentationList([_Shrink(own.INPUT.MAX_SIZE_TRAIN)])
+        self._mapper.augmentations = T.AugmentationList([_Shrink(most)])
         self._sizes: set[tuple[int, int]] = set()
 
     def __call__(self, dataset_dict: dict[str, Any]) -> NDArray[np.uint8]:
