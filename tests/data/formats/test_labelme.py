@@ -243,6 +243,23 @@ def test_an_ignored_label_that_the_user_names_is_a_class(load: Any, options: Any
     assert load(shape(), shape("__ignore__"), **options).report.instances_kept == 2
 
 
+def test_numbers_as_text_and_text_as_numbers(load: Any) -> None:
+    dataset = load(shape(label=3, points=[[str(x), y] for x, y in POINTS]))  # type: ignore[arg-type]
+    assert dataset.classes == ("3",)
+    assert dataset.report.repaired == {Reason.OTHER_TYPE: 1}
+    assert dataset.dicts[0]["annotations"][0]["segmentation"] == [FLAT]
+
+
+def test_two_json_files_of_one_image(load: Any, tmp_path: Path) -> None:
+    load(shape())
+    text = (tmp_path / "json/0001.json").read_text().replace('"cat"', '"dog"')
+    (tmp_path / "json/0002.json").write_text(text)
+    dataset = load(shape())
+    assert [a["category_id"] for a in dataset.dicts[0]["annotations"]] == [0, 1]
+    assert dataset.report.repaired == {Reason.SAME_FILE: 1}
+    assert "0001.json and 0002.json" in dataset.report.places[Reason.SAME_FILE][0].note
+
+
 def test_three_coordinates(load: Any) -> None:
     deep = [[x, y, 0] for x, y in POINTS]
     dataset = load(shape(points=deep), shape(points=deep, group_id=1), shape(group_id=1))
@@ -271,7 +288,7 @@ def test_images_without_a_json_file(load: Any, make_image: Callable[..., Path]) 
     "shapes, data, message",
     [
         ([{"points": POINTS}], None, r"0001.json: shapes\[0\] has no 'label'"),
-        ([shape(label=3)], None, r"shapes\[0\].label is 3; expected a text"),  # type: ignore[arg-type]
+        ([shape(label=None)], None, r"shapes\[0\].label is None; expected a text"),  # type: ignore[arg-type]
         ([{"label": "cat"}], None, r"shapes\[0\] has no 'points'"),
         ([shape(points=[2, 2, 8, 8])], None, r"shapes\[0\].points\[0\] is 2; expected a list"),
         ([3], None, r"shapes\[0\] is 3; expected an object"),

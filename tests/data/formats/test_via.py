@@ -189,6 +189,12 @@ def test_errors(load: Any, data: Any, options: Any, message: str) -> None:
     assert "annotations.json" in str(error.value)
 
 
+def test_numbers_as_text(load: Any) -> None:
+    text = POLYGON | {"all_points_x": ["2", "8", "8", "2"]}
+    report = load(via(region(text)), classes=["cat"]).report
+    assert (report.instances_kept, report.repaired) == (1, {Reason.OTHER_TYPE: 1})
+
+
 def test_images_without_regions_are_background(load: Any) -> None:
     assert load(via(), classes=["cat"]).dicts[0]["annotations"] == []
     assert load(via(), classes=["cat", "dog"]).dicts[0]["annotations"] == []

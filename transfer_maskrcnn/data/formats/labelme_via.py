@@ -35,7 +35,7 @@ from .foreign import describe
 from .masks import ellipse, rectangle
 from .names import ImageFolder
 
-Shape = list[float] | Patch | Reason  # flat x, y of a polygon, a part of a mask, or why neither
+Shape = list[Any] | Patch | Reason  # flat x, y of a polygon, a part of a mask, or why neither
 _EXPORTED = "_json"  # ends the name of a folder into which labelme exported pictures of its labels
 _NOT_LEARNT = ("__ignore__", "_background_")  # what labelme's own converters leave out
 # by four corners, as X-AnyLabeling and newer versions of labelme write what is turned
@@ -144,12 +144,15 @@ def check_label_map(label_map: Any) -> dict[str, str]:
 def read_labelme(image: RawImage, data: dict[str, Any], source: str) -> None:
     """Give an image the size and the instances of its json file."""
     image.stated_size = stated_size(data, ("imageHeight", "imageWidth"), source, "the file")
+    image.record = os.path.basename(source)
     if data["imageData"] and image.problem is Reason.IMAGE_MISSING:
         image.problem, image.note = Reason.IMAGE_IN_JSON, ""
     instances: dict[Any, RawInstance] = {}
     for k, shape in enumerate(data["shapes"]):
-        label = need(shape, "label", str, source, f"shapes[{k}]")
+        is_number = isinstance(shape, dict) and type(shape.get("label")) is int
+        label = str(need(shape, "label", int if is_number else str, source, f"shapes[{k}]"))
         drawn, repairs = labelme_shape(shape, source, f"shapes[{k}]")
+        repairs += [Reason.OTHER_TYPE] * is_number
         note = str(shape.get("shape_type")) if drawn is Reason.OTHER_SHAPE else ""
         own = RawInstance(Place(image.file_name, "shapes", k, note, source), label)
         group = shape.get("group_id")
@@ -174,11 +177,12 @@ def labelme_shape(shape: dict[str, Any], source: str, place: str) -> tuple[Shape
     repairs = [Reason.THIRD_COORDINATE] * any(len(point) == 3 for point in points)
     if not all(len(point) in (2, 3) for point in points):
         return Reason.BAD_COORDINATES, []
-    flat = [number(value) for point in points for value in point[:2]]
+    stated = [value for point in points for value in point[:2]]
     if kind == "polygon" or (kind in _RECTANGLES and len(points) == 4):
-        return flat, repairs
+        return stated, repairs
     if kind not in ("rectangle", "circle", "mask"):
         return Reason.OTHER_SHAPE, []
+    flat = list(map(number, stated))
     if len(points) != 2 or math.isnan(sum(flat)):
         return Reason.BAD_COORDINATES, []
     if kind == "mask":
@@ -320,13 +324,13 @@ def parse_label(value: Any) -> str:
     return "" if value is None or isinstance(value, (list, bool)) else str(value).strip()
 
 
-def via_shape(kind: str, shape: dict[str, Any]) -> list[float] | Reason:
+def via_shape(kind: str, shape: dict[str, Any]) -> list[Any] | Reason:
     """The outline of a region, flat x, y in pixels. VIA's ``theta`` is in radians."""
     if kind in ("polygon", "polyline"):
         xs, ys = shape.get("all_points_x"), shape.get("all_points_y")
         if not isinstance(xs, list) or not isinstance(ys, list) or len(xs) != len(ys):
             return Reason.BAD_COORDINATES
-        return [number(value) for point in zip(xs, ys, strict=True) for value in point]
+        return [value for point in zip(xs, ys, strict=True) for value in point]
     of = {key: number(value) for key, value in {"theta": 0.0, **shape}.items()}
     keys = {"rect": "x y width height", "circle": "cx cy r r", "ellipse": "cx cy rx ry"}
     if kind not in keys:
