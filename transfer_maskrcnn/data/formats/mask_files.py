@@ -220,7 +220,7 @@ def _parts(images: Files, masks: Files, stated: str | None) -> dict[str, Pairs]:
                 if not before and fnmatchcase(after, stated):
                     found[f"*{stated}"][mask] = image
             elif not (_glued(before, stem) or _glued(stem, after)):
-                found[re.sub("[0-9]+", "#", f"{before}*{after}")][mask] = image
+                found[f"{before}*{re.sub('[0-9]+', '#', after)}"][mask] = image
         if stated is None and lead[:-1] in images:
             found["*/"][mask] = images[lead[:-1]]
     return dict(found)

@@ -34,6 +34,7 @@ _STUFF = 1000  # Cityscapes' instanceIds: class x 1000 + number, and below that 
 # edges that smoothing and compression leave.
 _PICTURE, _PICTURE_VALUES = 0.2, 32  # of the pixels
 _STEPS, _SEAM_VALUES = 0.25, 3  # of the pixels at edges
+_SEAM, _MOSTLY = 13, 0.75  # pixels around one between two values, which has both within
 _NOISE = 16  # grey levels by which compression changes 0 and 255
 _SPECK = 0.1  # of the largest piece's area
 # Of the instances: fewer may well be objects that something hides in part (COCO's: 0.07).
@@ -275,10 +276,12 @@ def _flaw(values: np.ndarray) -> Reason | None:
         (steps & objects).sum() > _STEPS * edges.sum()
         and len(np.unique(values[steps & objects])) >= _SEAM_VALUES
     )
-    low, high = values <= _NOISE, values >= values.max() - _NOISE
-    between = ~low & ~high
-    is_rim = between.sum() <= min(2 * thin[between].sum(), 4 * low.sum(), 4 * high.sum())
-    if is_seamed and is_rim and _VOID / 2 < values.max() <= _VOID:
+    ends = values <= _NOISE, values >= values.max() - _NOISE
+    between = ~ends[0] & ~ends[1]
+    near = [cv2.dilate(end.astype(np.uint8), np.ones((_SEAM, _SEAM), np.uint8)) for end in ends]
+    is_seam = np.minimum(*near)[between].sum() >= _MOSTLY * between.sum()
+    is_seam &= between.sum() <= 4 * min(end.sum() for end in ends)
+    if is_seamed and is_seam and _VOID / 2 < values.max() <= _VOID:
         return Reason.MASK_CUT
     if thin.mean() > _PICTURE and len(wide) + len(dust) > _PICTURE_VALUES:
         return Reason.MASK_IS_PICTURE
