@@ -452,6 +452,13 @@ def test_what_is_no_dataset_says_what_lies_there(
     assert all(len(line) <= 80 for line in lines if "cats" not in line)
 
 
+def test_a_broken_part_is_told(cats: Path, caplog: pytest.LogCaptureFixture) -> None:
+    roboflow_coco(cats)
+    text(cats / "Cats.v1i.coco/train/_annotations.coco.json", '{"images": [')
+    assert list(catalog_of(cats).entries) == ["cats_val", "cats_test"]
+    assert "not read" in caplog.text and "train/_annotations.coco.json is not" in caplog.text
+
+
 def test_names(cats: Path, tmp_path: Path) -> None:
     """After the folder; after the one above, where it is a part; never those of another."""
     roboflow_coco(cats)
@@ -466,6 +473,8 @@ def test_names(cats: Path, tmp_path: Path) -> None:
 def test_what_the_user_says_wins(cats: Path) -> None:
     twice_the_same(cats)
     names, _ = names_of([str(cats)], "labelme", {"classes": ["cat", "dog"]}, split=False)
+    with pytest.raises(DatasetError, match=r"no dataset of format via, but: coco, cats/converted"):
+        recognise(cats, "via")
     assert names == ["cats"]
     spec = spec_of("cats")
     assert spec is not None and (spec.format, spec.classes) == ("labelme", ("cat", "dog"))

@@ -181,7 +181,9 @@ def _subjects(args: argparse.Namespace, cfg: CfgNode) -> list[Subject]:
 def _tell_next(args: argparse.Namespace, diagnosis: Diagnosis) -> None:
     catalogs = [args.write] if args.write else args.paths
     given = " ".join(f"--catalog {shlex.quote(str(catalog))}" for catalog in catalogs)
-    if not args.write and (args.format or _options(args)):
+    if not diagnosis.examined:
+        print("next: the same, with what the message asks for: --classes, --attribute, ...")
+    elif not args.write and (args.format or _options(args)):
         print("next: the same with --write my.yaml, which keeps what you said of the dataset")
     elif diagnosis.has_errors:
         print("next: mend what is above, or have it mended as far as a program can:")

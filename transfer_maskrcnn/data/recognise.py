@@ -5,6 +5,7 @@ Nothing is registered or written here; ``data/given`` does that with what is fou
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections import Counter, defaultdict
@@ -23,6 +24,8 @@ from transfer_maskrcnn.data.formats.yolo import label_path, read_yaml
 from transfer_maskrcnn.data.tree import Tree, part_of
 from transfer_maskrcnn.errors import DatasetError
 from transfer_maskrcnn.text import few, plural
+
+logger = logging.getLogger(__name__)
 
 YAML_SUFFIXES = (".yaml", ".yml")
 # Where several tell of the same images, the first is taken.
@@ -108,10 +111,15 @@ def recognise(path: str | os.PathLike[str], format: str | None = None) -> list[F
     if path.is_file() and path.suffix.lower() in _PACKED:
         raise DatasetError(f"{path} is packed; unpack it, and name the folder")
     tree = Tree(path if path.is_dir() else path.parent)
-    found = list(_in_folder(tree) if path.is_dir() else _of_file(tree, path))
-    found = _chosen([one for one in found if format in (None, one.format)])
+    every = list(_in_folder(tree) if path.is_dir() else _of_file(tree, path))
+    found = _chosen([one for one in every if format in (None, one.format)])
+    if not found and every:
+        there = few([one.about(path.parent) for one in every], 4)
+        raise DatasetError(f"{path} has no dataset of format {format}, but: {there}")
     if not found:
         raise DatasetError(_nothing(path, tree))
+    for problem in tree.broken.values():
+        logger.warning("not read: %s", problem)
     found.sort(key=lambda one: str(one.place))
     return sorted(found, key=lambda one: ("train", "", "val", "test").index(one.part))
 
@@ -142,7 +150,7 @@ def _yamls(tree: Tree, files: Files) -> Iterator[Found]:
             try:
                 config = read_yaml(path)
             except DatasetError as error:
-                tree.unread[path] = str(error)
+                tree.broken[path] = str(error)
                 continue
             if is_yolo(config):
                 yield from _splits(tree, path, config)
@@ -194,7 +202,7 @@ def _jsons(tree: Tree, files: Files) -> Iterator[Found]:
             try:
                 data = read_json(path)
             except DatasetError as error:
-                tree.unread[path] = str(error)
+                tree.broken[path] = str(error)
                 continue
             kind, called, options = kind_of(data)
             if kind == "labelme":
@@ -384,11 +392,12 @@ def _alike_classes(found: list[Found]) -> list[Found]:
 
 def _nothing(path: Path, tree: Tree) -> str:
     """What lies in a path that holds no dataset."""
+    seen = tree.broken | tree.unread
     if path.is_file():
-        return f"{tree.unread.get(path, f'{path} is no file of a dataset')}.{_EXPECTED}"
+        return f"{seen.get(path, f'{path} is no file of a dataset')}.{_EXPECTED}"
     suffixes = Counter(
         Path(name).suffix.lower() or name for names in tree.files.values() for name in names
     )
     there = few([f"{count:,} {suffix}" for suffix, count in suffixes.most_common()], 6)
-    told = [f"\n  {what}" for what in tree.unread.values()][:3]
-    return f"{path} holds no dataset, but {there or 'nothing'}.{''.join(told)}{_EXPECTED}"
+    told = "".join([f"\n  {what}" for what in seen.values()][:3])
+    return f"{path} holds no dataset, but {there or 'nothing'}.{told}{_EXPECTED}"

@@ -40,11 +40,13 @@ class Tree:
 
     Attributes:
         files: of each folder, the names of its files, sorted.
-        unread: json and yaml files that are no dataset, and what they are instead.
+        broken: json and yaml files that cannot be read, and why.
+        unread: json files that are no dataset, and what they are instead.
     """
 
     def __init__(self, root: Path):
         self.root = root
+        self.broken: dict[Path, str] = {}
         self.unread: dict[Path, str] = {}
         self.files: dict[Path, list[str]] = defaultdict(list)
         for path in map(Path, islice(walk(root), _MOST_FILES)):
