@@ -166,6 +166,11 @@ def test_several_catalogs(entry: dict[str, Any], tmp_path: Path) -> None:
         ("toy: {format: [coco], annotations: a}", r"format is \['coco'\]; expected a text"),
         ("toy: {format: coco, annotations: a, clases: [b]}", r"'clases'; it has .*mean 'classes'"),
         ("toy: {format: coco, annotations: a, classes: [no]}", r"classes is \[False\].*quotes"),
+        (
+            "toy: {format: coco, annotations: a, classes: [[%s]]}" % ("x" * 5000),
+            r"x\.\.\.; expected",
+        ),
+        ("toy: {format: %s, annotations: a}" % ("x" * 5000), r"unknown format 'x+\.\.\.; "),
     ],
 )
 def test_unusable_catalogs(tmp_path: Path, text: str, message: str) -> None:

@@ -187,7 +187,7 @@ def _splits(tree: Tree, path: Path, config: Mapping[str, Any]) -> Iterator[Found
 def _lies(root: Path, entry: Any) -> Path | None:
     """Where a folder or list of a data.yaml is; Roboflow's paths begin one folder deeper."""
     tried = (root / str(entry), root / str(entry).removeprefix("../"))
-    return next((path for path in tried if path.exists()), None)
+    return next((path for path in tried if os.path.exists(path)), None)
 
 
 def _jsons(tree: Tree, files: Files) -> Iterator[Found]:
@@ -237,7 +237,8 @@ def kind_of(data: Any) -> tuple[str, list[str], dict[str, Any]]:
     if isinstance(data.get("shapes"), list):
         return "labelme", _texts([data], "imagePath"), {}
     entries = data.get("_via_img_metadata", data)
-    entries = [e for e in dict(entries).values() if isinstance(e, dict) and "regions" in e]
+    records = entries.values() if isinstance(entries, dict) else ()
+    entries = [e for e in records if isinstance(e, dict) and "regions" in e]
     return "via" if entries else "", _texts(entries, "filename"), _via_classes(entries)
 
 
@@ -247,8 +248,9 @@ def _texts(records: Sequence[Any], key: str) -> list[str]:
 
 def _via_classes(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The one class of all regions, where they have no attribute, or several that say the same."""
-    lists = [entry["regions"] for entry in entries]
-    regions = [r for own in lists for r in (own.values() if isinstance(own, dict) else own or ())]
+    found = [entry["regions"] for entry in entries]
+    lists = [list(own.values()) if isinstance(own, dict) else own for own in found]
+    regions = [r for own in lists if isinstance(own, list) for r in own]
     stated = [r.get("region_attributes") if isinstance(r, dict) else None for r in regions]
     said = [own for own in stated if isinstance(own, dict)]
     labels = {parse_label(value) for own in said for value in own.values()} - {""}
@@ -311,11 +313,13 @@ def _are_masks(tree: Tree, folder: Path) -> bool:
 
 
 def _has_few_values(file: Path) -> bool:
+    if not file.is_file():  # to open a pipe would never end
+        return False
     try:
         with Image.open(file) as image:
             is_grey = image.mode == "L" and len(image.getcolors() or range(256)) <= _GREYS
             return is_grey or image.mode in ("1", "P")
-    except OSError:
+    except Exception:  # PIL's decoders raise nearly every type of it on damaged files
         return False
 
 

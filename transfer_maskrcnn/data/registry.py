@@ -27,6 +27,7 @@ from transfer_maskrcnn.data.datasets import (
 from transfer_maskrcnn.data.formats import FORMATS
 from transfer_maskrcnn.data.formats.assemble import Merge, check_merge
 from transfer_maskrcnn.data.formats.base import LoadedDataset, MaskFormat
+from transfer_maskrcnn.data.formats.files import clip
 from transfer_maskrcnn.data.split import PARTS, Split
 from transfer_maskrcnn.errors import ConfigError, DatasetError, nearest
 from transfer_maskrcnn.files import parse_yaml
@@ -157,7 +158,7 @@ def make_spec(
 def _check_options(format: str, options: Mapping[str, Any]) -> None:
     if format not in FORMATS:
         raise DatasetError(
-            f"unknown format {format!r}; "
+            f"unknown format {clip(repr(format))}; "
             f"expected one of {', '.join(FORMATS)}{nearest(format, FORMATS)}"
         )
     own = set(inspect.signature(FORMATS[format]).parameters)
@@ -364,7 +365,7 @@ def _read_catalog(path: Path) -> dict[str, Any]:
 def _check_entry(path: Path, name: Any, entry: Any) -> None:
     if not isinstance(name, str) or not isinstance(entry, dict):
         raise DatasetError(
-            f"{path}: entry {name!r} is not a name with keys below it; "
+            f"{path}: entry {clip(repr(name))} is not a name with keys below it; "
             f"expected {', '.join(_REQUIRED)} and image_root"
         )
     where = f"{path}: dataset {name!r}"
@@ -372,7 +373,7 @@ def _check_entry(path: Path, name: Any, entry: Any) -> None:
         if not isinstance(key, str) or key == "name":
             raise DatasetError(f"{where}: {key!r} is no key of a dataset")
         if key in _TEXTS and not isinstance(value, str):
-            raise DatasetError(f"{where}: {key} is {value!r}; expected a text")
+            raise DatasetError(f"{where}: {key} is {clip(repr(value))}; expected a text")
     for key in _REQUIRED:
         if key not in entry:
             close = nearest(key, [k for k in entry if k not in _KEYS], found_in="the file")
@@ -380,7 +381,7 @@ def _check_entry(path: Path, name: Any, entry: Any) -> None:
     classes = entry.get("classes", ["any"])
     if not (isinstance(classes, list) and classes and all(isinstance(c, str) for c in classes)):
         raise DatasetError(
-            f"{where}: classes is {classes!r}; expected a list of names, "
+            f"{where}: classes is {clip(repr(classes))}; expected a list of names, "
             'with quotes where YAML would read a number or a truth value ("1", "no")'
         )
 

@@ -11,6 +11,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,6 +23,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from transfer_maskrcnn.data.formats import FORMATS
+from transfer_maskrcnn.data.recognise import recognise
 from transfer_maskrcnn.data.registry import register_catalog
 from transfer_maskrcnn.errors import TransferError
 
@@ -168,6 +170,8 @@ def test_files_of_a_dataset(
 ) -> None:
     def load(folder: Path, entry: dict[str, Any]) -> None:
         paths = {k: folder / entry.pop(k) for k in ("annotations", "image_root") if k in entry}
+        with suppress(TransferError):
+            recognise(folder)
         check_counts(FORMATS[format](**paths, **entry))
 
     assert 0 < run(format, seeds, tmp_path, load) < len(seeds)

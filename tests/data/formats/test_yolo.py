@@ -307,6 +307,12 @@ def test_classes(load: Any, classes: list[str], category: int) -> None:
         ("0.5 0 0 1 0 1 1", YAML, {}, r"a\.txt, line 1: '0.5"),
         ("inf 0 0 1 0 1 1", YAML, {}, r"a\.txt, line 1: 'inf"),
         (TRIANGLE, YAML, {"classes": ["dogs"]}, r"'dog' \(2 instances; did you mean 'dogs'\?\)"),
+        (
+            TRIANGLE,
+            f"names: [a, b]\npath: {'x' * 5000}",
+            {},
+            "x does not exist; expected the folder",
+        ),
         (TRIANGLE, YAML, {"split": "test"}, "'test' is None; .*keys of the file: path, train"),
         (TRIANGLE, YAML, {"split": "val"}, r"images/val does not exist; .*Correct the data.yaml"),
         (TRIANGLE, "train: images/train", {}, "names is None; expected a list or dict"),

@@ -36,7 +36,8 @@ _KINDS = {
 def existing(path: str | Path, what: str, kind: Literal["file", "folder"]) -> Path:
     """``path`` as a Path; an error that says what to do unless it is a file, or folder."""
     path = Path(path)
-    found = "folder" if path.is_dir() else "file" if path.is_file() else ""
+    # os.path's answer is "no" for a name that no disk can hold, too
+    found = "folder" if os.path.isdir(path) else "file" if os.path.isfile(path) else ""
     if found == kind:
         return path
     state = f"is a {found}" if found else "does not exist"
@@ -318,7 +319,8 @@ def check_classes(classes: Sequence[str] | None) -> tuple[str, ...] | None:
     is_list = isinstance(classes, Sequence) and not isinstance(classes, str)
     if not (is_list and classes and all(isinstance(n, str) and n.strip() for n in classes)):
         raise DatasetError(
-            f"classes is {classes!r}; expected a list of names, at least one name, each a text"
+            f"classes is {clip(repr(classes))}; expected a list of names, at least one name, "
+            "each a text"
         )
     twice = [name for name, count in Counter(classes).items() if count > 1]
     if twice:

@@ -133,7 +133,7 @@ def parse_names(names: Any, source: str) -> dict[int, str]:
 def _root(config: dict[str, Any], path: Path, image_root: str | Path | None) -> Path:
     stated = path.parent / str(config.get("path") or "")
     root = stated if image_root is None else Path(image_root)
-    if root.is_dir():
+    if os.path.isdir(root):
         return root
     origin = f"path of {path}: " if image_root is None else "image_root "
     raise DatasetError(
@@ -159,11 +159,11 @@ def _entries(config: dict[str, Any], split: str, path: Path, root: Path) -> list
 def find_images(entry: str, root: Path) -> list[RawImage]:
     """The images of one entry of a split, a folder or a text file with a path a line."""
     path = root / entry
-    if not path.exists() and entry.startswith("../"):
+    if not os.path.exists(path) and entry.startswith("../"):
         path = root / entry[3:]  # Roboflow writes paths as if the data.yaml lay one folder deeper
-    if path.is_dir():
+    if os.path.isdir(path):
         return [RawImage(str(image), 0) for image in list_images(path, recursive=True)]
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DatasetError(
             f"{root / entry} does not exist; expected a folder of images or a text file of image "
             "paths. Correct the data.yaml, or pass image_root"
