@@ -292,7 +292,7 @@ def test_images_without_a_json_file(load: Any, make_image: Callable[..., Path]) 
         ([{"label": "cat"}], None, r"shapes\[0\] has no 'points'"),
         ([shape(points=[2, 2, 8, 8])], None, r"shapes\[0\].points\[0\] is 2; expected a list"),
         ([3], None, r"shapes\[0\] is 3; expected an object"),
-        ([shape()], {"imageHeight": "20"}, "imageHeight is '20'; expected a whole number"),
+        ([shape()], {"imageHeight": "20px"}, "imageHeight is '20px'; expected a whole number"),
         ([shape()], {"shapes": None}, "is not a labelme json"),
         ([shape()], {"imagePath": "x.jpg"}, ""),
         ([shape("cta")], None, r"'cta' \(1 instance; did you mean 'cat'\?\).*merge"),
