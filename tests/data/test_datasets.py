@@ -177,6 +177,7 @@ CHANGES: list[Callable[[Path], object]] = [
     lambda folder: age(folder / "images" / "5.png"),  # without an annotation
     lambda folder: (folder / "images" / "3.png").unlink(),
     lambda folder: draw(folder / "images" / "1.png", SIDE),  # was missing
+    lambda folder: draw(folder / "images" / "1.jpg", SIDE),  # which its name leads to, too
     lambda folder: (folder / "images" / "1.png").symlink_to("0.png"),
     lambda folder: (folder / "images" / "0.png").chmod(0o600),
 ]

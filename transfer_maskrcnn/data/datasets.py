@@ -418,7 +418,10 @@ def _state_of(files: Sequence[str]) -> _ImageState:
             if S_ISREG(status.st_mode):
                 state = (status.st_size, *times, status.st_mode)
                 newest = max(newest, *times)
-        missing += not state
+        if not state:
+            missing += 1
+            with suppress(OSError, ValueError):  # what comes into the folder may be the image
+                state = (os.stat(os.path.dirname(name)).st_mtime_ns,)
         states.append(state)
     return _ImageState(hashlib.sha256(repr(states).encode()).hexdigest(), newest, missing)
 

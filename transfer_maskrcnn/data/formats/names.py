@@ -26,7 +26,7 @@ from transfer_maskrcnn.errors import nearest
 from transfer_maskrcnn.text import listed
 
 from .base import RawImage, Reason
-from .files import IMAGE_SUFFIXES, THREADS, clip, existing, list_images, probe_image, walk
+from .files import IMAGE_SUFFIXES, THREADS, clip, existing, probe_image, walk
 
 _MOST_FILES = 1_000_000  # below image_root: more are no dataset, but somebody's whole disk
 _MOST_ALIKE = 16  # files of one name that are remembered: two are enough to be in doubt
@@ -112,17 +112,7 @@ class ImageFolder:
         self.root = beside if image_root is None else existing(image_root, "image_root", "folder")
         self._beside = beside
 
-    @cached_property
-    def files(self) -> list[Path]:
-        """The images directly in the folder, in natural order."""
-        return list_images(self.root)
-
-    def locate(
-        self,
-        images: Sequence[RawImage],
-        beside: Sequence[Path] | None = None,
-        stems: Sequence[str] = (),
-    ) -> None:
+    def locate(self, images: Sequence[RawImage], stems: Sequence[str] = ()) -> None:
         """Replace the name that annotations state by the path of its file, in every image.
 
         An image whose name had to be read in another way has that in its ``repairs``. One that has
@@ -136,7 +126,6 @@ class ImageFolder:
             stems: for each image, the path without suffix, from the annotations on, that its file
                 may have instead, in formats with one annotation file an image.
         """
-        folders = beside or [self._beside] * len(images)
         stated = [_text(image.file_name) for image in images]
         for image, name in zip(images, stated, strict=True):
             image.file_name = os.path.join(self.root, name)
@@ -149,11 +138,11 @@ class ImageFolder:
             i
             for i, image in enumerate(images)
             if not (are_there[i] and not (stems and _is_text(stated[i])))
-            and not (image.problem or self._read(image, stated[i], folders[i]))
+            and not (image.problem or self._read(image, stated[i]))
         ]
         if not missing:
             return
-        tree = _Tree(self.root, list(zip(stated, map(str, folders), strict=True)))
+        tree = _Tree(self.root, stated)
         tree.search(missing, stems)
         for i in missing:
             if i not in tree.found:
@@ -166,11 +155,11 @@ class ImageFolder:
                 reason = Reason.FOUND_ELSEWHERE if words else Reason.NAME_SPELT
                 images[i].repairs.append((reason, note))
 
-    def _read(self, image: RawImage, name: str, beside: Path) -> bool:
+    def _read(self, image: RawImage, name: str) -> bool:
         """Whether a name leads to a file in its own notation, also from the annotations on."""
         plain = re.sub("^file://", "", name.strip()).replace("\\", "/")
         root = os.path.abspath(self.root)
-        for folder in (self.root, beside):
+        for folder in (self.root, self._beside):
             path = os.path.join(folder, plain)
             if _is_text(plain) or not os.path.isfile(path):
                 continue
@@ -211,19 +200,14 @@ class _Tree:
         found: number of a name -> that of its file, and what differs.
     """
 
-    def __init__(self, root: Path, stated: Sequence[tuple[str, str]]):
-        """
-        Args:
-            root: the folder.
-            stated: each name, and what it is relative to.
-        """
+    def __init__(self, root: Path, stated: Sequence[str]):
         top = len(os.path.join(root, ""))
         self.files = [path[top:] for path in islice(walk(root), _MOST_FILES)]
         self.found: dict[int, tuple[int, str]] = {}
         self._root, self._stated = root, stated
         self._notes: dict[int, str] = {}
         self._twins: set[tuple[Folders, str]] = set()  # where files have the names of others
-        self._names = [parts_of(name) for name, _ in stated]
+        self._names = [*map(parts_of, stated)]
         self._parts = [file.split(os.sep) for file in self.files]
         self._folders = [tuple(map(_fold, parts[:-1])) for parts in self._parts]
         self._own = _fold(os.path.basename(os.path.abspath(root)))
@@ -241,7 +225,7 @@ class _Tree:
         """Fill ``found``, each by the strictest rule that leads to a file."""
         number = {file: n for n, file in enumerate(self.files)}
         others = set(range(len(self._stated))).difference(missing)
-        taken = {i: number.get(os.path.normpath(self._stated[i][0]), -1) for i in others}
+        taken = {i: number.get(os.path.normpath(self._stated[i]), -1) for i in others}
         names = {i: self._names[i] for i in missing if self._names[i]}
         for rule in _RULES:
             self._apply(rule, names, taken)
@@ -344,7 +328,7 @@ class _Tree:
 
     def why_not(self, i: int) -> str:
         """What is known of a name without a file; may be nothing."""
-        name, _ = self._stated[i]
+        name = self._stated[i]
         if i in self._notes or not self._names[i]:
             return self._notes.get(i, "no file name is stated")
         if not self.files:
