@@ -39,7 +39,7 @@ class Tree:
     """The folders and files below one; hidden ones, as macOS and git leave, do not count.
 
     Attributes:
-        files: of each folder, the names of its files, sorted.
+        files: of each folder with files, their names, sorted.
         broken: json and yaml files that cannot be read, and why.
         unread: json files that are no dataset, and what they are instead.
     """
@@ -48,30 +48,32 @@ class Tree:
         self.root = root
         self.broken: dict[Path, str] = {}
         self.unread: dict[Path, str] = {}
-        self.files: dict[Path, list[str]] = defaultdict(list)
-        for path in map(Path, islice(walk(root), _MOST_FILES)):
-            self.files[path.parent].append(path.name)
+        names = defaultdict(list)
+        for path in islice(walk(root), _MOST_FILES):
+            names[os.path.dirname(path)].append(os.path.basename(path))
+        self.files = {Path(folder): own for folder, own in names.items()}
 
     @cached_property
     def images(self) -> dict[Path, list[str]]:
         """The names of the images of each folder that has any."""
         named = {
-            folder: [name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+            folder: [n for n in names if os.path.splitext(n)[1].lower() in IMAGE_SUFFIXES]
             for folder, names in self.files.items()
         }
         return {folder: names for folder, names in named.items() if names}
 
     @cached_property
-    def _by_stem(self) -> dict[str, list[Path]]:
+    def _folders_of(self) -> dict[str, list[Path]]:
+        """Name of an image without suffix, in small letters -> the folders of such images."""
         found = defaultdict(list)
         for folder, names in self.images.items():
             for name in names:
-                found[Path(name).stem.lower()].append(folder / name)
+                found[_stem(name)].append(folder)
         return found
 
     def has_image(self, name: str) -> bool:
         """Whether an image has this name, with any suffix, in any folder."""
-        return Path(name).stem.lower() in self._by_stem
+        return _stem(name) in self._folders_of
 
     def local(self, path: Path) -> Path:
         return path.relative_to(self.root)
@@ -94,11 +96,11 @@ class Tree:
         called = [parts for parts in sample if parts and self.has_image(parts[-1])]
         for *folders, name in called:
             fits = [
-                (common_end(folders, [p.lower() for p in self.local(image).parts[:-1]]), image)
-                for image in self._by_stem[Path(name).stem]
+                (common_end(folders, [p.lower() for p in self.local(folder).parts]), folder)
+                for folder in self._folders_of[_stem(name)]
             ]
             best = max(length for length, _ in fits)
-            votes.update({image.parents[length] for length, image in fits if length == best})
+            votes.update({[f, *f.parents][length] for length, f in fits if length == best})
         if not votes:
             return None
 
@@ -109,6 +111,10 @@ class Tree:
         first = max(votes, key=rank)
         is_it = votes[first] >= _ENOUGH * len(called)
         return first if is_it else Path(os.path.commonpath(votes))
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(name)[0].lower()
 
 
 def common_end(one: Sequence[str], other: Sequence[str]) -> int:
