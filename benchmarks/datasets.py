@@ -12,6 +12,7 @@ from detectron2.data.datasets import load_coco_json
 from detectron2.evaluation import COCOEvaluator
 
 from benchmarks.pairs import Side
+from transfer_maskrcnn.data.datasets import DatasetSpec, parse
 from transfer_maskrcnn.data.registry import register_dataset
 from transfer_maskrcnn.evaluation.coco import InstanceEvaluator
 
@@ -40,6 +41,14 @@ class CachedRegistration(StockRegistration):
             MetadataCatalog.remove(NAME)
         register_dataset(NAME, format="coco", annotations=self._path, image_root=self._path.parent)
         self._dicts = DatasetCatalog.get(NAME)
+
+
+class FirstRegistration(StockRegistration):
+    """This project's, from the files: every image and instance is checked."""
+
+    def run(self) -> None:
+        spec = DatasetSpec(NAME, "coco", str(self._path), str(self._path.parent))
+        self._dicts = list(parse(spec).dicts)
 
 
 class StockEvaluation(Side):

@@ -231,13 +231,13 @@ def _parse_annotation(
         iscrowd=iscrowd,
     )
     segmentation = record.get("segmentation")
-    if segmentation in (None, [], {}):
+    if segmentation is None or segmentation == [] or segmentation == {}:
         instance.problem = Reason.NO_MASK
     elif isinstance(segmentation, dict):
         instance.rle = segmentation
     elif not isinstance(segmentation, list):
         instance.problem = Reason.BAD_COORDINATES
-    elif all(isinstance(part, dict) for part in segmentation):
+    elif isinstance(segmentation[0], dict) and all(isinstance(p, dict) for p in segmentation):
         instance.rle, instance.problem = merge_rles(segmentation)
         instance.repairs.append(Reason.NESTED)
     else:

@@ -12,6 +12,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -48,7 +49,8 @@ def read_text(path: Path) -> str:
     if path.exists() and not path.is_file():  # to read a pipe would never end
         raise DatasetError(f"{path} is no file; expected annotations")
     try:
-        return path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")  # a third of the time of read_text
+        return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
     except UnicodeDecodeError as e:
         kind = describe_bytes(e.object[:_TAIL_BYTES])
         looks = f": it looks like {kind}" if kind else "; expected annotations, saved as UTF-8"
@@ -134,6 +136,7 @@ _HEAD_BYTES, _TAIL_BYTES = 132, 64 * 1024
 _LONGEST_LINK = 1_000  # bytes
 _LATE_EXIF = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 THREADS = 8
+_AT_ONCE = 16  # images: handing each to a thread alone takes as long as looking at it
 # What files begin with that Pillow does not open, and what turns them into images.
 _FORMATS = {
     rb".{128}DICM": "DICOM; save one window of values for all, as 8 bit (pydicom)",
@@ -227,7 +230,8 @@ def probe_images(paths: Sequence[str]) -> list[ImageProbe]:
     """:func:`probe_image` of every path, in threads; the order is kept."""
     with warnings.catch_warnings(), ThreadPoolExecutor(THREADS) as pool:
         warnings.simplefilter("ignore")  # PIL's remarks on odd but readable metadata
-        return list(pool.map(probe_image, paths))
+        parts = [paths[k : k + _AT_ONCE] for k in range(0, len(paths), _AT_ONCE)]
+        return [*chain.from_iterable(pool.map(lambda part: [*map(probe_image, part)], parts))]
 
 
 def probe_image(path: str) -> ImageProbe:

@@ -106,7 +106,8 @@ def _screen(
     except OverflowError:  # a whole number that no float can hold
         return
     points = values.reshape(-1, 2)
-    if relative.any():
+    is_relative = bool(relative.any())
+    if is_relative:
         points = points * np.repeat(np.where(relative[:, None], limits, 1.0), counts, axis=0)
     ends = np.cumsum(counts) - 1
     starts = np.append(0, ends[:-1] + 1)
@@ -124,13 +125,12 @@ def _screen(
     result.sound[chosen] = sound
     result.areas[chosen] = np.where(sound, doubled / 2, 0)
     result.boxes[chosen] = np.concatenate([low, high], axis=1)
-    for k, polygon, is_sound, begin, end in zip(
-        *(chosen.tolist(), flat, sound.tolist(), starts.tolist(), (ends + 1).tolist()), strict=True
-    ):
+    # Floats, since detectron2's transforms would write scaled ones into integer arrays.
+    is_done = not is_relative and _FLOAT.issuperset(map(type, chain.from_iterable(flat)))
+    rows = zip(chosen.tolist(), flat, sound.tolist(), starts.tolist(), ends.tolist(), strict=True)
+    for k, polygon, is_sound, first, last in rows:
         if is_sound:
-            # Floats, since detectron2's transforms would write scaled ones into integer arrays.
-            is_done = not relative.any() and _FLOAT.issuperset(map(type, polygon))
-            result.polygons[k] = polygon if is_done else points[begin:end].reshape(-1).tolist()
+            result.polygons[k] = polygon if is_done else points[first : last + 1].ravel().tolist()
 
 
 def clean_polygons(
