@@ -10,14 +10,15 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from transfer_maskrcnn.data.formats.files import read_json
-from transfer_maskrcnn.data.formats.foreign import describe
+from transfer_maskrcnn.data.formats.files import IMAGE_SUFFIXES, read_json
+from transfer_maskrcnn.data.formats.foreign import describe, describe_bytes
 from transfer_maskrcnn.data.formats.labelme_via import parse_label
 from transfer_maskrcnn.data.formats.mask_files import find_masks
 from transfer_maskrcnn.data.formats.yolo import label_path, read_yaml
@@ -37,6 +38,7 @@ _MASK_WORDS = re.compile(r"mask|seg|label|annot|gt|truth|inst|target", re.IGNORE
 _INSTANCES = re.compile(r"object|inst", re.IGNORECASE)
 _LOOKED_AT = 3  # json files with the name of an image: of which kind one is, all are
 _MOST = 200  # other json files that are opened
+_BEGINNING = 65_536  # bytes of a file of another tool
 _GREYS = 64  # a photograph in grey has more values than this
 _ANY_CLASS = "object"
 _EXPECTED = """
@@ -396,12 +398,23 @@ def _alike_classes(found: list[Found]) -> list[Found]:
 
 def _nothing(path: Path, tree: Tree) -> str:
     """What lies in a path that holds no dataset."""
-    seen = tree.broken | tree.unread
-    if path.is_file():
-        return f"{seen.get(path, f'{path} is no file of a dataset')}.{_EXPECTED}"
-    suffixes = Counter(
-        Path(name).suffix.lower() or name for names in tree.files.values() for name in names
-    )
-    there = few([f"{count:,} {suffix}" for suffix, count in suffixes.most_common()], 6)
-    told = "".join([f"\n  {what}" for what in seen.values()][:3])
-    return f"{path} holds no dataset, but {there or 'nothing'}.{told}{_EXPECTED}"
+    files = [folder / name for folder, names in tree.files.items() for name in names]
+    files = [path] if path.is_file() else files
+    first = {file.suffix.lower(): file for file in reversed(files)}
+    seen = {file: what for file in first.values() if (what := _begins(file))}
+    seen |= {file: what for file, what in (tree.broken | tree.unread).items() if file in files}
+    told = "".join(f"\n  {what}" for what in list(seen.values())[:3])
+    counts = Counter(file.suffix.lower() or file.name for file in files).most_common()
+    there = few([f"{count:,} {suffix}" for suffix, count in counts], 6) or "nothing"
+    is_no = "is no dataset" if path.is_file() else f"holds no dataset, but {there}"
+    return f"{path} {is_no}.{told}{_EXPECTED}"
+
+
+def _begins(file: Path) -> str:
+    """What a file of another tool is, by how it begins."""
+    if not file.is_file() or file.suffix.lower() in (*IMAGE_SUFFIXES, *YAML_SUFFIXES, ".json"):
+        return ""
+    with suppress(OSError), file.open("rb") as opened:
+        what = describe_bytes(opened.read(_BEGINNING))
+        return f"{file} is {what}" if what else ""
+    return ""
