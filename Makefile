@@ -38,7 +38,7 @@ test-all: lint
 	$(pytest) -m "not faults" $(PYTEST_ARGS)
 
 test-faults: setup
-	$(pytest) -m faults tests/faults $(PYTEST_ARGS)
+	$(pytest) -m faults $(PYTEST_ARGS)
 
 peers: setup
 	@VENV='$(VENV)' bash requirements/peers.sh

@@ -15,8 +15,12 @@ from transfer_maskrcnn.errors import TransferError
 from transfer_maskrcnn.surgery.load import load_weights
 from transfer_maskrcnn.surgery.plan import plan_transfer
 
-# 200 of each of the eleven files
-SAMPLES = int(os.environ.get("TRANSFER_FUZZ", "2200"))
+# 200 of each of the eleven files; with `make test-faults`, others beside them
+SAMPLES = 2200
+SEEDS = [
+    7,
+    pytest.param(100 + int(os.environ.get("TRANSFER_FAULT_SEED", "1")), marks=pytest.mark.faults),
+]
 RNG = np.random.default_rng(0)
 STATE = {
     "backbone.res2.0.conv1.weight": torch.arange(1200.0).reshape(400, 3),
@@ -72,11 +76,12 @@ def mutated(content: bytes, chance: random.Random) -> bytes:
     return bytes(data)
 
 
-def test_mutated_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("seed", SEEDS)
+def test_mutated_files(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = tmp_path / "made"
     made.mkdir()
     monkeypatch.chdir(tmp_path)
-    chance = random.Random(7)
+    chance = random.Random(seed)
     files = originals(made)
     outcomes = {"read": 0, "refused": 0}
     for i in range(SAMPLES):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -127,7 +128,12 @@ MAKERS = {f.__name__: f for f in (coco, via, labelme, yolo, png_masks, catalog)}
 
 # ---------------------------------------------------------------------------- the tests
 
-SEEDS = [range(100), pytest.param(range(100, 300), marks=pytest.mark.slow)]
+_LATER = 1000 * int(os.environ.get("TRANSFER_FAULT_SEED", "1"))
+SEEDS = [
+    range(100),
+    pytest.param(range(100, 300), marks=pytest.mark.slow),
+    pytest.param(range(_LATER, _LATER + 600), marks=pytest.mark.faults),
+]
 
 
 def make(folder: Path, name: str) -> dict[str, Any]:
