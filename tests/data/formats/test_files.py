@@ -37,9 +37,9 @@ def test_annotations_missing(name: str, tmp_path: Path) -> None:
         FORMATS[name](missing, tmp_path)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", sorted(FORMATS.keys() - {"yolo"}))  # which takes both
 def test_annotations_of_the_wrong_sort(name: str, tmp_path: Path) -> None:
-    is_file = name in ("coco", "via", "yolo")
+    is_file = name in ("coco", "via")
     path = tmp_path if is_file else tmp_path / "a.json"
     if not is_file:
         path.write_text("{}")

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Literal
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from transfer_maskrcnn.errors import DatasetError, nearest
-from transfer_maskrcnn.text import few, plural
+from transfer_maskrcnn.text import few, plural, shorten
 
 from .base import Reason
 from .foreign import describe, describe_bytes
@@ -42,7 +42,8 @@ def existing(path: str | Path, what: str, kind: Literal["file", "folder"]) -> Pa
     if found == kind:
         return path
     state = f"is a {found}" if found else "does not exist"
-    raise DatasetError(f"{what} {path} {state}; expected a {kind}. {_ADVICE}")
+    shown = shorten(str(path), 400)
+    raise DatasetError(f"{what} {shown} {state}; expected a {kind}. {_ADVICE}")
 
 
 def read_text(path: Path) -> str:
