@@ -105,6 +105,9 @@ def coco_official(d: Path) -> None:
     for part in ("train2017", "val2017"):
         picture(d / part / "1.jpg", d / part / "2.jpg")
         coco(d / f"annotations/instances_{part}.json", "1.jpg", "2.jpg")
+        drawn = json.loads((d / f"annotations/instances_{part}.json").read_text())
+        drawn["annotations"] = [{**a, "keypoints": [1, 1, 2]} for a in drawn["annotations"]]
+        text(d / f"annotations/person_keypoints_{part}.json", drawn)
         captions = {"images": [], "annotations": [{"image_id": 1, "caption": "a cat"}]}
         text(d / f"annotations/captions_{part}.json", captions)
 
@@ -207,9 +210,26 @@ def masks_beside_photographs(d: Path) -> None:
 
 
 def cityscapes(d: Path) -> None:
+    """With the masks of other kinds that come in the same zip."""
     for part in ("train", "val"):
-        picture(*(d / "leftImg8bit" / part / "bonn" / f"{k}_leftImg8bit.png" for k in "ab"))
-        mask(*(d / "gtFine" / part / "bonn" / f"{k}_gtFine_instanceIds.png" for k in "ab"))
+        for name in ("bonn_000000_000019", "bonn_000001_000019"):
+            picture(d / "leftImg8bit" / part / "bonn" / f"{name}_leftImg8bit.png")
+            start = d / "gtFine" / part / "bonn" / f"{name}_gtFine"
+            mask(*(start.with_name(f"{start.name}_{kind}.png") for kind in ("color", "labelIds")))
+            objects = np.zeros((SIDE, SIDE), np.uint16)
+            objects[2:12, 2:12] = 26_001
+            cv2.imwrite(f"{start}_instanceIds.png", objects)
+            text(start.with_name(f"{start.name}_polygons.json"), {"imgHeight": SIDE, "objects": []})
+
+
+def a_folder_of_masks_an_image(d: Path) -> None:
+    picture(d / "photos/a.jpg", d / "photos/b.jpg")
+    mask(*(d / "masks" / name / f"{k}.png" for name in "ab" for k in range(3)))
+
+
+def masks_as_tif(d: Path) -> None:
+    picture(d / "images/a.tif", d / "images/b.tif")
+    mask(d / "masks/a.tif", d / "masks/b.tif")
 
 
 def photographs_alone(d: Path) -> None:
@@ -314,6 +334,8 @@ LAYOUTS: list[tuple[Callable[[Path], None], dict[str, Entry], list[int]]] = [
         },
         [2, 2],
     ),
+    (a_folder_of_masks_an_image, {"cats": ("png_masks", "masks", "photos")}, [2]),
+    (masks_as_tif, {"cats": ("png_masks", "masks", "images")}, [2]),
     (photographs_alone, {"cats": ("labelme", ".", ".")}, [2]),
     (
         pascal_voc,
@@ -461,6 +483,35 @@ def test_a_broken_part_is_told(cats: Path, caplog: pytest.LogCaptureFixture) -> 
     assert "not read" in caplog.text and "train/_annotations.coco.json is not" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("folders", "jsons", "kept"),
+    [  # where images lie, which annotations there are, and how many of these are read
+        (("cam0",), ("cam0", "cam1"), 1),
+        (("val2017",), ("instances_train2017", "instances_val2017"), 1),
+        (("front",), ("front", "back"), 1),
+        (("train",), ("val",), 0),
+        (("cam0", "cam1"), ("cam0", "cam1"), 2),
+        (("images",), ("train", "val"), 2),
+    ],
+)
+def test_images_of_another_part_or_set_are_not_taken(
+    cats: Path,
+    folders: tuple[str, ...],
+    jsons: tuple[str, ...],
+    kept: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    picture(*(cats / folder / f"{k}.jpg" for folder in folders for k in "12"))
+    for name in jsons:
+        coco(cats / f"annotations/{name}.json", "1.jpg", "2.jpg")
+    if kept:
+        assert len(catalog_of(cats, split=False).entries) == kept
+        assert caplog.text.count("not there; only") == len(jsons) - kept
+    else:
+        with pytest.raises(DatasetError, match="not there; only"):
+            catalog_of(cats)
+
+
 def test_names(cats: Path, tmp_path: Path) -> None:
     """After the folder; after the one above, where it is a part; never those of another."""
     roboflow_coco(cats)
@@ -472,8 +523,10 @@ def test_names(cats: Path, tmp_path: Path) -> None:
     assert names_of([str(balloon), "kudzu_val", "nothere"])[0] == [*parts, "kudzu_val", "nothere"]
 
 
-def test_what_the_user_says_wins(cats: Path) -> None:
+def test_what_the_user_says_wins(cats: Path, caplog: pytest.LogCaptureFixture) -> None:
     twice_the_same(cats)
+    recognise(cats)
+    assert "not read: labelme" in caplog.text
     names, _ = names_of([str(cats)], "labelme", {"classes": ["cat", "dog"]}, split=False)
     with pytest.raises(DatasetError, match=r"no dataset of format via, but: coco, cats/converted"):
         recognise(cats, "via")

@@ -30,11 +30,12 @@ logger = logging.getLogger(__name__)
 
 YAML_SUFFIXES = (".yaml", ".yml")
 # Where several tell of the same images, the first is taken.
-_ORDER = ("yolo", "coco", "via", "labelme", "samples", "png_masks", "label_files")
-_FORMATS = {"samples": "png_masks", "label_files": "yolo"}
+_ORDER = ("yolo", "coco", "keypoints", "via", "labelme", "samples", "png_masks", "label_files")
+_FORMATS = {"keypoints": "coco", "samples": "png_masks", "label_files": "yolo"}
 _DEEP = ("labelme", "png_masks", "label_files")  # whose loaders read the folders in a folder
 _PACKED = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 _MASK_WORDS = re.compile(r"mask|seg|label|annot|gt|truth|inst|target", re.IGNORECASE)
+_IMAGE_WORDS = re.compile(r"im(a?ge?s?|\d)|photo|input|raw", re.IGNORECASE)
 _INSTANCES = re.compile(r"object|inst", re.IGNORECASE)
 _LOOKED_AT = 3  # json files with the name of an image: of which kind one is, all are
 _MOST = 200  # other json files that are opened
@@ -80,7 +81,7 @@ class Found:
     def format(self) -> str:
         return _FORMATS.get(self.kind, self.kind)
 
-    def about(self, start: Path) -> str:
+    def about(self, start: Path = Path()) -> str:
         """The format, where, and how much of it; paths below ``start`` begin there."""
         where = self.annotations
         where = where.relative_to(start) if where.is_relative_to(start) else where
@@ -88,7 +89,7 @@ class Found:
 
     @property
     def entry(self) -> dict[str, Any]:
-        is_file = self.kind in ("coco", "via")
+        is_file = self.kind in ("coco", "keypoints", "via")
         beside = self.annotations.parent if is_file else self.annotations  # the default
         root = {"image_root": str(self.image_root)} if self.image_root not in (None, beside) else {}
         own = {"format": self.format, "annotations": str(self.annotations)}
@@ -149,13 +150,9 @@ def _yamls(tree: Tree, files: Files) -> Iterator[Found]:
     """Each split of each data.yaml of Ultralytics whose images are there."""
     for folder, names in files.items():
         for path in (folder / name for name in names if Path(name).suffix.lower() in YAML_SUFFIXES):
-            try:
-                config = read_yaml(path)
-            except DatasetError as error:
-                tree.broken[path] = str(error)
-                continue
-            if is_yolo(config):
-                yield from _splits(tree, path, config)
+            with tree.noting(path):
+                if is_yolo(config := read_yaml(path)):
+                    yield from _splits(tree, path, config)
 
 
 def is_yolo(config: Mapping[str, Any]) -> bool:
@@ -201,31 +198,28 @@ def _jsons(tree: Tree, files: Files) -> Iterator[Found]:
         drawn: list[str] = []  # what labelme's call their images
         for name in (*of_images[:_LOOKED_AT], *others[:_MOST]):
             path = folder / name
-            try:
-                data = read_json(path)
-            except DatasetError as error:
-                tree.broken[path] = str(error)
-                continue
-            kind, called, options = kind_of(data)
-            if kind == "labelme":
-                is_there = called and tree.has_image(called[0].replace("\\", "/"))
-                drawn += called if is_there else [name]
-            elif kind:
-                place = path.with_suffix("")
-                root = tree.image_root(called, place)
-                yield Found(
-                    *(kind, path, root, place, tree.part(place), len(called), "image"),
-                    *(root or folder, options),
-                )
-            else:
-                tree.unread[path] = f"{path} is {describe(data)}"
+            with tree.noting(path):
+                kind, called, options = kind_of(data := read_json(path))
+                if kind == "labelme":
+                    is_there = called and tree.has_image(called[0].replace("\\", "/"))
+                    drawn += called if is_there else [name]
+                elif kind:
+                    place = path.with_suffix("")
+                    root = tree.image_root(called, place)
+                    yield Found(
+                        *(kind, path, root, place, tree.part(place), len(called), "image"),
+                        *(root or folder, options),
+                    )
+                else:
+                    tree.unread[path] = f"{path} is {describe(data)}"
         if drawn:
             drawn += of_images[_LOOKED_AT:]
-            root = tree.image_root(drawn, folder)
-            yield Found(
-                *("labelme", folder, root, folder, tree.part(folder), len(drawn), "json file"),
-                root or folder,
-            )
+            with tree.noting(folder):
+                root = tree.image_root(drawn, folder)
+                yield Found(
+                    *("labelme", folder, root, folder, tree.part(folder), len(drawn), "json file"),
+                    root or folder,
+                )
 
 
 def kind_of(data: Any) -> tuple[str, list[str], dict[str, Any]]:
@@ -234,8 +228,9 @@ def kind_of(data: Any) -> tuple[str, list[str], dict[str, Any]]:
         return "", [], {}
     records, annotations = data.get("images"), data.get("annotations")
     if isinstance(records, list) and isinstance(annotations, list):
-        is_coco = all("category_id" in a for a in annotations[:1] if isinstance(a, dict))
-        return "coco" if is_coco else "", _texts(records, "file_name"), {}
+        keys = next((a.keys() for a in annotations if isinstance(a, dict)), {"category_id"})
+        kind = "keypoints" if "keypoints" in keys else "coco" if "category_id" in keys else ""
+        return kind, _texts(records, "file_name"), {}
     if isinstance(data.get("shapes"), list):
         return "labelme", _texts([data], "imagePath"), {}
     entries = data.get("_via_img_metadata", data)
@@ -282,20 +277,23 @@ def _samples(tree: Tree) -> Iterator[Found]:
 def _masks(tree: Tree, done: Sequence[Path]) -> Iterator[Found]:
     """Folders of images with the folders of their masks: images/train and masks/train."""
     folders = [f for f in tree.images if not any(f.is_relative_to(parent) for parent in done)]
-    masks = [folder for folder in folders if _are_masks(tree, folder)]
-    masks.sort(key=lambda folder: not _INSTANCES.search(folder.name))
+    masks = {  # a folder named as an image holds the masks of that one
+        folder: folder.parent if folder != tree.root and tree.has_image(folder.name) else folder
+        for folder in sorted(folders, key=lambda folder: not _INSTANCES.search(folder.name))
+        if _are_masks(tree, folder)
+    }
     beside: dict[tuple[Path, ...], list[Path]] = defaultdict(list)
-    for folder in masks:
+    for folder in dict.fromkeys(masks.values()):
         for key in _neighbourhoods(tree, folder):
             beside[key].append(folder)
     for folder in folders:
         keys = [(folder,), *_neighbourhoods(tree, folder)] if folder not in masks else []
         near = [mask for key in keys for mask in beside.get(key, ())] + [folder] * bool(keys)
-        mask = next((mask for mask in near if _are_of(tree, mask, folder)), None)
-        if mask:
+        counts = ((mask, _masks_of(tree, mask, folder)) for mask in near)
+        mask, count = next(filter(lambda both: both[1], counts), (folder, 0))
+        if count:
             yield Found(
-                *("png_masks", mask, folder, mask, tree.part(mask)),
-                *(len(tree.images[mask]), "mask" if mask != folder else "file", folder),
+                *("png_masks", mask, folder, mask, tree.part(mask), count, "mask", folder),
             )
 
 
@@ -306,12 +304,11 @@ def _neighbourhoods(tree: Tree, folder: Path) -> Iterator[tuple[Path, ...]]:
 
 
 def _are_masks(tree: Tree, folder: Path) -> bool:
-    """By the folder's name, or by how few values the first of its PNGs has."""
-    names = tree.images[folder]
-    own = [name for name in tree.local(folder).parts if not part_of(name)]
-    is_named = bool(own and _MASK_WORDS.search(own[-1]))
-    are_pngs = all(name.lower().endswith(".png") for name in names)
-    return are_pngs and (is_named or _has_few_values(folder / names[0]))
+    """By the last of its folders that says so, or by how few values the first of them has."""
+    for name in reversed(tree.local(folder).parts):
+        if _MASK_WORDS.search(name) or _IMAGE_WORDS.match(name):
+            return bool(_MASK_WORDS.search(name))
+    return _has_few_values(folder / tree.images[folder][0])
 
 
 def _has_few_values(file: Path) -> bool:
@@ -325,17 +322,16 @@ def _has_few_values(file: Path) -> bool:
         return False
 
 
-def _are_of(tree: Tree, masks: Path, images: Path) -> bool:
-    """Whether the loader finds masks of most images of a folder in another, or beside them."""
-    if masks == images and len({name[-4:].lower() for name in tree.images[images]} & {".png"}) == 0:
-        return False
+def _masks_of(tree: Tree, masks: Path, images: Path) -> int:
+    """How many the loader finds in a folder of most images in another, or beside them; else 0."""
     try:
         masked, _ = find_masks(masks, images, None)
     except DatasetError:  # of several kinds, or one sample a folder: the loader says what to state
-        return masks != images
+        return len(tree.images.get(masks, ())) if masks != images else 0
     paired = [files for image, files in masked if files and os.path.isfile(image.file_name)]
-    most = 2 * len(paired) >= min(len(masked), len(tree.images[masks]))
-    return bool(paired) and most and (masks != images or _has_few_values(paired[0][0]))
+    count = sum(map(len, paired))
+    most = 2 * len(paired) >= min(len(masked), len(tree.images.get(masks, masked)))
+    return count if most and count and (masks != images or _has_few_values(paired[0][0])) else 0
 
 
 def _label_files(tree: Tree) -> Iterator[Found]:
@@ -357,8 +353,11 @@ def _chosen(found: Sequence[Found]) -> list[Found]:
     """Without what tells again of the same images; folders in a folder as one dataset."""
     kept: list[Found] = []
     for one in sorted(found, key=lambda one: _ORDER.index(one.kind)):
-        if not any(other.kind != one.kind and _same_images(one, other) for other in kept):
+        other = next((o for o in kept if o.kind != one.kind and _same_images(one, o)), None)
+        if other is None:
             kept.append(one)
+        elif other.format != one.format or one.kind == "keypoints":
+            logger.warning("not read: %s, of the images of: %s", *map(Found.about, (one, other)))
     groups: dict[tuple[Any, ...], list[Found]] = defaultdict(list)
     for number, one in enumerate(kept):
         groups[(one.kind, one.part) if one.kind in _DEEP else (number,)].append(one)

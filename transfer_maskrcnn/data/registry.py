@@ -143,8 +143,8 @@ def make_spec(
         spec = DatasetSpec(
             name=name,
             format=format,
-            annotations=os.fspath(annotations),
-            image_root=None if image_root is None else os.fspath(image_root),
+            annotations=_plain(annotations),
+            image_root=None if image_root is None else _plain(image_root),
             classes=None if classes is None else tuple(classes),
             options=rest,
             **own,
@@ -153,6 +153,13 @@ def make_spec(
         return replace(spec, merge=check_merge(merge, spec.classes))
     except DatasetError as error:
         raise DatasetError(f"dataset {name!r}: {error}") from None
+
+
+def _plain(path: str | os.PathLike[str]) -> str:
+    """Without ``x/..``, as a catalog in another folder has it, unless x is a link."""
+    text = os.fspath(path)
+    plain = os.path.normpath(text)
+    return plain if os.path.realpath(plain) == os.path.realpath(text) else text
 
 
 def _check_options(format: str, options: Mapping[str, Any]) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
 from transfer_maskrcnn.data.formats.files import IMAGE_SUFFIXES, walk
-from transfer_maskrcnn.data.formats.names import parts_of
+from transfer_maskrcnn.data.formats.names import are_parts, parts_of
+from transfer_maskrcnn.errors import DatasetError
+from transfer_maskrcnn.text import listed
 
 _PARTS = {
     "train": ("train", "training", "trainval"),
@@ -40,7 +43,7 @@ class Tree:
 
     Attributes:
         files: of each folder with files, their names, sorted.
-        broken: json and yaml files that cannot be read, and why.
+        broken: json and yaml files that cannot be used, and why.
         unread: json files that are no dataset, and what they are instead.
     """
 
@@ -71,6 +74,14 @@ class Tree:
                 found[_stem(name)].append(folder)
         return found
 
+    @contextmanager
+    def noting(self, path: Path) -> Iterator[None]:
+        """What is wrong with a file or folder goes into ``broken``."""
+        try:
+            yield
+        except DatasetError as error:
+            self.broken[path] = str(error)
+
     def has_image(self, name: str) -> bool:
         """Whether an image has this name, with any suffix, in any folder."""
         return _stem(name) in self._folders_of
@@ -94,6 +105,7 @@ class Tree:
         votes: Counter[Path] = Counter()
         sample = [parts_of(name.lower()) for name in stated[:: max(1, len(stated) // _SAMPLE)]]
         called = [parts for parts in sample if parts and self.has_image(parts[-1])]
+        others: set[Path] = set()
         for *folders, name in called:
             fits = [
                 (common_end(folders, [p.lower() for p in self.local(folder).parts]), folder)
@@ -101,6 +113,11 @@ class Tree:
             ]
             best = max(length for length, _ in fits)
             votes.update({[f, *f.parents][length] for length, f in fits if length == best})
+            others.update(f for length, f in fits if not length and self._is_of_another(f, near))
+        votes = Counter({folder: n for folder, n in votes.items() if folder not in others})
+        if others and not votes:
+            there = listed(sorted(str(self.local(folder)) for folder in others))
+            raise DatasetError(f"{near}: its images are not there; only {there} is")
         if not votes:
             return None
 
@@ -111,6 +128,29 @@ class Tree:
         first = max(votes, key=rank)
         is_it = votes[first] >= _ENOUGH * len(called)
         return first if is_it else Path(os.path.commonpath(votes))
+
+    def _is_of_another(self, folder: Path, near: Path) -> bool:
+        """Whether a folder is named for another part or set than annotations that are ``near``."""
+        one, other = (self.local(path).parts for path in (folder, near))
+        apart, own = set(one).difference(other), set(other).difference(one)
+        if any(name.lower() in _names_in(mine) for name in apart for mine in own):
+            return False
+        said = part_of("/".join(apart)), part_of("/".join(own))
+        return (
+            (all(said) and said[0] != said[1])
+            or any(are_parts(a, b) for a in apart for b in own)
+            or any(name.lower() in self._sets for name in apart)
+        )
+
+    @cached_property
+    def _sets(self) -> set[str]:
+        """What json files, but those of images, are called, and the words of that."""
+        names = {n for names in self.files.values() for n in names if n.lower().endswith(".json")}
+        return {part for name in names if not self.has_image(name) for part in _names_in(name[:-5])}
+
+
+def _names_in(text: str) -> set[str]:
+    return {text.lower(), *re.split(r"[\W_]+", text.lower())}
 
 
 def _stem(name: str) -> str:

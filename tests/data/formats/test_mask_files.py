@@ -125,7 +125,8 @@ def test_layouts(load: Any, tmp_path: Path, layout: str) -> None:
     dataset = load(images, masks, annotations, image_root=image_root)
     assert pairs(dataset, tmp_path) == dict(zip(images, expected, strict=True))
     report = dataset.report
-    differs = {Path(p).stem for p in images}.isdisjoint(Path(p).stem for p in masks)
+    named = {name for p in masks for name in (Path(p).stem, Path(p).parent.name)}
+    differs = {Path(p).stem for p in images}.isdisjoint(named)
     assert report.repaired == ({Reason.MASK_NAMED: len(images)} if differs else {})
     assert not report.needs_a_look and not report.doubted
 
@@ -160,8 +161,16 @@ KINDS = ["m/a_labelIds.png", "m/a_instanceIds.png", "m/b_labelIds.png", "m/b_ins
 
 def test_several_kinds_of_masks(load: Any, tmp_path: Path) -> None:
     images = ["i/a.jpg", "i/b.jpg"]
-    with pytest.raises(DatasetError, match=r"_labelIds. State .*mask_suffix: _instanceIds"):
-        load(images, KINDS, "m", image_root="i")
+    with pytest.raises(DatasetError, match=r"_cells, \*_parts\. State .*mask_suffix: _cells"):
+        load(
+            images,
+            [f"n/{k}_{kind}.png" for k in "ab" for kind in ("cells", "parts")],
+            "n",
+            image_root="i",
+        )
+    dataset = load(images, KINDS, "m", image_root="i")
+    assert pairs(dataset, tmp_path) == {"i/a.jpg": [1], "i/b.jpg": [3]}
+    assert dataset.report.doubted == {Reason.MASK_NOT_READ: 2}
     for suffix in ("_instanceIds", "_instanceIds.png", "_inst*"):
         dataset = load(images, KINDS, "m", image_root="i", mask_suffix=suffix)
         assert pairs(dataset, tmp_path) == {"i/a.jpg": [1], "i/b.jpg": [3]}

@@ -26,6 +26,7 @@ _OF_MASKS = (
     *("masks", "mask", "segmentationobject", "segmentationclass", "pedmasks", "gtfine"),
     *("instances", "labels", "annotations", "gt"),
 )
+_OBJECTS = "instanceIds"  # Cityscapes', beside labelIds and color of the same images
 
 
 def find_masks(
@@ -116,7 +117,8 @@ def _by_names(folder: Path, root: Path, mask_suffix: str | None) -> list[Masked]
         image = RawImage(str(path.with_suffix("") if path in lost else path), len(result) + 1)
         image.problem = None if own else Reason.IMAGE_WITHOUT_MASK_FILE
         image.note = f"of the mask {path.name}" if path in lost else hint
-        image.repairs = [(Reason.MASK_NAMED, m.name) for m in own[:1] if m.stem != path.stem]
+        is_named = any(path.stem in (m.stem, m.parent.name) for m in own[:1])
+        image.repairs = [(Reason.MASK_NAMED, m.name) for m in own[:1] if not is_named]
         if path in unread_of:
             image.doubts = [(Reason.MASK_NOT_READ, unread_of[path].name)]
         result.append((image, own))
@@ -143,13 +145,13 @@ def _pair(images: Files, masks: Files, stated: str | None, folder: Path) -> tupl
             found = parts
     if not found:
         return {}, {}
-    best = max(found, key=lambda part: (len(set(found[part].values())), part == "*"))
+    best = max(found, key=lambda p: (_OBJECTS in p, len(set(found[p].values())), p == "*"))
     pairs = found.pop(best)
     known = {*pairs, *pairs.values()}  # beside its mask, an image may look like another's
     rest = {k: {m: i for m, i in more.items() if m not in known} for k, more in found.items()}
     rivals = [k for k in rest if 2 * len(set(rest[k].values())) >= len(set(pairs.values()))]
-    if rivals and best != "*":
-        suffix = min(best, *rivals, key=lambda part: "nst" not in part).partition("*")[2]
+    if rivals and best != "*" and _OBJECTS not in best:
+        suffix = best.partition("*")[2]
         raise DatasetError(
             f"{folder} has masks of several kinds for the same images, named as "
             f"{few([best, *rivals], 6)}. State which part follows the name of the image, as "

@@ -304,7 +304,7 @@ class _Tree:
             return f"it is not in {where}; if it is the image, set image_root to {root}"
         last = _fold(left[-1]) if left else self._own
         if last != self._own and (
-            last in self._known or self._own in self._telling or _are_parts(last, self._own)
+            last in self._known or self._own in self._telling or are_parts(last, self._own)
         ):
             return f"image_root is {self._own}, and the name says {last}"
         if (above or is_loose) and self._place(n) in self._twins:
@@ -351,7 +351,7 @@ def _digits(name: str) -> str:
     return re.sub("[^0-9]", "", name)
 
 
-def _are_parts(one: str, other: str) -> bool:
+def are_parts(one: str, other: str) -> bool:
     """Whether two folders look like parts of one set: cam0 and cam1, train and val."""
     numbered = re.sub("[0-9]+", "#", one) == re.sub("[0-9]+", "#", other)
     return numbered or {one, other} <= _PARTS
