@@ -261,6 +261,6 @@ def test_a_folder_is_recognised_and_declared(run: Run, catalog: Path, tmp_path: 
     status, shown = run("--catalog", tmp_path / "kites.yaml", "kites_val")
     assert status == 0 and "next: python tools/make_config.py --catalog" in shown
     status, shown = run(export / "valid", "--format", "labelme")
-    assert status == 1 and "holds no dataset" in shown
+    assert status == 1 and "has no dataset of format" in shown
     for part in ("train", "val"):
         _forget(f"kites_{part}")

@@ -181,15 +181,17 @@ def _subjects(args: argparse.Namespace, cfg: CfgNode) -> list[Subject]:
 def _tell_next(args: argparse.Namespace, diagnosis: Diagnosis) -> None:
     catalogs = [args.write] if args.write else args.paths
     given = " ".join(f"--catalog {shlex.quote(str(catalog))}" for catalog in catalogs)
-    if not diagnosis.examined:
-        print("next: the same, with what the message asks for: --classes, --attribute, ...")
+    trained_on = [one.name for one in diagnosis.examined if not one.is_validation]
+    if not any(sum(one.dataset.instances) for one in diagnosis.examined):
+        print("next: the same, with what is asked for above: --classes, --attribute, ...")
     elif not args.write and (args.format or _options(args)):
         print("next: the same with --write my.yaml, which keeps what you said of the dataset")
     elif diagnosis.has_errors:
         print("next: mend what is above, or have it mended as far as a program can:")
         print(f"  python tools/check_dataset.py {given} --fix mended")
     else:
-        print(f"next: python tools/make_config.py {given} -o my_config.yaml")
+        chosen = f" --train {trained_on[0]}" if len(trained_on) > 1 else ""  # its val is found
+        print(f"next: python tools/make_config.py {given}{chosen} -o my_config.yaml")
 
 
 def _check_outputs(args: argparse.Namespace) -> None:

@@ -131,8 +131,9 @@ def _whole(spec: DatasetSpec, read: Callable[[DatasetSpec], LoadedDataset]) -> L
     try:
         return read(spec)
     except DatasetError as error:
-        if isinstance(error, UnusableDataset) and spec.hold_out_every is not None:
-            error.report = error.report.part(_owner(_each_nth(spec, error.files), spec.part))
+        if isinstance(error, UnusableDataset) and spec.part is not None:
+            val = _each_nth(spec, error.files) if spec.split is None else set()  # none to draw
+            error.report = error.report.part(_owner(val, spec.part))
         if spec.prepare is None or os.path.exists(spec.annotations):
             raise
         raise DatasetError(f"{error}. To get this dataset: {spec.prepare}") from None

@@ -131,6 +131,37 @@ def test_void(load: Any, masks: list[Mask], instances: int, void: int) -> None:
     assert report.left_out == ({Reason.VOID: void} if void else {})
 
 
+@pytest.mark.parametrize(
+    "masks",
+    [
+        [np.where(blocks(1, 1) > 0, 0, 255).astype(np.uint8)] * 2,  # inverted
+        [np.where(blocks(1, k) > 0, blocks(1, k) - 1, 255).astype(np.uint8) for k in (2, 3)],
+        [palette(np.where(blocks(1, 2) > 0, blocks(1, 2) - 1, 255).astype(np.uint8))] * 2,
+    ],
+)
+def test_background_that_is_not_0(load: Any, masks: list[Mask], tmp_path: Path) -> None:
+    with pytest.raises(
+        DatasetError, match=r"255 covers the border of every image.* is 0 the object"
+    ):
+        load(masks)
+    read = load_png_masks(tmp_path / "masks", tmp_path / "images", pixel_values="instance")
+    assert read.report.instances_kept > 0
+
+
+def test_objects_with_classes_beside_them(tmp_path: Path, make_image: Callable[..., Path]) -> None:
+    """Pascal VOC: an object in two pieces, one that touches another of its class, and void."""
+    objects, classes = blocks(1, 2, 1, 3), blocks(15, 9, 15, 15)
+    objects[14:24, 4:16], classes[14:24, 4:16] = 4, 15
+    classes[4, 4:16] = 255
+    make_image("voc/JPEGImages/a.jpg", HEIGHT, WIDTH)
+    for name, values in (("Object", objects), ("Class", classes)):
+        (tmp_path / f"voc/Segmentation{name}").mkdir()
+        palette(values).save(tmp_path / f"voc/Segmentation{name}/a.png")
+    names = [f"c{k}" for k in range(1, 21)]
+    (record,) = load_png_masks(tmp_path / "voc", classes=names, pixel_values="class").dicts
+    assert [a["category_id"] for a in record["annotations"]] == [14, 8, 14, 14]
+
+
 def test_void_among_classes(load: Any) -> None:
     dataset = load([blocks(1, 2, 255)], classes=["a", "b"], pixel_values="class")
     assert [a["category_id"] for a in dataset.dicts[0]["annotations"]] == [0, 1]

@@ -76,12 +76,12 @@ def load_png_masks(
         classes: class names. Default: ["object"].
         merge: class -> its labels, which stand in its place where classes are counted.
         pixel_values: what the values of an indexed PNG mean. ``instance`` (the default): a number
-            for each instance, all of one class, but for masks in ``SegmentationObject/``, whose
-            class is the value in ``SegmentationClass/`` beside it, where ``classes`` are several.
-            ``class``: k is the k-th class (from 1), a single value the only class, and each
-            connected region of it (8 neighbours) one instance: instances that touch become one,
-            and one that something divides becomes several. Without it, masks that look as if they
-            were of the other kind are counted.
+            for each instance, all of one class. ``class``: k is the k-th class (from 1), a single
+            value the only class, and each connected region of it (8 neighbours) one instance:
+            instances that touch become one, and one that something divides becomes several. In
+            Pascal VOC's ``SegmentationObject/`` each value stays one instance, whose class is that
+            of most of its pixels in ``SegmentationClass/`` beside it. Without it, masks that look
+            as if they were of the other kind are counted.
         mask_suffix: what a mask's name has after its image's ("_mask"); ``*`` stands for anything.
 
     Raises:
@@ -103,7 +103,14 @@ def load_png_masks(
             "one class, or use indexed PNGs of class numbers with pixel_values='class'"
         )
     with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(_read_image, masked, repeat(pixel_values == "class"), repeat(several)))
+        reading = masked, repeat(pixel_values == "class"), repeat(several)
+        frames = Counter(pool.map(_read_image, *reading))
+    if pixel_values is None and len(frames) == 1 and max(frames) > 0:
+        raise DatasetError(
+            f"{folder}: value {max(frames) % _COLOUR} covers the border of every image, and 0 lies "
+            "within: is 0 the object? 0 has to be background: exchange the two values in all masks "
+            "(or state pixel_values='instance' if they are right)"
+        )
     images = [image for image, _ in masked]
     is_semantic = _screen(images) and pixel_values is None and not several
     for instance in (i for image in images for i in image.instances):
@@ -161,9 +168,13 @@ def _name(images: Sequence[RawImage], names: tuple[str, ...], by_class: bool, so
     )
 
 
-def _read_image(masked: Masked, by_class: bool, several: bool) -> None:
-    """Give an image the instances of its mask files, or its problem."""
+def _read_image(masked: Masked, by_class: bool, several: bool) -> int:
+    """Give an image the instances of its mask files, or its problem.
+
+    Returns the value that covers the border of all of them, around 0; else 0.
+    """
     image, masks = masked
+    frames: set[int] = set()
     for path in masks:
         problem = None
         try:
@@ -180,10 +191,34 @@ def _read_image(masked: Masked, by_class: bool, several: bool) -> None:
             continue
         elif flaw:
             image.problem, image.note = flaw, path.name
-            return
+            return 0
         if not several:
             image.stated_size = values.shape[0], values.shape[1]
-        image.instances += _instances(values, image.file_name, path.name, by_class, several)
+        frames.add(_frame(values))
+        classes = _classes_beside(path, values) if by_class else None
+        is_class = by_class and classes is None
+        for instance in _instances(values, image.file_name, path.name, is_class, several):
+            if classes is not None and not instance.problem:
+                shown = Counter(classes[values == int(instance.label or 0)].tolist())
+                del shown[0]
+                instance.label = str(max(shown, key=lambda value: shown[value], default=0))
+            image.instances.append(instance)
+    return frames.pop() if len(frames) == 1 else 0
+
+
+def _classes_beside(path: Path, values: np.ndarray) -> np.ndarray | None:
+    """The mask of classes of one of objects, in Pascal VOC's layout."""
+    beside = path.parent.with_name("SegmentationClass") / path.name
+    if path.parent.name != "SegmentationObject" or not beside.is_file():
+        return None
+    classes = _read_values(beside)
+    return classes if classes.shape == values.shape else None
+
+
+def _frame(values: np.ndarray) -> int:
+    """The value of all pixels at the border, where 0 lies within; else 0."""
+    edge = np.unique(np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]]))
+    return int(edge[0]) if len(edge) == 1 and (values == 0).any() else 0
 
 
 def _instances(
@@ -249,7 +284,7 @@ def _read_values(path: Path) -> np.ndarray:
         values = np.where(alpha > 0, values, 0)
     void = values == _VOID
     objects = (values != 0) & ~void
-    if mode != "P" or not void.any() or not objects.any():
+    if mode != "P" or not objects.any() or _frame(values) == _VOID or not void.any():
         return values
     _, parts = cv2.connectedComponents(void.astype(np.uint8), connectivity=8)
     near = cv2.dilate(objects.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
