@@ -157,25 +157,27 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
 
 def _subjects(args: argparse.Namespace, cfg: CfgNode) -> list[Subject]:
     """What the command line names or describes; else what the config names."""
-    from transfer_maskrcnn.data.registry import make_spec, register_catalogs
+    from transfer_maskrcnn.data.registry import register_catalogs, register_dataset
     from transfer_maskrcnn.doctor.subject import looks_like_validation, subject_of
 
-    names, described = args.names, []
+    names = args.names
     if args.format and args.annotations:
         path = Path(args.annotations).resolve()
         # valid/_annotations.coco.json: the folder says which set it is.
         name = path.stem if looks_like_validation(path.stem) else f"{path.parent.name}/{path.stem}"
-        spec = make_spec(name, args.format, args.annotations, **_options(args))
-        described = [subject_of(name, spec=spec)]
+        own = register_dataset(
+            name, format=args.format, annotations=args.annotations, **_options(args)
+        )
+        names = [*names, *own]
     elif not names:
         names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
         register_catalogs(cfg.DATASETS.CATALOG)
-    if not (names or described):
+    if not names:
         raise ConfigError(
             "no dataset: name a folder or file, or one that is registered (balloon_train), or use "
             "--catalog my.yaml, or --format, --annotations and --image-root; --help has examples"
         )
-    return [subject_of(name, name in cfg.DATASETS.TEST) for name in names] + described
+    return [subject_of(name, name in cfg.DATASETS.TEST) for name in names]
 
 
 def _tell_next(args: argparse.Namespace, diagnosis: Diagnosis) -> None:

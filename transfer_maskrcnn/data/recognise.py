@@ -12,12 +12,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from transfer_maskrcnn.data.formats.files import IMAGE_SUFFIXES, read_json
+from transfer_maskrcnn.data.formats.base import Reason
+from transfer_maskrcnn.data.formats.files import IMAGE_SUFFIXES, probe_image, read_json
 from transfer_maskrcnn.data.formats.foreign import describe, describe_bytes
 from transfer_maskrcnn.data.formats.labelme_via import parse_label
 from transfer_maskrcnn.data.formats.mask_files import find_masks
@@ -33,7 +35,6 @@ YAML_SUFFIXES = (".yaml", ".yml")
 _ORDER = ("yolo", "coco", "keypoints", "via", "labelme", "samples", "png_masks", "label_files")
 _FORMATS = {"keypoints": "coco", "samples": "png_masks", "label_files": "yolo"}
 _DEEP = ("labelme", "png_masks", "label_files")  # whose loaders read the folders in a folder
-_PACKED = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 _MASK_WORDS = re.compile(r"mask|seg|label|annot|gt|truth|inst|target", re.IGNORECASE)
 _IMAGE_WORDS = re.compile(r"im(a?ge?s?|\d)|photo|input|raw", re.IGNORECASE)
 _INSTANCES = re.compile(r"object|inst", re.IGNORECASE)
@@ -111,10 +112,9 @@ def recognise(path: str | os.PathLike[str], format: str | None = None) -> list[F
     path = Path(path)
     if not path.exists():
         raise DatasetError(f"{path} does not exist; expected a folder or file of a dataset")
-    if path.is_file() and path.suffix.lower() in _PACKED:
-        raise DatasetError(f"{path} is packed; unpack it, and name the folder")
     tree = Tree(path if path.is_dir() else path.parent)
-    every = list(_in_folder(tree) if path.is_dir() else _of_file(tree, path))
+    of_folder = _yamls(tree, tree.files), _jsons(tree, tree.files), _masks(tree), _label_files(tree)
+    every = list(chain(*of_folder) if path.is_dir() else _of_file(tree, path))
     found = _chosen([one for one in every if format in (None, one.format)])
     if not found and every:
         there = few([one.about(path.parent) for one in every], 4)
@@ -123,17 +123,8 @@ def recognise(path: str | os.PathLike[str], format: str | None = None) -> list[F
         raise DatasetError(_nothing(path, tree))
     for problem in tree.broken.values():
         logger.warning("not read: %s", problem)
-    found.sort(key=lambda one: str(one.place))
-    return sorted(found, key=lambda one: ("train", "", "val", "test").index(one.part))
-
-
-def _in_folder(tree: Tree) -> Iterator[Found]:
-    yield from _yamls(tree, tree.files)
-    yield from _jsons(tree, tree.files)
-    samples = list(_samples(tree))
-    yield from samples
-    yield from _masks(tree, [one.covers for one in samples])
-    yield from _label_files(tree)
+    order = ("train", "", "val", "test")
+    return sorted(found, key=lambda one: (order.index(one.part), str(one.place)))
 
 
 def _of_file(tree: Tree, path: Path) -> Iterator[Found]:
@@ -245,11 +236,9 @@ def _texts(records: Sequence[Any], key: str) -> list[str]:
 
 def _via_classes(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The one class of all regions, where they have no attribute, or several that say the same."""
-    found = [entry["regions"] for entry in entries]
-    lists = [list(own.values()) if isinstance(own, dict) else own for own in found]
-    regions = [r for own in lists if isinstance(own, list) for r in own]
-    stated = [r.get("region_attributes") if isinstance(r, dict) else None for r in regions]
-    said = [own for own in stated if isinstance(own, dict)]
+    lists = [list(own.values()) if isinstance(own := e["regions"], dict) else own for e in entries]
+    regions = [r for own in lists if isinstance(own, list) for r in own if isinstance(r, dict)]
+    said = [own for r in regions if isinstance(own := r.get("region_attributes"), dict)]
     labels = {parse_label(value) for own in said for value in own.values()} - {""}
     if len(labels) > 1 or len({name for own in said for name in own}) == 1:
         return {}
@@ -274,9 +263,10 @@ def _samples(tree: Tree) -> Iterator[Found]:
         )
 
 
-def _masks(tree: Tree, done: Sequence[Path]) -> Iterator[Found]:
-    """Folders of images with the folders of their masks: images/train and masks/train."""
-    folders = [f for f in tree.images if not any(f.is_relative_to(parent) for parent in done)]
+def _masks(tree: Tree) -> Iterator[Found]:
+    """Samples; folders of images with the folders of their masks: images/train, masks/train."""
+    yield from (samples := list(_samples(tree)))
+    folders = [f for f in tree.images if not any(f.is_relative_to(one.covers) for one in samples)]
     masks = {  # a folder named as an image holds the masks of that one
         folder: folder.parent if folder != tree.root and tree.has_image(folder.name) else folder
         for folder in sorted(folders, key=lambda folder: not _INSTANCES.search(folder.name))
@@ -413,7 +403,9 @@ def _begins(file: Path) -> str:
     """What a file of another tool is, by how it begins."""
     if not file.is_file() or file.suffix.lower() in (*IMAGE_SUFFIXES, *YAML_SUFFIXES, ".json"):
         return ""
+    what = ""
     with suppress(OSError), file.open("rb") as opened:
         what = describe_bytes(opened.read(_BEGINNING))
-        return f"{file} is {what}" if what else ""
-    return ""
+    probe = probe_image(str(file))
+    what = what or (probe.note if probe.problem is Reason.IMAGE_FORMAT else "")
+    return f"{file} is {what}" if what else ""

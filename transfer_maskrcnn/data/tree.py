@@ -99,35 +99,33 @@ class Tree:
 
         Args:
             stated: what they are called, perhaps with folders.
-            near: of several such folders the one that is of the same part and nearest. Where none
-                has most of the images, it is the folder above those that have some.
+            near: the annotations, or what they are called without suffix. Folders that are named
+                for another part or set are not theirs; of several the nearest is. Where none has
+                most of the images, it is the folder above those that have some.
+
+        Raises:
+            DatasetError: there are only folders of another part or set.
         """
         votes: Counter[Path] = Counter()
         sample = [parts_of(name.lower()) for name in stated[:: max(1, len(stated) // _SAMPLE)]]
         called = [parts for parts in sample if parts and self.has_image(parts[-1])]
-        others: set[Path] = set()
         for *folders, name in called:
-            fits = [
-                (common_end(folders, [p.lower() for p in self.local(folder).parts]), folder)
-                for folder in self._folders_of[_stem(name)]
-            ]
-            best = max(length for length, _ in fits)
-            votes.update({[f, *f.parents][length] for length, f in fits if length == best})
-            others.update(f for length, f in fits if not length and self._is_of_another(f, near))
-        votes = Counter({folder: n for folder, n in votes.items() if folder not in others})
-        if others and not votes:
-            there = listed(sorted(str(self.local(folder)) for folder in others))
-            raise DatasetError(f"{near}: its images are not there; only {there} is")
+            fits = {}
+            for folder in self._folders_of[_stem(name)]:
+                upwards = [part.lower() for part in reversed(self.local(folder).parts)]
+                agreeing = os.path.commonprefix([folders[::-1], upwards])  # noqa: RUF071 - of parts
+                fits[folder] = len(agreeing)
+            best = max(fits.values())
+            votes.update({[f, *f.parents][n] for f, n in fits.items() if n == best})
         if not votes:
             return None
-
-        def rank(folder: Path) -> tuple[int, bool, int]:
-            alike = part_of(self.local(folder)) == part_of(self.local(near))
-            return votes[folder], alike, len(Path(os.path.commonpath([folder, near])).parts)
-
-        first = max(votes, key=rank)
+        own = [folder for folder in votes if not self._is_of_another(folder, near)]
+        if not own:
+            there = listed(sorted(str(self.local(folder)) for folder in votes))
+            raise DatasetError(f"{near}: its images are not there; only {there} is")
+        first = max(own, key=lambda f: (votes[f], len(os.path.commonpath([f, near]))))
         is_it = votes[first] >= _ENOUGH * len(called)
-        return first if is_it else Path(os.path.commonpath(votes))
+        return first if is_it else Path(os.path.commonpath(own))
 
     def _is_of_another(self, folder: Path, near: Path) -> bool:
         """Whether a folder is named for another part or set than annotations that are ``near``."""
@@ -155,9 +153,3 @@ def _names_in(text: str) -> set[str]:
 
 def _stem(name: str) -> str:
     return os.path.splitext(name)[0].lower()
-
-
-def common_end(one: Sequence[str], other: Sequence[str]) -> int:
-    """How many of the last items of two sequences are the same."""
-    pairs = zip(reversed(one), reversed(other), strict=False)
-    return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

@@ -7,7 +7,6 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from itertools import takewhile
 from pathlib import Path
 
 from transfer_maskrcnn.errors import DatasetError
@@ -172,8 +171,11 @@ def _variants(images: Files, masks: Files) -> Iterator[tuple[Files, Files]]:
     yield images, masks
     names = [key.rpartition("/")[2] for key in images]
     if len(names) > 1:
-        tail = _beginning([name[::-1] for name in names])[::-1]
-        head = _beginning(names).rstrip("0123456789")
+        tail, head = (
+            os.path.commonprefix([name[::step] for name in names])[::step]  # noqa: RUF071 - letters
+            for step in (-1, 1)
+        )
+        head = head.rstrip("0123456789")
         if any(_glued(head, name[len(head) :]) for name in names):
             head = head[: len(head) - len(re.split(r"[^0-9A-Za-z]", head)[-1])]
         tails = [tail[match.start() :] for match in re.finditer(r"[^0-9A-Za-z]", tail)]
@@ -186,13 +188,6 @@ def _variants(images: Files, masks: Files) -> Iterator[tuple[Files, Files]]:
                 yield cut, masks
     if any("/" in key for key in images) != any("/" in key for key in masks):
         yield _by_name(images), _by_name(masks)
-
-
-def _beginning(names: Sequence[str]) -> str:
-    """That of all names."""
-    first, last = min(names), max(names)
-    equal = takewhile(lambda both: both[0] == both[1], zip(first, last, strict=False))
-    return "".join(letter for letter, _ in equal)
 
 
 def _without(key: str, before: str, after: str) -> str:
