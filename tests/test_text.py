@@ -50,6 +50,7 @@ def test_few(items: list[str], said: str) -> None:
 def test_quoted_names_are_what_was_written() -> None:
     assert text.quoted(["a b", "it's"]) == "'a b', \"it's\""
     assert text.quoted(["a", "b", "c"], 2) == "'a', 'b', ... (3 names)"
+    assert len(text.quoted(["x" * 200])) == 40
 
 
 @pytest.mark.parametrize(
@@ -83,11 +84,14 @@ def test_shorten_keeps_both_ends(most: int) -> None:
     assert name.startswith(head)
     assert name.endswith(tail)
     assert text.shorten("short", most) == "short"
+    assert 2 * len(text.shorten("雪山" * 9, most).replace("...", "")) <= most - 3
 
 
 def test_wrapped_lines_fit_a_terminal() -> None:
     lines = text.wrapped("word " * 50).splitlines()
     assert max(map(len, lines)) <= 80
+    wide = text.wrapped("雪山。" * 50).splitlines()  # two columns each
+    assert all(len(line.strip()) <= 40 for line in wide) and "".join(wide).count("山") == 50
     assert len(lines) > 1
     assert all(line.startswith("    ") for line in lines[1:])
     assert text.wrapped("a-long-" * 8) == "a-long-" * 8  # paths and options stay in one piece

@@ -37,6 +37,7 @@ BOMB = "a0: &a0 [cat]\n" + "".join(
             {"a": {"format": "coco", "split": "x"}, "b": {"format": "coco", "split": "y"}},
         ),
         ("1: a\n'1': b", {1: "a", "1": "b"}),
+        ("[0x10, -9223372036854775807, 1:30]", [16, -9223372036854775807, 90]),
     ],
 )
 def test_plain_values(text: str, value: Any) -> None:
@@ -51,6 +52,9 @@ def test_plain_values(text: str, value: Any) -> None:
         # what PyYAML answers with a KeyError, IndexError, AttributeError, ValueError and TypeError
         *((f"a: {tag}", "", "") for tag in ("!!bool x", '!!int ""', "!!timestamp x")),
         *((f"a: {value}", "", "") for value in ("2024-13-45", "9" * 5000)),
+        # whole numbers that nothing holds: hexadecimal, binary, of base 60, and just one too many
+        *((f"a: {n}", "line 1, column 4", "64 bits") for n in ("0x" + "f" * 5000, "1" + ":0" * 50)),
+        *((f"a: {n}", "", "64 bits") for n in ("0b" + "1" * 65, "9223372036854775808")),
         ("? {a: 1}\n: 2", "", "unhashable"),
         ("a: 1\nb: 2\n'a': 3", "line 3, column 1", "the key 'a' is there twice"),
         ("[" * 100_000, "line 1, column 51", "nested deeper"),

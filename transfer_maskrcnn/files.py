@@ -27,7 +27,7 @@ from transfer_maskrcnn.errors import DatasetError, TransferError
 T = TypeVar("T")
 _DEPTH = 50  # no file that is written by hand comes near
 _UNFOLDED = 100_000  # values that aliases may stand for, all together
-
+_BITS, _DIGITS = 64, 100  # of a whole number, sign included; binary ones have underscores
 
 _HOST = re.sub(r"[^\w-]", "-", platform.node())[:32] or "host"
 # What safetensors and torch say of a disk that takes no more; neither raises an OSError.
@@ -212,7 +212,8 @@ def parse_yaml(text: str, source: str, error: type[TransferError] = DatasetError
 
     Raises:
         error: with line and column, where it is no YAML, a tag asks for a Python object, a key is
-            there twice, values are nested deeper than 50, or aliases unfold to more than 100,000.
+            there twice, a whole number has more than 64 bits, values are nested deeper than 50, or
+            aliases unfold to more than 100,000.
     """
     try:
         return yaml.load(text, _PlainLoader)
@@ -243,6 +244,11 @@ class _PlainLoader(yaml.SafeLoader):
         _refuse(self._unfolded > _UNFOLDED, "aliases that unfold to too many values", event)
         return node
 
+    def construct_yaml_int(self, node: Any) -> Any:
+        value = super().construct_yaml_int(node) if len(node.value) <= _DIGITS else None
+        _refuse(value is None or value.bit_length() >= _BITS, "a number of over 64 bits", node)
+        return value
+
     def compose_mapping_node(self, anchor: Any) -> Any:
         node = super().compose_mapping_node(anchor)
         seen: set[Hashable] = set()
@@ -251,6 +257,10 @@ class _PlainLoader(yaml.SafeLoader):
             _refuse(name in seen, f"the key {key.value!r} is there twice", key)
             seen.add(name)
         return node
+
+
+# The constructors of the base class are its own functions, by tag.
+_PlainLoader.add_constructor("tag:yaml.org,2002:int", _PlainLoader.construct_yaml_int)
 
 
 def _refuse(wrong: bool, problem: str, at: Any) -> None:

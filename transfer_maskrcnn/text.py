@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import textwrap
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 WIDTH = 80
+_LONG = 40  # columns of a name in a list
 
 
 def plural(number: float, word: str) -> str:
@@ -23,7 +25,7 @@ def few(items: Sequence[str], most: int) -> str:
 
 def quoted(names: Sequence[str], most: int = 8) -> str:
     """``'a', 'b', ... (80 names)``: names as they are written, in a list that fits a sentence."""
-    text = ", ".join(repr(name) for name in names[:most])
+    text = ", ".join(shorten(repr(name), _LONG) for name in names[:most])
     return text if len(names) <= most else f"{text}, ... ({len(names)} names)"
 
 
@@ -40,10 +42,18 @@ def percent(share: float) -> str:
     return f"{math.floor(share * 1000) / 10:.1f} %"
 
 
+def _stretched(text: str) -> str:
+    """``text`` with a NUL behind each character that fills two columns of a terminal, as Chinese
+    ones do: its length is its columns."""
+    return "".join(c + "\0" * (unicodedata.east_asian_width(c) in "WF") for c in text)
+
+
 def shorten(name: str, most: int = 24) -> str:
-    """A long name without its middle."""
-    head = most // 2 - 1
-    return name if len(name) <= most else f"{name[:head]}...{name[-(most - head - 3) :]}"
+    """A name of more than ``most`` columns without its middle."""
+    wide = _stretched(name)
+    head, most = most // 2 - 1, most - ("\0" in wide)  # the cut may halve a character
+    short = f"{wide[:head]}...{wide[-(most - head - 3) :]}"
+    return name if len(wide) <= most else short.replace("\0", "")
 
 
 def printable(value: Any) -> Any:
@@ -61,7 +71,18 @@ def printable(value: Any) -> Any:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in value)
 
 
-def wrapped(text: str, indent: str = "    ") -> str:
-    """``text`` in lines of at most 80 columns, continued with ``indent``."""
-    lines = textwrap.wrap(text, WIDTH, subsequent_indent=indent, break_on_hyphens=False)
-    return "\n".join(lines)
+def wrapped(text: str, indent: str = "    ", first: str = "", whole: bool = False) -> str:
+    """``text`` in lines of at most 80 columns, continued with ``indent`` after ``first``.
+
+    ``whole``: a longer word, as a path, stays in one piece, for whoever copies it.
+    """
+    wide = _stretched(text)
+    lines = textwrap.wrap(
+        wide,
+        WIDTH - ("\0" in wide),  # a break may halve a character
+        initial_indent=first,
+        subsequent_indent=indent,
+        break_long_words=not whole,
+        break_on_hyphens=False,
+    )
+    return "\n".join(lines).replace("\0", "")

@@ -122,7 +122,7 @@ def test_a_converted_copy_holds_every_instance(
 ) -> None:
     out = tmp_path / "copy"
     status, shown = run("--catalog", catalog, f"{tmp_path.name}_val", "--convert", format, out)
-    assert status == 0 and "12 images and 12 instances written" in shown
+    assert status == 0 and "12 images, 12 instances, written" in shown
     status, shown = run("--catalog", out / "catalog.yaml")
     assert status == 0 and "12 images, 12 instances; kite 12" in shown
     _forget(f"copy_{format}")
@@ -139,7 +139,7 @@ def test_a_converted_part_tells_of_its_own_losses(run: Run, catalog: Path, tmp_p
     for name, images in zip(names, (8, 3), strict=True):
         out = tmp_path / name
         status, shown = run("--catalog", catalog, name, "--convert", "coco", out)
-        assert status == 0 and f"{images} images and {images} instances written" in shown
+        assert status == 0 and f"{images} images, {images} instances, written" in shown
         assert (lost in shown) == (images == 8)
     for name in names:
         _forget(name)

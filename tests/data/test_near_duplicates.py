@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transfer_maskrcnn.data.near_duplicates import SIDE, groups, thumbnail, twins
+from transfer_maskrcnn.data.near_duplicates import LENGTH, SIDE, groups, thumbnail, twins
 
 Thumbs = list[bytes]
+GREY = bytes([128]) * (LENGTH - SIDE * SIDE)  # the end of a thumbnail without a colour
 
 
 def _blotches(seed: int, side: int = SIDE) -> np.ndarray:
@@ -27,15 +28,17 @@ def _family(seed: int, images: int) -> Thumbs:
     for _ in range(images):
         base = _blotches(int(rng.integers(0, images // 2)))
         noisy = base + rng.normal(0, rng.choice([0, 2, 6, 12, 18]), base.shape)
-        found.append(noisy.clip(0, 255).astype(np.uint8).tobytes())
-    return [b"", bytes(SIDE * SIDE), *found, bytes(SIDE * SIDE)]
+        found.append(noisy.clip(0, 255).astype(np.uint8).tobytes() + GREY)
+    return [b"", bytes(LENGTH), *found, bytes(LENGTH)]
 
 
 def _alike(thumbs: Thumbs, others: Thumbs) -> np.ndarray:
     """(N, M): every pair, by the definition."""
 
     def prepared(some: Thumbs) -> tuple[np.ndarray, np.ndarray]:
-        pixels = np.array([np.frombuffer(t or bytes(SIDE**2), np.uint8) for t in some], np.float32)
+        pixels = np.array(
+            [np.frombuffer(t or bytes(LENGTH), np.uint8)[: SIDE**2] for t in some], np.float32
+        )
         clear = pixels.std(axis=1) >= 3
         low = [cv2.dct(p.reshape(SIDE, SIDE))[:8, :8].reshape(-1)[1:] for p in pixels]
         signs = np.where(low > np.median(low, axis=1, keepdims=True), 1, -1) * clear[:, None]
@@ -64,7 +67,7 @@ def test_frames_of_a_still_camera_take_little_time(noise: int) -> None:
     rng = np.random.default_rng(0)
     base = _blotches(1)
     frames = [
-        (base + rng.normal(0, noise, base.shape)).clip(0, 255).astype(np.uint8).tobytes()
+        (base + rng.normal(0, noise, base.shape)).clip(0, 255).astype(np.uint8).tobytes() + GREY
         for _ in range(1500)
     ]
     start = time.process_time()
@@ -99,6 +102,19 @@ def test_groups(tmp_path: Path) -> None:
     found = groups(files)
     assert found == [0, *[1] * 10, 11, 12, 13, 13, 15, 0]
     assert groups([]) == [] and twins([]) == {}
+
+
+def test_other_colours_are_another_picture(tmp_path: Path) -> None:
+    """A thing of another colour and the same grey; the same one, compressed and darker."""
+    scene = np.repeat(_blotches(1, 96)[..., None] / 2 + 40, 3, axis=2)
+    pictures = [scene + 0, scene + 0, scene + 0]
+    for image, tint in zip(pictures, ((60, -60, 0), (-60, 0, 60), (60, -60, 0)), strict=True):
+        image[30:60, 30:60] += tint
+    pictures[2] -= 15
+    files = [str(tmp_path / f"{k}.jpg") for k in range(3)]
+    for file, image in zip(files, pictures, strict=True):
+        Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(file, quality=60)
+    assert twins([thumbnail(file) for file in files]) == {2: 0}
 
 
 def test_what_cannot_be_read_has_no_thumbnail(tmp_path: Path) -> None:

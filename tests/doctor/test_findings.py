@@ -137,7 +137,8 @@ def test_places_in_words(place: Place, where: str) -> None:
         ("image_missing", {}, ""),
         ("tiny", {"pixels": 1, "after": 0.84}, "1 pixel, 0.8 after resizing"),
         ("image_size", {"note": "annotated as 9x7"}, "annotated as 9x7"),
-        ("same_image_across", {"looks_like": "b.png"}, "looks the same as b.png"),
+        ("area_wrong", {"note": "area 7"}, "area 7"),  # of the loader; of the doctor
+        ("area_wrong", {"stated": 7.0, "area": 99.5}, "area 7, the mask has 99.5"),
     ],
 )
 def test_what_was_seen_in_words(kind: str, seen: dict[str, object], note: str) -> None:
@@ -166,6 +167,14 @@ def test_a_finding_in_words() -> None:
 def test_verdict(severities: str, sentence: str) -> None:
     names = {"e": "error", "w": "warning", "n": "note"}
     found = [
-        {"severity": names[s], "count": 7, "what": f"bad {i}"} for i, s in enumerate(severities)
+        {"severity": names[s], "count": 7, "what": f"bad {i}", "dataset": "a"}
+        for i, s in enumerate(severities)
     ]
     assert verdict(found) == sentence
+
+
+def test_of_several_sets_the_verdict_names_them() -> None:
+    found = [
+        {"severity": "error", "count": 2, "what": "bad", "dataset": name} for name in ("a", "b")
+    ]
+    assert verdict(found) == "2 errors: a: 2 bad; b: 2 bad."

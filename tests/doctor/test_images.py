@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from transfer_maskrcnn.data.near_duplicates import LENGTH
 from transfer_maskrcnn.doctor import images
 from transfer_maskrcnn.doctor.images import image_facts, look_at_images
 from transfer_maskrcnn.errors import DatasetError
@@ -45,7 +46,7 @@ def test_processes_find_what_one_finds_in_the_same_order(records, monkeypatch) -
     single = look_at_images("toy", records, [1.0] * 40, _mapper)
     assert [faults for _, faults in parallel] == [faults for _, faults in single]
     assert [facts.digest for facts, _ in parallel] == [facts.digest for facts, _ in single]
-    assert [kind for kind, *_ in parallel[7][1]] == ["tiny", "box_off"]
+    assert [kind for kind, *_ in parallel[7][1]] == ["tiny", "box_apart"]
     failed = [i for i, (facts, _) in enumerate(parallel) if facts.failure]
     assert failed == [5, 15, 25, 35]
     message = parallel[5][0].failure
@@ -83,7 +84,7 @@ def test_kinds_of_pixels(mode: str, tmp_path: Path) -> None:
     image = Image.fromarray(picture(1)).convert(mode)
     facts = image_facts(_save(tmp_path / "a.png", image), lambda record: None)
     assert (facts.pixels, facts.transparent) == PIXELS[mode]
-    assert facts.failure == "" and facts.orientation == 1 and len(facts.thumb) == 32 * 32
+    assert facts.failure == "" and facts.orientation == 1 and len(facts.thumb) == LENGTH
 
 
 @pytest.mark.parametrize(

@@ -294,6 +294,7 @@ def test_via_regions_without_a_label(train: Planted, diagnose: Callable[..., Dia
 
 # What the tests of other files, or the one above, plant.
 ELSEWHERE = {
+    "box_apart",
     *("labels_without_image", "image_without_json", *MASKS),
     *("no_label", "other_shape", "image_without_labels", "shared_labels", "other_json"),
     *("ignored_label", "third_coordinate", "image_in_json", *LINES),

@@ -283,6 +283,13 @@ def _pairs(polygon: list[float]) -> list[list[float]]:
     return [list(pair) for pair in zip(polygon[::2], polygon[1::2], strict=True)]
 
 
+def _box_masks(train: Planted, val: Planted) -> None:
+    for one in train.annotations:
+        x, y, width, height = one["bbox"]
+        corners = [x, y, x + width, y, x + width, y + height, x, y + height]
+        one |= {"segmentation": [corners], "area": width * height}
+
+
 STAR = [30.0, 10.0, 60.0, 50.0, 20.0, 25.0, 64.0, 25.0, 25.0, 50.0]
 SPOT = blob(46, 30)
 NEAR = [value + 0.3 for value in SPOT]
@@ -393,6 +400,7 @@ FAULTS: dict[str, tuple[Plant, str, tuple[str, ...]]] = {
         "only_boxes",
         ON_IMAGE_2,
     ),
+    "nothing but boxes": (_box_masks, "all_boxes", ON_IMAGE_2),
     "a semantic mask": (
         _polygons(*(blob(x, y, 7) for x in (20, 40, 60) for y in (20, 50))),
         "many_pieces",
@@ -461,6 +469,36 @@ def test_a_planted_fault_is_found_with_its_place(
         for k, drawn in shown["pictures"]:  # of instances that were kept, the ones that are meant
             assert drawn["shapes"] or drawn["width"] is None or one.kind == "empty_images"
             assert one.kind not in ("clipped", "repeated_points") or one.places[k].drawn
+
+
+def test_crowds_are_counted_apart(
+    train: Planted, diagnose: Callable[..., Diagnosis], tmp_path: Path
+) -> None:
+    for one in train.annotations[:2]:
+        one["iscrowd"] = 1
+    (told,) = diagnose(train).as_json()["datasets"]
+    assert told["instances"] == 22 and told["counted"] == "8 images, 22 instances, 2 crowd regions"
+
+
+def test_an_image_that_lost_its_instances_to_errors_is_not_empty(
+    train: Planted, val: Planted, diagnose: Callable[..., Diagnosis]
+) -> None:
+    _no_objects(train, val)
+    for one in train.annotations[:3]:
+        one["segmentation"] = [[1.0, 1.0, 5.0, 5.0]]
+    (found,) = (f for f in diagnose(train).findings if f.kind == "empty_images")
+    assert [Path(place.image).name for place in found.places] == ["003.png"]
+
+
+@pytest.mark.parametrize(("copied", "case"), [(2, "some"), (7, "frames")])
+def test_the_remedy_for_frames_of_one_video_is_another(
+    train: Planted, val: Planted, diagnose: Callable[..., Diagnosis], copied: int, case: str
+) -> None:
+    for number in range(2, 2 + copied):
+        shutil.copy(train.image(1), train.image(number))
+    shutil.copy(train.image(1), val.image(1))
+    (within,) = (f for f in diagnose(train).findings if f.kind == "same_image_in_set")
+    assert within.as_json()["fix"] == advice()["same_image_in_set"]["fix"][case].format()
 
 
 def test_nothing_is_found_where_there_is_no_fault(

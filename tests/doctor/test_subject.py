@@ -80,8 +80,8 @@ def test_dicts_that_another_package_registered(
     diagnosis = examine([subject_of(name)], SETTINGS, mapper_of)
     kinds = {f.kind: f for f in diagnosis.findings}
     if has_classes:
-        assert "box_off" in kinds
-        place = kinds["box_off"].places[0]
+        assert "box_apart" in kinds
+        place = kinds["box_apart"].places[0]
         assert place.file.endswith("002.png") and place.item == "annotation 1"
     else:
         assert "no thing_classes" in kinds["unloadable"].places[0].seen["message"]

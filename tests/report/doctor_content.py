@@ -40,6 +40,7 @@ def doctor_content(tmp_path: Path) -> dict[str, Any]:
         "annotations": "a.json",
         "images": 1,
         "instances": 2,
+        "counted": "1 image, 2 instances, 6 crowd regions",
         "mask_format": "polygon",
         "classes": {"<script>": 2, "b": 0},
         "loader": "1 of 1 images",

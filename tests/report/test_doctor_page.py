@@ -16,7 +16,6 @@ from transfer_maskrcnn.report.doctor_page import (
     CLOSE_COLOURS,
     aspects_picture,
     centres_picture,
-    classes_picture,
     close_tile,
     image_sizes_picture,
     sides_picture,
@@ -111,7 +110,19 @@ def test_everything_is_on_the_page(doctor_content: dict[str, Any], tmp_path: Pat
     assert "AP is capped" in html and "Delete one" in html
     assert html.count("<li>annotations[") == 20 and "and 5 more, which --json lists" in html
     assert "1 more could not be drawn" in html  # the file is not there
-    assert "Instances by class" in html and "800 × 600 (1)" in html
+    assert "2 instances, 6 crowd regions" in html and "800 × 600 (1)" in html
+    assert (
+        html.count("<i style") == 2
+        and '<td class="num">2</td><td><i style="width: 100.0%">' in html
+    )
+
+
+def test_many_classes_are_there_behind_a_click(
+    doctor_content: dict[str, Any], tmp_path: Path
+) -> None:
+    doctor_content["datasets"][0]["classes"] = {f"class{k}": k for k in range(90)}
+    html = write_doctor_page(doctor_content, tmp_path / "x.html").read_text(encoding="utf-8")
+    assert html.count("<i style") == 90 and "66 more classes" in html
 
 
 def test_hostile_names_are_text(doctor_content: dict[str, Any], tmp_path: Path) -> None:
@@ -135,7 +146,6 @@ def test_an_empty_dataset(doctor_content: dict[str, Any], tmp_path: Path) -> Non
 
 
 def test_plots_that_would_say_nothing_are_left_out() -> None:
-    assert classes_picture({"a": 5}) is None
     assert image_sizes_picture([(640, 480, 9)]) is None
     assert sides_picture([]) is None and aspects_picture([]) is None
     assert centres_picture([[0, 0], [0, 0]]) is None
@@ -144,7 +154,6 @@ def test_plots_that_would_say_nothing_are_left_out() -> None:
 @pytest.mark.parametrize(
     "picture",
     [
-        classes_picture({f"$class_{i}": i**3 for i in range(90)}),  # many, and none of one
         image_sizes_picture([(640, 480, 9), (2000, 3000, 1)]),
         sides_picture([0.0, 12.5, 4000.0]),  # a logarithm of 0
         sides_picture([32.0]),

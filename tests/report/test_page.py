@@ -35,6 +35,15 @@ def test_text_is_escaped(tmp_path: Path) -> None:
     assert "<script" not in html
 
 
+def test_nothing_steers_the_reader(tmp_path: Path) -> None:
+    """Codes of a terminal and of the direction are told; words from right to left stay in place."""
+    said = "\x1b[2J\x07 gnp.\u202egpj \u05d0\u05d1 \u05d2: 4 <b>"
+    page = write_page(tmp_path, "run.html", CONTENT | {"sentences": [said], "command": "a\nb"})
+    html = page.read_text(encoding="utf-8")
+    assert "\\x1b[2J\\x07 gnp.\\u202egpj \u2068\u05d0\u05d1 \u05d2\u2069: 4 &lt;b&gt;" in html
+    assert not {"\x1b", "\x07", "\u202e"} & set(html) and "<pre>a\nb</pre>" in html
+
+
 def test_head(tmp_path: Path) -> None:
     html = write_page(tmp_path, "run.html", CONTENT).read_text(encoding="utf-8")
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

@@ -235,10 +235,7 @@ def _convert(subjects: Sequence[Subject], settings: Settings, format: str, outpu
     validation = [name for name, (one, _) in loaded.items() if one.is_validation]
     for name, (folder, notes) in export_sets(format, datasets, validation, output).items():
         one, told = loaded[name]
-        print(
-            f"{name}: {plural(len(one.dataset.dicts), 'image')} and "
-            f"{plural(sum(one.dataset.instances), 'instance')} written to {folder}"
-        )
+        print(f"{name}: {one.counted}, written to {folder}")
         for note in notes:
             print(f"  {note}")
         for lost in worst_first(grouped(name, told, **one.values)):

@@ -1,7 +1,8 @@
 """Images that show the same: copies at another size or compression, frames of a still camera.
 
 A perceptual hash (the signs of the low frequencies of a 32 x 32 cosine transform) proposes pairs,
-and the correlation of the thumbnails decides. A flipped or cropped copy is not found.
+and the correlation of the thumbnails and their colours decide. A flipped or cropped copy is not
+found.
 
 Two hashes that differ in at most 6 of 63 bits agree in one of 7 bands of 9 bits, whichever bits
 they are: each image is compared with those of its bands alone, and only until one is its twin.
@@ -25,6 +26,8 @@ SIDE = 32  # pixels of a thumbnail
 _BITS, _BANDS = 63, 7
 _MOST_BITS = 6  # recompression and resizing flip a few, other pictures about half
 _LEAST_CORRELATION = 0.985
+_CELLS = 8  # each way, of which the colours are compared: means have little noise
+_MOST_TINT = 16  # levels that a channel may stand out more from grey than in the other image
 _LEAST_CONTRAST = 3.0  # standard deviation in grey levels: below it, all pictures look alike
 _AT_ONCE = 32  # thumbnails
 _HASHES_AT_ONCE = 256
@@ -32,13 +35,19 @@ _HASHES_AT_ONCE = 256
 _MOST_COMPARED = 256
 _ONES = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8)
 
+LENGTH = SIDE * SIDE + 3 * _CELLS * _CELLS  # of a thumbnail, in bytes
+
 Integers = NDArray[np.int64]
 
 
 def thumbnail_of(image: NDArray[np.uint8]) -> bytes:
-    """32 x 32 grey bytes, by rows, of an image (channels, height, width)."""
-    small = [cv2.resize(plane, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for plane in image]
-    return np.mean(small, axis=0).astype(np.uint8).tobytes()
+    """32 x 32 grey bytes, by rows, of an image (channels, height, width), and 3 times 8 x 8: how
+    far each of three channels is from grey, 128 where it is grey."""
+    small = np.array([cv2.resize(p, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for p in image])
+    grey = small.mean(axis=0)
+    apart = np.broadcast_to(small[:3] - grey, (3, SIDE, SIDE))
+    cells = apart.reshape(3, _CELLS, SIDE // _CELLS, _CELLS, -1).mean(axis=(2, 4)) / 2 + 128
+    return grey.astype(np.uint8).tobytes() + cells.astype(np.uint8).tobytes()
 
 
 def decoded(image: Image.Image) -> NDArray[np.uint8]:
@@ -110,8 +119,9 @@ class _Prints:
     """
 
     def __init__(self, thumbs: Sequence[bytes]):
-        raw = b"".join(thumb or bytes(SIDE * SIDE) for thumb in thumbs)
-        self._pixels = np.frombuffer(raw, np.uint8).reshape(-1, SIDE * SIDE)
+        raw = b"".join(thumb or bytes(LENGTH) for thumb in thumbs)
+        whole = np.frombuffer(raw, np.uint8).reshape(-1, LENGTH)
+        self._pixels, self._tints = whole[:, : SIDE * SIDE], whole[:, SIDE * SIDE :]
         signs = np.zeros((len(thumbs), _BITS + 1), dtype=bool)
         self._mean, self._deviation = np.zeros((2, len(thumbs)), dtype=np.float32)
         for i, pixels in enumerate(self._pixels):  # one by one: of 100,000, floats are 400 MB
@@ -147,12 +157,14 @@ class _Prints:
                 near = some[differing.reshape(-1, 8).sum(axis=1) <= _MOST_BITS]
                 while len(near := near if group is None else near[group[near] != group[b]]):
                     part, near = near[:_AT_ONCE], near[_AT_ONCE:]
-                    yield from part[self._correlation(part, other, b) > _LEAST_CORRELATION].tolist()
+                    yield from part[self._show_the_same(part, other, b)].tolist()
                     left -= len(part)
                     if left <= 0:
                         return
 
-    def _correlation(self, these: Integers, other: _Prints, b: int) -> NDArray[np.float32]:
+    def _show_the_same(self, these: Integers, other: _Prints, b: int) -> NDArray[np.bool_]:
         one = (other._pixels[b] - other._mean[b]) / other._deviation[b]
         products = self._pixels[these].astype(np.float32) @ one
-        return np.asarray(products / (SIDE * SIDE * self._deviation[these]))
+        correlation = products / (SIDE * SIDE * self._deviation[these])
+        tint = np.abs(self._tints[these].astype(np.int16) - other._tints[b]).max(axis=1)
+        return np.asarray((correlation > _LEAST_CORRELATION) & (2 * tint <= _MOST_TINT))

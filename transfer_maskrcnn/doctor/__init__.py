@@ -60,7 +60,8 @@ class Diagnosis:
                 "format": one.spec.format or None,
                 "annotations": one.spec.annotations,
                 "images": len(one.dataset.dicts),
-                "instances": sum(one.dataset.instances),
+                "instances": sum(one.class_counts.values()),
+                "counted": one.counted,
                 "mask_format": one.dataset.mask_format,
                 "classes": one.class_counts,
                 "loader": one.dataset.report.summary(),
@@ -186,7 +187,7 @@ def _figures(one: Examined) -> Json:
     seen = np.flatnonzero(one.measures.objects_an_image)
     samples = seen[np.linspace(0, len(seen) - 1, min(len(seen), _SAMPLES)).astype(int)]
     return {
-        "empty_images": one.measures.empty_images,
+        "empty_images": len(one.empty_images),
         "left_out": sum(one.dataset.report.images_left_out.values()),
         "image_sizes": [(*size, count) for size, count in shapes.most_common()],
         "sides": sides[::step].round(1).tolist(),

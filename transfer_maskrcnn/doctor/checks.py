@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
@@ -26,6 +26,12 @@ _SMALL_SIDE = 16  # pixels of the input, below which objects are hard to find
 # it is worth a word where other sizes would bring back a good part, or where it is very many.
 _LEAST_SHARE, _LARGE_SHARE, _WORTHWHILE = 0.05, 0.25, 2 / 3
 _STATE_SIZES = ("coco", "labelme")  # formats: a quarter turn shows in the size
+# What needs no word where the loader doubts whole sets for the same reason.
+_SAID = {
+    "only_crowd": Reason.CROWDS,
+    "many_pieces": Reason.SEMANTIC_MASK,
+    "only_boxes": Reason.TURNED_BOX,
+}
 
 Counts = Mapping[str, int]
 
@@ -34,7 +40,8 @@ def told_of_images(one: Examined) -> Iterator[Told]:
     """What the look at each image found: of the image, by the table here, and of its instances."""
     is_mixed = 2 * sum(facts.pixels == "grey" for facts, _ in one.looks) <= len(one.looks)
     states_size = one.spec.format in _STATE_SIZES
-    crowds_are_told = Reason.CROWDS in one.dataset.report.doubted
+    kinds = Counter(kind for _, faults in one.looks for kind, *_ in faults)
+    all_boxes = kinds["only_boxes"] == sum(one.class_counts.values())
     for i, (facts, faults) in enumerate(one.looks):
         unclear = facts.orientation in ((2, 3, 4) if states_size else range(2, 9))
         of_image: tuple[tuple[str, Any, dict[str, Any]], ...] = (
@@ -46,8 +53,9 @@ def told_of_images(one: Examined) -> Iterator[Told]:
         )
         found = [(kind, seen, ()) for kind, is_so, seen in of_image if is_so]
         for kind, seen, instances in (*found, *faults):
-            if not (crowds_are_told and kind == "only_crowd"):
-                yield kind, one.place_of(i, seen, instances), 1
+            if _SAID.get(kind) not in one.dataset.report.doubted:
+                told = "all_boxes" if all_boxes and kind == "only_boxes" else kind
+                yield told, one.place_of(i, seen, instances), 1
 
 
 def class_names(one: Examined) -> Iterator[Finding]:
@@ -155,7 +163,9 @@ def copies(among: Examined, of: Examined | None = None) -> Iterator[Finding]:
     found = {b: (a, "looks_like") for b, a in alike.items()} | same
     dicts = among.dataset.dicts
     places = [of.place_of(b, {how: dicts[a]["file_name"]}) for b, (a, how) in sorted(found.items())]
-    yield finding("same_image_across" if apart else "same_image_in_set", of.name, places)
+    kind = "same_image_across" if apart else "same_image_in_set"
+    case = "frames" if 2 * len(alike) > len(facts) else "some"
+    yield finding(kind, of.name, places, **{case: True})
 
 
 def anchors(one: Examined) -> Iterator[Finding]:
@@ -200,10 +210,8 @@ def empty_images(one: Examined) -> Iterator[Finding]:
     """Images without objects, and what becomes of them."""
     case = "left_out" if one.settings.filter_empty else "background"
     case = "validation" if one.is_validation else case
-    empty = np.flatnonzero(one.measures.objects_an_image == 0)
-    yield finding(
-        "empty_images", one.name, [one.place_of(i, {}) for i in empty.tolist()], **{case: True}
-    )
+    places = [one.place_of(i, {}) for i in one.empty_images]
+    yield finding("empty_images", one.name, places, **{case: True})
 
 
 def large_images(one: Examined) -> Iterator[Finding]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,7 +14,7 @@ from typing import Any
 from termcolor import colored
 
 from transfer_maskrcnn.files import parse_yaml
-from transfer_maskrcnn.text import WIDTH, few, listed, plural, printable, quoted, shorten, wrapped
+from transfer_maskrcnn.text import few, listed, plural, printable, quoted, shorten, wrapped
 
 SEVERITIES = {"error": "red", "warning": "yellow", "note": "cyan"}  # the worst first
 _SHOWN = 3  # places of a finding, on a terminal
@@ -119,6 +118,9 @@ def advice() -> Mapping[str, Json]:
 class _Words(Formatter):
     """``{pixels:pixel}`` shows a number with its noun: "1 pixel", "2,000 pixels"."""
 
+    def convert_field(self, value: Any, conversion: Any) -> Any:
+        return quoted([value]) if conversion == "r" else super().convert_field(value, conversion)
+
     def format_field(self, value: Any, spec: str) -> str:
         if isinstance(value, int) and spec.isalpha():
             return plural(value, spec)
@@ -179,7 +181,10 @@ def verdict(findings: Sequence[Json]) -> str:
     serious = [found for found in findings if found["severity"] != "note"]
     if not serious:
         return f"No errors and no warnings; {parts[0]}."
-    named = [f"{f['count']:,} {f['what']}" for f in serious[:_NAMED]]
+    several = len({found["dataset"] for found in serious}) > 1
+    named = [
+        f"{f['dataset']}: " * several + f"{f['count']:,} {f['what']}" for f in serious[:_NAMED]
+    ]
     return f"{listed(parts)}: {'; '.join(named + ['and more'] * (len(serious) > _NAMED))}."
 
 
@@ -191,9 +196,8 @@ def print_diagnosis(content: Json) -> None:
     """
     content = printable(content)
     for dataset in content["datasets"]:
-        numbers = few([f"{name} {count}" for name, count in dataset["classes"].items()], 8)
-        sizes = f"{plural(dataset['images'], 'image')}, {plural(dataset['instances'], 'instance')}"
-        print(wrapped(f"{dataset['name']}: {sizes}; {numbers}", "  "))
+        numbers = few([f"{shorten(name)} {count}" for name, count in dataset["classes"].items()], 8)
+        print(wrapped(f"{dataset['name']}: {dataset['counted']}; {numbers}", "  "))
     for found in content["findings"]:
         print()
         _print(found)
@@ -205,31 +209,18 @@ def _print(found: Json) -> None:
     head = wrapped(f"{severity}  {found['dataset']}: {found['count']:,} {found['what']}", "  ")
     print(colored(severity, SEVERITIES[found["severity"]], attrs=["bold"]) + head[len(severity) :])
     for text in (found["effect"], f"Fix: {found['fix']}"):
-        print(textwrap.fill(text, WIDTH, initial_indent="  ", subsequent_indent="  "))
+        print(wrapped(text, "  ", "  "))
     places = found["places"][:_SHOWN]
     common = {place["file"] for place in places}
     shared = len(common) == 1 and common != {""} and all(place["where"] for place in places)
     if shared:
-        _print_place(f"in {_short(*common)}", "  ")
+        print(wrapped(f"in {_short(*common)}", "  ", "  ", whole=True))
     for place in places:
         file = "" if shared else _short(place["file"])
-        _print_place(": ".join(filter(None, (file, place["where"], place["note"]))), "  - ")
+        told = ": ".join(filter(None, (file, place["where"], place["note"])))
+        print(wrapped(told, "    ", "  - ", whole=True))
     if len(found["places"]) > _SHOWN:
         print(f"  - ... and {found['count'] - _SHOWN:,} more (--json FILE lists them)")
-
-
-def _print_place(text: str, indent: str) -> None:
-    """Whole paths, for whoever copies them."""
-    print(
-        textwrap.fill(
-            text,
-            WIDTH,
-            initial_indent=indent,
-            subsequent_indent=" " * len(indent),
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-    )
 
 
 def _short(file: str) -> str:

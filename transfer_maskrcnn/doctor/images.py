@@ -52,7 +52,7 @@ class ImageFacts:
         transparent: whether any pixel is.
         orientation: of EXIF, 1 to 8; 1 where there is none.
         digest: of the file's bytes.
-        thumb: 32 x 32 grey bytes, by rows; b"" where nothing could be decoded.
+        thumb: as ``near_duplicates.thumbnail_of`` makes it; b"" where nothing could be decoded.
     """
 
     failure: str = ""
@@ -186,7 +186,7 @@ def _area_wrong(one: Instance) -> Figures | None:
     return {"stated": float(stated), "area": area}
 
 
-def _box_off(one: Instance) -> Figures | None:
+def _box_apart(one: Instance) -> Figures | None:
     box, around = np.array(one.annotation["bbox"]), np.array(box_of(one.polygons or one.rle))
     if not one.pixels or boxes_fit(box[None], around[None]).all():
         return None
@@ -236,7 +236,7 @@ def _many_pieces(one: Instance) -> Figures | None:
 INSTANCE_CHECKS: dict[str, Callable[[Instance], Figures | None]] = {
     "tiny": _tiny,
     "area_wrong": _area_wrong,
-    "box_off": _box_off,
+    "box_apart": _box_apart,
     "self_crossing": _self_crossing,
     "only_boxes": _only_boxes,
     "many_pieces": _many_pieces,

@@ -20,9 +20,10 @@ from transfer_maskrcnn.data.formats.base import LoadedDataset, LoadReport, Reaso
 from transfer_maskrcnn.data.formats.yolo import label_path
 from transfer_maskrcnn.data.registry import dataset_facts, spec_of
 from transfer_maskrcnn.doctor.anchors import Floats, Measures, Settings, measure
-from transfer_maskrcnn.doctor.findings import Place, Told
+from transfer_maskrcnn.doctor.findings import Place, Told, advice
 from transfer_maskrcnn.doctor.images import TINY_SIDE, Figures, Look
 from transfer_maskrcnn.errors import DatasetError, nearest
+from transfer_maskrcnn.text import plural
 
 _VALIDATION = ("val", "valid", "validation", "test", "dev", "eval")
 _TRAINING = ("train", "training", "trainval")
@@ -110,6 +111,23 @@ class Examined:
     def class_counts(self) -> dict[str, int]:
         """Class -> instances that are no crowds, in the order of the classes."""
         return dict(zip(self.dataset.classes, self.measures.class_counts.tolist(), strict=True))
+
+    @property
+    def counted(self) -> str:
+        """Its images, instances and crowds, in words."""
+        objects = int(self.measures.class_counts.sum())
+        crowds = sum(self.dataset.instances) - objects
+        words = [plural(len(self.dataset.dicts), "image"), plural(objects, "instance")]
+        return ", ".join(words + [plural(crowds, "crowd region")] * (crowds > 0))
+
+    @cached_property
+    def empty_images(self) -> list[int]:
+        """The images without objects, but for those that lost all to errors."""
+        report = self.dataset.report
+        wrong = (r for r in report.left_out if advice()[r.value]["severity"] == "error")
+        lost = set().union(*(report.in_images[reason] for reason in wrong))
+        empty = (self.measures.objects_an_image == 0).nonzero()[0].tolist()
+        return [i for i in empty if self.dataset.dicts[i]["file_name"] not in lost]
 
     def place_of(self, image: int, seen: Figures, instances: tuple[int, ...] = ()) -> Place:
         """Where record ``image``, or the first of ``instances`` among its annotations, stands."""

@@ -13,13 +13,11 @@ import numpy as np
 
 from transfer_maskrcnn.report.page import Picture, count, decimal, write_page
 from transfer_maskrcnn.report.plots import (
-    INK,
     MOST_BARS,
     PAGE_HEIGHT,
     dress,
     logarithmic,
     looks,
-    name_rows,
     page_axes,
     page_picture,
 )
@@ -36,7 +34,6 @@ CLOSE_COLOURS = ("#E69F00", "#0072B2")
 # In pixels of a tile. Where two shapes lie on each other, both are seen.
 _ONE_WIDTH, _TWO_WIDTHS = (4.7,), (10.8, 4.0)
 _FEW, _WIDTH, _THIN_WIDTH = 40, 2.5, 1.6  # above that many shapes, thin lines hide less
-_IMBALANCED = 10  # times as many: from here on a linear scale hides the rare classes
 _LEAST_SIDE = 1.0  # pixel; smaller objects are counted there
 _WIDEST = 16  # times as wide as high; what is beyond is counted there
 
@@ -118,13 +115,14 @@ def _words(place: Json, folder: str) -> str:
 
 def _dataset(dataset: Json) -> dict[str, Any]:
     plots = (
-        classes_picture(dataset["classes"]),
         image_sizes_picture(dataset["image_sizes"]),
         sides_picture(dataset["sides"]),
         aspects_picture(dataset["aspects"]),
         centres_picture(dataset["centres"]),
     )
     classes = sorted(dataset["classes"].items(), key=lambda item: (-item[1], item[0]))
+    most = max(1, *dataset["classes"].values())
+    bars = [(name, number, f"{100 * number / most:.1f}%") for name, number in classes]
     colours, key = _colours(dataset["pictures"])
     tiles = [
         whole_tile(
@@ -139,7 +137,8 @@ def _dataset(dataset: Json) -> dict[str, Any]:
         "name": dataset["name"],
         "facts": _facts(dataset),
         "plots": [plot for plot in plots if plot is not None],
-        "classes": classes if len(classes) > MOST_BARS else [],  # where a plot cannot hold them
+        "bars": bars[:MOST_BARS],
+        "more_bars": bars[MOST_BARS:],
         "colours": key,
         "pictures": [tile for tile in tiles if tile is not None],
     }
@@ -154,15 +153,13 @@ def _numbers(dataset: Json) -> tuple[str, list[str]]:
 
 
 def _facts(dataset: Json) -> list[tuple[str, str]]:
-    classes, sizes = dataset["classes"], dataset["image_sizes"]
-    some = few([f"{name} {count(number)}" for name, number in classes.items()], 6)
+    sizes = dataset["image_sizes"]
     low, middle, high = (count(v) for v in np.quantile(dataset["sides"] or 0, (0, 0.5, 1)))
     sides = f"{low} to {high} pixels, median {middle}" if dataset["sides"] else ""
     file = f"{dataset['annotations']} ({dataset['format']})" if dataset["annotations"] else ""
     facts = {
-        "images": count(dataset["images"]),
-        "instances": count(dataset["instances"]),
-        "classes": some if len(classes) <= 6 else f"{count(len(classes))}: {some}",
+        "holds": dataset["counted"],
+        "classes": count(len(dataset["classes"])),
         "image sizes": few([f"{w} × {h} ({count(n)})" for w, h, n in sizes], 5),
         "object size at the input": sides,
         "masks": f"{dataset['mask_format']}s",
@@ -211,27 +208,6 @@ def whole_tile(picture: Json, colours: Mapping[str, str], caption: str) -> Pictu
     width = _WIDTH if len(shapes) <= _FEW else _THIN_WIDTH
     drawn = [Drawn(outline(s, *size[::-1]), colours[s["label"]], width) for s in shapes]
     return picture_of(picture["file"], *size, drawn, caption)
-
-
-def classes_picture(classes: Mapping[str, int]) -> Picture | None:
-    """A bar a class, the most frequent ones first; None for a single class."""
-    ranked = sorted(classes.items(), key=lambda item: -item[1])
-    if len(ranked) < 2:
-        return None
-    names, counts = zip(*ranked[:MOST_BARS], strict=True)
-    figure, axes = page_axes(1.1 + 0.24 * len(names))
-    bars = axes.barh(range(len(names)), counts, color=_COLOURS[0], height=0.7)
-    axes.bar_label(bars, [count(number) for number in counts], padding=3, fontsize=8.5, color=INK)
-    is_log = counts[0] >= _IMBALANCED * min(filter(None, counts), default=np.inf)
-    dress(axes, "instances (logarithmic)" if is_log else "instances", grid="x")
-    if is_log:
-        logarithmic(axes, 10, count)
-        axes.set_xlim(left=0.7)
-    axes.margins(x=0.12)
-    name_rows(axes, names)
-    some = few([f"{name} {count(number)}" for name, number in ranked[:MOST_BARS]], 10)
-    which = f", the {MOST_BARS} most frequent of {len(ranked)}" if len(ranked) > MOST_BARS else ""
-    return page_picture(figure, f"Instances of each class: {some}.", f"Instances by class{which}")
 
 
 def image_sizes_picture(sizes: Sequence[Sequence[int]]) -> Picture | None:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from transfer_maskrcnn.files import write_text
-from transfer_maskrcnn.text import listed, percent
+from transfer_maskrcnn.text import listed, percent, printable
 
 REPORT_FILE = "report.html"
 UNKNOWN = "–"
@@ -29,6 +30,10 @@ _KEPT = {
     "class_rows": "everything; predictors class by class, by name",
 }
 _TASKS = {"bbox": "box", "segm": "mask", "keypoints": "keypoint"}
+_FROM_THE_RIGHT = (
+    "[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001eeff]+"
+)
+_RIGHT_TO_LEFT = re.compile(rf"{_FROM_THE_RIGHT}(?:[\s_-]+{_FROM_THE_RIGHT})*")
 _LEAST, _MOST = 1e-3, 1.0  # relative distances where the shades begin and end
 _MOVED = (0x7A, 0xB4, 0xDC)  # the darkest shade
 
@@ -165,16 +170,31 @@ def ap_text(figure: str, results: Figures) -> str:
     return "no object of this class" if figure.startswith("AP-") else "undefined"
 
 
+def shown(value: Any) -> Any:
+    """What a template writes; of a text, as it is told of: what would steer a reader's screen is
+    written as Python writes it, and words from right to left leave what is beside them in place."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    text = "\n".join(printable(value.split("\n")))
+    return _RIGHT_TO_LEFT.sub("\u2068\\g<0>\u2069", text)  # isolated, in attributes, too
+
+
+def options(text: str) -> Markup:
+    """A sentence in which no line ends within the name of an option."""
+    return Markup(re.sub(r"--[\w-]+", r'<span class="start">\g<0></span>', escape(shown(text))))
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("transfer_maskrcnn.report"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (decimal, count, interval, pieces, listed, percent)
+    filters = (decimal, count, interval, pieces, listed, percent, options)
     environment.filters.update({show.__name__: show for show in filters})
     return environment
 

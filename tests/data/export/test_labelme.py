@@ -97,8 +97,8 @@ def test_predictions() -> None:
 def test_crowds_are_told_of(tmp_path: Path, make_dataset: MakeDataset) -> None:
     notes = EXPORTERS["labelme"](make_dataset(POLYGONS), tmp_path / "out")
     assert notes == [
-        "1 crowd region became ordinary: labelme has no flag for crowds. Remove them, or use coco, "
-        "which has one.",
+        "1 crowd region left out: they are not trained on, and labelme has no flag for them. coco "
+        "has one.",
     ]
 
 

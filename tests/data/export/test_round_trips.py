@@ -58,6 +58,8 @@ def lowest_iou(before: LoadedDataset, after: LoadedDataset) -> float:
         size = record["height"], record["width"]
         assert (new[key]["height"], new[key]["width"]) == size
         sides = [record["annotations"], new[key]["annotations"]]
+        if not any(a["iscrowd"] for a in sides[1]):  # most formats hold none
+            sides[0] = [a for a in sides[0] if not a["iscrowd"]]
         assert len(sides[0]) == len(sides[1])
         if not sides[0]:
             continue
@@ -93,8 +95,9 @@ def test_there_and_back(
     between = read_back(tmp_path / "once")
     twice = EXPORTERS[second](between, tmp_path / "twice")
     final = read_back(tmp_path / "twice")
-    count = sum(map(len, images.values()))
-    for copy in (between, final):
+    count = total = sum(map(len, images.values()))
+    for copy, format in ((between, first), (final, second)):
+        count -= crowds(original) if format != "coco" and count == total else 0
         assert (len(copy.dicts), sum(copy.instances)) == (len(images), count)
     lowest = 0.98 if {"yolo", "labelme"}.intersection((first, second)) else 1.0
     assert lowest_iou(original, between) >= lowest

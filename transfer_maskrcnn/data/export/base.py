@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,16 +80,21 @@ def export(format: str, fill: Fill, dataset: LoadedDataset, out: Path) -> list[s
         DatasetError: ``out`` is anything but missing or empty, or the format cannot hold the
             dataset.
     """
+    crowds = sum(bool(a["iscrowd"]) for record in dataset.dicts for a in record["annotations"])
+    notes = []
+    if crowds and format != "coco":
+        notes = [
+            f"{plural(crowds, 'crowd region')} left out: they are not trained on, and {format} has "
+            "no flag for them. coco has one."
+        ]
+        dicts = [
+            {**record, "annotations": [a for a in record["annotations"] if not a["iscrowd"]]}
+            for record in dataset.dicts
+        ]
+        dataset = replace(dataset, dicts=dicts)
     with new_folder(out) as folder:
         filled = fill_folder(format, fill, dataset, folder, out)
-    crowds = sum(bool(a["iscrowd"]) for record in dataset.dicts for a in record["annotations"])
-    notes = [*filled.notes]
-    if crowds and format != "coco":
-        notes.append(
-            f"{plural(crowds, 'crowd region')} became ordinary: {format} has no flag for crowds. "
-            "Remove them, or use coco, which has one."
-        )
-    return notes + filled.copied.notes()
+    return [*notes, *filled.notes, *filled.copied.notes()]
 
 
 def fill_folder(

@@ -97,20 +97,23 @@ def _simplified(ring: np.ndarray, tolerance: float) -> np.ndarray:
     return fewer.astype(np.float64) if len(fewer) > 2 else ring
 
 
-_TOLERANCES = (1.0, 0.75, 0.5)  # pixels, the fewest points first
+_TOLERANCES = (1.0, 0.5, 0.0)  # pixels
+_SPECK = 17  # pixels: less hangs on a wavy outline by the corners
 _ALIKE = 0.98  # IoU
 
 
 def editable_polygons(mask: np.ndarray) -> list[list[float]]:
     """:func:`mask_to_simple_polygons` of so few points that a hand can move them, the IoU with the
-    mask still 0.98 or more; the exact ones where that takes as many."""
-    exact, rle = mask_to_simple_polygons(mask), mask_to_rle(mask)
-    for tolerance in _TOLERANCES if exact else ():
-        polygons = mask_to_simple_polygons(mask, tolerance)
-        drawn = polygons_to_rle(polygons, *mask.shape)
-        if mask_util.iou([drawn], [rle], [0]).item() >= _ALIKE:
-            return min(exact, polygons, key=lambda parts: sum(map(len, parts)))
-    return exact
+    mask still 0.98 or more; without specks, where that leaves as much."""
+    drawn = [mask_to_simple_polygons(mask, tolerance) for tolerance in _TOLERANCES]
+    for least in (_SPECK, 0):
+        ways = [[part for part in parts if polygons_area([part]) >= least] for parts in drawn]
+        rles = [polygons_to_rle(parts, *mask.shape) for parts in ways if parts]
+        alike = mask_util.iou(rles, [mask_to_rle(mask)], [0]) if rles else ()
+        good = [w for w, iou in zip(filter(None, ways), alike, strict=True) if iou >= _ALIKE]
+        if good:
+            return min(good, key=lambda parts: sum(map(len, parts)))
+    return []
 
 
 # Of the four directions in which an edge between mask and background runs, with the mask on its

@@ -8,9 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from transfer_maskrcnn.data.formats.base import LoadedDataset
+from transfer_maskrcnn.files import parse_yaml
 from transfer_maskrcnn.text import quoted
 
 from . import EXPORTERS
@@ -49,7 +48,7 @@ def write_sets(
         entries: dict[str, dict[str, Any]] = {}
         for name, part in parts.items():
             own = folder / part / _CATALOG
-            (entry,) = yaml.safe_load(own.read_text(encoding="utf-8")).values()
+            (entry,) = parse_yaml(own.read_text(encoding="utf-8"), str(own)).values()
             own.unlink()
             entries[name] = entry | {k: f"{part}/{entry[k]}" for k in _PATHS if k in entry}
         if split_of:
