@@ -56,7 +56,7 @@ THIRD_PARTY = {
         "detectron2.model_zoo",
         "detectron2.data.datasets",
     },
-    "report": {"jinja2", "markupsafe", "matplotlib", "contourpy", "numpy", "PIL", "pycocotools"},
+    "report": {"jinja2", "matplotlib", "contourpy", "numpy", "PIL", "pycocotools"},
 }
 READS_CONFIG = (
     *("config", "modeling", "autoconfig", "feature_cache", "incremental", "engine", "evaluation"),

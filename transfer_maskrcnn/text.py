@@ -25,8 +25,8 @@ def few(items: Sequence[str], most: int) -> str:
 
 def quoted(names: Sequence[str], most: int = 8) -> str:
     """``'a', 'b', ... (80 names)``: names as they are written, in a list that fits a sentence."""
-    text = ", ".join(shorten(repr(name), _LONG) for name in names[:most])
-    return text if len(names) <= most else f"{text}, ... ({len(names)} names)"
+    more = f", ... ({len(names)} names)" if len(names) > most else ""
+    return ", ".join(shorten(repr(name), _LONG) for name in names[:most]) + more
 
 
 def listed(items: Iterable[Any]) -> str:

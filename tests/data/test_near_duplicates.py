@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transfer_maskrcnn.data.near_duplicates import LENGTH, SIDE, groups, thumbnail, twins
+from transfer_maskrcnn.data.near_duplicates import LENGTH, SIDE, _seen, groups, twins
 
 Thumbs = list[bytes]
 GREY = bytes([128]) * (LENGTH - SIDE * SIDE)  # the end of a thumbnail without a colour
@@ -98,7 +98,7 @@ def test_groups(tmp_path: Path) -> None:
         save("darker.png", np.ones((96, 96))),
         save("turned.jpg", np.rot90(other), exif=turned),
     ]
-    assert len(twins([thumbnail(files[2]), thumbnail(files[3])])) == 0
+    assert len(twins([_seen(files[2])[1], _seen(files[3])[1]])) == 0
     found = groups(files)
     assert found == [0, *[1] * 10, 11, 12, 13, 13, 15, 0]
     assert groups([]) == [] and twins([]) == {}
@@ -114,8 +114,8 @@ def test_other_colours_are_another_picture(tmp_path: Path) -> None:
     files = [str(tmp_path / f"{k}.jpg") for k in range(3)]
     for file, image in zip(files, pictures, strict=True):
         Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(file, quality=60)
-    assert twins([thumbnail(file) for file in files]) == {2: 0}
+    assert twins([_seen(file)[1] for file in files]) == {2: 0}
 
 
 def test_what_cannot_be_read_has_no_thumbnail(tmp_path: Path) -> None:
-    assert thumbnail(str(tmp_path / "missing.png")) == b""
+    assert _seen(str(tmp_path / "missing.png")) == (b"", b"")

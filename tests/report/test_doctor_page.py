@@ -17,7 +17,6 @@ from transfer_maskrcnn.report.doctor_page import (
     aspects_picture,
     centres_picture,
     close_tile,
-    image_sizes_picture,
     sides_picture,
     whole_tile,
     write_doctor_page,
@@ -145,16 +144,9 @@ def test_an_empty_dataset(doctor_content: dict[str, Any], tmp_path: Path) -> Non
     assert "Labels overview" in write_doctor_page(doctor_content, tmp_path / "x.html").read_text()
 
 
-def test_plots_that_would_say_nothing_are_left_out() -> None:
-    assert image_sizes_picture([(640, 480, 9)]) is None
-    assert sides_picture([]) is None and aspects_picture([]) is None
-    assert centres_picture([[0, 0], [0, 0]]) is None
-
-
 @pytest.mark.parametrize(
     "picture",
     [
-        image_sizes_picture([(640, 480, 9), (2000, 3000, 1)]),
         sides_picture([0.0, 12.5, 4000.0]),  # a logarithm of 0
         sides_picture([32.0]),
         aspects_picture([0.001, 1.0, 900.0]),

@@ -56,11 +56,6 @@ def decoded(image: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(ImageOps.exif_transpose(image).convert("RGB")).transpose(2, 0, 1)
 
 
-def thumbnail(file: str) -> bytes:
-    """:func:`thumbnail_of` an image file, upright; b"" where it cannot be decoded."""
-    return _seen(file)[1]
-
-
 def _seen(file: str) -> tuple[bytes, bytes]:
     """A digest of the file's bytes and its thumbnail, each b"" where there is none."""
     digest = b""
@@ -78,7 +73,7 @@ def twins(thumbs: Sequence[bytes], among: Sequence[bytes] | None = None) -> dict
     """The images that look like another one, each with one that it looks like.
 
     Args:
-        thumbs: of images, as :func:`thumbnail` makes them.
+        thumbs: of images, as :func:`thumbnail_of` makes them.
         among: thumbnails of other images to compare them with; None: with those before it.
     """
     own = _Prints(thumbs)

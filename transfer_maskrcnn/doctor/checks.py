@@ -39,11 +39,12 @@ Counts = Mapping[str, int]
 def told_of_images(one: Examined) -> Iterator[Told]:
     """What the look at each image found: of the image, by the table here, and of its instances."""
     is_mixed = 2 * sum(facts.pixels == "grey" for facts, _ in one.looks) <= len(one.looks)
-    states_size = one.spec.format in _STATE_SIZES
     kinds = Counter(kind for _, faults in one.looks for kind, *_ in faults)
     all_boxes = kinds["only_boxes"] == sum(one.class_counts.values())
     for i, (facts, faults) in enumerate(one.looks):
-        unclear = facts.orientation in ((2, 3, 4) if states_size else range(2, 9))
+        unclear = facts.orientation in (
+            (2, 3, 4) if one.spec.format in _STATE_SIZES else range(2, 9)
+        )
         of_image: tuple[tuple[str, Any, dict[str, Any]], ...] = (
             ("mapper_failed", facts.failure, {"message": facts.failure}),
             ("exif_unclear", unclear, {"orientation": facts.orientation}),
@@ -163,9 +164,12 @@ def copies(among: Examined, of: Examined | None = None) -> Iterator[Finding]:
     found = {b: (a, "looks_like") for b, a in alike.items()} | same
     dicts = among.dataset.dicts
     places = [of.place_of(b, {how: dicts[a]["file_name"]}) for b, (a, how) in sorted(found.items())]
-    kind = "same_image_across" if apart else "same_image_in_set"
-    case = "frames" if 2 * len(alike) > len(facts) else "some"
-    yield finding(kind, of.name, places, **{case: True})
+    yield finding(
+        "same_image_across" if apart else "same_image_in_set",
+        of.name,
+        places,
+        **{"frames" if 2 * len(alike) > len(facts) else "some": True},
+    )
 
 
 def anchors(one: Examined) -> Iterator[Finding]:

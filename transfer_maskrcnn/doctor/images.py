@@ -122,10 +122,14 @@ def _facts(file: str, pixels: NDArray[np.uint8] | None, failure: str) -> ImageFa
         planes = decoded(image) if pixels is None else pixels
     # Most colour images need no look at every pixel.
     grey = all((some == some[:1]).all() for some in (planes[:, ::16, ::16], planes))
-    kind = "cmyk" if cmyk else "grey" if grey else "colour"
-    known = orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
-    digest = hashlib.sha256(content).digest()
-    return ImageFacts(failure, kind, transparent, known, digest, thumbnail_of(planes))
+    return ImageFacts(
+        failure,
+        "cmyk" if cmyk else "grey" if grey else "colour",
+        transparent,
+        orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1,
+        hashlib.sha256(content).digest(),
+        thumbnail_of(planes),
+    )
 
 
 @dataclass(frozen=True)

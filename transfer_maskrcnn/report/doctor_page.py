@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,15 +24,14 @@ from transfer_maskrcnn.report.tiles import Drawn, outline, picture_of, window_ar
 from transfer_maskrcnn.text import few, listed, plural, shorten
 
 _MOST_PLACES = 20
-_LONGEST_WORD = 40  # in the caption of a thumbnail; the list of places has it whole
-_LONG_WORD = re.compile(rf"[^\s/]{{{_LONGEST_WORD + 1},}}")
+_LONGEST = 160  # columns of the caption of a thumbnail; the list of places has it whole
 _OTHER_COLOUR = "#444444"
 _COLOURS = [look.colour for look in looks([str(i) for i in range(6)]).values()]
 #: of the shape that a finding is about, and of the one that it is compared with
 CLOSE_COLOURS = ("#E69F00", "#0072B2")
 # In pixels of a tile. Where two shapes lie on each other, both are seen.
 _ONE_WIDTH, _TWO_WIDTHS = (4.7,), (10.8, 4.0)
-_FEW, _WIDTH, _THIN_WIDTH = 40, 2.5, 1.6  # above that many shapes, thin lines hide less
+_WIDTH = 2.2
 _LEAST_SIDE = 1.0  # pixel; smaller objects are counted there
 _WIDEST = 16  # times as wide as high; what is beyond is counted there
 
@@ -77,8 +75,7 @@ def _finding(found: Json) -> dict[str, Any]:
     for k, picture in found["pictures"]:
         place = found["places"][k]
         file = "" if place["where"] else os.path.basename(place["file"])
-        told = _words({**place, "file": file}, "")
-        caption = _LONG_WORD.sub(lambda word: shorten(word[0], _LONGEST_WORD), told)
+        caption = shorten(_words({**place, "file": file}, ""), _LONGEST)
         drawn.append(
             close_tile(picture, caption)
             if is_close and picture["shapes"]
@@ -114,12 +111,6 @@ def _words(place: Json, folder: str) -> str:
 
 
 def _dataset(dataset: Json) -> dict[str, Any]:
-    plots = (
-        image_sizes_picture(dataset["image_sizes"]),
-        sides_picture(dataset["sides"]),
-        aspects_picture(dataset["aspects"]),
-        centres_picture(dataset["centres"]),
-    )
     classes = sorted(dataset["classes"].items(), key=lambda item: (-item[1], item[0]))
     most = max(1, *dataset["classes"].values())
     bars = [(name, number, f"{100 * number / most:.1f}%") for name, number in classes]
@@ -128,7 +119,7 @@ def _dataset(dataset: Json) -> dict[str, Any]:
         whole_tile(
             picture,
             colours,
-            f"{shorten(os.path.basename(picture['file']), _LONGEST_WORD)}: "
+            f"{shorten(os.path.basename(picture['file']), _LONGEST)}: "
             f"{plural(len(picture['shapes']), 'object')}",
         )
         for picture in dataset["pictures"]
@@ -136,7 +127,13 @@ def _dataset(dataset: Json) -> dict[str, Any]:
     return {
         "name": dataset["name"],
         "facts": _facts(dataset),
-        "plots": [plot for plot in plots if plot is not None],
+        "plots": (
+            sides_picture(dataset["sides"]),
+            aspects_picture(dataset["aspects"]),
+            centres_picture(dataset["centres"]),
+        )
+        if dataset["sides"]
+        else (),
         "bars": bars[:MOST_BARS],
         "more_bars": bars[MOST_BARS:],
         "colours": key,
@@ -205,38 +202,12 @@ def close_tile(picture: Json, caption: str) -> Picture | None:
 def whole_tile(picture: Json, colours: Mapping[str, str], caption: str) -> Picture | None:
     """A whole image with all its shapes, in the colours of their labels; else as close_tile."""
     size, shapes = (picture["width"], picture["height"]), picture["shapes"]
-    width = _WIDTH if len(shapes) <= _FEW else _THIN_WIDTH
-    drawn = [Drawn(outline(s, *size[::-1]), colours[s["label"]], width) for s in shapes]
+    drawn = [Drawn(outline(s, *size[::-1]), colours[s["label"]], _WIDTH) for s in shapes]
     return picture_of(picture["file"], *size, drawn, caption)
 
 
-def image_sizes_picture(sizes: Sequence[Sequence[int]]) -> Picture | None:
-    """Widths and heights of images, larger where there are more; None for a single size.
-
-    Args:
-        sizes: (width, height, how many), in pixels.
-    """
-    if len(sizes) < 2:
-        return None
-    width, height, number = np.array(sizes, dtype=float).T
-    figure, axes = page_axes(PAGE_HEIGHT)
-    area = 24 + 400 * number / number.max()
-    axes.scatter(width, height, s=area, color=_COLOURS[0], alpha=0.45, linewidths=0)
-    dress(axes, "width, pixels", "height, pixels", grid="both")
-    axes.margins(0.12)
-    axes.set(xlim=(0, None), ylim=(0, None))
-    return page_picture(
-        figure,
-        f"{len(sizes)} sizes of images, {count(width.max())} wide and {count(height.max())} high "
-        "at most.",
-        "Image sizes",
-    )
-
-
-def sides_picture(sides: Sequence[float]) -> Picture | None:
+def sides_picture(sides: Sequence[float]) -> Picture:
     """How large objects are: square roots of box areas, in pixels of the network's input."""
-    if not sides:
-        return None
     values = np.maximum(sides, _LEAST_SIDE)
     bins = 2 ** np.arange(np.floor(np.log2(values.min())), np.log2(values.max()) + 0.5, 0.25)
     return _histogram(
@@ -249,10 +220,8 @@ def sides_picture(sides: Sequence[float]) -> Picture | None:
     )
 
 
-def aspects_picture(aspects: Sequence[float]) -> Picture | None:
+def aspects_picture(aspects: Sequence[float]) -> Picture:
     """How wide objects are: width / height of their boxes."""
-    if not aspects:
-        return None
     values = np.clip(aspects, 1 / _WIDEST, _WIDEST)
     return _histogram(
         values,
@@ -264,24 +233,20 @@ def aspects_picture(aspects: Sequence[float]) -> Picture | None:
     )
 
 
-def centres_picture(centres: Sequence[Sequence[int]]) -> Picture | None:
+def centres_picture(centres: Sequence[Sequence[int]]) -> Picture:
     """Where in their images objects are: how many centres of boxes are in each cell of a grid.
 
     Args:
-        centres: rows from the top down, each from the left; None is drawn where there are none.
+        centres: rows from the top down, each from the left.
     """
     counts = np.array(centres)
-    if not counts.sum():
-        return None
     figure, axes = page_axes(PAGE_HEIGHT)
     shown = axes.imshow(counts, cmap="Blues", extent=(0, 100, 100, 0), vmin=0)
     figure.colorbar(shown, ax=axes, label="objects", shrink=0.8)
     dress(axes, "from the left, % of the width", "from the top, % of the height", grid="both")
     axes.grid(visible=False)
-    rows, columns = counts.shape
-    middle = counts[rows // 4 : rows - rows // 4, columns // 4 : columns - columns // 4].sum()
-    share = decimal(100 * float(middle) / float(counts.sum()), 0)
-    alt = f"Centres of boxes within their images; {share} % are in the middle quarter."
+    most = count(counts.max())
+    alt = f"Where in their images the centres of boxes are: up to {most} in a cell of a grid."
     return page_picture(figure, alt, "Centres of objects")
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
 
 from transfer_maskrcnn.files import write_text
 from transfer_maskrcnn.text import listed, percent, printable
@@ -173,15 +172,10 @@ def ap_text(figure: str, results: Figures) -> str:
 def shown(value: Any) -> Any:
     """What a template writes; of a text, as it is told of: what would steer a reader's screen is
     written as Python writes it, and words from right to left leave what is beside them in place."""
-    if not isinstance(value, str) or isinstance(value, Markup):
+    if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
-    text = "\n".join(printable(value.split("\n")))
-    return _RIGHT_TO_LEFT.sub("\u2068\\g<0>\u2069", text)  # isolated, in attributes, too
-
-
-def options(text: str) -> Markup:
-    """A sentence in which no line ends within the name of an option."""
-    return Markup(re.sub(r"--[\w-]+", r'<span class="start">\g<0></span>', escape(shown(text))))
+    # Isolated by characters, which attributes can hold, too.
+    return _RIGHT_TO_LEFT.sub("\u2068\\g<0>\u2069", "\n".join(printable(value.split("\n"))))
 
 
 @cache
@@ -194,7 +188,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (decimal, count, interval, pieces, listed, percent, options)
+    filters = (decimal, count, interval, pieces, listed, percent)
     environment.filters.update({show.__name__: show for show in filters})
     return environment
 
