@@ -188,12 +188,16 @@ def test_labelme_files_of_another_kind_labels_and_points(
 ) -> None:
     spec = write(train, "labelme")
     Path(spec.annotations, "package.json").write_text('{"name": "toy"}')
-    for number, change in ((2, {"label": "__ignore__"}), (4, {}), (5, {})):
+    Path(spec.annotations, "broken.json").write_text('{"shapes": [')
+    _first(spec.annotations, "003.json").unlink()
+    for number, change in ((2, {"label": "__ignore__"}), (4, {}), (5, {}), (6, {})):
         file = _first(spec.annotations, f"00{number}.json")
         content = json.loads(file.read_text())
         content["shapes"][0] |= change
         if number == 4:
             content["shapes"][0]["points"] = [[*p, 0] for p in content["shapes"][0]["points"]]
+        if number == 6:
+            content["imagePath"] = content["imagePath"].replace("006", "003")
         if number == 5:
             image = _first(spec.annotations, "005.png")
             content["imageData"] = base64.b64encode(image.read_bytes()).decode()
@@ -201,6 +205,8 @@ def test_labelme_files_of_another_kind_labels_and_points(
         file.write_text(json.dumps(content, indent=1))
     diagnosis = diagnose(spec)
     assert _place(diagnosis, "other_json")[0] == "package.json"
+    assert _place(diagnosis, "broken_json")[0] == "broken.json"
+    assert _place(diagnosis, "other_image")[0] == "003.png"
     assert _place(diagnosis, "ignored_label")[1] == "shapes[0]"
     assert _place(diagnosis, "third_coordinate")[1] == "shapes[0]"
     assert _place(diagnosis, "image_in_json")[0] == "005.png"
@@ -297,6 +303,7 @@ ELSEWHERE = {
     "box_apart",
     *("labels_without_image", "image_without_json", *MASKS),
     *("no_label", "other_shape", "image_without_labels", "shared_labels", "other_json"),
+    *("broken_json", "other_image"),
     *("ignored_label", "third_coordinate", "image_in_json", *LINES),
     "lost_with_image",  # beside every image that is left out
     "mapper_failed",  # tests/doctor/test_images.py

@@ -4,7 +4,7 @@ import base64
 import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,7 @@ def load(tmp_path: Path, make_image: Callable[..., Path], check_counts: Any) -> 
         (shape(), [2, 2, 8, 8]),
         (shape(shape_type=None), [2, 2, 8, 8]),  # labelme 3 wrote none
         (shape(points=[[8, 9], [2, 3]], shape_type="rectangle"), [2, 3, 8, 9]),  # any two corners
+        (shape(points=[["8", "9"], [2, 3]], shape_type="rectangle"), [2, 3, 8, 9]),
         (shape(shape_type="rectangle"), [2, 2, 8, 8]),  # or all four
         (shape(shape_type="rotation", direction=0.3, difficult=True), [2, 2, 8, 8]),
         (shape(shape_type="oriented_rectangle"), [2, 2, 8, 8]),
@@ -124,6 +125,11 @@ def test_group_of_mask_and_polygon(load: Any) -> None:
         (shape(points=POINTS * 2, shape_type="cuboid"), Reason.OTHER_SHAPE),
         (shape(points=POINTS[:3], shape_type="rotation"), Reason.OTHER_SHAPE),
         (shape("__ignore__"), Reason.IGNORED_LABEL),
+        (shape(""), Reason.NO_LABEL),
+        (shape(" "), Reason.NO_LABEL),
+        (shape(None), Reason.NO_LABEL),  # type: ignore[arg-type]
+        (shape(1.5), Reason.NO_LABEL),  # type: ignore[arg-type]
+        ({"points": POINTS}, Reason.NO_LABEL),
         (shape("_background_"), Reason.IGNORED_LABEL),
         (shape(points=[[2], [3], [4]]), Reason.BAD_COORDINATES),
         (shape(points=[], shape_type="polygon"), Reason.BAD_COORDINATES),
@@ -234,13 +240,17 @@ def test_label_map_patterns(load: Any) -> None:
     assert [a["category_id"] for a in dataset.dicts[0]["annotations"]] == [2, 1, 0, 2]
     with pytest.raises(DatasetError, match=r"label_map: .*'yolk1' fits 'yolk\*' and '\*1'"):
         load(*shapes, label_map={"yolk*": "yolk", "*1": "one"})
+    with pytest.raises(DatasetError, match=r"label_map: 'yulk\*' fits none of the labels: 'egg'"):
+        load(*shapes, label_map={"yulk*": "yolk"})
 
 
 @pytest.mark.parametrize(
-    "options", [{"classes": ["cat", "__ignore__"]}, {"label_map": {"__*": "b"}}]
+    "options", [{"classes": ["cat", "__ignore__"]}, {"label_map": {"__ignore__": "b"}}]
 )
 def test_an_ignored_label_that_the_user_names_is_a_class(load: Any, options: Any) -> None:
     assert load(shape(), shape("__ignore__"), **options).report.instances_kept == 2
+    report = load(shape(), shape("__ignore__"), label_map={"*": "thing"}).report  # names none
+    assert report.left_out == {Reason.IGNORED_LABEL: 1}
 
 
 def test_numbers_as_text_and_text_as_numbers(load: Any) -> None:
@@ -287,8 +297,6 @@ def test_images_without_a_json_file(load: Any, make_image: Callable[..., Path]) 
 @pytest.mark.parametrize(
     "shapes, data, message",
     [
-        ([{"points": POINTS}], None, r"0001.json: shapes\[0\] has no 'label'"),
-        ([shape(label=None)], None, r"shapes\[0\].label is None; expected a text"),  # type: ignore[arg-type]
         ([{"label": "cat"}], None, r"shapes\[0\] has no 'points'"),
         ([shape(points=[2, 2, 8, 8])], None, r"shapes\[0\].points\[0\] is 2; expected a list"),
         ([3], None, r"shapes\[0\] is 3; expected an object"),
@@ -352,9 +360,54 @@ def test_folders_below(
 
 def test_images_below_that_no_json_belongs_to(load: Any, make_image: Callable[..., Path]) -> None:
     make_image("images/b/0001.jpg")  # of the same name, but another one
-    make_image("images/0001_json/label.png")  # exported by labelme
+    make_image("images/0001_json/img.png")  # exported by labelme
+    make_image("images/0001_json/label.png")
+    make_image("images/photos_json/0002.jpg")  # not
     report = load(shape()).report
-    assert report.images_left_out == {Reason.IMAGE_WITHOUT_JSON: 1}
+    assert report.images_left_out == {Reason.IMAGE_WITHOUT_JSON: 2}
+
+
+@pytest.mark.parametrize(
+    "paths, used, reasons",
+    [
+        # copies: each has its own image
+        (["1.jpg", "1.jpg", "1.jpg"], ["1.jpg", "2.jpg", "3.jpg"], {Reason.FOUND_ELSEWHERE: 2}),
+        # a single one is believed, with a doubt
+        (["1.jpg", "2.jpg", "9.jpg"], ["1.jpg", "2.jpg", "9.jpg"], {Reason.OTHER_IMAGE: 1}),
+        (["2.jpg", "3.jpg", "9.jpg"], ["2.jpg", "3.jpg", "9.jpg"], {Reason.OTHER_IMAGE: 3}),
+        # no image, though it is there
+        (["1.txt", "2.jpg", "3.json"], ["1.jpg", "2.jpg", "3.jpg"], {Reason.FOUND_ELSEWHERE: 2}),
+        (["1.mp4", "2.jpg", "3.jpg"], ["1.jpg", "2.jpg", "3.jpg"], {Reason.FOUND_ELSEWHERE: 1}),
+    ],
+)
+def test_an_image_path_that_is_not_of_the_json_file(
+    tmp_path: Path,
+    make_image: Callable[..., Path],
+    write_json: Any,
+    paths: Sequence[str],
+    used: Sequence[str],
+    reasons: dict[Reason, int],
+) -> None:
+    for name in (1, 2, 3, 9):
+        make_image(f"{name}.jpg")
+    for number, path in enumerate(paths, start=1):
+        write_json({"shapes": [shape()], "imagePath": path}, f"{number}.json")
+    (tmp_path / "1.txt").write_text("cat")
+    (tmp_path / "1.mp4").write_bytes(b"\0\0\0 ftypisom")
+    dataset = load_labelme_json(tmp_path)
+    assert [Path(d["file_name"]).name for d in dataset.dicts] == used
+    assert dataset.report.repaired + dataset.report.doubted == reasons
+
+
+@pytest.mark.parametrize("text", ["", '{"shapes": [', "\0"])
+def test_a_broken_json_file_among_others(load: Any, tmp_path: Path, text: str) -> None:
+    load(shape())
+    (tmp_path / "json/0000.json").write_text(text)
+    report = load(shape()).report
+    assert (report.instances_kept, report.doubted) == (1, {Reason.BROKEN_JSON: 1})
+    (tmp_path / "json/0001.json").unlink()
+    with pytest.raises(DatasetError, match=r"0000\.json is not valid json"):
+        load_labelme_json(tmp_path / "json", tmp_path / "images")
 
 
 def test_files_in_natural_order(load: Any, tmp_path: Path, make_image: Callable[..., Path]) -> None:

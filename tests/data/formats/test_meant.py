@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,13 @@ def in_list(*parts: int) -> Change:
     return of_all("annotations", "segmentation", rles)
 
 
+def texts(rle: dict[str, Any]) -> dict[str, Any]:
+    columns = mask_util.decode(rle).ravel(order="F")
+    ends = np.append(np.flatnonzero(np.diff(columns)) + 1, columns.size)
+    runs = np.diff(ends, prepend=0).tolist()
+    return {"size": [str(n) for n in rle["size"]], "counts": list(map(str, runs))}
+
+
 NAMES = {3: "a", 7: "b"}
 # what is done to sound content; what is counted; ids of images
 MEANT: dict[str, tuple[Change, dict[Reason, int], list[int]]] = {
@@ -154,6 +162,33 @@ MEANT: dict[str, tuple[Change, dict[Reason, int], list[int]]] = {
     ),
     "an RLE in a list": (in_list(1), {Reason.NESTED: 4}, [3, 7]),
     "RLEs in a list": (in_list(1, 2), {Reason.NESTED: 4}, [3, 7]),
+    # size and run lengths as text
+    "an RLE of texts": (
+        both(
+            in_list(1),
+            of_all("annotations", "segmentation", lambda rles: [texts(rle) for rle in rles]),
+        ),
+        {Reason.NESTED: 4, Reason.OTHER_TYPE: 4},
+        [3, 7],
+    ),
+    "json within json": (
+        of_all("annotations", "segmentation", json.dumps),
+        {Reason.OTHER_TYPE: 4},
+        [3, 7],
+    ),
+    # merged files
+    "an image listed twice": (
+        lambda data: data["images"].append(data["images"][0] | {}),
+        {Reason.SAME_FILE: 1},
+        [3, 7],
+    ),
+    "LVIS": (
+        lambda data: [
+            r.update(coco_url=f"http://x/y/{r.pop('file_name')}") for r in data["images"]
+        ],
+        {},
+        [3, 7],
+    ),
     "a list of pairs": (
         of_all("annotations", "segmentation", lambda p: np.reshape(p, (-1, 2)).tolist()),
         {Reason.NESTED: 4},

@@ -92,6 +92,8 @@ def search(tmp_path: Path, make_image: Callable[..., Path]) -> Search:
         ("file:///C:/bob/a%20b.jpg", "images/a b.jpg", LOOSE),
         ("/data/local-files/?d=folder%5Ca.jpg", "images/a.jpg", LOOSE),
         ("/data/local-files/?d=sub/a.jpg", "images/sub/a.jpg", SPELT),
+        ("https://example.org/get.php?id=1&file=a.jpg", "images/a.jpg", SPELT),
+        ("https://example.org/a.jpg?name=b.jpg", "images/a.jpg", SPELT),
         ("a%20b.jpg", "images/a b.jpg", LOOSE),
         ("a%20b.jpg", "images/a%20b.jpg", None),
         # uploads
@@ -139,7 +141,22 @@ def test_one_file(search: Search, name: Any, file: str, reason: Reason | None) -
         (["images/a.jpg", "images/s/a.jpg", "images/s/b.jpg"], ["a.jpg", "b.jpg"], ["a.jpg", ""]),
         (["images/a.jpg", "images/a.png", "images/b.png"], ["a.jpg", "b.jpg"], ["a.jpg", ""]),
         (["images/masks/a.png"], ["a.jpg"], [""]),
+        # photographs that are lost, while others are where they are stated
+        (["images/a.jpg", "images/masks/b.jpg"], ["a.jpg", "b.jpg"], ["a.jpg", ""]),
+        (
+            ["images/1.jpg", "images/3.jpg", "images/val/2.jpg", "images/val/4.jpg"],
+            ["1.jpg", "2.JPG", "3.jpg"],
+            ["1.jpg", "", "3.jpg"],
+        ),
+        (["images/p/1.jpg", "images/q/2.jpg"], ["1.jpg", "2.jpg"], ["p/1.jpg", "q/2.jpg"]),
         # dates are no marks of an upload
+        (["images/1.jpg"], ["20240101-1.jpg"], [""]),
+        (["images/20240101-1.jpg"], ["1.jpg"], [""]),
+        (
+            ["images/1.jpg", "images/2.jpg"],
+            ["20240101-1.jpg", "1a2b3c4d-2.jpg"],
+            ["1.jpg", "2.jpg"],
+        ),
         (["images/20240102-1.jpg"], ["20240101-1.jpg"], [""]),
         (["images/im10.jpg"], ["im1.jpg"], [""]),
     ],
@@ -159,11 +176,44 @@ def test_the_folder_of_another_camera(search: Search, there: Sequence[str]) -> N
 
 
 @pytest.mark.parametrize(
+    "root, name, is_found",
+    [
+        # folders above, compared as far as they agree
+        ("valid/images", "/content/set/train/images/1.jpg", False),
+        ("cam1/images", "/d/cam0/images/1.jpg", False),
+        ("MOT-02/img1", "MOT-04/img1/1.jpg", False),
+        ("session_b/rgb", "session_a/rgb/1.jpg", False),
+        ("new/images", "/old/set/images/1.jpg", True),
+        ("disk2/set/images", "/disk1/set/images/1.jpg", True),
+        ("val/cam0/images", "/old/train/cam0/images/1.jpg", False),
+        ("old/images", "/old/images/1.jpg", True),
+        # parts of a set, as words of a name
+        ("val2017", "/x/train2017/1.jpg", False),
+        ("val_images", "train_images/1.jpg", False),
+        ("dev", "train/1.jpg", False),
+        ("val", "train2017/1.jpg", False),
+        ("train", "/x/train2017/1.jpg", True),
+        ("b", "a/1.jpg", False),
+        ("b", "imgs/1.jpg", True),
+        # a folder that there is
+        ("front/rgb", "back/rgb/1.jpg", False),
+    ],
+)
+def test_folders_above(
+    search: Search, tmp_path: Path, root: str, name: str, is_found: bool
+) -> None:
+    (tmp_path / "back/rgb").mkdir(parents=True)
+    (found,) = search([f"{root}/1.jpg"], [name], root)
+    assert (found.reason is LOOSE) == is_found
+
+
+@pytest.mark.parametrize(
     "files, name, words",
     [
         (["images/x/a.jpg", "images/y/a.jpg"], "a.jpg", ("x/a.jpg and y/a.jpg", "equally")),
         (["images/photos/a.jpg"], "imgs/a.jpg", ("photos/a.jpg", "set image_root to", "/photos")),
         (["images/im_00.jpg"], "im00.jpg", ("did you mean 'im_00.jpg'",)),
+        (["images/0001.jpg", "images/0011.jpg"], "1.jpg", ("did you mean '0001.jpg'",)),
         ([], "a.jpg", ("image_root holds no files",)),
         (["images/b.jpg"], "https://example.org/a.jpg", ("an address; fetch",)),
         (["images/b.jpg"], None, ("no file name is stated",)),

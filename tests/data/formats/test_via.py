@@ -73,6 +73,7 @@ def test_versions(load: Any, data: Any) -> None:
         (POLYGON, [2, 2, 8, 8]),
         (POLYGON | {"name": "polyline"}, [2, 2, 8, 8]),
         ({"name": "rect", "x": 3, "y": 4, "width": 5, "height": 6}, [3, 4, 8, 10]),
+        ({"name": "rect", "x": "3", "y": 4, "width": "5", "height": 6}, [3, 4, 8, 10]),
         ({"name": "circle", "cx": 10, "cy": 9, "r": 4}, [6, 5, 14, 13]),
         ({"name": "ellipse", "cx": 10, "cy": 9, "rx": 6, "ry": 2}, [4, 7, 16, 11]),
         # theta is in radians: a quarter turn
@@ -93,7 +94,7 @@ def test_shapes(load: Any, shape: Any, bbox: list[float]) -> None:
         ({"name": "point", "cx": 3, "cy": 4}, Reason.OTHER_SHAPE),
         ({"name": "circle", "cx": 3, "cy": 4}, Reason.BAD_COORDINATES),
         ({"name": "circle", "cx": 3, "cy": 4, "r": -1}, Reason.BAD_COORDINATES),
-        ({"name": "rect", "x": 3, "y": 4, "width": "5", "height": 6}, Reason.BAD_COORDINATES),
+        ({"name": "rect", "x": 3, "y": 4, "width": "5px", "height": 6}, Reason.BAD_COORDINATES),
         ({"name": "rect", "x": 3, "y": 4, "width": 0, "height": 6}, Reason.TOO_FEW_POINTS),
         ({"name": "polygon"}, Reason.BAD_COORDINATES),
         (POLYGON | {"all_points_x": [2, 8, 8]}, Reason.BAD_COORDINATES),

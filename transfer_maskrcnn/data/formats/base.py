@@ -86,6 +86,8 @@ class Reason(str, Enum):
     SHARED_LABELS = "shared_labels"
     TURNED_BOX = "turned_box"
     OTHER_JSON = "other_json"
+    BROKEN_JSON = "broken_json"
+    OTHER_IMAGE = "other_image"
     SEMANTIC_MASK = "semantic_mask"
     SCATTERED = "scattered"
     FRAGMENT = "fragment"
@@ -166,6 +168,8 @@ WORDS = {
     Reason.TURNED_BOX: "whose outline is a box, as all are",
     Reason.SHARED_LABELS: "that share a label file with another image",
     Reason.OTHER_JSON: "json files of another kind, not read",
+    Reason.BROKEN_JSON: "json files that cannot be read",
+    Reason.OTHER_IMAGE: "images that have another name than the json file, which has its own",
     Reason.SUPERCATEGORY: "unused categories that are the supercategory of all others",
     Reason.OTHER_TYPE: "with a value of another type than COCO's (a number as text, null)",
     Reason.BOX_OFF: "whose box was not around the mask, which has its own now",

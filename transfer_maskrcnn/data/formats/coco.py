@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -144,8 +145,9 @@ def parse_images(data: dict[str, Any], source: str, report: LoadReport) -> dict[
     """Id -> image, without its instances. Name and size are what the file states."""
     records = need(data, "images", list, source, "the file")
     ids = read_ids(records, "id", "images", source, report)
-    repeated = [f"{id} ({count} times)" for id, count in Counter(ids).items() if count > 1]
-    if repeated:
+    named = {(id, str(record.get("file_name"))) for record, id in zip(records, ids, strict=True)}
+    times = Counter(id for id, _ in named)
+    if repeated := [f"{id} ({count} times)" for id, count in times.items() if count > 1]:
         raise DatasetError(
             f"{source}: image ids that are not unique: {few(repeated, 20)}. "
             "Give each image its own id, and its annotations the same as image_id"
@@ -153,12 +155,17 @@ def parse_images(data: dict[str, Any], source: str, report: LoadReport) -> dict[
     numbers = numbered(ids)
     images: dict[Id, RawImage] = {}
     for k, (record, id) in enumerate(zip(records, ids, strict=True)):
+        if id in images:
+            images[id].repairs.append((Reason.SAME_FILE, f"images[{k}] is id {id} again"))
+            continue
         size = stated_size(record, ("height", "width"), source, f"images[{k}]")
-        image = RawImage(record.get("file_name"), numbers[id], stated_size=size, record=f"id {id}")
+        name = record.get("file_name") or PurePath(str(record.get("coco_url", ""))).name  # of LVIS
+        image = RawImage(name, numbers[id], stated_size=size, record=f"id {id}")
         texts = [key for key in ("height", "width") if isinstance(record.get(key), str)]
         if texts and size:
             image.repairs.append((Reason.OTHER_TYPE, f"{' and '.join(texts)} as text"))
         images[id] = image
+    data["images"] = list(dict(zip(ids, records, strict=True)).values())
     return images
 
 
@@ -175,15 +182,17 @@ def parse_annotations(
     names = _names_of(data["images"], images)
     of_image = read_ids(records, "image_id", "annotations", source, report, names)
     crowds = _crowds(records, source, report)
-    seen: set[int | str] = set()
+    seen: dict[Id, dict[str, Any]] = {}
     rows = zip(records, of_image, labels, crowds, strict=True)
     for k, (record, image_id, label, iscrowd) in enumerate(rows):
         annotation_id = record.get("id")
         if isinstance(annotation_id, (int, str)):
-            if annotation_id in seen:
+            known = seen.setdefault(annotation_id, record)
+            if known is not record:
                 again = Place("", "annotations", k, f"id {annotation_id}")
                 report.count(report.repaired, Reason.DUPLICATE_ID, again)
-            seen.add(annotation_id)
+                if known == record:
+                    continue
         image = images.get(image_id)
         if image is None:
             report.instances_read += 1
@@ -231,20 +240,37 @@ def _parse_annotation(
         iscrowd=iscrowd,
     )
     segmentation = record.get("segmentation")
+    if isinstance(segmentation, str):
+        with suppress(ValueError, RecursionError):
+            segmentation = json.loads(segmentation)
+            instance.repairs.append(Reason.OTHER_TYPE)
     if segmentation is None or segmentation == [] or segmentation == {}:
         instance.problem = Reason.NO_MASK
     elif isinstance(segmentation, dict):
-        instance.rle = segmentation
+        instance.rle = _read_rle(segmentation, instance.repairs)
     elif not isinstance(segmentation, list):
         instance.problem = Reason.BAD_COORDINATES
     elif isinstance(segmentation[0], dict) and all(isinstance(p, dict) for p in segmentation):
-        instance.rle, instance.problem = merge_rles(segmentation)
+        instance.rle, instance.problem = merge_rles(
+            [_read_rle(part, instance.repairs) for part in segmentation]
+        )
         instance.repairs.append(Reason.NESTED)
     else:
         instance.polygons = unnested(segmentation)
         if instance.polygons is not segmentation:
             instance.repairs.append(Reason.NESTED)
     return instance
+
+
+def _read_rle(rle: dict[str, Any], repairs: list[Reason]) -> dict[str, Any]:
+    """An RLE with whole numbers where its lists have them as text."""
+    for key in ("size", "counts"):
+        values = rle.get(key)
+        if isinstance(values, list) and str in set(map(type, values)):
+            with suppress(ValueError):
+                rle = rle | {key: [int(n) if type(n) is str else n for n in values]}
+                repairs.append(Reason.OTHER_TYPE)
+    return rle
 
 
 def unnested(segmentation: list[Any]) -> list[Any]:

@@ -105,10 +105,7 @@ def stated_size(
     """Height and width of an image in pixels, named so, where the file states both, and not 0. They
     may be written as text."""
     read = {key: record.get(key) for key in keys}
-    for key, value in read.items():
-        if isinstance(value, str):
-            with suppress(ValueError):
-                read[key] = float(value)
+    read |= {key: number(v) for key, v in read.items() if not math.isnan(number(v))}
     if any(value is None or value == 0 for value in read.values()):
         return None
     return need(read, keys[0], int, source, place), need(read, keys[1], int, source, place)
@@ -124,7 +121,9 @@ def wrong_kind(data: Any, source: str, expected: str) -> DatasetError:
 
 
 def number(value: Any) -> float:
-    """``value`` as a float, NaN where it is no number: cleaning counts what is not finite."""
+    """A number, also one written as text, as a float; NaN, which cleaning counts, for others."""
+    with suppress(ValueError):
+        value = float(value) if type(value) is str else value
     # Python compares a whole number with a float exactly, however large.
     return float(value) if type(value) in (int, float) and abs(value) < 1e300 else math.nan
 

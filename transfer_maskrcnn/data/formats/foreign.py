@@ -30,6 +30,11 @@ _KINDS: dict[str, tuple[tuple[frozenset[str], str], ...]] = {
             ("data_row", f"a Labelbox export; {_COCO}, with Labelbox's converter"),
             ("item annotations", f"a V7 Darwin json; {_COCO}"),
             ("metadata instances", f"a SuperAnnotate json; {_COCO}, with its converter"),
+            (
+                "imgHeight objects",
+                "a Cityscapes json; take its instanceIds (format: png_masks)",
+            ),
+            ("label_classes images", f"a Hasty json; {_COCO}"),
             ("type features", f"a GeoJSON; its coordinates are of a map or a slide: {_COCO}"),
         )
     ),
@@ -44,6 +49,7 @@ _KINDS: dict[str, tuple[tuple[frozenset[str], str], ...]] = {
                 f"a Label Studio JSON-MIN; {_COCO}, or brush labels as PNG",
             ),
             ("data_row", f"a Labelbox export; {_COCO}, with Labelbox's converter"),
+            ("name labels", f"a BDD100K (Scalabel) json; {_COCO}, with Scalabel's converter"),
             ("image annotations", f"a CreateML json, which {_BOXES}"),
         )
     ),
@@ -63,6 +69,7 @@ _BEGINNINGS = {
     rb"[^\n]*region_shape_attributes": (
         "a VIA csv; in VIA, choose Export Annotations (as json) (format: via)"
     ),
+    rb"[^\n]*EncodedPixels": "a csv of run lengths; draw each as a mask (format: png_masks)",
     rb"[^\n]*xmin[^\n]*ymax": f"a csv which {_BOXES}",
     rb"[^\n{[]*,[^\n{[]*,[^\n]*": f"a csv; {_COCO}",
     rb"version https://git-lfs": "a pointer of Git LFS; fetch the file itself: git lfs pull",

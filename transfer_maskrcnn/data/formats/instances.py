@@ -308,14 +308,6 @@ def _numbers(
             return np.array(values, dtype=np.float64).reshape(len(rows), width)
     if str in kinds:
         for one, row in zip(instances, rows, strict=True):
-            if any(type(value) is str and not math.isnan(_read(value)) for value in row):
+            if any(type(value) is str and not math.isnan(number(value)) for value in row):
                 one.repairs.append(Reason.OTHER_TYPE)
-    return np.array([_read(v) for v in values], dtype=np.float64).reshape(len(rows), width)
-
-
-def _read(value: Any) -> float:
-    """``value`` as a float, NaN where it is no number, also not one written as text."""
-    try:
-        return number(float(value) if type(value) is str else value)
-    except ValueError:
-        return math.nan
+    return np.array([number(v) for v in values], dtype=np.float64).reshape(len(rows), width)

@@ -7,7 +7,7 @@ import io
 import math
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from .base import LoadedDataset, LoadReport, Patch, Place, RawImage, RawInstance
 from .files import (
     clip,
     existing,
+    list_counts,
     list_files,
     list_images,
     need,
@@ -36,7 +37,6 @@ from .masks import ellipse, rectangle
 from .names import ImageFolder
 
 Shape = list[Any] | Patch | Reason  # flat x, y of a polygon, a part of a mask, or why neither
-_EXPORTED = "_json"  # ends the name of a folder into which labelme exported pictures of its labels
 _NOT_LEARNT = ("__ignore__", "_background_")  # what labelme's own converters leave out
 # by four corners, as X-AnyLabeling and newer versions of labelme write what is turned
 _RECTANGLES = ("rectangle", "rotation", "quadrilateral", "oriented_rectangle")
@@ -55,14 +55,16 @@ def load_labelme_json(
     Polygon, rectangle (upright or turned), circle and mask shapes; shapes with the same label and
     the same ``group_id`` are parts of one instance. Other shapes (points, lines), and those
     labelled ``__ignore__`` or ``_background_``, are left out and counted, as are images that only
-    ``imageData`` holds. Json files of another kind are counted where some are labelme's.
+    ``imageData`` holds. Json files that are broken, or of another kind, are counted where some are
+    labelme's.
 
     Args:
         annotations: the folder of the json files.
         image_root: the folder of the images. Default: ``annotations``. An ``imagePath`` may be
             relative to the json file, or to this folder, which may have the same folders below it;
-            one that is missing, or leads nowhere, is replaced by the image whose name is the json
-            file's. Images below it that no json file belongs to are left out and counted.
+            one that is missing, or leads to no image, is replaced by the image whose name is the
+            json file's; so is one that several json files state which have such an image each.
+            Images below it that no json file belongs to are left out and counted.
         classes: class names, in the order wanted. Default: all labels found, sorted.
         merge: class -> the labels in the files that become it.
         label_map: label in the files, or a pattern -> class name ({"cat*": "cat"}); labels that
@@ -83,7 +85,12 @@ def load_labelme_json(
     report = LoadReport()
     contents: list[tuple[Path, dict[str, Any]]] = []
     for file in files:
-        data = read_json(file)
+        try:
+            data = read_json(file)
+        except DatasetError as error:
+            note = str(error).removeprefix(f"{file} ")
+            report.count(report.doubted, Reason.BROKEN_JSON, Place(str(file), note=note))
+            continue
         if isinstance(data, dict) and isinstance(data.get("shapes"), list):
             data["imageData"] = bool(data.get("imageData"))  # a copy of the image, which is large
             contents.append((file, data))
@@ -92,20 +99,60 @@ def load_labelme_json(
             report.count(report.doubted, Reason.OTHER_JSON, place)
     if not contents:
         raise wrong_kind(read_json(files[0]), str(files[0]), "a labelme json")
-    images = [RawImage(_stated(f, folder, d), k) for k, (f, d) in enumerate(contents, start=1)]
     stems = [file.relative_to(folder).with_suffix("").as_posix() for file, _ in contents]
+    images = [
+        RawImage(_stated(file, folder, data), k, record=f"{stem}.json")
+        for k, ((file, data), stem) in enumerate(zip(contents, stems, strict=True), start=1)
+    ]
     root.locate(images, stems=stems)
+    there = {os.path.normpath(path): path for path in list_images(root.root, recursive=True)}
+    _prefer_own(images, stems, there, root.root)
     for image, (file, data) in zip(images, contents, strict=True):
         read_labelme(image, data, str(file))
     _learn_labels([i for image in images for i in image.instances], mapping, classes)
     used = {os.path.normpath(image.file_name) for image in images}
-    others = [
-        str(path)
-        for path in list_images(root.root, recursive=True)
-        if os.path.normpath(path) not in used and not path.parent.name.endswith(_EXPORTED)
+    images += [
+        RawImage(str(path), 0, problem=Reason.IMAGE_WITHOUT_JSON)
+        for text, path in there.items()
+        if text not in used and not _is_exported(path, root.root)
     ]
-    images += [RawImage(path, 0, problem=Reason.IMAGE_WITHOUT_JSON) for path in others]
     return assemble(images, str(folder), classes, merge, report=report)
+
+
+def _prefer_own(
+    images: Sequence[RawImage], stems: Sequence[str], there: Mapping[str, Path], root: Path
+) -> None:
+    """Where json files name another image than the one beside them of their own name: several that
+    name one are copies, and get their own; a single one is doubted."""
+    of_stem: dict[str, list[str]] = defaultdict(list)
+    for text, path in there.items():
+        of_stem[path.relative_to(root).with_suffix("").as_posix()].append(text)
+    naming: dict[str, list[tuple[RawImage, str]]] = defaultdict(list)
+    for image, stem in zip(images, stems, strict=True):
+        file, alike = os.path.normpath(image.file_name), of_stem[stem]
+        if not image.problem and file in there:
+            own = file if file in alike else alike[0] if len(alike) == 1 else ""
+            naming[file].append((image, own))
+    for file, group in naming.items():
+        are_copies = len(group) > 1 and all(own for _, own in group)
+        for image, own in group:
+            if are_copies and own != file:
+                image.file_name = own
+                note = f"for {os.path.basename(file)!r}, which {len(group)} json files name"
+                image.repairs.append((Reason.FOUND_ELSEWHERE, note))
+            elif own not in ("", file):
+                note = f"named by {image.record}, which lies beside {os.path.basename(own)}"
+                image.doubts.append((Reason.OTHER_IMAGE, note))
+
+
+def _is_exported(image: Path, root: Path) -> bool:
+    """Whether an image is of the folder into which labelme exported pictures of a json file."""
+    folder = image.parent
+    return (
+        folder != root
+        and folder.name.endswith("_json")
+        and all((folder / name).is_file() for name in ("img.png", "label.png"))
+    )
 
 
 def _stated(file: Path, folder: Path, data: dict[str, Any]) -> str:
@@ -119,9 +166,16 @@ def _learn_labels(
     instances: Sequence[RawInstance], label_map: Mapping[str, str], classes: Sequence[str] | None
 ) -> None:
     """Give instances the labels that ``label_map`` has for theirs; some are not to be learnt."""
-    names = class_by_label((instance.label for instance in instances), label_map, "label_map")
+    labels = [instance.label for instance in instances if not instance.problem]
+    idle = [key for key in label_map if not class_by_label(labels, {key: "-"}, "label_map")]
+    if idle and classes is None:
+        raise DatasetError(
+            f"label_map: {', '.join(map(repr, idle))} fits none of the labels: "
+            f"{list_counts(Counter(labels))}. Correct it, or state classes"
+        )
+    names = class_by_label(labels, label_map, "label_map")
     for instance in instances:
-        if instance.label in _NOT_LEARNT and instance.label not in {*names, *(classes or ())}:
+        if instance.label in _NOT_LEARNT and instance.label not in {*label_map, *(classes or ())}:
             instance.problem = Reason.IGNORED_LABEL
         instance.label = names.get(instance.label, instance.label)
 
@@ -144,20 +198,21 @@ def check_label_map(label_map: Any) -> dict[str, str]:
 def read_labelme(image: RawImage, data: dict[str, Any], source: str) -> None:
     """Give an image the size and the instances of its json file."""
     image.stated_size = stated_size(data, ("imageHeight", "imageWidth"), source, "the file")
-    image.record = os.path.basename(source)
     if data["imageData"] and image.problem is Reason.IMAGE_MISSING:
         image.problem, image.note = Reason.IMAGE_IN_JSON, ""
     instances: dict[Any, RawInstance] = {}
     for k, shape in enumerate(data["shapes"]):
-        is_number = isinstance(shape, dict) and type(shape.get("label")) is int
-        label = str(need(shape, "label", int if is_number else str, source, f"shapes[{k}]"))
         drawn, repairs = labelme_shape(shape, source, f"shapes[{k}]")
-        repairs += [Reason.OTHER_TYPE] * is_number
+        stated = shape.get("label")
+        label = str(stated) if type(stated) in (str, int) and str(stated).strip() else ""
+        if type(stated) is int:
+            repairs.append(Reason.OTHER_TYPE)
         note = str(shape.get("shape_type")) if drawn is Reason.OTHER_SHAPE else ""
         own = RawInstance(Place(image.file_name, "shapes", k, note, source), label)
         group = shape.get("group_id")
-        if isinstance(drawn, Reason):
-            own.problem, group = drawn, None
+        own.problem = drawn if isinstance(drawn, Reason) else None if label else Reason.NO_LABEL
+        if own.problem:
+            group = None
         instance = instances.setdefault(k if group is None else (label, str(group)), own)
         instance.repairs = list(dict.fromkeys(instance.repairs + repairs))
         if isinstance(drawn, list):
@@ -169,8 +224,8 @@ def read_labelme(image: RawImage, data: dict[str, Any], source: str) -> None:
 
 def labelme_shape(shape: dict[str, Any], source: str, place: str) -> tuple[Shape, list[Reason]]:
     """What one shape covers, in pixels, and what of it was mended."""
-    kind = shape.get("shape_type") or "polygon"  # labelme 3 and older knew nothing else
     points = need(shape, "points", list, source, place)
+    kind = shape.get("shape_type") or "polygon"  # labelme 3 and older knew nothing else
     for k, point in enumerate(points):
         if not isinstance(point, list):
             raise wrong_type(point, list, source, f"{place}.points[{k}]")
@@ -183,6 +238,7 @@ def labelme_shape(shape: dict[str, Any], source: str, place: str) -> tuple[Shape
     if kind not in ("rectangle", "circle", "mask"):
         return Reason.OTHER_SHAPE, []
     flat = list(map(number, stated))
+    repairs += [Reason.OTHER_TYPE] * any(isinstance(value, str) for value in stated)
     if len(points) != 2 or math.isnan(sum(flat)):
         return Reason.BAD_COORDINATES, []
     if kind == "mask":
@@ -257,11 +313,12 @@ def load_via_json(
             own = region["region_attributes"]
             label = only if attribute is None else parse_label(own.get(attribute))
             instance = RawInstance(Place(image.file_name, "regions", k, note, key), label)
-            instance.problem = None if label else Reason.NO_LABEL
             if isinstance(drawn, Reason):
                 instance.problem = drawn
             else:
-                instance.polygons = [drawn]
+                instance.polygons, instance.problem = [drawn], None if label else Reason.NO_LABEL
+                if any(isinstance(shape[key], str) for key in shape.keys() - {"name"}):
+                    instance.repairs.append(Reason.OTHER_TYPE)
             image.instances.append(instance)
     return assemble(images, source, classes, merge)
 

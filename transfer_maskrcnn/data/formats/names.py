@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import cached_property, lru_cache
-from itertools import islice, takewhile
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
@@ -32,12 +31,13 @@ _MOST_FILES = 1_000_000  # below image_root: more are no dataset, but somebody's
 _MOST_ALIKE = 16  # files of one name that are remembered: two are enough to be in doubt
 _MOST_SIMILAR = 1_000  # names that are compared letter by letter with a missing one
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://[^/]*", re.I)  # with the host; C:/ is none
-_LOCAL_FILE = re.compile(r".*\?(?:.*&)?d=([^&]*).*")  # Label Studio's /data/local-files/?d=a/b.jpg
+_PARAMETER = re.compile(r"(?:^|&)\w+=([^&]*\.\w+)(?=&|$)")  # /data/local-files/?d=a/b.jpg
 _UPLOAD = re.compile(r"[0-9a-f]{8}-(?=.)")  # Label Studio's 1a2b3c4d-name.jpg
+_NO_DATE = re.compile(rf"(?![0-9]+-){_UPLOAD.pattern}")
 _ROBOFLOW = re.compile(r"_([a-z]+)\.rf\.[0-9a-z]+\.[a-z]+$")  # name_png.rf.1a2b3c.jpg
-_OTHER_SUFFIXES = frozenset((".gif", ".jp2", ".jfif", ".heic", ".heif", ".avif", ".dcm", ".npy"))
-_TEXT_SUFFIXES = frozenset((".json", ".txt", ".xml", ".csv", ".yaml"))  # of no image
-_PARTS = frozenset(("train", "training", "val", "valid", "validation", "test"))
+_SUFFIXES = IMAGE_SUFFIXES | {*(".gif", ".jp2", ".jfif", ".heic", ".heif", ".avif", ".dcm", ".npy")}
+_PARTS = {*("train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval")}
+_NO_IMAGE = "it is no image"
 
 Key = Callable[[str], str]
 Folders = tuple[str, ...]
@@ -54,14 +54,9 @@ def _fold(name: str) -> str:
     return re.sub(r"\.jpeg$", ".jpg", re.sub(r"\.tiff$", ".tif", name))
 
 
-def _origin(name: str) -> str:
-    """A name as it was before an upload changed it."""
-    return _fold(_ROBOFLOW.sub(r".\1", _UPLOAD.sub("", _fold(name), count=1)))
-
-
 def _stem(name: str) -> str:
     stem, suffix = os.path.splitext(_fold(name))
-    return stem if suffix in IMAGE_SUFFIXES | _OTHER_SUFFIXES else stem + suffix
+    return stem if suffix in _SUFFIXES else stem + suffix
 
 
 class _Rule(NamedTuple):
@@ -72,13 +67,6 @@ class _Rule(NamedTuple):
     words: str = ""
 
 
-_RULES = (
-    _Rule(_plain, _plain),
-    _Rule(_fold, _fold, "in other letters"),
-    _Rule(_origin, _fold, "without the prefix or hash of an upload"),
-    _Rule(_fold, _origin, "with the prefix or hash of an upload"),
-    _Rule(_stem, _stem, "with another suffix"),
-)
 _BY_ANNOTATION = _Rule(_stem, _stem, "named as the annotation file is")
 
 
@@ -89,7 +77,9 @@ def parts_of(name: str) -> list[str]:
     """
     text, is_address = _ADDRESS.subn("", name.strip(), count=1)
     if is_address or "?" in text:
-        text = unquote(_LOCAL_FILE.sub(r"\1", text).partition("?")[0])
+        text, _, query = text.partition("?")
+        named = None if os.path.splitext(text)[1].lower() in _SUFFIXES else _PARAMETER.search(query)
+        text = unquote(named[1] if named else text)
     parts = [part for part in text.replace("\\", "/").split("/") if part not in ("", ".")]
     while ".." in parts:
         del parts[: parts.index("..") + 1]
@@ -121,24 +111,17 @@ class ImageFolder:
 
         Args:
             images: ``file_name`` is what the annotations state, of any type.
-            beside: for each image, the folder of its annotations, from which on its name may be
-                meant, too. Default: that of the dataset.
             stems: for each image, the path without suffix, from the annotations on, that its file
                 may have instead, in formats with one annotation file an image.
         """
         stated = [_text(image.file_name) for image in images]
         for image, name in zip(images, stated, strict=True):
             image.file_name = os.path.join(self.root, name)
-        are_there = _are_files([image.file_name for image in images])
-        if stems:
-            are_there = [
-                is_there and not _is_text(p) for p, is_there in zip(stated, are_there, strict=True)
-            ]
+        are_there = _are_images([image.file_name for image in images])
         missing = [
             i
             for i, image in enumerate(images)
-            if not (are_there[i] and not (stems and _is_text(stated[i])))
-            and not (image.problem or self._read(image, stated[i]))
+            if not (are_there[i] or image.problem or self._read(image, stated[i]))
         ]
         if not missing:
             return
@@ -146,7 +129,8 @@ class ImageFolder:
         tree.search(missing, stems)
         for i in missing:
             if i not in tree.found:
-                images[i].problem, images[i].note = Reason.IMAGE_MISSING, tree.why_not(i)
+                if not os.path.isfile(images[i].file_name):  # else, no image: its header says what
+                    images[i].problem, images[i].note = Reason.IMAGE_MISSING, tree.why_not(i)
                 continue
             n, words = tree.found[i]
             images[i].file_name = os.path.join(self.root, tree.files[n])
@@ -158,14 +142,13 @@ class ImageFolder:
     def _read(self, image: RawImage, name: str) -> bool:
         """Whether a name leads to a file in its own notation, also from the annotations on."""
         plain = re.sub("^file://", "", name.strip()).replace("\\", "/")
-        root = os.path.abspath(self.root)
         for folder in (self.root, self._beside):
             path = os.path.join(folder, plain)
-            if _is_text(plain) or not os.path.isfile(path):
+            if not _is_image(path):
                 continue
-            whole = os.path.abspath(path)
-            if whole.startswith(os.path.join(root, "")) and os.path.isfile(whole):
-                path = os.path.join(self.root, os.path.relpath(whole, root))
+            inner = os.path.relpath(path, self.root)
+            if not inner.startswith(os.path.join(os.pardir, "")):
+                path = os.path.join(self.root, inner)
             elif folder is not self.root:
                 note = f"for {clip(repr(name))}: beside the annotations, not in image_root"
                 image.repairs.append((Reason.FOUND_ELSEWHERE, note))
@@ -181,15 +164,31 @@ def _text(name: object) -> str:
     return name if isinstance(name, str) else str(name) if type(name) is int else ""
 
 
-def _is_text(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in _TEXT_SUFFIXES
+def _is_image(path: str) -> bool:
+    """Whether there is such a file, and it is an image, by its suffix or else by its content."""
+    return os.path.isfile(path) and (
+        os.path.splitext(path)[1].lower() in _SUFFIXES or not probe_image(path).problem
+    )
 
 
-def _are_files(paths: Sequence[str]) -> list[bool]:
-    """Whether each is a file; asked in threads, since on a network that takes its time."""
+def _has_pixels(path: str) -> bool:
+    return probe_image(path).problem not in (Reason.IMAGE_EMPTY, Reason.IMAGE_NO_IMAGE)
+
+
+def _are_images(paths: Sequence[str]) -> list[bool]:
+    """:func:`_is_image` of each, in threads, since on a network that takes its time."""
     with ThreadPoolExecutor(THREADS) as pool:
-        parts = list(pool.map(lambda k: [*map(os.path.isfile, paths[k::THREADS])], range(THREADS)))
+        parts = list(pool.map(lambda k: [*map(_is_image, paths[k::THREADS])], range(THREADS)))
     return [parts[i % THREADS][i // THREADS] for i in range(len(paths))]
+
+
+class _Hit(NamedTuple):
+    """A file of the right base name, and the folders in front of those that agree, too: of the
+    stated name, and of the file below the folder of the images."""
+
+    n: int
+    left: Folders
+    above: Folders
 
 
 class _Tree:
@@ -204,33 +203,45 @@ class _Tree:
         top = len(os.path.join(root, ""))
         self.files = [path[top:] for path in islice(walk(root), _MOST_FILES)]
         self.found: dict[int, tuple[int, str]] = {}
-        self._root, self._stated = root, stated
+        self._root, self._stated = os.path.abspath(root), stated
         self._notes: dict[int, str] = {}
         self._twins: set[tuple[Folders, str]] = set()  # where files have the names of others
+        self._below: dict[int, Folders] = {}  # of names: their file's folder below the stated one
         self._names = [*map(parts_of, stated)]
         self._parts = [file.split(os.sep) for file in self.files]
         self._folders = [tuple(map(_fold, parts[:-1])) for parts in self._parts]
-        self._own = _fold(os.path.basename(os.path.abspath(root)))
-        # Folders that there are: another one with the name that is stated is another folder.
         self._known = {folder for folders in self._folders for folder in folders}
-        with suppress(OSError):  # no right to list what lies beside it
-            self._known.update(map(_fold, os.listdir(os.path.dirname(os.path.abspath(root)))))
-        above = [[*map(_fold, parts[:-1])] for parts in self._names if parts]
-        levels = [len(set(level)) for level in zip(*above, strict=False)]
-        shared = len([*takewhile(lambda count: count == 1, levels)])
-        # Folders in which the names differ.
-        self._telling = {folder for folders in above for folder in folders[shared:]}
+        self._told = {
+            (k, _fold(folder))
+            for *folders, _ in filter(None, self._names)
+            for k, folder in enumerate(reversed(folders))
+        }
+        self._why_elsewhere = lru_cache(self._elsewhere)
+        bases = (parts[-1] for parts in (*self._names, *self._parts) if parts)
+        self._upload = _UPLOAD if any(map(_NO_DATE.match, bases)) else _NO_DATE
+
+    def _origin(self, name: str) -> str:
+        """A name as it was before an upload changed it."""
+        return _fold(_ROBOFLOW.sub(r".\1", self._upload.sub("", _fold(name), count=1)))
 
     def search(self, missing: Sequence[int], stems: Sequence[str]) -> None:
         """Fill ``found``, each by the strictest rule that leads to a file."""
         number = {file: n for n, file in enumerate(self.files)}
         others = set(range(len(self._stated))).difference(missing)
         taken = {i: number.get(os.path.normpath(self._stated[i]), -1) for i in others}
+        self._below.update(dict.fromkeys(taken, ()))
         names = {i: self._names[i] for i in missing if self._names[i]}
-        for rule in _RULES:
+        for rule in (
+            _Rule(_plain, _plain),
+            _Rule(_fold, _fold, "in other letters"),
+            _Rule(self._origin, _fold, "without the prefix or hash of an upload"),
+            _Rule(_fold, self._origin, "with the prefix or hash of an upload"),
+            _Rule(_stem, _stem, "with another suffix"),
+        ):
             self._apply(rule, names, taken)
         if stems:
-            rest = [i for i in missing if i not in taken and i not in self._notes]
+            open = [i for i in missing if _NO_IMAGE in self._notes.get(i, _NO_IMAGE)]
+            rest = [i for i in open if i not in taken]
             self._apply(_BY_ANNOTATION, {i: stems[i].split("/") for i in rest}, taken)
 
     def _apply(self, rule: _Rule, names: dict[int, list[str]], taken: dict[int, int]) -> None:
@@ -241,35 +252,39 @@ class _Tree:
         for i, own in taken.items():
             alike = index.get(rule.stated(self._names[i][-1]), ()) if self._names[i] else ()
             self._twins.update(self._place(n) for n in alike if n != own)
-        hits: dict[int, tuple[int, int]] = {}
+        hits: dict[int, _Hit] = {}
         for i, (*folders, base) in list(names.items()):
             same, agreeing = _longest(index, [*map(_fold, folders)], rule.stated(base))
-            if len(same) == 1:
-                hits[i] = same[0], agreeing
-            elif same:
+            if len(same) > 1:
                 self._twins.update(map(self._place, same))
                 both = listed(self.files[n] for n in same[:2])
                 self._notes[i] = f"{both} fit equally; name the folder, or set image_root to it"
                 del names[i]
-        claims: dict[int, list[int]] = defaultdict(list)
-        for i, (n, agreeing) in hits.items():
-            if but := self._refusal(names[i][:-1], n, agreeing, rule):
-                self._notes.setdefault(i, f"the nearest is {self.files[n]}, but {but}")
-            else:
-                claims[n].append(i)
+            for n in same if len(same) == 1 else ():
+                above = self._parts[n][: len(self._parts[n]) - 1 - agreeing]
+                hits[i] = _Hit(n, tuple(folders[: len(folders) - agreeing]), tuple(above))
+        self._below.update({i: hit.above for i, hit in hits.items() if not hit.left})
+        inside = Counter(self._below.values())
+        doubts = {i: self._refusal(hit, rule, inside) for i, hit in hits.items()}
+        asked = {(hit.n, self._stated[i]) for i, hit in hits.items() if not doubts[i]}
+        claims = Counter(n for n, _ in asked)
         done = set(taken.values())
-        for n, group in claims.items():
-            others = {self._stated[i] for i in group}
-            but = "it is the image of another name" if n in done or len(others) > 1 else ""
-            if not but and rule.stated is _stem and not self._is_image(n):
-                but = "it is no image"
-            for i in group:
-                if but:
-                    self._notes.setdefault(i, f"the nearest is {self.files[n]}, but {but}")
-                    continue
-                self.found[i] = n, self._differs(names[i][:-1], n, hits[i][1], rule)
-                taken[i] = n
-                del names[i]
+        for i, hit in hits.items():
+            path = os.path.join(self._root, self.files[hit.n])
+            is_other = hit.n in done or claims[hit.n] > 1
+            is_image = _is_image(path) and (rule.stated is not _stem or _has_pixels(path))
+            but = doubts[i] or (
+                "it is the image of another name" if is_other else "" if is_image else _NO_IMAGE
+            )
+            if but:
+                self._notes.setdefault(i, f"the nearest is {self.files[hit.n]}, but {but}")
+                continue
+            words = [rule.words] if rule.words else []
+            words += [f"without {'/'.join(hit.left)}/"] if hit.left else []
+            words += [f"in {'/'.join(hit.above)}/"] if hit.above else []
+            self.found[i] = hit.n, ", ".join(words)
+            taken[i] = hit.n
+            del names[i]
 
     def _index(self, key: Key) -> dict[str, list[int]]:
         """Files by key, by folder and key, and so on; the whole path with a slash in front."""
@@ -284,47 +299,33 @@ class _Tree:
         """The folder and the suffix of a file."""
         return self._folders[n], os.path.splitext(_fold(self._parts[n][-1]))[1]
 
-    def _is_image(self, n: int) -> bool:
-        problem = probe_image(os.path.join(self._root, self.files[n])).problem
-        return problem not in (Reason.IMAGE_EMPTY, Reason.IMAGE_NO_IMAGE)
-
-    def _refusal(
-        self,
-        folders: list[str],
-        n: int,
-        agreeing: int,
-        rule: _Rule,
-    ) -> str:
+    def _refusal(self, hit: _Hit, rule: _Rule, inside: Counter[Folders]) -> str:
         """Why a file of the right name is not the image, "" where it may be."""
-        left, above = self._differing(folders, n, agreeing)
         is_loose = rule.stated is _stem
-        if above and (left or is_loose):
-            where = "/".join(left) or "image_root"
-            root = os.path.join(self._root, *above)
+        if hit.above and (hit.left or is_loose):
+            where = "/".join(hit.left) or "image_root"
+            root = os.path.join(self._root, *hit.above)
             return f"it is not in {where}; if it is the image, set image_root to {root}"
-        last = _fold(left[-1]) if left else self._own
-        if last != self._own and (
-            last in self._known or self._own in self._telling or are_parts(last, self._own)
-        ):
-            return f"image_root is {self._own}, and the name says {last}"
-        if (above or is_loose) and self._place(n) in self._twins:
+        if (hit.above or is_loose) and self._place(hit.n) in self._twins:
             return "files there have the names of other images, too"
+        if hit.above and inside[hit.above] <= inside[()]:
+            return "others are where they are stated; if it is the image, move it to them"
+        return self._why_elsewhere(hit.left)
+
+    def _elsewhere(self, left: Folders) -> str:
+        """Why a file whose stated name goes on with ``left`` above image_root is another; or ""."""
+        real = self._root.split(os.sep)
+        for k, (said, own) in enumerate(zip(reversed(left), reversed(real), strict=False), 1):
+            if _fold(said) != _fold(own):
+                is_other = (
+                    _fold(said) in self._known
+                    or (k - 1, _fold(own)) in self._told
+                    or are_parts(_fold(said), _fold(own), k)
+                    or os.path.isdir(os.path.join(os.sep, *real[:-k], *left[-k:]))
+                )
+                own, said = ("/".join(folders[-k:]) for folders in (real, left))
+                return f"image_root is {own}, and the name says {said}" if is_other else ""
         return ""
-
-    def _differing(self, folders: list[str], n: int, agreeing: int) -> tuple[list[str], list[str]]:
-        """The first folders of a stated name, and of a file, behind which they agree."""
-        own = self._parts[n][:-1]
-        return folders[: len(folders) - agreeing], own[: len(own) - agreeing]
-
-    def _differs(self, folders: list[str], n: int, agreeing: int, rule: _Rule) -> str:
-        left, above = self._differing(folders, n, agreeing)
-        words = [rule.words] if rule.words else []
-        if left:
-            is_root = ", which image_root already is" if _fold(left[-1]) == self._own else ""
-            words.append(f"without {'/'.join(left)}/{is_root}")
-        if above:
-            words.append(f"in {'/'.join(above)}/")
-        return ", ".join(words)
 
     def why_not(self, i: int) -> str:
         """What is known of a name without a file; may be nothing."""
@@ -348,13 +349,18 @@ class _Tree:
 
 
 def _digits(name: str) -> str:
-    return re.sub("[^0-9]", "", name)
+    """All digits of a name but the zeros in front of a number."""
+    return re.sub("[^0-9]|(?<![0-9])0+", "", name)
 
 
-def are_parts(one: str, other: str) -> bool:
-    """Whether two folders look like parts of one set: cam0 and cam1, train and val."""
-    numbered = re.sub("[0-9]+", "#", one) == re.sub("[0-9]+", "#", other)
-    return numbered or {one, other} <= _PARTS
+def are_parts(one: str, other: str, level: int = 1) -> bool:
+    """Whether folders look like parts of one set: cam0 and cam1, train2017 and val2017.
+
+    Far above the images, at ``level`` 3 or more, a number tells disks and users apart instead.
+    """
+    alike = {re.sub("[0-9]+|(?<![a-z])[a-z](?![a-z])", "#", name) for name in (one, other)}
+    mine, its = (_PARTS.intersection(re.split("[^a-z]+", name)) for name in (one, other))
+    return (level < 3 and len(alike) == 1) or bool(mine and its and mine != its)
 
 
 def _tails(folders: Sequence[str], base: str) -> list[str]:
