@@ -85,11 +85,10 @@ def load_coco_json(
     )
     usage = Counter(labels)
     names = parse_categories(categories, keys, usage, source, report)
-    parse_annotations(data, images, [names[key] for key in labels], source, report)
-    if crowds == "instances":
-        for image in images.values():
-            for instance in image.instances:
-                instance.iscrowd = 0
+    parse_annotations(
+        *(data, images, [names[key] for key in labels], source, report),
+        are_crowds=crowds == "ignore",
+    )
     numbers = numbered(keys)
     return assemble(
         sorted(images.values(), key=lambda image: image.image_id),
@@ -125,12 +124,15 @@ def read_ids(
         text = record.get(key) if isinstance(record, dict) else None
         if isinstance(text, str) and text.strip():
             number = int(text) if text.isdecimal() and str(int(text)) == text else text
-            at = Place("", place, k, f"{key} {text!r}")
-            report.count(report.repaired, Reason.OTHER_TYPE, at)
+            _count_type(report, place, k, f"{key} {text!r}")
             ids.append(of_name.get(number, number))
         else:
             ids.append(need(record, key, int, source, f"{place}[{k}]"))
     return ids
+
+
+def _count_type(report: LoadReport, part: str, number: int, note: str) -> None:
+    report.count(report.repaired, Reason.OTHER_TYPE, Place("", part, number, note))
 
 
 def numbered(ids: Iterable[Id]) -> dict[Id, int]:
@@ -161,9 +163,8 @@ def parse_images(data: dict[str, Any], source: str, report: LoadReport) -> dict[
         size = stated_size(record, ("height", "width"), source, f"images[{k}]")
         name = record.get("file_name") or PurePath(str(record.get("coco_url", ""))).name  # of LVIS
         image = RawImage(name, numbers[id], stated_size=size, record=f"id {id}")
-        texts = [key for key in ("height", "width") if isinstance(record.get(key), str)]
-        if texts and size:
-            image.repairs.append((Reason.OTHER_TYPE, f"{' and '.join(texts)} as text"))
+        if size and str in (type(record["height"]), type(record["width"])):
+            image.repairs.append((Reason.OTHER_TYPE, "height or width as text"))
         images[id] = image
     data["images"] = list(dict(zip(ids, records, strict=True)).values())
     return images
@@ -175,9 +176,10 @@ def parse_annotations(
     labels: Sequence[str],
     source: str,
     report: LoadReport,
+    are_crowds: bool,
 ) -> None:
     """Hang every annotation, of ``labels``, on its image; those of unknown images are counted as
-    left out."""
+    left out. Unless ``are_crowds``, what the file calls a crowd is an object."""
     records = data["annotations"]
     names = _names_of(data["images"], images)
     of_image = read_ids(records, "image_id", "annotations", source, report, names)
@@ -200,7 +202,7 @@ def parse_annotations(
             report.count(report.left_out, Reason.UNKNOWN_IMAGE, at)
         else:
             here = Place(image.file_name, "annotations", k)
-            image.instances.append(_parse_annotation(record, label, here, iscrowd))
+            image.instances.append(_parse_annotation(record, label, here, iscrowd * are_crowds))
 
 
 def _names_of(records: list[dict[str, Any]], ids: Iterable[Id]) -> Iterator[tuple[str, Id]]:
@@ -224,8 +226,7 @@ def _crowds(records: list[dict[str, Any]], source: str, report: LoadReport) -> l
                 "object, or 1 for a crowd"
             ) from None
         if value is None or isinstance(value, str):
-            at = Place("", "annotations", k, f"iscrowd {value!r}")
-            report.count(report.repaired, Reason.OTHER_TYPE, at)
+            _count_type(report, "annotations", k, f"iscrowd {value!r}")
     return values
 
 
@@ -264,12 +265,10 @@ def _parse_annotation(
 
 def _read_rle(rle: dict[str, Any], repairs: list[Reason]) -> dict[str, Any]:
     """An RLE with whole numbers where its lists have them as text."""
-    for key in ("size", "counts"):
-        values = rle.get(key)
-        if isinstance(values, list) and str in set(map(type, values)):
-            with suppress(ValueError):
-                rle = rle | {key: [int(n) if type(n) is str else n for n in values]}
-                repairs.append(Reason.OTHER_TYPE)
+    texts = {k: v for k, v in rle.items() if isinstance(v, list) and str in set(map(type, v))}
+    with suppress(ValueError):
+        rle = rle | {k: [int(n) if type(n) is str else n for n in v] for k, v in texts.items()}
+    repairs += [Reason.OTHER_TYPE] * bool(texts)
     return rle
 
 
@@ -318,8 +317,7 @@ def parse_categories(
         if name is None:
             need(record, "name", str, source, f"categories[{k}]")
         if not isinstance(record["name"], str):
-            at = Place("", "categories", k, f"name {record['name']!r}")
-            report.count(report.repaired, Reason.OTHER_TYPE, at)
+            _count_type(report, "categories", k, f"name {record['name']!r}")
         if names.setdefault(category, str(name)) != name:
             raise DatasetError(
                 f"{source}: category id {category} is both {names[category]!r} and {name!r}; "
@@ -334,8 +332,7 @@ def parse_categories(
         )
     above = {record.get("supercategory") for record, id in zip(records, ids, strict=True) if id}
     if len(names) > 1 and 0 in names and not usage[0] and above == {names[0]}:
-        at = Place(note=repr(names.pop(0)))
-        report.count(report.repaired, Reason.SUPERCATEGORY, at)
+        report.count(report.repaired, Reason.SUPERCATEGORY, Place(note=repr(names.pop(0))))
     numbers = numbered(ids)
     ordered = dict(sorted(names.items(), key=lambda item: numbers[item[0]]))
     return _without_duplicates(ordered, usage, source, report)

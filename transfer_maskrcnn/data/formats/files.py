@@ -8,7 +8,7 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -174,9 +174,11 @@ def walk(folder: str | Path, seen: set[tuple[int, int]] | None = None) -> Iterat
             folders.clear()
             continue
         seen.add(place)
-        visible = [name for name in folders if not is_hidden(name)]
         # a folder by its own name rather than by that of a link to it
-        folders[:] = sorted(visible, key=lambda name: (os.path.islink(f"{top}/{name}"), name))
+        folders[:] = sorted(
+            (name for name in folders if not is_hidden(name)),
+            key=lambda name: (os.path.islink(f"{top}/{name}"), name),
+        )
         for path in (os.path.join(top, name) for name in sorted(names) if not is_hidden(name)):
             linked = _linked_folder(path)
             yield from walk(linked, seen) if linked else (path,)
@@ -320,8 +322,11 @@ def check_classes(classes: Sequence[str] | None) -> tuple[str, ...] | None:
     """``classes`` as a tuple; an error unless it is None or distinct, non-empty names."""
     if classes is None:
         return None
-    is_list = isinstance(classes, Sequence) and not isinstance(classes, str)
-    if not (is_list and classes and all(isinstance(n, str) and n.strip() for n in classes)):
+    if (
+        not isinstance(classes, Sequence)
+        or isinstance(classes, str)
+        or not (classes and all(isinstance(n, str) and n.strip() for n in classes))
+    ):
         raise DatasetError(
             f"classes is {clip(repr(classes))}; expected a list of names, at least one name, "
             "each a text"
@@ -350,9 +355,8 @@ def check_labels(
         )
 
 
-def list_counts(counts: dict[str, int], known: Iterable[str] = ()) -> str:
+def list_counts(counts: dict[str, int], known: Sequence[str] = ()) -> str:
     """'cat' (12 instances; did you mean 'cats'?), ...: the first 20, the most frequent first."""
-    known = list(known)
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     texts = [f"{k!r} ({plural(n, 'instance')}{nearest(k, known)})" for k, n in ordered]
     return few(texts, 20)

@@ -81,22 +81,20 @@ def load_labelme_json(
         raise DatasetError(
             f"{folder} has no *.json file; expected the folder of labelme's json files"
         )
-    mapping = check_label_map(label_map)
     report = LoadReport()
     contents: list[tuple[Path, dict[str, Any]]] = []
     for file in files:
         try:
             data = read_json(file)
         except DatasetError as error:
-            note = str(error).removeprefix(f"{file} ")
-            report.count(report.doubted, Reason.BROKEN_JSON, Place(str(file), note=note))
+            place = Place(str(file), note=str(error).removeprefix(f"{file} "))
+            report.count(report.doubted, Reason.BROKEN_JSON, place)
             continue
         if isinstance(data, dict) and isinstance(data.get("shapes"), list):
             data["imageData"] = bool(data.get("imageData"))  # a copy of the image, which is large
             contents.append((file, data))
         else:
-            place = Place(str(file), note=describe(data))
-            report.count(report.doubted, Reason.OTHER_JSON, place)
+            report.count(report.doubted, Reason.OTHER_JSON, Place(str(file), note=describe(data)))
     if not contents:
         raise wrong_kind(read_json(files[0]), str(files[0]), "a labelme json")
     stems = [file.relative_to(folder).with_suffix("").as_posix() for file, _ in contents]
@@ -109,12 +107,20 @@ def load_labelme_json(
     _prefer_own(images, stems, there, root.root)
     for image, (file, data) in zip(images, contents, strict=True):
         read_labelme(image, data, str(file))
-    _learn_labels([i for image in images for i in image.instances], mapping, classes)
+    drawn = [instance for image in images for instance in image.instances]
+    _learn_labels(drawn, check_label_map(label_map), classes)
     used = {os.path.normpath(image.file_name) for image in images}
+    # folders into which labelme exported pictures of a json file
+    exported = {
+        path.parent
+        for path in there.values()
+        if path.name == "label.png" and path.parent.name.endswith("_json")
+        if os.path.normpath(path.with_name("img.png")) in there
+    } - {root.root}
     images += [
         RawImage(str(path), 0, problem=Reason.IMAGE_WITHOUT_JSON)
         for text, path in there.items()
-        if text not in used and not _is_exported(path, root.root)
+        if text not in used and path.parent not in exported
     ]
     return assemble(images, str(folder), classes, merge, report=report)
 
@@ -124,35 +130,20 @@ def _prefer_own(
 ) -> None:
     """Where json files name another image than the one beside them of their own name: several that
     name one are copies, and get their own; a single one is doubted."""
-    of_stem: dict[str, list[str]] = defaultdict(list)
-    for text, path in there.items():
-        of_stem[path.relative_to(root).with_suffix("").as_posix()].append(text)
+    of_stem = {p.relative_to(root).with_suffix("").as_posix(): text for text, p in there.items()}
     naming: dict[str, list[tuple[RawImage, str]]] = defaultdict(list)
     for image, stem in zip(images, stems, strict=True):
-        file, alike = os.path.normpath(image.file_name), of_stem[stem]
-        if not image.problem and file in there:
-            own = file if file in alike else alike[0] if len(alike) == 1 else ""
-            naming[file].append((image, own))
+        naming[os.path.normpath(image.file_name)].append((image, of_stem.get(stem, "")))
     for file, group in naming.items():
         are_copies = len(group) > 1 and all(own for _, own in group)
         for image, own in group:
-            if are_copies and own != file:
-                image.file_name = own
-                note = f"for {os.path.basename(file)!r}, which {len(group)} json files name"
-                image.repairs.append((Reason.FOUND_ELSEWHERE, note))
-            elif own not in ("", file):
-                note = f"named by {image.record}, which lies beside {os.path.basename(own)}"
-                image.doubts.append((Reason.OTHER_IMAGE, note))
-
-
-def _is_exported(image: Path, root: Path) -> bool:
-    """Whether an image is of the folder into which labelme exported pictures of a json file."""
-    folder = image.parent
-    return (
-        folder != root
-        and folder.name.endswith("_json")
-        and all((folder / name).is_file() for name in ("img.png", "label.png"))
-    )
+            if own and file in there and os.path.splitext(own)[0] != os.path.splitext(file)[0]:
+                note = f"{image.record} lies beside {Path(own).name}, and names {Path(file).name}"
+                if are_copies:
+                    image.file_name = own
+                    image.repairs.append((Reason.FOUND_ELSEWHERE, note))
+                else:
+                    image.doubts.append((Reason.OTHER_IMAGE, note))
 
 
 def _stated(file: Path, folder: Path, data: dict[str, Any]) -> str:
@@ -205,16 +196,13 @@ def read_labelme(image: RawImage, data: dict[str, Any], source: str) -> None:
         drawn, repairs = labelme_shape(shape, source, f"shapes[{k}]")
         stated = shape.get("label")
         label = str(stated) if type(stated) in (str, int) and str(stated).strip() else ""
-        if type(stated) is int:
-            repairs.append(Reason.OTHER_TYPE)
         note = str(shape.get("shape_type")) if drawn is Reason.OTHER_SHAPE else ""
         own = RawInstance(Place(image.file_name, "shapes", k, note, source), label)
-        group = shape.get("group_id")
         own.problem = drawn if isinstance(drawn, Reason) else None if label else Reason.NO_LABEL
-        if own.problem:
-            group = None
-        instance = instances.setdefault(k if group is None else (label, str(group)), own)
-        instance.repairs = list(dict.fromkeys(instance.repairs + repairs))
+        group = shape.get("group_id")
+        is_alone = group is None or own.problem
+        instance = instances.setdefault(k if is_alone else (label, str(group)), own)
+        instance.repairs += [*repairs, *([Reason.OTHER_TYPE] if type(stated) is int else [])]
         if isinstance(drawn, list):
             instance.polygons.append(drawn)
         elif isinstance(drawn, Patch):
@@ -226,12 +214,9 @@ def labelme_shape(shape: dict[str, Any], source: str, place: str) -> tuple[Shape
     """What one shape covers, in pixels, and what of it was mended."""
     points = need(shape, "points", list, source, place)
     kind = shape.get("shape_type") or "polygon"  # labelme 3 and older knew nothing else
-    for k, point in enumerate(points):
-        if not isinstance(point, list):
-            raise wrong_type(point, list, source, f"{place}.points[{k}]")
-    repairs = [Reason.THIRD_COORDINATE] * any(len(point) == 3 for point in points)
-    if not all(len(point) in (2, 3) for point in points):
+    if not all(isinstance(point, list) and len(point) in (2, 3) for point in points):
         return Reason.BAD_COORDINATES, []
+    repairs = [Reason.THIRD_COORDINATE] * any(len(point) == 3 for point in points)
     stated = [value for point in points for value in point[:2]]
     if kind == "polygon" or (kind in _RECTANGLES and len(points) == 4):
         return stated, repairs
@@ -259,8 +244,7 @@ def parse_mask(encoded: Any, box: Sequence[float]) -> Patch | None:
         x0, y0, x1, y1 = (int(value) for value in box)
     except Exception:  # PIL's decoders raise nearly every type of exception on damaged data
         return None
-    height, width = mask.shape
-    fits = abs(x1 - x0 + 1 - width) <= 1 and abs(y1 - y0 + 1 - height) <= 1
+    fits = np.abs(np.subtract((y1 - y0 + 1, x1 - x0 + 1), mask.shape)).max() <= 1
     return Patch(mask, x0, y0) if fits else None
 
 
@@ -306,8 +290,7 @@ def load_via_json(
     for image, (key, record) in zip(images, records.items(), strict=True):
         for k, region in enumerate(record["regions"]):
             shape = region["shape_attributes"]
-            where = f"image {key!r}.regions[{k}].shape_attributes"
-            kind = need(shape, "name", str, source, where)
+            kind = need(shape, "name", str, source, f"image {key!r}.regions[{k}].shape_attributes")
             drawn = via_shape(kind, shape)
             note = kind if drawn is Reason.OTHER_SHAPE else ""
             own = region["region_attributes"]

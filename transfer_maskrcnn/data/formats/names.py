@@ -28,8 +28,7 @@ from .base import RawImage, Reason
 from .files import IMAGE_SUFFIXES, THREADS, clip, existing, probe_image, walk
 
 _MOST_FILES = 1_000_000  # below image_root: more are no dataset, but somebody's whole disk
-_MOST_ALIKE = 16  # files of one name that are remembered: two are enough to be in doubt
-_MOST_SIMILAR = 1_000  # names that are compared letter by letter with a missing one
+_MOST_ALIKE = 100  # files of one name, or with its digits, that are remembered
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://[^/]*", re.I)  # with the host; C:/ is none
 _PARAMETER = re.compile(r"(?:^|&)\w+=([^&]*\.\w+)(?=&|$)")  # /data/local-files/?d=a/b.jpg
 _UPLOAD = re.compile(r"[0-9a-f]{8}-(?=.)")  # Label Studio's 1a2b3c4d-name.jpg
@@ -37,9 +36,9 @@ _NO_DATE = re.compile(rf"(?![0-9]+-){_UPLOAD.pattern}")
 _ROBOFLOW = re.compile(r"_([a-z]+)\.rf\.[0-9a-z]+\.[a-z]+$")  # name_png.rf.1a2b3c.jpg
 _SUFFIXES = IMAGE_SUFFIXES | {*(".gif", ".jp2", ".jfif", ".heic", ".heif", ".avif", ".dcm", ".npy")}
 _PARTS = {*("train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval")}
-_NO_IMAGE = "it is no image"
+_NO_IMAGE = "it is no image that can be read"
+_NO_IMAGES = (Reason.IMAGE_EMPTY, Reason.IMAGE_NO_IMAGE, Reason.IMAGE_FORMAT)
 
-Key = Callable[[str], str]
 Folders = tuple[str, ...]
 
 
@@ -50,8 +49,7 @@ def _plain(name: str) -> str:
 @lru_cache(maxsize=1_000)  # of folders
 def _fold(name: str) -> str:
     """A name in small letters and without %20; one suffix for formats that have two."""
-    name = _plain(unquote(name)).strip().casefold()
-    return re.sub(r"\.jpeg$", ".jpg", re.sub(r"\.tiff$", ".tif", name))
+    return re.sub(r"(?<=\.jp)e(?=g$)|(?<=\.tif)f$", "", _plain(unquote(name)).strip().casefold())
 
 
 def _stem(name: str) -> str:
@@ -62,8 +60,8 @@ def _stem(name: str) -> str:
 class _Rule(NamedTuple):
     """A stated base name is a file's where their keys are equal."""
 
-    stated: Key
-    there: Key
+    stated: Callable[[str], str]
+    there: Callable[[str], str]
     words: str = ""
 
 
@@ -114,7 +112,7 @@ class ImageFolder:
             stems: for each image, the path without suffix, from the annotations on, that its file
                 may have instead, in formats with one annotation file an image.
         """
-        stated = [_text(image.file_name) for image in images]
+        stated = [str(i.file_name) if type(i.file_name) in (str, int) else "" for i in images]
         for image, name in zip(images, stated, strict=True):
             image.file_name = os.path.join(self.root, name)
         are_there = _are_images([image.file_name for image in images])
@@ -159,20 +157,10 @@ class ImageFolder:
         return False
 
 
-def _text(name: object) -> str:
-    """What annotations state as a name; "" where it is none."""
-    return name if isinstance(name, str) else str(name) if type(name) is int else ""
-
-
-def _is_image(path: str) -> bool:
+def _is_image(path: str, believe: bool = True) -> bool:
     """Whether there is such a file, and it is an image, by its suffix or else by its content."""
-    return os.path.isfile(path) and (
-        os.path.splitext(path)[1].lower() in _SUFFIXES or not probe_image(path).problem
-    )
-
-
-def _has_pixels(path: str) -> bool:
-    return probe_image(path).problem not in (Reason.IMAGE_EMPTY, Reason.IMAGE_NO_IMAGE)
+    is_named = believe and os.path.splitext(path)[1].lower() in _SUFFIXES
+    return os.path.isfile(path) and (is_named or probe_image(path).problem not in _NO_IMAGES)
 
 
 def _are_images(paths: Sequence[str]) -> list[bool]:
@@ -217,8 +205,8 @@ class _Tree:
             for k, folder in enumerate(reversed(folders))
         }
         self._why_elsewhere = lru_cache(self._elsewhere)
-        bases = (parts[-1] for parts in (*self._names, *self._parts) if parts)
-        self._upload = _UPLOAD if any(map(_NO_DATE.match, bases)) else _NO_DATE
+        has_uploads = any(_NO_DATE.match(p[-1]) for p in (*self._names, *self._parts) if p)
+        self._upload = _UPLOAD if has_uploads else _NO_DATE
 
     def _origin(self, name: str) -> str:
         """A name as it was before an upload changed it."""
@@ -227,8 +215,10 @@ class _Tree:
     def search(self, missing: Sequence[int], stems: Sequence[str]) -> None:
         """Fill ``found``, each by the strictest rule that leads to a file."""
         number = {file: n for n, file in enumerate(self.files)}
-        others = set(range(len(self._stated))).difference(missing)
-        taken = {i: number.get(os.path.normpath(self._stated[i]), -1) for i in others}
+        taken = {
+            i: number.get(os.path.normpath(self._stated[i]), -1)
+            for i in set(range(len(self._stated))).difference(missing)
+        }
         self._below.update(dict.fromkeys(taken, ()))
         names = {i: self._names[i] for i in missing if self._names[i]}
         for rule in (
@@ -240,9 +230,9 @@ class _Tree:
         ):
             self._apply(rule, names, taken)
         if stems:
-            open = [i for i in missing if _NO_IMAGE in self._notes.get(i, _NO_IMAGE)]
-            rest = [i for i in open if i not in taken]
-            self._apply(_BY_ANNOTATION, {i: stems[i].split("/") for i in rest}, taken)
+            rest = [i for i in missing if _NO_IMAGE in self._notes.get(i, _NO_IMAGE)]
+            names = {i: stems[i].split("/") for i in rest if i not in taken}
+            self._apply(_BY_ANNOTATION, names, taken)
 
     def _apply(self, rule: _Rule, names: dict[int, list[str]], taken: dict[int, int]) -> None:
         """Take out of ``names`` what the rule decides; what it finds goes into ``taken``."""
@@ -266,27 +256,28 @@ class _Tree:
         self._below.update({i: hit.above for i, hit in hits.items() if not hit.left})
         inside = Counter(self._below.values())
         doubts = {i: self._refusal(hit, rule, inside) for i, hit in hits.items()}
-        asked = {(hit.n, self._stated[i]) for i, hit in hits.items() if not doubts[i]}
-        claims = Counter(n for n, _ in asked)
+        claims = Counter(
+            n for n, _ in {(hit.n, self._stated[i]) for i, hit in hits.items() if not doubts[i]}
+        )
         done = set(taken.values())
         for i, hit in hits.items():
-            path = os.path.join(self._root, self.files[hit.n])
             is_other = hit.n in done or claims[hit.n] > 1
-            is_image = _is_image(path) and (rule.stated is not _stem or _has_pixels(path))
+            is_image = _is_image(
+                os.path.join(self._root, self.files[hit.n]), believe=rule.stated is not _stem
+            )
             but = doubts[i] or (
                 "it is the image of another name" if is_other else "" if is_image else _NO_IMAGE
             )
             if but:
                 self._notes.setdefault(i, f"the nearest is {self.files[hit.n]}, but {but}")
                 continue
-            words = [rule.words] if rule.words else []
-            words += [f"without {'/'.join(hit.left)}/"] if hit.left else []
-            words += [f"in {'/'.join(hit.above)}/"] if hit.above else []
-            self.found[i] = hit.n, ", ".join(words)
+            without = f"without {'/'.join(hit.left)}/" if hit.left else ""
+            where = f"in {'/'.join(hit.above)}/" if hit.above else ""
+            self.found[i] = hit.n, ", ".join(filter(None, (rule.words, without, where)))
             taken[i] = hit.n
             del names[i]
 
-    def _index(self, key: Key) -> dict[str, list[int]]:
+    def _index(self, key: Callable[[str], str]) -> dict[str, list[int]]:
         """Files by key, by folder and key, and so on; the whole path with a slash in front."""
         index: dict[str, list[int]] = defaultdict(list)
         for n, (folders, parts) in enumerate(zip(self._folders, self._parts, strict=True)):
@@ -303,9 +294,10 @@ class _Tree:
         """Why a file of the right name is not the image, "" where it may be."""
         is_loose = rule.stated is _stem
         if hit.above and (hit.left or is_loose):
-            where = "/".join(hit.left) or "image_root"
-            root = os.path.join(self._root, *hit.above)
-            return f"it is not in {where}; if it is the image, set image_root to {root}"
+            return (
+                f"it is not in {'/'.join(hit.left) or 'image_root'}; if it is the image, "
+                f"set image_root to {os.path.join(self._root, *hit.above)}"
+            )
         if (hit.above or is_loose) and self._place(hit.n) in self._twins:
             return "files there have the names of other images, too"
         if hit.above and inside[hit.above] <= inside[()]:
@@ -329,23 +321,19 @@ class _Tree:
 
     def why_not(self, i: int) -> str:
         """What is known of a name without a file; may be nothing."""
-        name = self._stated[i]
         if i in self._notes or not self._names[i]:
             return self._notes.get(i, "no file name is stated")
         if not self.files:
             return "image_root holds no files"
-        if _ADDRESS.match(name):
+        if _ADDRESS.match(self._stated[i]):
             return "an address; fetch the images into image_root"
-        similar = self._by_digits.get(_digits(self._names[i][-1]), ())[:_MOST_SIMILAR]
-        return nearest(self._names[i][-1], similar).lstrip("; ")
+        similar = self._by_digits.get(_digits(self._names[i][-1]), ())
+        return nearest(self._names[i][-1], (self._parts[n][-1] for n in similar)).lstrip("; ")
 
     @cached_property
-    def _by_digits(self) -> Mapping[str, list[str]]:
-        """Base names by their digits: another number makes another image."""
-        names: dict[str, list[str]] = defaultdict(list)
-        for *_, base in self._parts:
-            names[_digits(base)].append(base)
-        return names
+    def _by_digits(self) -> Mapping[str, list[int]]:
+        """Files by the digits of their base names: another number makes another image."""
+        return self._index(_digits)
 
 
 def _digits(name: str) -> str:
