@@ -14,6 +14,7 @@ import pytest
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from transfer_maskrcnn.data.formats.base import Reason, UnusableDataset
 from transfer_maskrcnn.data.given import catalog_of, catalog_text, names_of
 from transfer_maskrcnn.data.recognise import recognise
 from transfer_maskrcnn.data.registry import register_catalog, spec_of
@@ -417,6 +418,28 @@ def test_one_set_is_divided_unless_its_name_says_a_part(cats: Path) -> None:
     )
     roboflow_coco(cats / "part")
     assert list(catalog_of(cats / "part/Cats.v1i.coco/train").entries) == ["Cats_v1i_coco_train"]
+
+
+def test_what_is_lost_before_a_split_is_told_once(cats: Path) -> None:
+    coco(cats / "a.json", "1.jpg", "2.jpg")
+    lost = {}
+    for name in names_of([str(cats)])[0]:
+        with pytest.raises(UnusableDataset) as error:
+            DatasetCatalog.get(name)
+        lost[name] = error.value.report.images_left_out[Reason.IMAGE_MISSING]
+    assert lost == {"cats_train": 2, "cats_val": 0}
+
+
+def test_a_path_through_another_folder_is_the_same(cats: Path, tmp_path: Path) -> None:
+    """As a catalog in another folder states it."""
+    coco_beside(cats)
+    (tmp_path / "other").mkdir()
+    file = tmp_path / "other/my.yaml"
+    file.write_text(catalog_text([catalog_of(cats)], file))
+    names, _ = names_of([str(cats)])
+    assert register_catalog(file) == names
+    spec = spec_of(names[0])
+    assert spec is not None and ".." not in spec.annotations
 
 
 def test_parts_share_their_classes(cats: Path) -> None:
