@@ -90,7 +90,10 @@ FAULTS = [
             ("1.png", "annotations[0]", Reason.BOX_RECOMPUTED),
         ],
     ),
-    ([{**SOUND, "area": 9}], [("1.png", "annotations[0]", Reason.AREA_MISMATCH)]),
+    (
+        [{**SOUND, "area": 9}],
+        [("1.png", "annotations[0]: area 9, the mask has 900", Reason.AREA_MISMATCH)],
+    ),
     (
         [SOUND, {**SOUND, "category_id": 2, "id": 0}],
         [("", "annotations[1]: id 0", Reason.DUPLICATE_ID)],

@@ -376,7 +376,7 @@ FAULTS: dict[str, tuple[Plant, str, tuple[str, ...]]] = {
     "a box of texts": (_shape(bbox=["38.0", "21.0", "18.0", "18.0"]), "other_type", ON_IMAGE_2),
     "boxes of corners": (_corners, "box_off", ("looks like x0, y0, x1, y1;", "annotations[4]")),
     "box of something else": (_shape(bbox=[2.0, 2.0, 9.0, 9.0]), "box_off", ON_IMAGE_2),
-    "area field": (_shape(area=33.0), "area_wrong", ON_IMAGE_2),
+    "area field": (_shape(area=33.0), "area_wrong", (*ON_IMAGE_2, "area 33, the mask has")),
     "area field, near": (_shape(area=area_of(SPOT) * 1.3), "area_wrong", ON_IMAGE_2),
     "tiny": (_polygons(blob(46, 30, 1.2)), "tiny", ON_IMAGE_2),
     "crosses itself": (_polygons(STAR), "self_crossing", ON_IMAGE_2),

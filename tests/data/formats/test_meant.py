@@ -320,6 +320,7 @@ RINGS = [
     ([OUTER, HOLE], 1300, 900, 0, 1),
     ([OUTER, square(15, 10, 4)], 900, 900, 0, 0),  # too small to matter
     ([OUTER, HOLE], 20, 500, 1, 0),  # an area that is wrong either way
+    ([OUTER, square(15, 10, 4)], 893, 884, 1, 0),  # that fits neither, though it is near both
     # holes that overlap
     ([OUTER, square(12, 7, 14), square(18, 12, 14)], None, 900, 0, 1),
     # unions

@@ -111,7 +111,7 @@ def test_regions_that_touch_at_a_corner_are_one(load: Any) -> None:
 @pytest.mark.parametrize(
     "mask, options, message",
     [
-        (LABELS, {"classes": ["a", "b"]}, "one class, or use indexed PNGs .*pixel_values='class'"),
+        (LABELS, {"classes": ["a", "b"]}, "one class, or use indexed PNGs .*pixel_values: class"),
         (LABELS, {"pixel_values": "class"}, r"no class: '2' \(40 .*1 to 1 for \['object'\]"),
         (LABELS, {"pixel_values": "color"}, "expected 'instance' or 'class'"),
         (COLOURS, {"pixel_values": "class"}, r"no class: '#ff0000' \(40 pixels\), '#00ff00'"),

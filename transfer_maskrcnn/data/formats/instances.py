@@ -83,7 +83,7 @@ def annotate(
     of_image = np.array(sizes, dtype=np.int64).reshape(-1, 2)
     found = _masks(instances, np.repeat(of_image, counts, axis=0))
     boxes = _boxes(found, report)
-    is_stated = _fitting_areas(found)
+    is_stated = _fitting_areas(found, report)
     _doubt_crowds(found, report)
     rows = zip(
         *(instances, found.masks, boxes.tolist(), is_stated.tolist(), found.stated_areas.tolist()),
@@ -260,7 +260,7 @@ def _likely_form(stated: np.ndarray, around: np.ndarray, sizes: np.ndarray) -> s
     return ""
 
 
-def _fitting_areas(found: _Found) -> np.ndarray:
+def _fitting_areas(found: _Found, report: LoadReport) -> np.ndarray:
     """(N,) bool: whether the file states an area, and a likely one."""
     stated, areas = found.stated_areas, found.areas
     clipped = np.array([Reason.CLIPPED in one.repairs for one in found.instances], dtype=bool)
@@ -268,7 +268,9 @@ def _fitting_areas(found: _Found) -> np.ndarray:
     is_stated = (stated > 0) & (stated < math.inf) & ~clipped
     fits = (areas / _AREA_FACTOR <= stated) & (stated <= areas * _AREA_FACTOR)
     for k in np.flatnonzero(is_stated & ~fits & found.usable):
-        found.instances[k].repairs.append(Reason.AREA_MISMATCH)
+        note = f"area {stated[k]:g}, the mask has {areas[k]:g}"
+        place = found.instances[k].place._replace(note=note)
+        report.count(report.repaired, Reason.AREA_MISMATCH, place)
     return is_stated & fits
 
 

@@ -100,7 +100,7 @@ def load_png_masks(
         layout = "one binary PNG an instance" if several else "pixel_values 'instance'"
         raise DatasetError(
             f"classes is {list(names)!r}, but {layout} cannot tell one class from another: name "
-            "one class, or use indexed PNGs of class numbers with pixel_values='class'"
+            "one class, or use indexed PNGs of class numbers with pixel_values: class"
         )
     with ThreadPoolExecutor(THREADS) as pool:
         reading = masked, repeat(pixel_values == "class"), repeat(several)
@@ -109,7 +109,7 @@ def load_png_masks(
         raise DatasetError(
             f"{folder}: value {max(frames) % _COLOUR} covers the border of every image, and 0 lies "
             "within: is 0 the object? 0 has to be background: exchange the two values in all masks "
-            "(or state pixel_values='instance' if they are right)"
+            "(or state pixel_values: instance if they are right)"
         )
     images = [image for image, _ in masked]
     is_semantic = _screen(images) and pixel_values is None and not several
@@ -164,7 +164,7 @@ def _name(images: Sequence[RawImage], names: tuple[str, ...], by_class: bool, so
     raise DatasetError(
         f"{source}: pixel values that are no class: {few(told, 20)}; expected 0 for background and "
         f"1 to {len(names)} for {list(names)!r}, as a palette or grey values. State all classes, "
-        "in their order, or pixel_values='instance' if the values number instances"
+        "in their order, or pixel_values: instance if the values number instances"
     )
 
 

@@ -19,6 +19,7 @@ from .masks import box_of, polygons_area
 _INSIDE = 0.98  # of a part's pixels, that the other one has too: edges may touch
 _NOTABLE = 0.05  # of the pixels around them: smaller parts make no difference worth a word
 _SAME_AREA = 0.05  # how far a stated area may be from one that it speaks for
+_CLEARLY = 0.25  # of the difference that the holes make
 _MOST_DISTANCES = 1_000_000  # held in memory at once
 
 
@@ -94,7 +95,8 @@ def cut_holes(
         key=lambda area: abs(area - stated_area),
     )
     is_filled = stated_as != polygons_area(joined) and (
-        abs(stated_as - stated_area) <= _SAME_AREA * stated_area
+        abs(stated_as - stated_area)
+        <= min(_SAME_AREA * stated_area, _CLEARLY * abs(stated_as - polygons_area(joined)))
     )
     overlap = any(
         mask_util.area(mask_util.merge([rles[k] for k in own]))
