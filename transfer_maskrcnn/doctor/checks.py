@@ -162,8 +162,10 @@ def copies(among: Examined, of: Examined | None = None) -> Iterator[Finding]:
     }
     alike = twins([f.thumb for f in facts], [f.thumb for f in others] if apart else None)
     found = {b: (a, "looks_like") for b, a in alike.items()} | same
-    dicts = among.dataset.dicts
-    places = [of.place_of(b, {how: dicts[a]["file_name"]}) for b, (a, how) in sorted(found.items())]
+    places = [
+        of.place_of(b, {how: among.dataset.dicts[a]["file_name"]})
+        for b, (a, how) in sorted(found.items())
+    ]
     yield finding(
         "same_image_across" if apart else "same_image_in_set",
         of.name,
