@@ -225,6 +225,9 @@ def test_labelme_images_without_json_labels_without_name_and_points(
     assert _place(diagnosis, "image_without_json")[0] == "003.png"
     file, item, line, _ = _place(diagnosis, "other_shape")
     assert (file, item) == ("004.json", "shapes[0]") and line
+    content["shapes"][0]["label"] = "look here"
+    _first(spec.annotations, "004.json").write_text(json.dumps(content, indent=1))
+    assert _place(diagnose(spec), "note_shape")[0] == "004.json"
 
 
 def _again(mask: np.ndarray, value: int, x: int = 0) -> np.ndarray:
@@ -303,7 +306,7 @@ ELSEWHERE = {
     "box_apart",
     *("labels_without_image", "image_without_json", *MASKS),
     *("no_label", "other_shape", "image_without_labels", "shared_labels", "other_json"),
-    *("broken_json", "other_image"),
+    *("broken_json", "other_image", "note_shape"),
     *("ignored_label", "third_coordinate", "image_in_json", *LINES),
     "lost_with_image",  # beside every image that is left out
     "mapper_failed",  # tests/doctor/test_images.py

@@ -273,6 +273,20 @@ def _corners(train: Planted, val: Planted) -> None:
         one["bbox"] = [x, y, x + width, y + height]
 
 
+def _halved(train: Planted, val: Planted) -> None:
+    for one in train.annotations:
+        one["segmentation"] = [[v / 2 for v in part] for part in one["segmentation"]]
+
+
+def _fractions(train: Planted, val: Planted) -> None:
+    sizes = {image["id"]: (image["width"], image["height"]) for image in train.content["images"]}
+    for one in train.annotations:
+        size = sizes[one["image_id"]]
+        one["segmentation"] = [
+            [v / size[k % 2] for k, v in enumerate(part)] for part in one["segmentation"]
+        ]
+
+
 def _beyond(train: Planted, val: Planted) -> None:
     box = [76.0, 20.0, 96.0, 20.0, 96.0, 40.0, 76.0, 40.0]
     _polygons(box)(train, val)
@@ -375,6 +389,8 @@ FAULTS: dict[str, tuple[Plant, str, tuple[str, ...]]] = {
     "a supercategory": (_supercategory, "supercategory", ("'iron'",)),
     "a box of texts": (_shape(bbox=["38.0", "21.0", "18.0", "18.0"]), "other_type", ON_IMAGE_2),
     "boxes of corners": (_corners, "box_off", ("looks like x0, y0, x1, y1;", "annotations[4]")),
+    "masks at half size": (_halved, "mask_off", ("2 times as large", "annotations[4]")),
+    "fractions throughout": (_fractions, "fractions", ("annotations[4]",)),
     "box of something else": (_shape(bbox=[2.0, 2.0, 9.0, 9.0]), "box_off", ON_IMAGE_2),
     "area field": (_shape(area=33.0), "area_wrong", (*ON_IMAGE_2, "area 33, the mask has")),
     "area field, near": (_shape(area=area_of(SPOT) * 1.3), "area_wrong", ON_IMAGE_2),

@@ -21,6 +21,7 @@ from transfer_maskrcnn.data.export.masks import (
 from transfer_maskrcnn.data.formats.base import WORDS, LoadedDataset, Place, Reason
 from transfer_maskrcnn.data.formats.masks import box_of, clean_rle, rle_area, rle_to_mask
 from transfer_maskrcnn.doctor.images import SAME, Record, crosses_itself, overlaps
+from transfer_maskrcnn.errors import DatasetError
 from transfer_maskrcnn.files import write_text
 
 _SAME_AREA = 0.01  # of the mask's area
@@ -69,6 +70,11 @@ def repair(dataset: LoadedDataset, out: Path) -> list[Change]:
 
     Raises DatasetError where ``out`` is anything but missing or empty.
     """
+    if count := dataset.report.doubted[Reason.MASK_OFF]:
+        raise DatasetError(
+            f"{count} {WORDS[Reason.MASK_OFF]}: which are right has to be seen (--html). Set masks "
+            "or boxes right in the annotations first; a copy would hide that they disagree"
+        )
     # All instances of a left-out image have one place.
     changes = [
         Change(

@@ -119,9 +119,9 @@ def test_group_of_mask_and_polygon(load: Any) -> None:
 @pytest.mark.parametrize(
     "one, reason",
     [
-        (shape("nose", points=[[3, 3]], shape_type="point"), Reason.OTHER_SHAPE),
-        (shape("edge", shape_type="linestrip"), Reason.OTHER_SHAPE),
-        (shape("edge", points=POINTS[:2], shape_type="line"), Reason.OTHER_SHAPE),
+        (shape(points=[[3, 3]], shape_type="point"), Reason.OTHER_SHAPE),
+        (shape("dog", points=POINTS[:2], shape_type="line"), Reason.OTHER_SHAPE),
+        (shape("look here", shape_type="linestrip"), Reason.NOTE_SHAPE),
         (shape(points=POINTS * 2, shape_type="cuboid"), Reason.OTHER_SHAPE),
         (shape(points=POINTS[:3], shape_type="rotation"), Reason.OTHER_SHAPE),
         (shape("__ignore__"), Reason.IGNORED_LABEL),
@@ -147,7 +147,7 @@ def test_group_of_mask_and_polygon(load: Any) -> None:
     ],
 )
 def test_left_out(load: Any, one: Any, reason: str) -> None:
-    dataset = load(shape(), one, classes=["cat"])  # the labels of unusable shapes do not matter
+    dataset = load(shape(), one, classes=["cat", "dog"])  # of unusable shapes, labels do not matter
     assert dataset.report.left_out == {reason: 1}
     place = dataset.report.places[reason][0]
     assert (Path(place.image).name, place.part, place.number) == ("0001.jpg", "shapes", 1)

@@ -15,6 +15,7 @@ import pytest
 from transfer_maskrcnn.data.formats import LoadedDataset, load_coco_json
 from transfer_maskrcnn.data.formats.base import Reason
 from transfer_maskrcnn.data.formats.masks import polygons_area, polygons_to_rle
+from transfer_maskrcnn.doctor.fix import repair
 from transfer_maskrcnn.errors import DatasetError
 
 HEIGHT, WIDTH = 40, 60
@@ -100,6 +101,10 @@ def texts(rle: dict[str, Any]) -> dict[str, Any]:
     ends = np.append(np.flatnonzero(np.diff(columns)) + 1, columns.size)
     runs = np.diff(ends, prepend=0).tolist()
     return {"size": [str(n) for n in rle["size"]], "counts": list(map(str, runs))}
+
+
+def in_fractions(numbers: list[float]) -> list[float]:
+    return [v / (HEIGHT if k % 2 else WIDTH) for k, v in enumerate(numbers)]
 
 
 NAMES = {3: "a", 7: "b"}
@@ -223,6 +228,22 @@ MEANT: dict[str, tuple[Change, dict[Reason, int], list[int]]] = {
         {Reason.BOX_OFF: 4},
         [3, 7],
     ),
+    "fractions of the image": (
+        of_all("annotations", "segmentation", lambda p: [in_fractions(p[0])]),
+        {Reason.FRACTIONS: 4},
+        [3, 7],
+    ),
+    "the same with boxes": (
+        both(
+            of_all("annotations", "segmentation", lambda p: [in_fractions(p[0])]),
+            both(
+                of_all("annotations", "bbox", in_fractions),
+                of_all("annotations", "area", lambda area: area / WIDTH / HEIGHT),
+            ),
+        ),
+        {Reason.FRACTIONS: 4},
+        [3, 7],
+    ),
     # an unused category above all others, as Roboflow writes it
     "a supercategory": (
         both(
@@ -256,7 +277,7 @@ def test_what_is_meant_is_read(load: Load, fault: str) -> None:
             rle = mask if isinstance(mask, dict) else polygons_to_rle(mask, HEIGHT, WIDTH)
             assert rle == polygons_to_rle(b["segmentation"], HEIGHT, WIDTH)
             for key in ("bbox", "area", "category_id", "iscrowd"):
-                assert a[key] == b[key]
+                assert a.get(key, b[key]) == pytest.approx(b[key])
 
 
 def test_names_of_classes_as_numbers(load: Load) -> None:
@@ -304,6 +325,48 @@ def test_what_boxes_look_like(load: Load, form: Any, words: str) -> None:
     assert [d["annotations"][0]["bbox"] for d in load(data).dicts] == [
         d["annotations"][0]["bbox"] for d in sound.dicts
     ]
+
+
+# What was done to all masks, whose boxes and areas are right; to areas
+AGAINST: list[tuple[Callable[[float], float], Change]] = [
+    (lambda value: value / 2, lambda data: None),
+    (lambda value: value + 6, lambda data: None),
+    (lambda value: value + 6, of_all("annotations", "area", lambda _: None)),
+]
+
+
+@pytest.mark.parametrize(("move", "more"), AGAINST)
+def test_box_and_area_against_the_mask(load: Load, move: Any, more: Change) -> None:
+    data = content()
+    of_all("annotations", "segmentation", lambda p: [list(map(move, p[0]))])(data)
+    more(data)
+    dataset = load(data)
+    assert (dataset.report.doubted, dataset.report.repaired) == ({Reason.MASK_OFF: 4}, {})
+    with pytest.raises(DatasetError, match="4 whose box and area fit each other, but not the mask"):
+        repair(dataset, Path("never"))
+
+
+# box of an instance that reaches from 50 to 70, beyond the image; what is counted beside CLIPPED
+CUT = [
+    ([50, 5, 10, 10], None),
+    ([50, 5, 20, 10], Reason.BOX_CLIPPED),
+    ([2, 5, 68, 31], Reason.BOX_RECOMPUTED),  # with the part that is dropped
+    ([20, 5, 9, 9], Reason.BOX_OFF),
+]
+
+
+@pytest.mark.parametrize(("box", "reason"), CUT)
+def test_boxes_of_what_was_clipped(load: Load, box: Any, reason: Any) -> None:
+    data = content()
+    polygon = [50, 5, 70, 5, 70, 15, 50, 15]
+    data["annotations"][0] |= {
+        "segmentation": [polygon, [2, 30, 3, 36, 2, 30]],
+        "bbox": box,
+        "area": 200,
+    }
+    report = load(data).report
+    beside = set(report.repaired) - {Reason.CLIPPED, Reason.PART_DROPPED}
+    assert beside == ({reason} if reason else set())
 
 
 # polygons, stated area; the mask's area, repairs, doubts
@@ -363,7 +426,9 @@ def brush(data: Content, numbers: Any, pieces: int = 1, iscrowd: int = 1) -> Non
 CROWDS = [
     (4, 2, 1, 2),  # half of the set
     (4, 2, 3, 2),
-    (40, 1, 1, 1),  # few, but one compact piece
+    (40, 3, 1, 3),  # fewer, but each is one compact piece
+    (32, 2, 3, 0),
+    (32, 1, 1, 0),  # one may be compact
     (40, 1, 3, 0),  # as in COCO
     (40, 0, 1, 0),
 ]

@@ -101,6 +101,12 @@ MORE = {
         "1 {f} 0.913 3",
         {Reason.CONFIDENCE: 2, Reason.INSTANCE_ID: 2},
     ),
+    "a track that is the first in all files": (
+        "1 {f} 0.5 1",
+        "1 {f} 0.913 1",
+        {Reason.CONFIDENCE: 2, Reason.INSTANCE_ID: 2},
+    ),
+    "a certain confidence": ("1 {f} 1.0", "1 {f} 1.0", {Reason.CONFIDENCE: 2}),
     "a box among them": ("1 {f} 0.9\n1 0.5 0.5 0.2 0.2 0.8", "1 {f} 0.8", {Reason.CONFIDENCE: 2}),
     "pixels": ("1 {p}", "1 {p}\n1 0 0 30 0 30 20 0 20", {Reason.PIXELS: 3}),
     "pixels and a confidence": (
@@ -169,6 +175,15 @@ POSES = {
     "a point that is not seen": ("", "0.4 0.4 2 0 0 0"),
     "without visibility": ("kpt_shape: [2, 2]", "0.4 0.4 0.6 0.7"),
     "stated": ("kpt_shape: [2, 3]", "0.4 0.4 1 0.9 0.9 2"),
+    "stated, with a confidence": ("kpt_shape: [2, 3]", "0.4 0.4 1 0.9 0.9 2 0.87"),
+    # as a pose model predicts them: how sure it is of each point, and of the box; (0, 0) unseen
+    "predicted": ("", "0.4 0.4 0.97 0.6 0.7 0.91 0.45 0.3 0.88 0 0 0.1"),
+    "predicted, with a confidence": (
+        "",
+        "0.4 0.4 0.97 0.6 0.4 0.91 0.5 0.5 0.88 0.43 0.6 0.99 0.57 0.61 0.96 0.87",
+    ),
+    # an eye, the other one, a nose, corners of a mouth
+    "a face": ("", "0.4 0.4 0.6 0.4 0.5 0.5 0.43 0.6 0.57 0.61"),
 }
 
 
@@ -182,14 +197,25 @@ def test_pose_labels(load: Any, tmp_path: Path, case: str) -> None:
     assert load_yolo(tmp_path / "data.yaml").report.left_out == {Reason.KEY_POINTS: 2}
 
 
+def test_poses_of_several_lengths(load: Any, tmp_path: Path) -> None:
+    first = f"0 {BOX} 0.4 0.4 2 0.6 0.7 1\n0 {BOX} 0.4 0.4 2\n0 {BOX}\n"
+    load("")
+    (tmp_path / "labels/train/b.txt").write_text(f"0 {BOX} 0.4 0.5 1\n")
+    (tmp_path / "labels/train/a.txt").write_text(first)
+    left_out = load_yolo(tmp_path / "data.yaml").report.left_out
+    assert left_out == {Reason.KEY_POINTS: 3, Reason.NO_MASK: 1}
+
+
 def test_a_set_of_turned_boxes_is_doubted(load: Any, tmp_path: Path) -> None:
     load("")
     box, quad = "0 0.3 0.2 0.5 0.4 0.4 0.6 0.2 0.4\n", "0 0.3 0.2 0.5 0.4 0.4 0.6 0.2 0.5\n"
-    for last, doubted in ((box, 10), (quad, 0)):
-        (tmp_path / "labels/train/a.txt").write_text(box * 5)
-        (tmp_path / "labels/train/b.txt").write_text(box * 4 + last)
+    upright = "0 0.3 0.2 0.5 0.2 0.5 0.6 0.3 0.6\n"  # drawn by hand, perhaps
+    for text, doubted in ((box * 4, 4), (box * 3 + quad, 0), (upright * 12, 0)):
+        (tmp_path / "labels/train/a.txt").write_text("")
+        (tmp_path / "labels/train/b.txt").write_text(text)
         report = load_yolo(tmp_path / "data.yaml").report
-        assert (report.instances_kept, report.doubted[Reason.TURNED_BOX]) == (10, doubted)
+        lines = text.count("\n")
+        assert (report.instances_kept, report.doubted[Reason.TURNED_BOX]) == (lines, doubted)
 
 
 def test_boxes_with_a_confidence_are_boxes(load: Any, tmp_path: Path) -> None:
@@ -199,9 +225,20 @@ def test_boxes_with_a_confidence_are_boxes(load: Any, tmp_path: Path) -> None:
     assert load_yolo(tmp_path / "data.yaml").report.left_out == {Reason.NO_MASK: 2}
 
 
-def test_polygons_of_five_points_are_no_poses(load: Any) -> None:
-    line = "0 0.5 0.2 0.6 0.3 0.5 1 0.4 0.5 1 0.2"  # every third number is 1
-    assert load(f"{line}\n", classes=["cat", "dog"]).report.instances_kept == 2
+@pytest.mark.parametrize(
+    "line",
+    [
+        "0.5 0.2 0.6 0.3 0.5 1 0.4 0.5 1 0.2",  # every third number is 1
+        "0.4 0.4 0.45 0.38 0.5 0.4 0.52 0.5 0.4 0.48",  # around a point, in a box of the next one
+        "0.4 1 0.45 0.5 0.55 0.5 0.6 1",  # a road, which ends at the lower edge
+    ],
+)
+def test_outlines_that_might_be_something_else(load: Any, tmp_path: Path, line: str) -> None:
+    load("")
+    for name in "ab":
+        (tmp_path / f"labels/train/{name}.txt").write_text(f"0 {line}\n")
+    report = load_yolo(tmp_path / "data.yaml").report
+    assert (report.instances_kept, report.repaired) == (2, {})
 
 
 @pytest.mark.parametrize(
@@ -217,6 +254,11 @@ def test_polygons_of_five_points_are_no_poses(load: Any) -> None:
         ("nc: 2\nnames: [cat, dog]", {}),  # as supervision writes it: images/ beside it
         ("path: /no/such\ntrain: images/train\nnames: [cat, dog]", {"image_root": "."}),
         ("train: list.txt\nnames: [cat, dog]", {}),
+        ("train: images\\train\nnames: [cat, dog]", {}),
+        ("train: ..\\images\\train\nnames: [cat, dog]", {}),
+        ("train: C:\\set\\images\\train\nnames: [cat, dog]", {}),  # of another machine
+        ("train: /content/set/images/train\nnames: [cat, dog]", {}),
+        ("path: /content\ntrain: /content/set/images/train\nnames: [cat, dog]", {"image_root": 1}),
     ],
 )
 def test_layouts(load: Any, tmp_path: Path, config: str, options: Any) -> None:
@@ -227,6 +269,24 @@ def test_layouts(load: Any, tmp_path: Path, config: str, options: Any) -> None:
     assert dataset.classes == ("cat", "dog")
     assert [Path(d["file_name"]).name for d in dataset.dicts] == ["a.jpg", "b.jpg"]
     assert dataset.report.instances_kept == 2
+    found = {Reason.FOUND_ELSEWHERE: 2} if "set" in config else {}
+    assert dataset.report.repaired == found
+
+
+def test_images_of_another_part_are_not_taken(load: Any, make_image: Any) -> None:
+    make_image("train/images/c.jpg")
+    config = "path: train\nval: /content/set/val/images\nnames: [cat, dog]"
+    with pytest.raises(DatasetError, match="/content/set/val/images does not exist"):
+        load(TRIANGLE, config, split="val")
+
+
+@pytest.mark.parametrize("labels", ["labels", "Labels"])
+def test_folders_in_large_letters(load: Any, tmp_path: Path, labels: str) -> None:
+    load(TRIANGLE)
+    (tmp_path / "images").rename(tmp_path / "Images")
+    (tmp_path / "labels").rename(tmp_path / labels)
+    (tmp_path / "data.yaml").write_text("train: Images/train\nnames: [cat, dog]")
+    assert load_yolo(tmp_path / "data.yaml").report.instances_kept == 2
 
 
 @pytest.mark.parametrize("is_text", [False, True])  # as git writes links on Windows
@@ -304,6 +364,7 @@ def test_classes(load: Any, classes: list[str], category: int) -> None:
     [
         ("2 0 0 1 0 1 1\n" * 3, YAML, {}, r"that names lacks: '2' \(3 instances\).*\[0, 1\]"),
         ("cat 0 0 1 0 1 1", YAML, {}, r"a\.txt, line 1: 'cat 0 0"),
+        ("9 9 40 9 40 40 9 40 small-vehicle 0", YAML, {}, r"line 1: '9 9 .*looks like DOTA's"),
         ("0.5 0 0 1 0 1 1", YAML, {}, r"a\.txt, line 1: '0.5"),
         ("inf 0 0 1 0 1 1", YAML, {}, r"a\.txt, line 1: 'inf"),
         (TRIANGLE, YAML, {"classes": ["dogs"]}, r"'dog' \(2 instances; did you mean 'dogs'\?\)"),

@@ -26,7 +26,7 @@ from .base import (
 from .files import ImageProbe, check_classes, check_labels, clip, natural_key, probe_images
 from .instances import PLACE, annotate
 from .masks import polygons_to_rle, rle_area
-from .records import merge_records, read_exchanged
+from .records import merge_records, read_exchanged, read_fractions
 
 Merge = Mapping[str, Sequence[str]]  # class -> its labels in the annotations
 
@@ -65,6 +65,9 @@ def assemble(
         used = Counter(i.label for image in images for i in image.instances if not i.problem)
     merge = merge or {}
     merged = {label: name for name, labels in merge.items() for label in labels}
+    for one in (one for image in images for one in image.instances):
+        if one.problem is Reason.OTHER_SHAPE and one.label not in {*used, *(wanted or ()), *merged}:
+            one.problem = Reason.NOTE_SHAPE
     class_of = class_by_label([*used, *(known or ())], merged, "merge")
     labels = sorted(used, key=natural_key) if known is None else list(known)
     is_known = bool(labels) or known is not None
@@ -74,6 +77,7 @@ def assemble(
     files = tuple(image.file_name for image in images)
     probes = probe_images(files)
     read_exchanged(images, probes)
+    read_fractions(images)
     kept = [k for k, image in enumerate(images) if not _leaves_out(image, probes[k], report)]
     positions = merge_records(images, kept, report)
     report.images_read += len(images) - len(kept) + len(positions)
@@ -92,8 +96,9 @@ def assemble(
     ]
     if not dicts:
         reasons = report.reasons(report.images_left_out)
-        said = f"{source}: none of its {len(images)} images can be used: {reasons}"
-        raise UnusableDataset(said, report, files)
+        raise UnusableDataset(
+            f"{source}: none of its {len(images)} images can be used: {reasons}", report, files
+        )
     if not (wanted or is_known):
         reasons = report.reasons(report.left_out) or "there are no instances"
         raise UnusableDataset(
@@ -175,8 +180,8 @@ def _leaves_out(image: RawImage, probe: ImageProbe, report: LoadReport) -> bool:
     note = image.note or ("" if image.problem else probe.note)
     stated, shown = image.stated_size, probe.size
     if not problem and stated is not None and stated != shown:
-        turned = stated == probe.stored_size
-        problem = Reason.IMAGE_ROTATED if turned else Reason.IMAGE_OTHER_SIZE
+        is_stored = stated == probe.stored_size
+        problem = Reason.IMAGE_ROTATED if is_stored else Reason.IMAGE_OTHER_SIZE
         note = f"annotated as {stated[1]}x{stated[0]}, a viewer shows {shown[1]}x{shown[0]}"
     if problem:
         report.count(report.images_left_out, problem, Place(image.file_name, note=note))

@@ -52,6 +52,7 @@ class Reason(str, Enum):
     BAD_MASK = "bad_rle"
     MASK_OTHER_SIZE = "rle_size"
     OTHER_SHAPE = "other_shape"
+    NOTE_SHAPE = "note_shape"
     IGNORED_LABEL = "ignored_label"
     KEY_POINTS = "key_points"
     ODD_COUNT = "odd_count"
@@ -62,6 +63,7 @@ class Reason(str, Enum):
     CONFIDENCE = "confidence"
     INSTANCE_ID = "instance_id"
     PIXELS = "pixels"
+    FRACTIONS = "fractions"
     THIRD_COORDINATE = "third_coordinate"
     FOUND_ELSEWHERE = "found_elsewhere"
     NAME_SPELT = "name_spelt"
@@ -94,6 +96,7 @@ class Reason(str, Enum):
     MASK_NOT_READ = "mask_not_read"
     PART_IN_PART = "part_in_part"
     CROWDS = "crowds"
+    MASK_OFF = "mask_off"
 
 
 # Plural, to follow a number: "2 missing on disk".
@@ -135,6 +138,7 @@ WORDS = {
     Reason.BAD_MASK: "with a malformed bitmask",
     Reason.MASK_OTHER_SIZE: "whose bitmask has another size than the image",
     Reason.OTHER_SHAPE: "of a shape that encloses no area",
+    Reason.NOTE_SHAPE: "of a shape without an area, with a label that no area has",
     Reason.IGNORED_LABEL: "labelled __ignore__ or _background_",
     Reason.KEY_POINTS: "of a box and key points (pose labels)",
     Reason.ODD_COUNT: "with an odd number of coordinates",
@@ -142,6 +146,7 @@ WORDS = {
     Reason.CONFIDENCE: "with a confidence beside the outline",
     Reason.INSTANCE_ID: "with an instance's number beside the outline",
     Reason.PIXELS: "in pixels instead of fractions",
+    Reason.FRACTIONS: "in fractions of the image instead of pixels",
     Reason.THIRD_COORDINATE: "with a third coordinate, which is dropped",
     Reason.VOID: "of the value 255, void beside low numbers",
     Reason.STUFF: "of a value below 1000 in instanceIds, which numbers no instance",
@@ -178,6 +183,7 @@ WORDS = {
     Reason.SIZE_EXCHANGED: "images whose width and height the annotations exchange",
     Reason.PART_IN_PART: "with a part inside another that their area says is no hole",
     Reason.CROWDS: "crowd regions (iscrowd 1), not trained on, that may be objects",
+    Reason.MASK_OFF: "whose box and area fit each other, but not the mask",
 }
 # Mended without any doubt of what was meant: told, but no reason for a warning.
 _QUIET = frozenset(
@@ -214,8 +220,11 @@ class Place(NamedTuple):
         """The place within its image: "annotations[3]", "line 4", "m2.png"."""
         if self.number is None:
             return self.part
-        in_words = self.part in ("line", "value")
-        return f"{self.part} {self.number}" if in_words else f"{self.part}[{self.number}]"
+        return (
+            f"{self.part} {self.number}"
+            if self.part in ("line", "value")
+            else f"{self.part}[{self.number}]"
+        )
 
     def __str__(self) -> str:
         text: str = printable(": ".join(filter(None, (self.image, self.where, self.note))))
@@ -290,8 +299,8 @@ class LoadReport:
     @property
     def needs_a_look(self) -> bool:
         """Whether anything was left out, doubted, or mended in a way that may not be right."""
-        lost = self.images_left_out or self.left_out or self.doubted
-        return bool(lost) or not self.repaired.keys() <= _QUIET
+        is_lost = bool(self.images_left_out or self.left_out or self.doubted)
+        return is_lost or not self.repaired.keys() <= _QUIET
 
     def summary(self) -> str:
         """One line: images and instances read, kept, left out, doubted and repaired, by reason."""

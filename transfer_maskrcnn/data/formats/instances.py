@@ -27,6 +27,7 @@ from .masks import (
     boxes_fit,
     clean_polygons,
     clean_rle,
+    flat_numbers,
     mask_to_rle,
     paste,
     polygons_area,
@@ -41,8 +42,10 @@ _CUT = frozenset((Reason.PART_DROPPED, Reason.CLIPPED))
 PLACE = "place"  # of an annotation in its file, until all are gathered
 _AREA_FACTOR = 2.0  # how far a stated area may be from the mask's, either way
 _ALIKE = 0.9  # of the boxes that are wrong: they are wrong in the same way
+_SCALED = " times as large"  # of boxes
+_SAME_FILL = 0.15  # how far apart the shares may be that two areas have of their boxes
 # COCO has a crowd in a hundred instances, and few of them are one compact piece.
-_MANY_CROWDS, _COMPACT = 0.05, 0.8
+_MANY_CROWDS, _SOME_CROWDS, _COMPACT = 0.25, 0.05, 0.8
 
 
 @dataclass
@@ -80,8 +83,7 @@ def annotate(
     """
     instances = [one for image in images for one in image.instances]
     counts = [len(image.instances) for image in images]
-    of_image = np.array(sizes, dtype=np.int64).reshape(-1, 2)
-    found = _masks(instances, np.repeat(of_image, counts, axis=0))
+    found = _masks(instances, np.repeat(np.reshape(sizes, (-1, 2)), counts, axis=0))
     boxes = _boxes(found, report)
     is_stated = _fitting_areas(found, report)
     _doubt_crowds(found, report)
@@ -165,16 +167,11 @@ def _mask_alone(found: _Found, k: int, polygons: list[list[float]]) -> Segmentat
         return mask
     problem = None
     if not polygons:
-        frame = width, height
-        drawn = [
-            [value * frame[i % 2] for i, value in enumerate(polygon)] if one.relative else polygon
-            for polygon in one.polygons
-        ]
-        polygons, problem, repairs = clean_polygons(drawn, height, width)
+        polygons, problem, repairs = clean_polygons(_in_pixels(one, height, width), height, width)
         one.repairs += repairs
     if len(polygons) > 1:
-        is_cut = Reason.CLIPPED in one.repairs  # then the area is that of what was drawn
-        stated = math.nan if is_cut else float(found.stated_areas[k])
+        # Of a clipped instance, it is the area of what was drawn.
+        stated = math.nan if Reason.CLIPPED in one.repairs else float(found.stated_areas[k])
         polygons, holes = cut_holes(polygons, height, width, stated)
         one.repairs += [Reason.HOLES] if holes is Reason.HOLES else []
         one.doubts += [Reason.PART_IN_PART] if holes is Reason.PART_IN_PART else []
@@ -184,6 +181,14 @@ def _mask_alone(found: _Found, k: int, polygons: list[list[float]]) -> Segmentat
     if polygons:
         found.around[k], found.areas[k] = box_of(polygons), polygons_area(polygons)
     return polygons
+
+
+def _in_pixels(one: RawInstance, height: int, width: int) -> list[Any]:
+    """The polygons of an instance as they are drawn; what is no list of numbers as it is."""
+    if not one.relative:
+        return one.polygons
+    numbers = [flat_numbers(polygon)[0] for polygon in one.polygons]
+    return [n if n is None else n * np.resize((width, height), n.size) for n in numbers]
 
 
 def _pasted(one: RawInstance, polygons: list[list[float]], height: int, width: int) -> Segmentation:
@@ -199,9 +204,8 @@ def _pasted(one: RawInstance, polygons: list[list[float]], height: int, width: i
 def _boxes(found: _Found, report: LoadReport) -> np.ndarray:
     """(N, 4): x0, y0, x1, y1 inside the image. The file's own box, where that is around the mask,
     or else the mask's."""
-    nothing = [math.nan] * 4
     rows = [
-        row if type(row := one.bbox_xywh) is list and len(row) == 4 else nothing
+        row if type(row := one.bbox_xywh) is list and len(row) == 4 else [math.nan] * 4
         for one in found.instances
     ]
     stated = _numbers(found.instances, rows, 4)
@@ -214,25 +218,39 @@ def _boxes(found: _Found, report: LoadReport) -> np.ndarray:
         fits = has_box & (inner_low < inner_high).all(axis=1)
     boxes = np.concatenate([inner_low, inner_high], axis=1)
     fits &= boxes_fit(boxes, found.around)
-    # A box may be around what was of no use.
-    cut = np.array([not _CUT.isdisjoint(one.repairs) for one in found.instances], dtype=bool)
-    mended = {
-        Reason.BOX_RECOMPUTED: usable & ~(has_box & (fits | ~cut)),
-        Reason.BOX_CLIPPED: fits & beyond,
-    }
-    for reason, which in mended.items():
-        for k in np.flatnonzero(which).tolist():
-            found.instances[k].repairs.append(reason)
-    off = np.flatnonzero(has_box & ~fits & ~cut)
-    likely = _likely_form(stated[off], found.around[off], found.sizes[off])
-    for k in off.tolist():
-        is_, around = (
+    off = has_box & ~fits
+    for k in np.flatnonzero(off).tolist():  # a box may be around what was of no use
+        if not _CUT.isdisjoint(found.instances[k].repairs):
+            drawn = map(flat_numbers, _in_pixels(found.instances[k], *found.sizes[k].tolist()))
+            whole = box_of([p for p, _ in drawn if p is not None and len(p) % 2 == 0])
+            off[k] = not boxes_fit(np.append(low[k], high[k]), np.array([whole])).all()
+    for k in np.flatnonzero(usable & ~fits & ~off).tolist():
+        found.instances[k].repairs.append(Reason.BOX_RECOMPUTED)
+    for k in np.flatnonzero(fits & beyond).tolist():
+        found.instances[k].repairs.append(Reason.BOX_CLIPPED)
+    _tell_off(found, np.flatnonzero(off), stated, report)
+    return np.where(fits[:, None], boxes, found.around)
+
+
+@np.errstate(over="ignore", invalid="ignore")  # of numbers that are no pixels
+def _tell_off(found: _Found, off: np.ndarray, stated: np.ndarray, report: LoadReport) -> None:
+    """Count the instances with the numbers ``off``, whose ``stated`` box is not around the mask."""
+    around, areas = found.around[off], found.stated_areas[off]
+    likely = _likely_form(stated[off], around, found.sizes[off])
+    # The area fills the stated box as the mask fills its own: these are two against one.
+    areas = np.where(np.isnan(areas), found.areas[off], areas) / stated[off, 2:].prod(axis=1)
+    filled = found.areas[off] / (around[:, 2:] - around[:, :2]).prod(axis=1).clip(min=1e-9)
+    is_mask = np.abs(areas - filled) <= _SAME_FILL * filled
+    is_mask &= not likely or _SCALED in likely  # in another form, it is the boxes
+    found.stated_areas[off[is_mask]] = math.nan
+    for k, is_off in zip(off.tolist(), is_mask.tolist(), strict=True):
+        is_, reaches = (
             ", ".join(f"{value:.6g}" for value in row) for row in (stated[k], found.around[k])
         )
-        note = f"bbox is {is_}{likely}; the mask reaches from x0, y0 to x1, y1 of {around}"
-        place = found.instances[k].place._replace(note=note)
-        report.count(report.repaired, Reason.BOX_OFF, place)
-    return np.where(fits[:, None], boxes, found.around)
+        note = f"bbox is {is_}{likely}; the mask reaches from x0, y0 to x1, y1 of {reaches}"
+        counts = report.doubted if is_off else report.repaired
+        reason = Reason.MASK_OFF if is_off else Reason.BOX_OFF
+        report.count(counts, reason, found.instances[k].place._replace(note=note))
 
 
 def _likely_form(stated: np.ndarray, around: np.ndarray, sizes: np.ndarray) -> str:
@@ -251,11 +269,10 @@ def _likely_form(stated: np.ndarray, around: np.ndarray, sizes: np.ndarray) -> s
         units = {
             "": np.ones(4),
             " in fractions of the image": 1 / np.tile(sizes[:, ::-1], 2),
-            f", {scale:.3g} times as large": np.full(4, max(scale, 1e-9)),
+            f", {scale:.3g}{_SCALED}": np.full(4, max(scale, 1e-9)),
         }
         for unit, factor in units.items():
-            alike = (np.abs(stated / factor - expected) <= most).all(axis=1)
-            if alike.mean() >= _ALIKE:
+            if (np.abs(stated / factor - expected) <= most).all(axis=1).mean() >= _ALIKE:
                 return f", which looks like {name}{unit}"
     return ""
 
@@ -278,14 +295,13 @@ def _doubt_crowds(found: _Found, report: LoadReport) -> None:
     """Count crowds, which are not trained on, where they may be objects: tools write brush masks
     as such."""
     crowds = [k for k, one in enumerate(found.instances) if one.iscrowd and not one.problem]
-    if not crowds:
-        return
-    many = len(crowds) > _MANY_CROWDS * np.count_nonzero(found.usable)
-    if many or all(_is_compact(found.masks[k]) for k in crowds):
-        for k in crowds:
+    kept = int(np.count_nonzero(found.usable))
+    many = len(crowds) > _MANY_CROWDS * kept
+    several = len(crowds) > max(1, _SOME_CROWDS * kept)
+    if many or (several and all(_is_compact(found.masks[k]) for k in crowds)):
+        for place in (found.instances[k].place for k in crowds):
             note = "iscrowd 1; read with crowds: instances, it is an object"
-            place = found.instances[k].place._replace(note=note)
-            report.count(report.doubted, Reason.CROWDS, place)
+            report.count(report.doubted, Reason.CROWDS, place._replace(note=note))
 
 
 def _is_compact(mask: Segmentation) -> bool:

@@ -50,8 +50,7 @@ def ellipse(cx: float, cy: float, rx: float, ry: float, theta: float = 0.0) -> l
     angles = np.arange(count) * (2 * math.pi / count)
     u, v = rx * np.cos(angles), ry * np.sin(angles)
     cos, sin = math.cos(theta), math.sin(theta)
-    points = np.stack([cx + u * cos - v * sin, cy + u * sin + v * cos], axis=1)
-    return points.reshape(-1).tolist()
+    return np.stack([cx + u * cos - v * sin, cy + u * sin + v * cos], axis=1).ravel().tolist()
 
 
 class Screened(NamedTuple):
@@ -220,14 +219,11 @@ def clip_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def polygons_area(polygons: Sequence[Sequence[float]]) -> float:
     """The areas of flat x, y polygons, summed."""
-    total = 0.0
-    for polygon in polygons:
-        x, y = (np.asarray(polygon).reshape(-1, 2) - polygon[:2]).T
-        total += abs(float(x[:-1] @ y[1:] - y[:-1] @ x[1:])) / 2  # the first point is the origin
-    return total
+    origins = (np.reshape(polygon, (-1, 2)) - polygon[:2] for polygon in polygons)
+    return sum(abs(float(x[:-1] @ y[1:] - y[:-1] @ x[1:])) / 2 for x, y in (p.T for p in origins))
 
 
-def box_of(segmentation: Segmentation) -> list[float]:
+def box_of(segmentation: Segmentation | Sequence[np.ndarray]) -> list[float]:
     """x0, y0, x1, y1 in pixels of the smallest box around a mask, its far edges included."""
     if isinstance(segmentation, dict):
         x, y, width, height = mask_util.toBbox(segmentation).tolist()
@@ -255,8 +251,7 @@ def rle_area(rle: Rle) -> int:
 
 def polygons_to_rle(polygons: Sequence[Sequence[float]], height: int, width: int) -> Rle:
     """The union of polygons as one compressed RLE of the whole image."""
-    parts = mask_util.frPyObjects([list(p) for p in polygons], height, width)
-    return _as_text(mask_util.merge(parts))
+    return _as_text(mask_util.merge(mask_util.frPyObjects([*map(list, polygons)], height, width)))
 
 
 def mask_to_rle(mask: np.ndarray) -> Rle:
@@ -361,8 +356,9 @@ def _decode_counts(codes: np.ndarray) -> np.ndarray | None:
 
 
 def _compress(runs: np.ndarray, height: int, width: int) -> Rle:
-    plain = {"size": [height, width], "counts": runs.tolist()}
-    return _as_text(mask_util.frPyObjects(plain, height, width))
+    return _as_text(
+        mask_util.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)
+    )
 
 
 def _as_text(rle: Rle) -> Rle:

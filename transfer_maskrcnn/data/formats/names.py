@@ -294,10 +294,11 @@ class _Tree:
         """Why a file of the right name is not the image, "" where it may be."""
         is_loose = rule.stated is _stem
         if hit.above and (hit.left or is_loose):
-            return (
-                f"it is not in {'/'.join(hit.left) or 'image_root'}; if it is the image, "
-                f"set image_root to {os.path.join(self._root, *hit.above)}"
-            )
+            said, own = _fold(hit.left[-1]) if hit.left else "", _fold(hit.above[-1])
+            tells = (0, own) in self._told or (said and are_parts(said, own, 1))
+            root = os.path.join(self._root, *hit.above)
+            advice = "" if tells else f"; if it is the image, set image_root to {root}"
+            return f"it is not in {'/'.join(hit.left) or 'image_root'}{advice}"
         if (hit.above or is_loose) and self._place(hit.n) in self._twins:
             return "files there have the names of other images, too"
         if hit.above and inside[hit.above] <= inside[()]:

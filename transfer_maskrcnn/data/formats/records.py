@@ -1,4 +1,4 @@
-"""The records of images among each other: two of one file, sizes that are exchanged."""
+"""The records of images among each other: two of one file, exchanged sizes, other units."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def merge_records(images: Sequence[RawImage], kept: Sequence[int], report: LoadR
         keys = {_content(one) for one in known.instances}
         new = [one for one in image.instances if _content(one) not in keys]
         names = " and ".join(one.record or f"id {one.image_id}" for one in (known, image))
-        twice = len(image.instances) - len(new)
-        note = f"{names}: {len(known.instances)} and {len(new)} instances, {twice} in both"
+        note = f"{names}: {len(known.instances)} and {len(new)} instances"
+        note += f", {len(image.instances) - len(new)} in both"
         report.count(report.repaired, Reason.SAME_FILE, Place(image.file_name, note=note))
         known.instances += new
         image.instances = []
@@ -41,8 +41,8 @@ def merge_records(images: Sequence[RawImage], kept: Sequence[int], report: LoadR
 
 
 def _content(one: RawInstance) -> str:
-    patches = [(patch.x, patch.y, patch.mask.tobytes()) for patch in one.patches]
-    return repr((one.label, one.polygons, one.rle, one.iscrowd, patches))
+    patches = ((patch.x, patch.y, patch.mask.tobytes()) for patch in one.patches)
+    return repr((one.label, one.polygons, one.rle, one.iscrowd, *patches))
 
 
 def read_exchanged(images: Sequence[RawImage], probes: Sequence[ImageProbe]) -> None:
@@ -60,15 +60,27 @@ def read_exchanged(images: Sequence[RawImage], probes: Sequence[ImageProbe]) -> 
     ]
     if not all(image.stated_size == size[::-1] for image, size in differ):
         return
-    reaches = [[_reach(one) for one in image.instances] for image, _ in differ]
-    pairs = list(zip(differ, reaches, strict=True))
-    if all(_within(r, size) for (_, size), own in pairs for r in own) and not all(
-        _within(r, size[::-1]) for (_, size), own in pairs for r in own
+    reaches = [(_reach(one), size) for image, size in differ for one in image.instances]
+    if all(_within(r, size) for r, size in reaches) and not all(
+        _within(r, size[::-1]) for r, size in reaches
     ):
         for image, (height, width) in differ:
             note = f"annotated as {height}x{width}, and fits {width}x{height}"
             image.repairs.append((Reason.SIZE_EXCHANGED, note))
             image.stated_size = height, width
+
+
+def read_fractions(images: Sequence[RawImage]) -> None:
+    """Take polygons for fractions of their images where none of any instance reaches beyond 1."""
+    drawn = [one for image in images for one in image.instances if one.polygons]
+    if not all(0 < max(_reach(one)) <= 1 and not one.relative for one in drawn):
+        return
+    for one in drawn:
+        one.relative = True
+        one.repairs.append(Reason.FRACTIONS)
+        box, _ = flat_numbers(one.bbox_xywh)
+        if box is None or box.max() <= 1:  # then so is the area
+            one.states_bbox, one.area = False, None
 
 
 def _within(reach: tuple[float, float], size: Size) -> bool:

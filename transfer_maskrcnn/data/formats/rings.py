@@ -105,8 +105,8 @@ def cut_holes(
     )
     if not (is_filled or overlap):
         return joined, Reason.HOLES
-    is_notable = sum(pixels[k] for k in holes) >= _NOTABLE * filled
-    return polygons, Reason.PART_IN_PART if is_notable else None
+    share = sum(pixels[k] for k in holes) / filled
+    return polygons, Reason.PART_IN_PART if share >= _NOTABLE else None
 
 
 def _boxes_within(polygons: Sequence[Sequence[float]]) -> Iterator[tuple[int, int]]:

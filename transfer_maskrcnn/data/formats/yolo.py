@@ -23,7 +23,7 @@ from .files import (
     list_images,
     read_text,
 )
-from .names import ImageFolder
+from .names import ImageFolder, parts_of
 from .yolo_lines import finite, read_numbers
 
 
@@ -39,11 +39,11 @@ def load_yolo(
     """Load one split of an Ultralytics segmentation dataset.
 
     The labels of ``.../images/a.jpg`` are ``.../labels/a.txt`` (the last ``/images/`` of the path
-    counts), one line an instance: class number, then x y of each point in fractions of the image's
-    width and height. An image whose file is empty has no objects. Box-only lines (4 numbers), pose
-    labels, label files without an image, and images without a label file are left out and counted.
-    A confidence or an instance's number beside all outlines, and pixels throughout, are read and
-    counted (``yolo_lines``).
+    counts, or else ``/Images/``), one line an instance: class number, then x y of each point in
+    fractions of the image's width and height. An image whose file is empty has no objects. Box-only
+    lines (4 numbers), pose labels, label files without an image, and images without a label file
+    are left out and counted. A confidence or an instance's number beside all outlines, and pixels
+    throughout, are read and counted (``yolo_lines``).
 
     Args:
         annotations: the data.yaml: ``names`` (list or dict), ``train``, ``val`` (a folder, a text
@@ -79,8 +79,8 @@ def load_yolo(
     images = list(by_file.values())
     _read_labels(images, names, source, unlabelled == "background")
     read_numbers([i for image in images for i in image.instances], config.get("kpt_shape"))
-    lost = map(str, _labels_without_image(list(by_file)))
-    images += [RawImage(path, 0, problem=Reason.LABELS_WITHOUT_IMAGE) for path in lost]
+    for path in _labels_without_image(list(by_file)):
+        images.append(RawImage(str(path), 0, problem=Reason.LABELS_WITHOUT_IMAGE))
     known = {name: k for k, name in enumerate(names.values(), start=1)}
     return assemble(images, source, classes, merge, known=known)
 
@@ -94,7 +94,7 @@ def class_names(labels: Path) -> dict[int, str]:
                 return dict(enumerate(filter(None, read_text(folder / name).splitlines())))
     lines = (line for path in labels.rglob("*.txt") for line in read_text(path).splitlines())
     numbers = {line.split()[0] for line in lines if line.strip()}
-    return {int(number): number for number in sorted(numbers) if number.isdecimal()}
+    return {int(number): number for number in sorted(filter(str.isdecimal, numbers))}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -158,34 +158,49 @@ def _entries(config: dict[str, Any], split: str, path: Path, root: Path) -> list
 
 def find_images(entry: str, root: Path) -> list[RawImage]:
     """The images of one entry of a split, a folder or a text file with a path a line."""
-    path = root / entry
-    if not os.path.exists(path) and entry.startswith("../"):
-        path = root / entry[3:]  # Roboflow writes paths as if the data.yaml lay one folder deeper
+    path, repairs = _find(entry, root)
     if os.path.isdir(path):
-        return [RawImage(str(image), 0) for image in list_images(path, recursive=True)]
+        found = list_images(path, recursive=True)
+        return [RawImage(str(image), 0, repairs=[*repairs]) for image in found]
     if not os.path.isfile(path):
         raise DatasetError(
-            f"{root / entry} does not exist; expected a folder of images or a text file of image "
+            f"{path} does not exist; expected a folder of images or a text file of image "
             "paths. Correct the data.yaml, or pass image_root"
         )
     lines = (line.strip() for line in read_text(path).splitlines())
     images = [RawImage(line, 0) for line in lines if line]
-    names = [image.file_name for image in images]
-    wrong = [name for name in names if Path(name).suffix.lower() not in IMAGE_SUFFIXES]
-    if wrong:
-        raise DatasetError(f"{path}: {clip(wrong[0])} is no image; expected one image path a line")
+    for name in (image.file_name for image in images):
+        if Path(name).suffix.lower() not in IMAGE_SUFFIXES:
+            raise DatasetError(f"{path}: {clip(name)} is no image; expected one image path a line")
     ImageFolder(path.parent, root).locate(images)
     for image in images:
         image.file_name = os.path.normpath(image.file_name)
     return images
 
 
+def _find(entry: str, root: Path) -> tuple[Path, list[tuple[Reason, str]]]:
+    """Where an entry leads to; and a word where only its last folders do.
+
+    Roboflow writes paths as if the data.yaml lay one folder deeper, others those of their machine.
+    """
+    parts = parts_of(entry)
+    for k in range(len(parts)) if not os.path.exists(root / entry) else ():
+        path = root.joinpath(*parts[k:])
+        is_plain = k and parts[k:] == ["images"]  # maybe of another part of the dataset
+        if os.path.exists(path) and not (is_plain and parts[k - 1] != root.absolute().name):
+            word = f"{clip(repr(entry))} is read as {path}"
+            return path, [(Reason.FOUND_ELSEWHERE, word)] if k else []
+    return root / entry, []
+
+
 def label_path(image: str) -> Path:
     """Where the labels of an image lie."""
     # absolute, since a path relative to the dataset's own folder begins with "images/"
     path = os.path.abspath(image).replace(os.sep, "/")
-    before, found, after = path.rpartition("/images/")
-    return Path(f"{before}/labels/{after}" if found else path).with_suffix(".txt")
+    at = path.rfind("/images/") if "/images/" in path else path.lower().rfind("/images/")
+    before, after = path[: at + 1], path[at + len("/images") :]
+    name = "Labels" if path[at + 1] == "I" and os.path.isdir(f"{before}Labels") else "labels"
+    return Path(path if at < 0 else f"{before}{name}{after}").with_suffix(".txt")
 
 
 def _labels_without_image(files: list[str]) -> Iterator[Path]:
@@ -225,9 +240,9 @@ def _read_labels(
             f"first, {label_path(images[0].file_name)}"
         )
     for path, those in sharing.items():
-        others = [(Reason.SHARED_LABELS, f"{path.name} is of {len(those)} images")]
         for image in those if len(those) > 1 else ():
-            image.doubts += others
+            note = f"{path.name} is of {len(those)} images"
+            image.doubts.append((Reason.SHARED_LABELS, note))
 
 
 def _parse_labels(
@@ -240,6 +255,12 @@ def _parse_labels(
         if not line.strip():
             continue
         first, *rest = line.split()
+        if len(rest) == 9 and finite(rest[:7]) and not finite(rest[7:8]):
+            raise DatasetError(
+                f"{path}, line {number}: {clip(line)!r} looks like DOTA's: four corners of a "
+                "turned box, a class name and a difficulty; expected a class number, then x y of "
+                "each point of an outline. Annotate outlines; Mask R-CNN learns masks"
+            )
         try:
             if int(float(first)) != float(first):
                 raise ValueError
@@ -251,12 +272,8 @@ def _parse_labels(
         if int(float(first)) not in names:
             unknown[first] += 1
             continue
-        place = Place(image, "line", number)
-        instance = RawInstance(place, names[int(float(first))], relative=True)
-        numbers = finite(rest)
-        if numbers:
-            instance.polygons = [numbers]
-        else:
-            instance.problem = Reason.BAD_COORDINATES
+        label, numbers = names[int(float(first))], finite(rest)
+        instance = RawInstance(Place(image, "line", number), label, [numbers], relative=True)
+        instance.problem = None if numbers else Reason.BAD_COORDINATES
         instances.append(instance)
     return instances

@@ -13,9 +13,11 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from .base import RawInstance, Reason
 from .files import probe_images
-from .masks import TOLERANCE
+from .masks import TOLERANCE, polygons_area, polygons_to_rle, rle_area
 
 _BOX = 4  # numbers of a line that is a box
 _FRACTION = 2.0  # what is larger is no fraction, however far a stroke went beyond the image
@@ -23,7 +25,8 @@ _NEARLY_ALL = 0.9
 _FILLED = 0.5  # of some image: pixels that all stay below are of another size, or percent
 _FACTOR = 2.0  # by which the number that is no coordinate is farther off
 _SLACK = 0.02  # of the image, by which a key point may be outside its box; of a box, by a corner
-_FEW = 10  # outlines that may all be boxes by chance
+_FEW = 4  # outlines that may all be turned boxes by chance
+_CANVAS = 256  # pixels, of an outline whose loops are looked at
 
 
 def read_numbers(instances: Sequence[RawInstance], key_points: Any = None) -> None:
@@ -35,15 +38,13 @@ def read_numbers(instances: Sequence[RawInstance], key_points: Any = None) -> No
         key_points: ``kpt_shape`` of the data.yaml, [points, numbers of each], where it has one.
     """
     lines = [instance for instance in instances if not instance.problem]
-    pose = _pose_length([i.polygons[0] for i in lines], key_points)
-    for instance in lines:
-        if len(instance.polygons[0]) == pose:
-            instance.problem = Reason.KEY_POINTS
+    poses = _poses([i.polygons[0] for i in lines], key_points)
+    for instance, is_pose in zip(lines, poses, strict=True):
+        instance.problem = Reason.KEY_POINTS if is_pose else None
     lines = [i for i in lines if not i.problem and len(i.polygons[0]) > _BOX]
     before, behind, repairs = _more_than_points([i.polygons[0] for i in lines])
     for instance in lines:
-        numbers = instance.polygons[0]
-        instance.polygons = [numbers[before : len(numbers) - behind]]
+        instance.polygons[0] = instance.polygons[0][before : -behind or None]
         instance.repairs += repairs
     for instance in instances:
         count = len(instance.polygons[0]) if not instance.problem else 0
@@ -53,41 +54,64 @@ def read_numbers(instances: Sequence[RawInstance], key_points: Any = None) -> No
             instance.problem = Reason.NO_MASK
     lines = [i for i in lines if not i.problem]
     _read_units(lines)
-    if len(lines) >= _FEW and all(_is_box(i.polygons[0]) for i in lines):
-        for instance in lines:
-            instance.doubts.append(Reason.TURNED_BOX)
-
-
-def _pose_length(lines: Sequence[Sequence[float]], key_points: Any) -> int:
-    """How many numbers a line of a box and its key points has; 0 where there are no such lines."""
-    if isinstance(key_points, list) and [type(n) for n in key_points] == [int, int]:
-        return _BOX + key_points[0] * key_points[1]
-    lengths = {len(line) for line in lines} - {_BOX}
-    length = lengths.pop() if len(lengths) == 1 else 0
-    looks_so = length > _BOX and (length - _BOX) % 3 == 0 and all(map(_is_pose, lines))
-    return length if looks_so else 0
-
-
-def _is_pose(line: Sequence[float]) -> bool:
-    """Whether every third number is a visibility, and the points that are seen are in the box."""
-    x, y, width, height = line[:_BOX]
-    points = zip(line[4::3], line[5::3], line[6::3], strict=True)
-    return all(
-        seen == 0
-        or (
-            seen in (1, 2)
-            and abs(px - x) <= width / 2 + _SLACK
-            and abs(py - y) <= height / 2 + _SLACK
-        )
-        for px, py, seen in points
+    turned = [_is_turned_box(i.polygons[0]) for i in lines]
+    are_boxes = (
+        len(lines) >= _FEW and None not in turned and 2 * sum(map(bool, turned)) > len(turned)
     )
+    for instance in lines if are_boxes else ():
+        instance.doubts.append(Reason.TURNED_BOX)
+
+
+def _poses(lines: Sequence[Sequence[float]], key_points: Any) -> list[bool]:
+    """Which lines are a box and its key points, perhaps with a confidence behind them."""
+    if isinstance(key_points, list) and [type(n) for n in key_points] == [int, int]:
+        length = _BOX + key_points[0] * key_points[1]
+        return [len(line) in (length, length + 1) for line in lines]
+    longer = [line for line in lines if len(line) > _BOX + 1]
+    for step in (3, 2):  # with a visibility of each point, or without
+        fitting = [line for line in longer if _is_pose(line, step)]
+        # The small outline of one object fits, too; but its lines do not cross.
+        sure = [li for li in fitting if (step == 3 and _whole(li[6::3])) or _crosses(li)]
+        if sure and min(len(fitting) / _NEARLY_ALL, 3 * len(sure)) >= len(longer):
+            return [len(line) > _BOX + 1 for line in lines]
+    return [False for _ in lines]
+
+
+def _is_pose(line: Sequence[float], step: int) -> bool:
+    """Whether a line may be a box within the image, and points of ``step`` numbers within it."""
+    x, y, width, height = line[:_BOX]
+    seen = line[6::3] if step == 3 else [1.0] * len(line)
+    within = (
+        abs(px - x) <= width / 2 + _SLACK and abs(py - y) <= height / 2 + _SLACK
+        for px, py, is_seen in zip(line[4::step], line[5::step], seen, strict=False)
+        if is_seen and (px or py)
+    )
+    return (
+        (len(line) - _BOX) % step < step - 1
+        and all(0 <= value <= 1 or value == 2 for value in seen)
+        and all(
+            side / 2 - _SLACK <= c <= 1 - side / 2 + _SLACK for c, side in ((x, width), (y, height))
+        )
+        and all(within)
+    )
+
+
+def _crosses(line: Sequence[float]) -> bool:
+    """Whether the outline through pairs of numbers crosses itself: its loops count otherwise."""
+    points = np.reshape(line[: len(line) // 2 * 2], (-1, 2))
+    points = (points - points.min(axis=0)) * (_CANVAS / np.ptp(points, axis=0).clip(min=1e-9))
+    outline, area = [points.ravel().tolist()], polygons_area([points.ravel()])
+    return abs(rle_area(polygons_to_rle(outline, _CANVAS, _CANVAS)) - area) > 0.1 * area
 
 
 def _more_than_points(lines: Sequence[Sequence[float]]) -> tuple[int, int, list[Reason]]:
     """How many numbers of each line come before, and behind, its points; and what these are."""
     odd = {len(line) % 2 for line in lines}
     last = [line[-1] for line in lines]
-    if odd == {0} and _whole(last) and max(last) > 1 and all(max(li[:-1]) <= 1 for li in lines):
+    # A line's last y of 1 is no track's number where other points reach down to it.
+    above = [line for line in lines if _off(line[-1], line[1:-2:2]) > _SLACK]
+    tracks = odd == {0} and _whole(last) and all(max(line[:-1]) <= 1 for line in lines)
+    if tracks and (max(last) > 1 or 2 * len(above) > len(lines)):
         return 0, 2, [Reason.CONFIDENCE, Reason.INSTANCE_ID]  # as Ultralytics writes tracks
     outlines = [line for line in lines if len(line) > _BOX + 1]
     if odd != {1} or not outlines:
@@ -98,11 +122,11 @@ def _more_than_points(lines: Sequence[Sequence[float]]) -> tuple[int, int, list[
         return 0, 0, []
     is_first = off[0] > off[1]
     values = [line[0] for line in lines] if is_first else last
-    if _whole(values):
-        return int(is_first), int(not is_first), [Reason.INSTANCE_ID]
-    if all(0 <= value <= 1 for value in values):
-        return int(is_first), int(not is_first), [Reason.CONFIDENCE]
-    return 0, 0, []
+    is_number = _whole(values) and (is_first or max(values) > 1)
+    if not (is_number or all(0 <= value <= 1 for value in values)):
+        return 0, 0, []
+    kind = Reason.INSTANCE_ID if is_number else Reason.CONFIDENCE
+    return int(is_first), int(not is_first), [kind]
 
 
 def _off(value: float, others: Sequence[float]) -> float:
@@ -110,12 +134,15 @@ def _off(value: float, others: Sequence[float]) -> float:
     return max(0.0, min(others) - value, value - max(others))
 
 
-def _is_box(outline: Sequence[float]) -> bool:
-    """Whether it has four corners, opposite to each other, at any angle and scale of x and y."""
+def _is_turned_box(outline: Sequence[float]) -> bool | None:
+    """Whether a box of four corners, opposite to each other, is turned; None for other outlines."""
     if len(outline) != 8:
-        return False
-    xs, ys = outline[::2], outline[1::2]
-    return all(abs(v[0] + v[2] - v[1] - v[3]) <= _SLACK * (max(v) - min(v)) for v in (xs, ys))
+        return None
+    a, b, c, d = corners = np.reshape(outline, (4, 2))
+    slack = _SLACK * np.ptp(corners, axis=0)
+    if (np.abs(a + c - b - d) > slack).any():
+        return None
+    return bool((np.minimum(np.abs(a - b), np.abs(b - c)) > slack).all())
 
 
 def _whole(values: Iterable[float]) -> bool:
