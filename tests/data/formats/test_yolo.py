@@ -409,3 +409,13 @@ def test_no_label_file_at_all(tmp_path: Path, make_image: Callable[..., Path]) -
         DatasetError, match=r"none of the 1 images has a label file; .*train/a\.txt"
     ):
         load_yolo(tmp_path / "data.yaml")
+
+
+def test_the_image_of_another_camera_is_not_offered(tmp_path: Path, make_image: Any) -> None:
+    make_image("images/cam0/1.jpg")
+    (tmp_path / "labels/cam0").mkdir(parents=True)
+    (tmp_path / "labels/cam0/1.txt").write_text(TRIANGLE)
+    (tmp_path / "list.txt").write_text("/h/x/images/cam0/1.jpg\n/h/x/images/cam1/1.jpg\n")
+    (tmp_path / "data.yaml").write_text("train: list.txt\nnames: [cat, dog]")
+    note = load_yolo(tmp_path / "data.yaml").report.places[Reason.IMAGE_MISSING][0].note
+    assert "it is not in" in note and "image_root to" not in note
