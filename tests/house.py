@@ -24,8 +24,8 @@ PACKAGE = ROOT / NAME
 # figure -> what it may be at most today, and what the design wants with all that is planned
 LIMITS = {
     "modules": (140, 170),
-    "lines": (28_400, 25_000),
-    "statements": (13_900, 14_000),
+    "lines": (28_600, 25_000),
+    "statements": (14_000, 14_000),
     "files in the largest room": (16, 20),
     "modules loaded at the first step of a training": (67, 85),
     "files that have run by then": (40, 35),
