@@ -68,7 +68,7 @@ def quiet_third_parties() -> None:
 # What torch and the system say -> what it means, and what helps: no faults of the program.
 _OUTSIDE = (
     (
-        r"DataLoader worker .*(killed|exited unexpectedly|is killed)",
+        r"DataLoader worker .*(killed|exited unexpectedly)",
         "a process that reads images was killed, probably because memory was short: lower "
         "DATALOADER.NUM_WORKERS, or free memory; --resume goes on from the last checkpoint",
     ),

@@ -111,8 +111,7 @@ def _locked(final: Path, is_folder: bool) -> tuple[int, Path]:
         except OSError as error:
             error.filename = os.fspath(final)
             raise
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(handle)
         if os.path.exists(name):  # else another process swept it away before it was locked
             return handle, Path(name)
         os.close(handle)
@@ -142,8 +141,8 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def lock(file: IO[Any]) -> bool:
-    """Hold an open file for this process; False where another one holds it.
+def lock(file: IO[Any] | int) -> bool:
+    """Hold an open file or folder for this process; False where another one holds it.
 
     The system lets go of it when the file is closed, whatever ends the process.
     """

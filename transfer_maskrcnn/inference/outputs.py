@@ -75,7 +75,7 @@ def check_output(folder: Path, command: str) -> None:
     """
     journal = folder / JOURNAL_FILE
     if journal.is_file():
-        if next(_whole_lines(journal), b"") not in (b"", _opening(command)):
+        if next(_entries(journal), (0, _opening(command)))[1] != _opening(command):
             raise ConfigError(
                 f"--output {folder} holds an unfinished prediction of other images, or with "
                 "another model or other options: the same command as then goes on with it; or name "
@@ -120,23 +120,21 @@ class Journal:
                 f"another prediction writes into --output {folder}; name another folder, or wait"
             )
         size = 0
-        for line in () if again else _whole_lines(path):
-            entry = json.loads(line) if size else None
-            if entry:
+        for end, entry in () if again else _entries(path):
+            if size:
                 found = [result["category_id"] - 1 for result in entry["found"]]
                 self.done[entry["image"]["name"]] = found
-            size += len(line)
+            size = end
         self._file.truncate(size)  # a kill may have come within a line
         if not size:
             self._write(_opening(command))
 
     def add(self, picture: Picture, found: Sequence[Detection]) -> None:
-        entry = {"image": _image(picture), "found": [_result(d) for d in found]}
-        self._write(f"{json.dumps(entry)}\n".encode())
+        self._write({"image": _image(picture), "found": [_result(d) for d in found]})
 
-    def _write(self, line: bytes) -> None:
+    def _write(self, entry: dict[str, Any]) -> None:
         try:
-            self._file.write(line)
+            self._file.write(f"{json.dumps(entry)}\n".encode())
             self._file.flush()
         except OSError as error:
             error.filename = str(self._folder / JOURNAL_FILE)
@@ -156,7 +154,7 @@ class Journal:
             images: list[dict[str, Any]] = []
             with atomic_path(self._folder / PREDICTIONS_FILE) as growing, growing.open("w") as file:
                 file.write("[")
-                for entry in map(json.loads, islice(_whole_lines(path), 1, None)):
+                for _, entry in islice(_entries(path), 1, None):
                     number = len(images) + 1
                     images.append({"id": number, **entry["image"]})
                     for found in entry["found"]:
@@ -172,21 +170,24 @@ class Journal:
             path.unlink()
 
 
-def _opening(command: str) -> bytes:
-    return f"{json.dumps({'command': command})}\n".encode()
+def _opening(command: str) -> dict[str, Any]:
+    return {"command": command}
 
 
-def _whole_lines(path: Path) -> Iterator[bytes]:
-    """Lines of JSON, up to the first that a kill or a full disk cut short."""
+def _entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """What the lines of a journal hold, each with where it ends in the file; up to the first that a
+    kill or a full disk cut short."""
+    end = 0
     with path.open("rb") as file:
         for line in file:
             try:
-                json.loads(line)
+                entry = json.loads(line)
             except ValueError:
                 return
             if not line.endswith(b"\n"):
                 return
-            yield line
+            end += len(line)
+            yield end, entry
 
 
 @contextmanager

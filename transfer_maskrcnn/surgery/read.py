@@ -82,7 +82,8 @@ def read_file(
             with path.open("rb") as f:
                 content = pickle.load(f, encoding="latin1") if trust_pickle else safe_load(f)
         else:
-            content = _read_torch(path, trust_pickle, memory_mapped and kind == "zip")
+            is_plain = kind == "zip" and _check_zip(path)
+            content = _read_torch(path, trust_pickle, memory_mapped and is_plain)
     except ForbiddenGlobalError as error:
         raise WeightFileError(
             f"{path}: loading it would run code: it asks for {error}, and weights need numbers and "
@@ -168,8 +169,6 @@ def _check_zip(path: Path) -> bool:
 
 
 def _read_torch(path: Path, trust_pickle: bool, mmap: bool) -> Any:
-    if zipfile.is_zipfile(path):
-        mmap = _check_zip(path) and mmap
     if trust_pickle:
         return torch.load(str(path), map_location="cpu", weights_only=False, mmap=mmap)
     # Training checkpoints hold numpy scalars (losses, best metrics); before 2.6 torch refuses.
