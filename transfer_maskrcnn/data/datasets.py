@@ -31,6 +31,7 @@ from transfer_maskrcnn import __version__
 from transfer_maskrcnn.data import formats
 from transfer_maskrcnn.data.cache import Entry, digest_of, user_cache
 from transfer_maskrcnn.data.formats.base import (
+    COUNTERS,
     LoadedDataset,
     LoadReport,
     Place,
@@ -207,9 +208,8 @@ def _root(spec: DatasetSpec) -> str:
 
 def _alike(files: Sequence[str]) -> list[int]:
     """``near_duplicates.groups``, from the cache where no image changed."""
-    from transfer_maskrcnn.data import (
-        near_duplicates,
-    )  # which a dataset that is whole does not need
+    # which a dataset that is whole does not need
+    from transfer_maskrcnn.data import near_duplicates
 
     cache, now = user_cache("near_duplicates"), time.time_ns()
     state = _state_of(files)
@@ -303,7 +303,7 @@ def _from_entry(entry: Entry | None) -> LoadedDataset | None:
     if entry is None or entry.value["images"] != _state_of(entry.value["files"]).digest:
         return None
     content, counts = entry.value, dict(entry.value["report"])
-    for name in ("left_out", "images_left_out", "repaired", "doubted"):
+    for name in COUNTERS:
         counts[name] = Counter({Reason(code): n for code, n in counts[name].items()})
     counts["places"] = {
         Reason(code): [Place(*p) for p in places] for code, places in counts["places"].items()

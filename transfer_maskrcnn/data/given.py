@@ -14,8 +14,8 @@ import yaml
 from detectron2.data import DatasetCatalog
 
 from transfer_maskrcnn.data.datasets import load
-from transfer_maskrcnn.data.formats.yolo import read_yaml
-from transfer_maskrcnn.data.recognise import YAML_SUFFIXES, Found, is_yolo, recognise
+from transfer_maskrcnn.data.formats.yolo import YAML_SUFFIXES, is_yolo, read_yaml
+from transfer_maskrcnn.data.recognise import Found, recognise
 from transfer_maskrcnn.data.registry import make_spec, register_catalog, register_entries, spec_of
 from transfer_maskrcnn.data.tree import part_of, words_of
 from transfer_maskrcnn.errors import DatasetError
@@ -84,7 +84,7 @@ def names_of(
             names.append(argument)
         elif (file := declared_in(path)) is not None:
             catalogs.append(Catalog(argument if path == file else str(file)))
-            names += register_catalog(file)
+            names += register_catalog(file, file.parent)
         else:
             catalogs.append(replace(catalog_of(path, format, options, split=split), path=argument))
             names += catalogs[-1].register()

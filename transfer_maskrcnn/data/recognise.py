@@ -23,14 +23,13 @@ from transfer_maskrcnn.data.formats.files import IMAGE_SUFFIXES, probe_image, re
 from transfer_maskrcnn.data.formats.foreign import describe, describe_bytes
 from transfer_maskrcnn.data.formats.labelme_via import parse_label
 from transfer_maskrcnn.data.formats.mask_files import find_masks
-from transfer_maskrcnn.data.formats.yolo import label_path, read_yaml
+from transfer_maskrcnn.data.formats.yolo import YAML_SUFFIXES, is_yolo, label_path, read_yaml
 from transfer_maskrcnn.data.tree import Tree, part_of
 from transfer_maskrcnn.errors import DatasetError
 from transfer_maskrcnn.text import few, plural
 
 logger = logging.getLogger(__name__)
 
-YAML_SUFFIXES = (".yaml", ".yml")
 # Where several tell of the same images, the first is taken.
 _ORDER = ("yolo", "coco", "keypoints", "via", "labelme", "samples", "png_masks", "label_files")
 _FORMATS = {"keypoints": "coco", "samples": "png_masks", "label_files": "yolo"}
@@ -144,11 +143,6 @@ def _yamls(tree: Tree, files: Files) -> Iterator[Found]:
             with tree.noting(path):
                 if is_yolo(config := read_yaml(path)):
                     yield from _splits(tree, path, config)
-
-
-def is_yolo(config: Mapping[str, Any]) -> bool:
-    """Whether the content of a YAML file is that of a data.yaml of Ultralytics."""
-    return isinstance(config.get("names"), (list, dict)) and "format" not in config["names"]
 
 
 def _splits(tree: Tree, path: Path, config: Mapping[str, Any]) -> Iterator[Found]:

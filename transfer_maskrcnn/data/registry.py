@@ -28,6 +28,7 @@ from transfer_maskrcnn.data.formats import FORMATS
 from transfer_maskrcnn.data.formats.assemble import Merge, check_merge
 from transfer_maskrcnn.data.formats.base import LoadedDataset, MaskFormat
 from transfer_maskrcnn.data.formats.files import clip
+from transfer_maskrcnn.data.formats.yolo import YAML_SUFFIXES, is_yolo
 from transfer_maskrcnn.data.split import PARTS, Split
 from transfer_maskrcnn.errors import ConfigError, DatasetError, nearest
 from transfer_maskrcnn.files import parse_yaml
@@ -300,14 +301,25 @@ def register_catalog(
             recognised.
     """
     path = Path(path).expanduser()
-    if root is None:
-        from .given import catalog_of, declared_in  # which imports this module
+    is_yaml = path.suffix.lower() in YAML_SUFFIXES
+    if root is None and (path.is_dir() or (path.is_file() and not is_yaml)):
+        return _register_recognised(path)
+    entries = _read_catalog(path)
+    if root is None and isinstance(entries, dict) and is_yolo(entries):
+        return _register_recognised(path)
+    for name, entry in _declared(path, entries).items():
+        _check_entry(path, name, entry)
+    return register_entries(entries, path.parent if root is None else root)
 
-        declared = declared_in(path)
-        if declared is None:
-            return catalog_of(path).register()
-        path = declared
-    return register_entries(_read_catalog(path), path.parent if root is None else root)
+
+def _register_recognised(path: Path) -> list[str]:
+    """What lies in a folder, or is a file of a dataset."""
+    from .given import catalog_of, declared_in  # which imports this module
+
+    declared = declared_in(path)
+    if declared is None:
+        return catalog_of(path).register()
+    return register_catalog(declared, declared.parent)
 
 
 def register_entries(
@@ -346,11 +358,11 @@ def register_catalogs(stated: Any) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _read_catalog(path: Path) -> dict[str, Any]:
+def _read_catalog(path: Path) -> Any:
     try:
         # a folder is no file either, and says so itself; to read a pipe would never end
         text = "" if path.is_fifo() else path.read_text(encoding="utf-8")
-        entries = parse_yaml(text, f"the dataset catalog {path}")
+        return parse_yaml(text, f"the dataset catalog {path}")
     except OSError as error:
         raise DatasetError(
             f"cannot read the dataset catalog {path}: {error.strerror}; "
@@ -359,13 +371,14 @@ def _read_catalog(path: Path) -> dict[str, Any]:
         ) from None
     except UnicodeDecodeError as error:
         raise DatasetError(f"the dataset catalog {path} is not UTF-8 text: {error}") from None
+
+
+def _declared(path: Path, entries: Any) -> dict[Any, Any]:
     if not isinstance(entries, dict) or not entries:
         raise DatasetError(
             f"the dataset catalog {path} declares no dataset; expected lines of the form\n"
             "my_train:\n  format: coco\n  annotations: my/train.json\n  image_root: my/images"
         )
-    for name, entry in entries.items():
-        _check_entry(path, name, entry)
     return entries
 
 

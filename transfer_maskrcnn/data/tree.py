@@ -11,7 +11,7 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
-from transfer_maskrcnn.data.formats.files import IMAGE_SUFFIXES, walk
+from transfer_maskrcnn.data.formats.files import IMAGE_SUFFIXES, MOST_FILES, walk
 from transfer_maskrcnn.data.formats.names import are_parts, parts_of
 from transfer_maskrcnn.errors import DatasetError
 from transfer_maskrcnn.text import listed
@@ -23,7 +23,6 @@ _PARTS = {
 }
 _PART_OF = {word: part for part, words in _PARTS.items() for word in words}
 _SAMPLE = 50  # names that are looked up, to find the folder of thousands
-_MOST_FILES = 1_000_000  # below a folder: more are no dataset, but somebody's whole disk
 _ENOUGH = 0.9  # of them in one folder: it is the folder
 
 
@@ -52,7 +51,7 @@ class Tree:
         self.broken: dict[Path, str] = {}
         self.unread: dict[Path, str] = {}
         names = defaultdict(list)
-        for path in islice(walk(root), _MOST_FILES):
+        for path in islice(walk(root), MOST_FILES):
             names[os.path.dirname(path)].append(os.path.basename(path))
         self.files = {Path(folder): own for folder, own in names.items()}
 

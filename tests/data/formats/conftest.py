@@ -33,6 +33,19 @@ def make_image(tmp_path: Path) -> ImageMaker:
 
 
 @pytest.fixture
+def write_mask() -> Callable[[Path, Any], None]:
+    """write_mask(path, mask): an image, an array of values, or the bytes of a file."""
+
+    def write(path: Path, mask: Any) -> None:
+        if isinstance(mask, bytes):
+            path.write_bytes(mask)
+        else:
+            (Image.fromarray(mask) if isinstance(mask, np.ndarray) else mask).save(path)
+
+    return write
+
+
+@pytest.fixture
 def write_json(tmp_path: Path) -> Callable[..., Path]:
     def write(data: Any, name: str = "annotations.json") -> Path:
         path = tmp_path / name

@@ -22,16 +22,15 @@ Mask = Any  # an array, an image, or a file's bytes
 
 
 @pytest.fixture
-def load(tmp_path: Path, make_image: Callable[..., Path], check_counts: Any) -> Any:
+def load(
+    tmp_path: Path, make_image: Callable[..., Path], write_mask: Any, check_counts: Any
+) -> Any:
     def load(masks: Sequence[Mask], name: str = "i{}.png", **options: Any) -> LoadedDataset:
         (tmp_path / "masks").mkdir()
         for k, mask in enumerate(masks):
             make_image(f"images/i{k}.jpg", HEIGHT, WIDTH)
             path = tmp_path / "masks" / name.format(k)
-            if isinstance(mask, bytes):
-                path.write_bytes(mask)
-            else:
-                (Image.fromarray(mask) if isinstance(mask, np.ndarray) else mask).save(path)
+            write_mask(path, mask)
         dataset = load_png_masks(tmp_path / "masks", tmp_path / "images", **options)
         check_counts(dataset)
         return dataset

@@ -32,16 +32,15 @@ def one_bit(values: np.ndarray) -> Image.Image:
 
 
 @pytest.fixture
-def load(tmp_path: Path, make_image: Callable[..., Path], check_counts: Any) -> Any:
+def load(
+    tmp_path: Path, make_image: Callable[..., Path], write_mask: Any, check_counts: Any
+) -> Any:
     def load(mask: Any, **options: Any) -> LoadedDataset:
         """images/a.jpg and its mask masks/a.png: an image, an array or a file's bytes."""
         make_image("images/a.jpg")
         path = tmp_path / "masks/a.png"
         path.parent.mkdir(exist_ok=True)
-        if isinstance(mask, bytes):
-            path.write_bytes(mask)
-        else:
-            (Image.fromarray(mask) if isinstance(mask, np.ndarray) else mask).save(path)
+        write_mask(path, mask)
         dataset = load_png_masks(tmp_path / "masks", tmp_path / "images", **options)
         check_counts(dataset)
         return dataset

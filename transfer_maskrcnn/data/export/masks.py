@@ -6,9 +6,7 @@ Outlines run along the edges of a mask's pixels and are exact to the pixel. A ri
 float64, its last point joined to its first; outer rings run clockwise on the screen, holes the
 other way. Rasterised by pycocotools, the rings give the very mask again.
 
-Several rings become one closed line by bridges of no width, walked to and fro. The way there and
-the way back cancel out where a polygon is filled by the even-odd rule, as pycocotools does: a ring
-beside the others adds to the area, one inside another cuts a hole.
+Several rings become one closed line by bridges: see ``formats/rings``.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ instance is counted there, by its code, and labels become classes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -65,35 +65,15 @@ def assemble(
         used = Counter(i.label for image in images for i in image.instances if not i.problem)
     merge = merge or {}
     merged = {label: name for name, labels in merge.items() for label in labels}
-    for one in (one for image in images for one in image.instances):
-        if one.problem is Reason.OTHER_SHAPE and one.label not in {*used, *(wanted or ()), *merged}:
-            one.problem = Reason.NOTE_SHAPE
+    _tell_notes(images, {*used, *(wanted or ()), *merged})
     class_of = class_by_label([*used, *(known or ())], merged, "merge")
     labels = sorted(used, key=natural_key) if known is None else list(known)
     is_known = bool(labels) or known is not None
     chosen = wanted or (_classes_of(labels, class_of, merge) if is_known else ())
     check_labels(used, chosen, class_of, source)
     index = {label: chosen.index(class_of.get(label, label)) for label in used}
+    positions, dicts = _dicts(images, index, report)
     files = tuple(image.file_name for image in images)
-    probes = probe_images(files)
-    read_exchanged(images, probes)
-    read_fractions(images)
-    kept = [k for k, image in enumerate(images) if not _leaves_out(image, probes[k], report)]
-    positions = merge_records(images, kept, report)
-    report.images_read += len(images) - len(kept) + len(positions)
-    report.instances_read += sum(len(image.instances) for image in images)
-    sizes = [probes[k].size for k in positions]
-    annotations = annotate([images[k] for k in positions], sizes, index, report)
-    dicts: list[dict[str, Any]] = [
-        {
-            "file_name": images[k].file_name,
-            "image_id": images[k].image_id,
-            "height": height,
-            "width": width,
-            "annotations": own,
-        }
-        for k, (height, width), own in zip(positions, sizes, annotations, strict=True)
-    ]
     if not dicts:
         reasons = report.reasons(report.images_left_out)
         raise UnusableDataset(
@@ -125,6 +105,39 @@ def assemble(
         labels_of,
         places=[[a.pop(PLACE) for a in d["annotations"]] for d in dicts],
     )
+
+
+def _tell_notes(images: Sequence[RawImage], labels: Set[str]) -> None:
+    """Points and lines, with a label that is none of those of areas, are notes."""
+    for one in (one for image in images for one in image.instances):
+        if one.problem is Reason.OTHER_SHAPE and one.label not in labels:
+            one.problem = Reason.NOTE_SHAPE
+
+
+def _dicts(
+    images: Sequence[RawImage], index: Mapping[str, int], report: LoadReport
+) -> tuple[list[int], list[dict[str, Any]]]:
+    """The numbers of the images that are kept, and their dicts, masks as they are; all others, and
+    what of their instances cannot be used, are counted."""
+    probes = probe_images([image.file_name for image in images])
+    read_exchanged(images, probes)
+    read_fractions(images)
+    kept = [k for k, image in enumerate(images) if not _leaves_out(image, probes[k], report)]
+    positions = merge_records(images, kept, report)
+    report.images_read += len(images) - len(kept) + len(positions)
+    report.instances_read += sum(len(image.instances) for image in images)
+    sizes = [probes[k].size for k in positions]
+    annotations = annotate([images[k] for k in positions], sizes, index, report)
+    return positions, [
+        {
+            "file_name": images[k].file_name,
+            "image_id": images[k].image_id,
+            "height": height,
+            "width": width,
+            "annotations": own,
+        }
+        for k, (height, width), own in zip(positions, sizes, annotations, strict=True)
+    ]
 
 
 def class_by_label(labels: Iterable[str], names: Mapping[str, str], option: str) -> dict[str, str]:

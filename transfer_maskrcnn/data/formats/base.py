@@ -195,6 +195,8 @@ _QUIET = frozenset(
     )
 )
 _MOST_PLACES = 1_000
+#: of a LoadReport, those by reason
+COUNTERS = ("left_out", "images_left_out", "repaired", "doubted")
 
 
 class Place(NamedTuple):
@@ -284,7 +286,7 @@ class LoadReport:
             for reason, counts in self.in_images.items()
         }
         part = LoadReport(images_kept=images_kept, instances_kept=instances_kept)
-        for name in ("left_out", "images_left_out", "repaired", "doubted"):
+        for name in COUNTERS:
             counts = {reason: mine[reason].total() for reason in getattr(self, name)}
             setattr(part, name, +Counter(counts))
         for reason, counted in mine.items():

@@ -136,6 +136,7 @@ _HEAD_BYTES, _TAIL_BYTES = 132, 64 * 1024
 _LONGEST_LINK = 1_000  # bytes
 _LATE_EXIF = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 THREADS = 8
+MOST_FILES = 1_000_000  # below a folder: more are no dataset, but somebody's whole disk
 _AT_ONCE = 16  # images: handing each to a thread alone takes as long as looking at it
 # What files begin with that Pillow does not open, and what turns them into images.
 _FORMATS = {

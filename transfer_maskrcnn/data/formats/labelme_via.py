@@ -82,6 +82,29 @@ def load_labelme_json(
             f"{folder} has no *.json file; expected the folder of labelme's json files"
         )
     report = LoadReport()
+    contents = _read_contents(files, report)
+    stems = [file.relative_to(folder).with_suffix("").as_posix() for file, _ in contents]
+    images = [
+        RawImage(_stated(file, folder, data), k, record=f"{stem}.json")
+        for k, ((file, data), stem) in enumerate(zip(contents, stems, strict=True), start=1)
+    ]
+    root.locate(images, stems=stems)
+    there = {os.path.normpath(path): path for path in list_images(root.root, recursive=True)}
+    _prefer_own(images, stems, there, root.root)
+    for image, (file, data) in zip(images, contents, strict=True):
+        read_labelme(image, data, str(file))
+    drawn = [instance for image in images for instance in image.instances]
+    _learn_labels(drawn, check_label_map(label_map), classes)
+    images += _without_json(images, there, root.root)
+    return assemble(images, str(folder), classes, merge, report=report)
+
+
+def _read_contents(files: Sequence[Path], report: LoadReport) -> list[tuple[Path, dict[str, Any]]]:
+    """The json files that are labelme's, and what they hold; all others are counted.
+
+    Raises:
+        DatasetError: none is.
+    """
     contents: list[tuple[Path, dict[str, Any]]] = []
     for file in files:
         try:
@@ -97,18 +120,13 @@ def load_labelme_json(
             report.count(report.doubted, Reason.OTHER_JSON, Place(str(file), note=describe(data)))
     if not contents:
         raise wrong_kind(read_json(files[0]), str(files[0]), "a labelme json")
-    stems = [file.relative_to(folder).with_suffix("").as_posix() for file, _ in contents]
-    images = [
-        RawImage(_stated(file, folder, data), k, record=f"{stem}.json")
-        for k, ((file, data), stem) in enumerate(zip(contents, stems, strict=True), start=1)
-    ]
-    root.locate(images, stems=stems)
-    there = {os.path.normpath(path): path for path in list_images(root.root, recursive=True)}
-    _prefer_own(images, stems, there, root.root)
-    for image, (file, data) in zip(images, contents, strict=True):
-        read_labelme(image, data, str(file))
-    drawn = [instance for image in images for instance in image.instances]
-    _learn_labels(drawn, check_label_map(label_map), classes)
+    return contents
+
+
+def _without_json(
+    images: Sequence[RawImage], there: Mapping[str, Path], root: Path
+) -> list[RawImage]:
+    """The images of ``there`` that no json file belongs to."""
     used = {os.path.normpath(image.file_name) for image in images}
     # folders into which labelme exported pictures of a json file
     exported = {
@@ -116,13 +134,12 @@ def load_labelme_json(
         for path in there.values()
         if path.name == "label.png" and path.parent.name.endswith("_json")
         if os.path.normpath(path.with_name("img.png")) in there
-    } - {root.root}
-    images += [
+    } - {root}
+    return [
         RawImage(str(path), 0, problem=Reason.IMAGE_WITHOUT_JSON)
         for text, path in there.items()
         if text not in used and path.parent not in exported
     ]
-    return assemble(images, str(folder), classes, merge, report=report)
 
 
 def _prefer_own(
@@ -157,14 +174,14 @@ def _learn_labels(
     instances: Sequence[RawInstance], label_map: Mapping[str, str], classes: Sequence[str] | None
 ) -> None:
     """Give instances the labels that ``label_map`` has for theirs; some are not to be learnt."""
-    labels = [instance.label for instance in instances if not instance.problem]
-    idle = [key for key in label_map if not class_by_label(labels, {key: "-"}, "label_map")]
+    counts = Counter(instance.label for instance in instances if not instance.problem)
+    idle = [key for key in label_map if not class_by_label(counts, {key: "-"}, "label_map")]
     if idle and classes is None:
         raise DatasetError(
             f"label_map: {', '.join(map(repr, idle))} fits none of the labels: "
-            f"{list_counts(Counter(labels))}. Correct it, or state classes"
+            f"{list_counts(counts)}. Correct it, or state classes"
         )
-    names = class_by_label(labels, label_map, "label_map")
+    names = class_by_label(counts, label_map, "label_map")
     for instance in instances:
         if instance.label in _NOT_LEARNT and instance.label not in {*label_map, *(classes or ())}:
             instance.problem = Reason.IGNORED_LABEL

@@ -25,9 +25,8 @@ from transfer_maskrcnn.errors import nearest
 from transfer_maskrcnn.text import listed
 
 from .base import RawImage, Reason
-from .files import IMAGE_SUFFIXES, THREADS, clip, existing, probe_image, walk
+from .files import IMAGE_SUFFIXES, MOST_FILES, THREADS, clip, existing, probe_image, walk
 
-_MOST_FILES = 1_000_000  # below image_root: more are no dataset, but somebody's whole disk
 _MOST_ALIKE = 100  # files of one name, or with its digits, that are remembered
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://[^/]*", re.I)  # with the host; C:/ is none
 _PARAMETER = re.compile(r"(?:^|&)\w+=([^&]*\.\w+)(?=&|$)")  # /data/local-files/?d=a/b.jpg
@@ -189,7 +188,7 @@ class _Tree:
 
     def __init__(self, root: Path, stated: Sequence[str]):
         top = len(os.path.join(root, ""))
-        self.files = [path[top:] for path in islice(walk(root), _MOST_FILES)]
+        self.files = [path[top:] for path in islice(walk(root), MOST_FILES)]
         self.found: dict[int, tuple[int, str]] = {}
         self._root, self._stated = os.path.abspath(root), stated
         self._notes: dict[int, str] = {}

@@ -90,14 +90,12 @@ def cut_holes(
         if k not in holes
     ]
     filled = float(mask_util.area(mask_util.merge(rles)))
-    stated_as = min(
-        (polygons_area(joined), filled, polygons_area(polygons)),
-        key=lambda area: abs(area - stated_area),
+    cut = polygons_area(joined)
+    likeliest = min(
+        (cut, filled, polygons_area(polygons)), key=lambda area: abs(area - stated_area)
     )
-    is_filled = stated_as != polygons_area(joined) and (
-        abs(stated_as - stated_area)
-        <= min(_SAME_AREA * stated_area, _CLEARLY * abs(stated_as - polygons_area(joined)))
-    )
+    most = min(_SAME_AREA * stated_area, _CLEARLY * abs(likeliest - cut))
+    is_filled = likeliest != cut and abs(likeliest - stated_area) <= most
     overlap = any(
         mask_util.area(mask_util.merge([rles[k] for k in own]))
         < _INSIDE * sum(pixels[k] for k in own)

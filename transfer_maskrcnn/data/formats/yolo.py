@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from .files import (
 )
 from .names import ImageFolder, parts_of
 from .yolo_lines import finite, read_numbers
+
+YAML_SUFFIXES = (".yaml", ".yml")
 
 
 def load_yolo(
@@ -105,6 +107,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
             f"{path} is {clip(repr(config))}; expected a data.yaml with names, train and val"
         )
     return config
+
+
+def is_yolo(config: Mapping[str, Any]) -> bool:
+    """Whether the content of a YAML file is that of a data.yaml of Ultralytics."""
+    return isinstance(config.get("names"), (list, dict)) and "format" not in config["names"]
 
 
 def parse_names(names: Any, source: str) -> dict[int, str]:
@@ -262,17 +269,18 @@ def _parse_labels(
                 "each point of an outline. Annotate outlines; Mask R-CNN learns masks"
             )
         try:
-            if int(float(first)) != float(first):
+            kind = int(float(first))
+            if kind != float(first):
                 raise ValueError
         except (ValueError, OverflowError):
             raise DatasetError(
                 f"{path}, line {number}: {clip(line)!r}; expected a class number, "
                 "then x y of each point"
             ) from None
-        if int(float(first)) not in names:
+        if kind not in names:
             unknown[first] += 1
             continue
-        label, numbers = names[int(float(first))], finite(rest)
+        label, numbers = names[kind], finite(rest)
         instance = RawInstance(Place(image, "line", number), label, [numbers], relative=True)
         instance.problem = None if numbers else Reason.BAD_COORDINATES
         instances.append(instance)
