@@ -1,4 +1,4 @@
-# make setup | test | test-all | peers | lint | demo | clean. Each sets up what it needs first; nothing is
+# make setup | test | test-all | peers | lint | docs | demo | clean. Each sets up what it needs first; nothing is
 # installed twice.
 VENV ?= .venv
 PYTHON ?=
@@ -10,7 +10,7 @@ bin := $(VENV)/bin
 # a thread a worker: more of them on as many cores only wait for each other
 pytest := OMP_NUM_THREADS=1 $(bin)/python -m pytest -n $(WORKERS)
 
-.PHONY: setup test test-all test-faults peers lint demo clean help
+.PHONY: setup test test-all test-faults peers lint docs demo clean help
 help:
 	@echo "make setup     a virtual environment in $(VENV) with everything, detectron2 too"
 	@echo "make demo      the main job on generated data: transfer against scratch, in minutes"
@@ -19,6 +19,7 @@ help:
 	@echo "make peers     other tools, which the tests of exports then ask"
 	@echo "make test-faults  kills, full disks, damaged files: up to 15 minutes"
 	@echo "make lint      ruff and mypy alone"
+	@echo "make docs      the site, into site/: open site/index.html (Python 3.11 or newer)"
 	@echo "make clean     removes caches and build leftovers; keeps $(VENV) and output/"
 	@echo "Variables: VENV=.venv  PYTHON=python3.12  REQUIREMENTS=requirements/py310-torch23.txt"
 	@echo "           PYTEST_ARGS='-k surgery'  WORKERS=4 (processes; default: one a core)"
@@ -43,9 +44,13 @@ test-faults: setup
 peers: setup
 	@VENV='$(VENV)' bash requirements/peers.sh
 
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(bin)/python -m mkdocs build --quiet
+	@echo "docs: open site/index.html"
+
 demo: setup
 	$(bin)/python tools/demo.py
 
 clean:
-	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
