@@ -45,6 +45,7 @@ peers: setup
 	@VENV='$(VENV)' bash requirements/peers.sh
 
 docs: setup
+	$(bin)/python -W ignore docs/reference.py
 	NO_MKDOCS_2_WARNING=1 $(bin)/python -m mkdocs build --quiet
 	@echo "docs: open site/index.html"
 

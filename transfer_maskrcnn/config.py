@@ -151,8 +151,9 @@ _TRANSFER: Mapping[str, Any] = {
         # real.
         "IGNORE_SCORE": 0.1,
         # A dataset in which source classes are annotated (neither trained nor tested on): the score
-        # of each class is the lowest that is right in this share of its detections there.
+        # of each class is the lowest that is right in TARGET_PRECISION of its detections there.
         "CALIBRATION_SET": "",
+        # Above 0 to 1: the share of its detections on CALIBRATION_SET that has to be right.
         "TARGET_PRECISION": 0.8,
     },
     # Above 0, with EXTEND: a loss of this weight keeps what the model says of the source's classes
