@@ -155,41 +155,6 @@ def test_nothing_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("results", [RESULTS, []])
-def test_save_and_load(results: list[dict[str, Any]], tmp_path: Path) -> None:
-    matches = matched(tmp_path, results=results)
-    matches.save(tmp_path / "matches.npz")
-    loaded = Matches.load(tmp_path / "matches.npz")
-    for field in fields(Matches):
-        before, after = getattr(matches, field.name), getattr(loaded, field.name)
-        assert type(before) is type(after)
-        assert np.array_equal(before, after), field.name
-    assert {p.name for p in tmp_path.iterdir()} == {"truth.json", "results.json", "matches.npz"}
-
-
-DAMAGES = [
-    lambda content: content[: len(content) // 2],  # the disk was full
-    lambda content: b"",
-    lambda content: b"not an archive",
-    lambda content: content.replace(b"score.npy", b"scope.npy"),  # another set of arrays
-    lambda content: content[:60] + b"\xff" * 40 + content[100:],  # in the first array's data
-]
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_file_says_what_to_delete(damage: Any, tmp_path: Path) -> None:
-    path = tmp_path / "matches.npz"
-    matched(tmp_path).save(path)
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(TransferError, match=rf"{path}: damaged.*delete it"):
-        Matches.load(path)
-
-
-def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(TransferError, match=r"gone\.npz: .*No such file"):
-        Matches.load(tmp_path / "gone.npz")
-
-
 MOVED = [*TRUTH["annotations"][:-1], {**TRUTH["annotations"][-1], "bbox": [41, 40, 10, 10]}]
 OTHER_TRUTHS = [
     {**TRUTH, "images": [*TRUTH["images"], {"id": 21, "height": SIDE, "width": SIDE}]},

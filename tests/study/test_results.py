@@ -76,8 +76,6 @@ def test_a_finished_run(folder: Path, cfg: CfgNode) -> None:
     assert not (folder / "last_checkpoint").exists()
     matches = load_matches(folder, cfg, result)
     assert matches is not None and list(matches.image_ids) == [1, 2]
-    (folder / "matches.npz").unlink()
-    assert load_matches(folder, cfg, result) is not None, "matched again from the predictions"
 
 
 def test_a_run_that_diverged(folder: Path, cfg: CfgNode) -> None:
@@ -93,12 +91,10 @@ def spoil_result(folder: Path) -> None:
 
 
 def remove_predictions(folder: Path) -> None:
-    (folder / "matches.npz").unlink(missing_ok=True)
     (folder / "inference" / "val" / "coco_instances_results.json").unlink()
 
 
 def other_predictions(folder: Path) -> None:
-    (folder / "matches.npz").unlink(missing_ok=True)
     write_json(folder / "inference" / "val" / "coco_instances_results.json", [])
 
 
@@ -111,8 +107,8 @@ DAMAGE = [
     # what happens to the folder, what the error says
     (spoil_result, r"result\.json cannot be read"),
     (remove_predictions, r"coco_instances_results\.json is gone"),
-    (other_predictions, r"AP is 0\.00 by matches\.npz and 50\.\d+ by result\.json"),
-    (other_result, r"AP is 50\.\d+ by matches\.npz and 20\.00 by result\.json"),
+    (other_predictions, r"AP is 0\.00 by coco_instances_results\.json and 50\.\d+ by result\.json"),
+    (other_result, r"AP is 50\.\d+ by coco_instances_results\.json and 20\.00 by result\.json"),
 ]
 
 

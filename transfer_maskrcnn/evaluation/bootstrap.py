@@ -27,13 +27,12 @@ class Interval(NamedTuple):
 
 def class_ap(matches: Matches) -> np.ndarray:
     """(K,) COCO AP of each class, 0 to 100; NaN where there is nothing to find."""
-    once = np.ones((1, len(matches.image_ids)), dtype=np.int64)
-    return bootstrap_class_ap(matches, once, range(len(matches.objects)))[:, 0]
+    return bootstrap_class_ap(matches)[:, 0]
 
 
 def mean_ap(ap: np.ndarray) -> float:
     """COCO's mean over (K,) classes: NaN is left out; NaN where there is nothing else."""
-    return float(mean_of_classes(ap[:, None])[0])
+    return float(mean_of_classes(ap))
 
 
 def average_precision(matches: Matches) -> float:
@@ -79,27 +78,33 @@ def bootstrap_ap(matches: Matches, weights: np.ndarray) -> np.ndarray:
         (B,) AP from 0 to 100: as COCO does, a class without ground truth in the replicate is left
         out of the mean; NaN where none has any.
     """
-    return mean_of_classes(bootstrap_class_ap(matches, weights, range(len(matches.objects))))
+    return mean_of_classes(bootstrap_class_ap(matches, weights))
 
 
 def bootstrap_class_ap(
-    matches: Matches, weights: np.ndarray, categories: Sequence[int]
+    matches: Matches,
+    weights: np.ndarray | None = None,
+    categories: Sequence[int] | None = None,
 ) -> np.ndarray:
     """What :func:`bootstrap_ap` is the mean of.
 
     Args:
-        weights: (B replicates, N images), as there.
-        categories: K rows of ``matches.objects``.
+        weights: (B replicates, N images), as there; None: each image once, B = 1.
+        categories: K rows of ``matches.objects``; None: all.
 
     Returns:
         (K, B) AP from 0 to 100; NaN where the class has no ground truth in the replicate.
     """
+    if weights is None:
+        weights = np.ones((1, len(matches.image_ids)), dtype=np.int64)
+    categories = range(len(matches.objects)) if categories is None else categories
     ap = [100 * _class_ap(matches, category, weights) for category in categories]
     return np.reshape(ap, (len(categories), len(weights)))
 
 
 def mean_of_classes(ap: np.ndarray) -> np.ndarray:
-    """(B,) COCO's mean of (K classes, B): NaN is left out; NaN where there is nothing else."""
+    """COCO's mean over the first axis, K classes: NaN is left out; NaN where there is nothing
+    else."""
     known = ~np.isnan(ap)
     classes = known.sum(axis=0)
     total = np.where(known, ap, 0.0).sum(axis=0)

@@ -6,9 +6,8 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib import import_module
 from itertools import chain
 from pathlib import Path
@@ -20,7 +19,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from transfer_maskrcnn.errors import DatasetError, TransferError
-from transfer_maskrcnn.files import atomic_path, read_json
+from transfer_maskrcnn.files import read_json
 
 GEOMETRY = {"bbox": "bbox", "segm": "segmentation"}
 #: COCO's area range "all", in square pixels
@@ -47,31 +46,6 @@ class Matches:
     score: np.ndarray  # (D,)
     matched: np.ndarray  # (T, D) bool: to any ground truth, a crowd too
     ignored: np.ndarray  # (T, D) bool: neither right nor wrong
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write an ``.npz`` file, whole or not at all."""
-        arrays: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Matches:
-        """Read what ``save`` wrote.
-
-        Raises:
-            TransferError: the file is missing, cut off, or no such file.
-        """
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                arrays: dict[str, Any] = {f.name: stored[f.name] for f in fields(cls)}
-        except Exception as error:  # zip and zlib have errors of their own
-            raise TransferError(
-                f"{path}: damaged, or not a file of matches ({error}); delete it, and match the "
-                "detections afresh"
-            ) from error
-        for text in ("iou_type", "ground_truth"):
-            arrays[text] = str(arrays[text])
-        return cls(**arrays)
 
 
 def require_same_ground_truth(matches: Iterable[Matches]) -> None:

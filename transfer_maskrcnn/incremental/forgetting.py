@@ -23,7 +23,7 @@ from transfer_maskrcnn.evaluation.bootstrap import (
     resample,
 )
 from transfer_maskrcnn.evaluation.coco import detection_limit, matched_tasks
-from transfer_maskrcnn.evaluation.explain import RESULTS_FILE
+from transfer_maskrcnn.evaluation.explain import RESULTS_FILE, truth_file
 from transfer_maskrcnn.evaluation.matches import Matches, match_detections
 from transfer_maskrcnn.incremental.classes import class_places
 from transfer_maskrcnn.incremental.source import SourceFacts, source_facts, source_matches
@@ -129,8 +129,7 @@ def _ap(
         matches = getattr(one, which)
         if matches is None:
             return None
-        ones = np.ones((1, len(matches.image_ids)), dtype=np.int64)
-        found.append(bootstrap_class_ap(matches, weights[place] if weights else ones, rows))
+        found.append(bootstrap_class_ap(matches, weights[place] if weights else None, rows))
     return np.vstack(found) if found else None
 
 
@@ -269,7 +268,7 @@ def _matched(
     cfg: CfgNode, model: list[str], dataset: str, task: str, before: Mapping[str, Matches]
 ) -> MatchedSet:
     folder = Path(cfg.OUTPUT_DIR, "inference", dataset)
-    files = folder / f"{dataset}_ground_truth.json", folder / RESULTS_FILE
+    files = truth_file(folder), folder / RESULTS_FILE
     matches = match_detections(*files, task, detection_limit(cfg))
     names = _model_classes(cfg, model, dataset)
     numbers = MetadataCatalog.get(dataset).get("thing_dataset_id_to_contiguous_id") or {}

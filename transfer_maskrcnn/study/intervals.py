@@ -29,11 +29,12 @@ from transfer_maskrcnn.errors import TransferError, nearest
 from transfer_maskrcnn.evaluation.bootstrap import LEAST_IMAGES, Interval, bootstrap_ap
 from transfer_maskrcnn.evaluation.matches import Matches, require_same_ground_truth
 from transfer_maskrcnn.study.results import FIGURES, Json, RunScores, ScoredOn
+from transfer_maskrcnn.surgery.names import grouped
 
 Verdict = Literal["better", "worse", "cannot tell"]
 
 HIGHEST_AP = 100.0
-NODES, NODE_WEIGHTS = np.polynomial.legendre.leggauss(64)
+ANGLES = 2**20  # so many give nine digits of a quantile
 
 
 @dataclass(frozen=True)
@@ -136,23 +137,13 @@ def half_over_seeds(values: Sequence[float]) -> float:
 def t_quantile(freedom: int) -> float:
     """97.5 % quantile of Student's t with ``freedom`` degrees of freedom.
 
-    With ``t = sqrt(freedom) * tan(angle)`` its density becomes ``cos(angle) ** (freedom - 1)``,
-    which Gauss-Legendre quadrature integrates well; the rest is bisection.
+    With ``t = sqrt(freedom) * tan(angle)`` its density is ``cos(angle) ** (freedom - 1)``, up to a
+    factor: the trapezoid rule adds it up, and the angle is looked up below which 95 % lie.
     """
-    low, high = 1.9, 13.0  # normal distribution: 1.96; 1 degree of freedom: 12.71
-    while high - low > 1e-10:
-        middle = (low + high) / 2
-        low, high = (middle, high) if _within(middle, freedom) < 0.95 else (low, middle)
-    return (low + high) / 2
-
-
-def _within(t: float, freedom: int) -> float:
-    """P(|T| < t)."""
-    half_angle = math.atan(t / math.sqrt(freedom)) / 2
-    densities = np.cos(half_angle * (NODES + 1)) ** (freedom - 1)
-    gammas = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)
-    scale = 2 * math.exp(gammas) / math.sqrt(math.pi)
-    return scale * half_angle * float(NODE_WEIGHTS @ densities)
+    angles = np.linspace(0.0, math.pi / 2, ANGLES)
+    densities = np.cos(angles) ** (freedom - 1)
+    below = np.append(0.0, np.cumsum(densities[1:] + densities[:-1]))
+    return math.sqrt(freedom) * math.tan(np.interp(0.95 * below[-1], below, angles))
 
 
 def area_under_curve(curve: Sequence[Json]) -> float:
@@ -211,9 +202,7 @@ class Row:
 
 def group_rows(runs: Iterable[RunScores]) -> list[Row]:
     """A row a name, in the order of ``runs``; names that differ by numbers alone, by these."""
-    groups: dict[str, list[RunScores]] = {}
-    for run in runs:
-        groups.setdefault(run.row, []).append(run)
+    groups = grouped(runs, lambda run: run.row)
     patterns = [re.sub(r"\d+", "0", name) for name in groups]
     numbers = [[int(digits) for digits in re.findall(r"\d+", name)] for name in groups]
     order = sorted(zip(map(patterns.index, patterns), numbers, groups, strict=True))

@@ -17,6 +17,8 @@ from transfer_maskrcnn.engine.evaluation import EVALUATION_FILE
 from transfer_maskrcnn.engine.hooks.record import CURVE_FILE, DRIFT_FILE, INITIAL_FILE
 from transfer_maskrcnn.errors import ConfigError, TransferError
 from transfer_maskrcnn.evaluation.bootstrap import average_precision
+from transfer_maskrcnn.evaluation.coco import detection_limit
+from transfer_maskrcnn.evaluation.explain import RESULTS_FILE, truth_file
 from transfer_maskrcnn.evaluation.matches import Matches, match_detections
 from transfer_maskrcnn.files import read_json, write_json
 from transfer_maskrcnn.incremental.classes import EXTENSION_KEY
@@ -24,7 +26,6 @@ from transfer_maskrcnn.study.design import Run
 from transfer_maskrcnn.surgery.load import FINAL_FILE
 
 RESULT_FILE = "result.json"
-MATCHES_FILE = "matches.npz"
 #: what a kill in the middle of writing left: nothing else reads or removes these
 UNFINISHED = ".*.part"
 FINISHED, DIVERGED = "finished", "diverged"
@@ -93,29 +94,24 @@ def collect(run: Run, folder: Path, key: dict[str, str], diverged: str) -> Json:
 
 
 def load_matches(folder: Path, cfg: CfgNode, result: Json) -> Matches | None:
-    """What the run detected, matched to the ground truth once and kept; None if it diverged.
+    """What the run detected, matched to the ground truth; None if it diverged.
 
     Raises:
         TransferError: the detections are gone, or those of another run.
     """
     if result["status"] == DIVERGED:
         return None
-    kept, task = folder / MATCHES_FILE, task_of(cfg)
-    if not kept.exists():
-        (name,) = cfg.DATASETS.TEST
-        detections = folder / "inference" / name / "coco_instances_results.json"
-        truth = detections.with_name(f"{name}_ground_truth.json")
-        if not detections.exists():
-            raise TransferError(
-                f"{detections} is gone: remove the folder {folder}, and its run is trained again"
-            )
-        most = max(100, cfg.TEST.DETECTIONS_PER_IMAGE)
-        match_detections(truth, detections, task, most).save(kept)
-    matches = Matches.load(kept)
+    task, evaluated = task_of(cfg), folder / "inference" / cfg.DATASETS.TEST[0]
+    detections = evaluated / RESULTS_FILE
+    if not detections.exists():
+        raise TransferError(
+            f"{detections} is gone: remove the folder {folder}, and its run is trained again"
+        )
+    matches = match_detections(truth_file(evaluated), detections, task, detection_limit(cfg))
     ap, recorded = average_precision(matches), result["results"].get(f"{task}/AP") or 0.0
     if not math.isclose(0.0 if math.isnan(ap) else ap, recorded, abs_tol=0.01):
         raise TransferError(
-            f"{folder}: AP is {ap:.2f} by {MATCHES_FILE} and {recorded:.2f} by {RESULT_FILE}: "
+            f"{folder}: AP is {ap:.2f} by {RESULTS_FILE} and {recorded:.2f} by {RESULT_FILE}: "
             "they are of different runs. Remove the folder, and its run is trained again"
         )
     return matches

@@ -7,11 +7,9 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from threading import Event
 from typing import Any
 
@@ -90,12 +88,12 @@ class StudyRunner:
             ]
 
     def _train_missing(self, keys: Mapping[Run, Key]) -> None:
-        waiting: SimpleQueue[Run] = SimpleQueue()
-        for run, key in keys.items():
-            if read_result(self._output_dir / run.folder, key) is None:
-                waiting.put(run)
-        if waiting.qsize() < len(keys):
-            tqdm.write(f"{len(keys) - waiting.qsize()} of {len(keys)} runs are finished already")
+        missing = [
+            r for r, k in keys.items() if read_result(self._output_dir / r.folder, k) is None
+        ]
+        if len(missing) < len(keys):
+            tqdm.write(f"{len(keys) - len(missing)} of {len(keys)} runs are finished already")
+        waiting = iter(missing)  # all workers take from it
         with ThreadPoolExecutor(len(self._slots)) as pool:
             workers = [
                 pool.submit(self._work, slot, waiting, keys) for slot in range(len(self._slots))
@@ -106,10 +104,9 @@ class StudyRunner:
             finally:  # Ctrl-C, too: no training is left behind
                 self._stop.set()
 
-    def _work(self, slot: int, waiting: SimpleQueue[Run], keys: Mapping[Run, Key]) -> None:
-        with suppress(Empty, Interrupted):
-            while not self._stop.is_set():
-                run = waiting.get_nowait()
+    def _work(self, slot: int, waiting: Iterator[Run], keys: Mapping[Run, Key]) -> None:
+        for run in waiting:
+            if not self._stop.is_set():
                 self._train(run, keys[run], slot)
 
     def _train(self, run: Run, key: Key, slot: int) -> None:

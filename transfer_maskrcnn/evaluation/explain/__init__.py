@@ -126,7 +126,7 @@ def evaluated_folders(output_dir: Path) -> list[Path]:
     folders = sorted(
         folder
         for folder in (output_dir / "inference").glob("*")
-        if _truth_file(folder).is_file() and (folder / RESULTS_FILE).is_file()
+        if truth_file(folder).is_file() and (folder / RESULTS_FILE).is_file()
     )
     if not folders:
         raise TransferError(
@@ -146,7 +146,7 @@ def explain_folder(folder: Path) -> dict[str, Explanation]:
     Raises:
         TransferError: a file is missing, damaged, or of another evaluation than the others.
     """
-    truth, results = read_json(_truth_file(folder), dict), read_json(folder / RESULTS_FILE, list)
+    truth, results = read_json(truth_file(folder), dict), read_json(folder / RESULTS_FILE, list)
     facts = read_facts(folder)
     try:
         masked = all("segmentation" in one for one in (*truth.get("annotations", []), *results))
@@ -173,7 +173,8 @@ def read_sentence(folder: Path) -> str:
         return ""
 
 
-def _truth_file(folder: Path) -> Path:
+def truth_file(folder: Path) -> Path:
+    """The ground truth in ``OUTPUT_DIR/inference/<dataset>``."""
     return folder / f"{folder.name}_ground_truth.json"
 
 
