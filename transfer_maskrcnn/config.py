@@ -213,7 +213,8 @@ _OWN_KEYS: Mapping[str, Mapping[str, Any]] = {
         # True: every evaluation also measures the training losses on DATASETS.TEST.
         "VAL_LOSS": False,
         # The figure of an evaluation ("segm/AP", "bbox/AP50", "val_loss" ...) whose best checkpoint
-        # is kept as model_best.pth, and which EARLY_STOPPING follows; "" keeps none.
+        # is kept as model_best.pth and becomes the final model, and which EARLY_STOPPING follows;
+        # "" keeps none: the final model is the last.
         "BEST_METRIC": "",
         # Above 0: training ends after so many evaluations in a row without a better BEST_METRIC.
         "EARLY_STOPPING": 0,

@@ -32,6 +32,14 @@ def test_the_fullest_image_may_be_a_validation_image(
 ) -> None:
     stated = values(squares((320, 320), [40] * 3), squares((320, 320), [40] * 100))
     assert stated["TEST.DETECTIONS_PER_IMAGE"] == 150
+    assert (stated["TEST.EVAL_PERIOD"], stated["TEST.BEST_METRIC"]) == (30, "segm/AP")
+
+
+def test_nothing_is_best_without_images_to_validate_on(
+    values: Values, squares: Callable[..., Measures]
+) -> None:
+    stated = values(squares((320, 320), [40]))
+    assert "TEST.EVAL_PERIOD" not in stated and "TEST.BEST_METRIC" not in stated
 
 
 # images without an object among 100, iterations: 12 passes over those that are used, by twos

@@ -11,7 +11,6 @@ import pytest
 from transfer_maskrcnn.errors import TransferError
 from transfer_maskrcnn.study.runner import (
     Interrupted,
-    drop_older_checkpoints,
     iterations_done,
     train,
 )
@@ -79,18 +78,3 @@ def test_progress_is_read_from_a_file_that_is_being_written(tmp_path: Path) -> N
     assert iterations_done(tmp_path) == 0
     (tmp_path / "metrics.json").write_text('{"iteration": 19}\n{"iteration": 39}\n{"itera')
     assert iterations_done(tmp_path) == 40
-
-
-def test_only_the_last_checkpoint_stays(tmp_path: Path) -> None:
-    names = ["model_0000009.pth", "model_0000019.pth", "model_0000029.pth", "model_best.pth"]
-    for name in names:
-        (tmp_path / name).touch()
-    drop_older_checkpoints(tmp_path)
-    assert len(list(tmp_path.glob("*.pth"))) == 4, "no tag yet: nothing is known to be older"
-    (tmp_path / "last_checkpoint").write_text("model_0000019.pth")
-    drop_older_checkpoints(tmp_path)
-    # the one after the tag is just being written
-    assert sorted(p.name for p in tmp_path.glob("*.pth")) == names[1:]
-    (tmp_path / "last_checkpoint").write_text("model_final.pth")
-    drop_older_checkpoints(tmp_path)
-    assert sorted(p.name for p in tmp_path.glob("*.pth")) == ["model_best.pth"]

@@ -40,6 +40,7 @@ LARGEST_GROWTH = 4
 BATCHES_AN_EPOCH = 10  # a batch grows no further than leaves so many
 STEP_AT = 0.75
 CHECKPOINTS = 5
+EVALUATIONS = 10
 
 
 def fit_input(measures: Measures, base: Settings) -> tuple[Settings, list[Line]]:
@@ -299,6 +300,17 @@ def batch_lines(images: int, pixel_ratio: float, cfg: CfgNode) -> list[Line]:
             float(f"{rate * batch / base:.4g}"),
             f"The base's {rate:g} for {base} images a batch; {rule}.",
         ),
+    ]
+
+
+def evaluation_lines(length: int, evaluations: int, masks: bool) -> list[Line]:
+    """When to evaluate, and what is best, of a run of ``length`` iterations."""
+    task, times = "segm" if masks else "bbox", plural(evaluations, "evaluation")
+    why = f"{times} a run: a curve that tells whether longer, or shorter, would do."
+    best = "The weights of its best evaluation become the final model; the last stay beside them."
+    return [
+        Line("TEST.EVAL_PERIOD", math.ceil(length / evaluations), why),
+        Line("TEST.BEST_METRIC", f"{task}/AP", best),
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -143,7 +144,11 @@ class TransferCheckpointer(DetectionCheckpointer):
             ) from None
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """What is older than the last is not needed any more: its run goes on from here."""
         write_text(os.path.join(self.save_dir, "last_checkpoint"), last_filename_basename)
+        for older in Path(self.save_dir).glob("model_[0-9]*.pth"):
+            if older.name != last_filename_basename:
+                older.unlink(missing_ok=True)
 
 
 def check_finite(state: Mapping[str, torch.Tensor]) -> None:

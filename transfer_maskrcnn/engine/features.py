@@ -67,6 +67,7 @@ def _best(trainer: TransferTrainer) -> Sequence[HookBase]:
         end_at=trainer.end_at,
     )
     trainer.curve.listeners.append(hook.on_evaluation)
+    trainer.best_iteration = hook.best_iteration
     return [hook]
 
 

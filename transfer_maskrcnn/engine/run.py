@@ -27,7 +27,13 @@ from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.files import lock, write_text
 from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.surgery.hook import began_with, load_source, plan_of_config
-from transfer_maskrcnn.surgery.load import FINAL_FILE, load_weights, local_file, trained_file
+from transfer_maskrcnn.surgery.load import (
+    FINAL_FILE,
+    LAST_FILE,
+    load_weights,
+    local_file,
+    trained_file,
+)
 
 LOCK_FILE, CONFIG_FILE = ".training", "config.yaml"
 # From malloc.h, see mallopt(3).
@@ -42,7 +48,7 @@ logger = logging.getLogger(__name__)
 # What a run leaves in OUTPUT_DIR.
 RUN_FILES = (
     *(CONFIG_FILE, "log.txt*", RUN_FILE, "transfer_plan.json", "pseudo_labels.json"),
-    *("last_checkpoint", "model_*.pth", "model_initial.safetensors", FINAL_FILE),
+    *("last_checkpoint", "model_*.pth", "model_initial.safetensors", FINAL_FILE, LAST_FILE),
     *("metrics.json", "events.out.tfevents.*", "eval_history.json", "drift.json"),
     *("evaluation.json", "inference", "report.html"),
 )  # not feature_cache: an entry there is only used by a run that would compute the same

@@ -24,7 +24,7 @@ from transfer_maskrcnn.compat import gradient_clipper, restart_loader, with_grad
 from transfer_maskrcnn.config import RunSpec, editable
 from transfer_maskrcnn.data.loader import build_train_loader, training_records
 from transfer_maskrcnn.data.mapper import CheckedDatasetMapper
-from transfer_maskrcnn.engine.checkpoint import TransferCheckpointer
+from transfer_maskrcnn.engine.checkpoint import TransferCheckpointer, load_trained_model
 from transfer_maskrcnn.engine.features import hooks_of
 from transfer_maskrcnn.engine.hooks.record import (
     EvalHistory,
@@ -39,7 +39,8 @@ from transfer_maskrcnn.incremental.classes import in_model_classes
 from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.modeling.precision import step_trainer
 from transfer_maskrcnn.surgery.hook import WeightSurgeryHook, moved, with_digest
-from transfer_maskrcnn.surgery.load import FINAL_FILE
+from transfer_maskrcnn.surgery.load import BEST_NAME, FINAL_FILE, LAST_FILE
+from transfer_maskrcnn.surgery.names import unwrapped
 from transfer_maskrcnn.surgery.read import write_weights
 
 logger = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ class TransferTrainer(DefaultTrainer):
     checkpointer: TransferCheckpointer
     surgery: WeightSurgeryHook
     evaluated_weights: Callable[[], AbstractContextManager[None]]  # inside, what is evaluated
+    best_iteration: Callable[[], int | None]  # of TEST.BEST_METRIC; None where nothing is followed
     results: dict[str, Any]  # of the last evaluation in this process
 
     def __init__(self, cfg: CfgNode, spec: RunSpec | None = None):
@@ -111,7 +113,7 @@ class TransferTrainer(DefaultTrainer):
         self._trainer: SimpleTrainer = step_trainer(cfg, self._trainer)
         self.results, self._stopped = {}, False
         self.surgery = WeightSurgeryHook.from_cfg(cfg, self.spec.classes)
-        self.evaluated_weights = nullcontext
+        self.evaluated_weights, self.best_iteration = nullcontext, lambda: None
         self.curve = EvalHistory(
             self._figures,
             cfg.OUTPUT_DIR,
@@ -172,15 +174,41 @@ class TransferTrainer(DefaultTrainer):
         self.checkpointer.save("model_final", iteration=self.iter)
 
     def after_train(self) -> None:
-        if comm.is_main_process() and (self._stopped or self.iter >= self.max_iter):
-            # The final weights as .safetensors: half the size of a checkpoint, safe to pass on.
-            path = os.path.join(self.cfg.OUTPUT_DIR, FINAL_FILE)
+        done = self._stopped or self.iter >= self.max_iter
+        if done:
             with self.evaluated_weights():
-                state = self.checkpointer.model.state_dict()
-                write_weights(path, state, self.checkpointer.metadata)
+                self._write_final(LAST_FILE if self.cfg.TEST.BEST_METRIC else FINAL_FILE)
+        super().after_train()
+        if done and self.cfg.TEST.BEST_METRIC:
+            self._keep_best()
+
+    def _write_final(self, name: str) -> None:
+        """The weights as .safetensors: half the size of a checkpoint, safe to pass on."""
+        if not comm.is_main_process():
+            return
+        path = os.path.join(self.cfg.OUTPUT_DIR, name)
+        write_weights(path, self.checkpointer.model.state_dict(), self.checkpointer.metadata)
+        if name == FINAL_FILE:
             logger.info("Final weights, with their class names: %s", path)
             write_drift(self.cfg.OUTPUT_DIR)
-        super().after_train()
+
+    def _keep_best(self) -> None:
+        """Make the weights of the best evaluation the final ones, and the run's results theirs; the
+        last weights stay beside them where they are others."""
+        best, folder = self.best_iteration(), self.cfg.OUTPUT_DIR
+        if best not in (None, self.max_iter):
+            logger.info("the best of this run, after iteration %d, is its final model", best)
+            weights = os.path.join(folder, f"{BEST_NAME}.pth")
+            load_trained_model(unwrapped(self.model), weights, self.spec.classes)
+            from transfer_maskrcnn.engine.evaluation import evaluate_model
+
+            self.results = evaluate_model(self.cfg, self.spec, self.model)
+            self._write_final(FINAL_FILE)
+            return
+        with self.evaluated_weights():
+            self._write_final(FINAL_FILE)
+        if comm.is_main_process():
+            os.remove(os.path.join(folder, LAST_FILE))
 
     def is_complete(self) -> bool:
         """Whether nothing is left to do: trained, exported and evaluated to the last iteration."""

@@ -199,7 +199,10 @@ class Design:
 
     @cached_property
     def _measured(self) -> list[str]:
-        """Curve points and checkpoints, unless the config says when to evaluate."""
+        """Curve points and checkpoints, unless the config says when to evaluate.
+
+        The last weights count: the best of a curve are chosen on the images that judge them.
+        """
         cfg = load_config(self.config_file, self.options)
         last = cfg.SOLVER.MAX_ITER
         period = max(1, min(cfg.SOLVER.CHECKPOINT_PERIOD, last // CHECKPOINTS))
@@ -208,7 +211,7 @@ class Design:
             points |= {round(share * last) for share in CURVE_SHARES}
         return [
             *("SOLVER.CHECKPOINT_PERIOD", str(period)),
-            *("TEST.EVAL_ITERS", str(sorted(points))),
+            *("TEST.EVAL_ITERS", str(sorted(points)), "TEST.BEST_METRIC", ""),
         ]
 
 

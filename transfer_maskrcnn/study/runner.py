@@ -176,7 +176,6 @@ def train(
                 if stop.wait(0.5):
                     raise Interrupted
                 progress(iterations_done(folder))
-                drop_older_checkpoints(folder)
         finally:
             process.kill()
             process.wait()
@@ -196,16 +195,6 @@ def iterations_done(folder: Path) -> int:
     text = metrics.read_text(errors="replace") if metrics.exists() else ""
     found = re.findall(r'"iteration": (\d+)\D', text)
     return int(found[-1]) + 1 if found else 0
-
-
-def drop_older_checkpoints(folder: Path) -> None:
-    """Remove all checkpoints but the last, which is what --resume needs."""
-    tag = folder / "last_checkpoint"
-    if tag.exists():
-        last = tag.read_text().strip()
-        for path in folder.glob("model_[0-9]*.pth"):
-            if path.name < last or last == "model_final.pth":
-                path.unlink(missing_ok=True)
 
 
 def run_keys(configs: Mapping[Run, CfgNode]) -> dict[Run, Key]:

@@ -30,6 +30,8 @@ from transfer_maskrcnn.surgery.read import METADATA_KEY, MOST_TENSORS, read_file
 UNTRAINED_KEY = "untrained"
 #: what a finished run exports
 FINAL_FILE = "model_final.safetensors"
+#: with TEST.BEST_METRIC: its best checkpoint, which the final file then holds, and the last weights
+BEST_NAME, LAST_FILE = "model_best", "model_last.safetensors"
 
 _STATE_KEYS = ("model", "model_state", "state_dict", "model_state_dict", "blobs")
 # detectron2's mark; names match here anyway

@@ -20,9 +20,8 @@ from transfer_maskrcnn.engine.checkpoint import TransferCheckpointer
 from transfer_maskrcnn.engine.evaluation import sets_to_test
 from transfer_maskrcnn.engine.hooks.record import StopTraining
 from transfer_maskrcnn.errors import ConfigError, nearest
+from transfer_maskrcnn.surgery.load import BEST_NAME
 from transfer_maskrcnn.surgery.names import unwrapped
-
-BEST_NAME = "model_best"
 
 logger = logging.getLogger(__name__)
 
@@ -207,6 +206,11 @@ class BestCheckpoint(HookBase):
                 "TEST.BEST_METRIC was %s and is now %s: the best is looked for anew",
                 *(state["metric"], self._metric),
             )
+
+    def best_iteration(self) -> int | None:
+        """After which the best evaluation was; None before the first with a finite value."""
+        best = self._best()
+        return best[0] if best else None
 
     def _best(self) -> tuple[int, float] | None:
         """Iteration and value of the best evaluation, the first where several are equal."""
