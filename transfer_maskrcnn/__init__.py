@@ -14,21 +14,73 @@ import warnings
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .config import add_transfer_config, load_config
+    from .data.registry import register_catalog, register_dataset
+    from .engine.trainer import TransferTrainer
+    from .errors import (
+        CheckpointError,
+        ConfigError,
+        DatasetError,
+        TrainingDivergedError,
+        TransferError,
+        TransferPlanError,
+        WeightFileError,
+    )
+    from .inference.load import load_model
+    from .inference.model import Model
+    from .inference.results import Result, Results
+    from .modeling.build import build_model
+    from .surgery.hook import WeightSurgeryHook, transfer_weights
+    from .surgery.load import SourceWeights, load_weights
+    from .surgery.plan import TransferPlan
 
 __version__ = "0.1.0"
-
-# public name -> the module that has it
-_PUBLIC = {
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DatasetError",
+    "Model",
+    "Result",
+    "Results",
+    "SourceWeights",
+    "TrainingDivergedError",
+    "TransferError",
+    "TransferPlan",
+    "TransferPlanError",
+    "TransferTrainer",
+    "WeightFileError",
+    "WeightSurgeryHook",
+    "__version__",
+    "add_transfer_config",
+    "build_model",
+    "load_config",
+    "load_model",
+    "load_weights",
+    "register_catalog",
+    "register_dataset",
+    "transfer_weights",
+]
+# The module of each public name that is not an error.
+_MODULES = {
+    "Model": "inference.model",
+    "Result": "inference.results",
+    "Results": "inference.results",
+    "SourceWeights": "surgery.load",
+    "TransferPlan": "surgery.plan",
+    "TransferTrainer": "engine.trainer",
     "WeightSurgeryHook": "surgery.hook",
     "add_transfer_config": "config",
+    "build_model": "modeling.build",
     "load_config": "config",
+    "load_model": "inference.load",
     "load_weights": "surgery.load",
     "register_catalog": "data.registry",
     "register_dataset": "data.registry",
     "transfer_weights": "surgery.hook",
 }
-__all__ = ["__version__", *_PUBLIC]
 
 _CATALOGS = "detectron2.data"
 _REGISTRY = f"{__name__}.data.registry"  # registers the built-in names when it is imported
@@ -54,13 +106,17 @@ def _without_detectron2(error: object) -> ImportError:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        module = importlib.import_module(f"{__name__}.{_PUBLIC[name]}")
+        module = importlib.import_module(f"{__name__}.{_MODULES.get(name, 'errors')}")
     except ImportError as error:
         raise _without_detectron2(error) from error
     return getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 class _RegisterWithCatalogs:

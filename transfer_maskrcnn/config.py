@@ -23,6 +23,8 @@ from transfer_maskrcnn.text import shorten
 
 # MODEL.ROI_HEADS.NUM_CLASSES as detectron2 has it: nobody has stated a number.
 FOLLOW_DATASET = 80
+#: what a run writes of its config
+CONFIG_FILE = "config.yaml"
 
 # What a message of yacs is about -> what to write instead; what is expected comes first.
 _HINTS = {

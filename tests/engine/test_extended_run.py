@@ -19,7 +19,7 @@ from transfer_maskrcnn.engine.evaluation import build_validation_loader
 from transfer_maskrcnn.engine.run import check_start, evaluate
 from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.engine.trainer import TransferTrainer
-from transfer_maskrcnn.inference.load import find_weights, load_predictor
+from transfer_maskrcnn.inference.load import build_trained, find_weights
 from transfer_maskrcnn.surgery.load import load_weights
 
 ALL = [*SOURCE_CLASSES, "star", "heart"]  # ring is known
@@ -93,8 +93,8 @@ def test_train_evaluate_resume_predict(
     longer = fit_config(longer).resolve(longer)
     assert len(train(longer, resume=True).losses) == 1
     run = load_config(str(output / "config.yaml"))
-    predictor = load_predictor(run, find_weights(run))
-    assert list(predictor.classes) == ALL
+    model = build_trained(run, find_weights(run))
+    assert list(model.names) == ALL
 
 
 def test_losses_are_of_the_extended_classes(make: Callable[..., CfgNode]) -> None:

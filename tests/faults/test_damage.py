@@ -64,11 +64,11 @@ def resume(folder: Path) -> None:
 
 def open_model(folder: Path) -> None:
     from transfer_maskrcnn.config import load_config
-    from transfer_maskrcnn.inference.load import find_weights, load_predictor
+    from transfer_maskrcnn.inference.load import build_trained, find_weights
 
     config = str(folder / "run" / "config.yaml")
     cfg = load_config(config)
-    load_predictor(cfg, find_weights(cfg, config))
+    build_trained(cfg, find_weights(cfg, config))
 
 
 #: reader -> what of a run's folder it reads

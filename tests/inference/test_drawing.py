@@ -7,7 +7,7 @@ import pycocotools.mask as mask_util
 import pytest
 
 from transfer_maskrcnn.inference.drawing import Colour, class_colour, draw_detections, put_label
-from transfer_maskrcnn.inference.predictor import Detection
+from transfer_maskrcnn.inference.results import Detection
 
 CLASSES = [f"class {i}" for i in range(80)]
 

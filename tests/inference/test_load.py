@@ -1,8 +1,9 @@
-"""From configs and checkpoints to a Predictor that finds what an evaluation finds."""
+"""From configs and checkpoints to a Model that finds what an evaluation finds."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from detectron2.data import DatasetCatalog
 
 from transfer_maskrcnn.config import RunSpec, load_config
 from transfer_maskrcnn.engine.run import evaluate
-from transfer_maskrcnn.errors import ConfigError
-from transfer_maskrcnn.inference.load import find_weights, load_predictor, predict
+from transfer_maskrcnn.errors import ConfigError, TransferError, WeightFileError
+from transfer_maskrcnn.inference.load import build_trained, find_weights, load_model, predict
 from transfer_maskrcnn.inference.outputs import JSON
 from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.surgery.load import UNTRAINED_KEY
@@ -44,13 +45,11 @@ def write_model(cfg: CfgNode, path: Path, metadata: dict[str, Any]) -> Path:
 def own_results(cfg: CfgNode, weights: Path, folder: Path, batch: int) -> list[dict[str, Any]]:
     """predictions.json of the training images, with the dataset's ids."""
     records = {r["file_name"]: r for r in DatasetCatalog.get(cfg.DATASETS.TRAIN[0])}
-    predictor = load_predictor(
-        cfg.clone(), str(weights), score=cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST
-    )
+    model = build_trained(cfg.clone(), str(weights), score=cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST)
     folder.mkdir()
     paths = [Path(name) for name in records]
     options = {"kinds": [JSON], "command": "", "batch": batch}
-    predict(predictor, paths, folder, **options, report=lambda line: pytest.fail(line))
+    predict(model, paths, folder, **options, report=lambda line: pytest.fail(line))
     images = json.loads((folder / "images.json").read_text())["images"]
     ids = {image["id"]: records[image["file_name"]]["image_id"] for image in images}
     results = json.loads((folder / "predictions.json").read_text())
@@ -96,7 +95,7 @@ def test_the_score_asked_for_counts_not_the_configs(toy: Toy, tmp_path: Path) ->
     cfg = toy("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.99)
     weights = write_model(cfg, tmp_path / "model.pth", {"thing_classes": ["x"]})
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    (found,) = load_predictor(cfg, str(weights), score=0.9, class_scores={"x": 0.1})([image])
+    (found,) = build_trained(cfg, str(weights), score=0.9, class_scores={"x": 0.1}).find([image])
     assert found and found[-1].score < 0.99
 
 
@@ -104,7 +103,7 @@ def test_nothing_of_the_dataset_is_needed(toy: Toy, tmp_path: Path) -> None:
     cfg = toy()
     weights = write_model(cfg, tmp_path / "model.pth", {"thing_classes": ["cat"]})
     cfg.DATASETS.TRAIN, cfg.DATASETS.CATALOG = ("a_set_that_is_gone",), "gone.yaml"
-    assert load_predictor(cfg, str(weights)).classes == ["cat"]
+    assert build_trained(cfg, str(weights)).names == ["cat"]
 
 
 METADATA: list[tuple[dict[str, Any], list[Any], str]] = [
@@ -139,7 +138,7 @@ def test_models_that_do_not_fit(
     weights = write_model(cfg, tmp_path / "model.pth", metadata)
     cfg.merge_from_list(options)
     with pytest.raises(ConfigError, match=f"(?s){message}"):
-        load_predictor(cfg, str(weights))
+        build_trained(cfg, str(weights))
 
 
 FOREIGN: list[tuple[list[Any], list[str]]] = [
@@ -158,14 +157,14 @@ def test_names_for_a_file_without(
 ) -> None:
     cfg = toy(*options)
     weights = write_model(cfg, tmp_path / "model.pth", {})
-    assert load_predictor(cfg, str(weights)).classes == classes
+    assert build_trained(cfg, str(weights)).names == classes
 
 
 def test_a_metadata_needs_no_source_classes(toy: Toy, tmp_path: Path) -> None:
     # a run's config.yaml names the classes of the weights that it started from
     cfg = toy("MODEL.TRANSFER.SOURCE_CLASSES", ["a", "b", "c"])
     weights = write_model(cfg, tmp_path / "model.pth", {"thing_classes": ["x"]})
-    assert load_predictor(cfg, str(weights)).classes == ["x"]
+    assert build_trained(cfg, str(weights)).names == ["x"]
 
 
 FOLDERS: list[tuple[dict[str, str], str]] = [
@@ -200,3 +199,66 @@ def test_without_a_run_it_is_the_configs(tmp_path: Path) -> None:
     cfg.MODEL.WEIGHTS = ""
     with pytest.raises(ConfigError, match="there is no model to predict with: OUTPUT_DIR"):
         find_weights(cfg)
+
+
+# --------------------------------------------------------------------------------- load_model
+
+
+def trained(toy: Toy, train: Callable[..., Any], *options: Any) -> Path:
+    """The folder of a run that has ended, without its images."""
+    cfg = toy("SOLVER.MAX_ITER", 2, *options)
+    train(cfg)
+    return Path(cfg.OUTPUT_DIR)
+
+
+def test_a_run_and_each_of_its_files_is_a_model(
+    toy: Toy, train: Callable[..., Any], tmp_path: Path
+) -> None:
+    run, image = trained(toy, train), np.zeros((64, 64, 3), np.uint8)
+    expected = load_model(run, score=0.0)(image)
+    assert len(expected) and set(expected.names) == {"x"}
+    for name in ("model_final.safetensors", "model_final.pth"):
+        alone = tmp_path / "elsewhere" / name
+        alone.parent.mkdir(exist_ok=True)
+        shutil.copy(run / name, alone)
+        for source in (alone, str(run / name)):
+            assert load_model(source, score=0.0)(image).detections == expected.detections
+    limited = load_model(run, score=0.0, class_scores={"x": float(expected.scores[0]) - 1e-6})
+    assert len(limited(image)) < len(expected)
+
+
+def test_the_same_run_elsewhere_writes_the_same_bytes(toy: Toy, train: Callable[..., Any]) -> None:
+    one, other = trained(toy, train), trained(toy, train)
+    assert one != other
+    for name in ("model_final.safetensors",):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+
+
+def test_a_file_that_says_nothing_needs_its_config(toy: Toy, tmp_path: Path) -> None:
+    cfg = toy()
+    weights = write_model(cfg, tmp_path / "bare" / "model.pth", {"thing_classes": ["x"]})
+    with pytest.raises(ConfigError, match="does not say what model its weights are of, and no"):
+        load_model(weights)
+    cfg.MODEL.DEVICE = "cuda"  # of the machine that it was trained on
+    (weights.parent / "config.yaml").write_text(cfg.dump())
+    assert load_model(weights, device="cpu").names == ["x"]
+
+
+SOURCES: list[tuple[str, type[TransferError], str]] = [
+    ("model.onnx", ConfigError, "model.onnx is an exported model, .* takes the OUTPUT_DIR"),
+    ("gone", WeightFileError, "gone: no such weight file"),
+    (".", WeightFileError, "a folder that holds no trained model"),
+]
+
+
+@pytest.mark.parametrize(("source", "kind", "message"), SOURCES)
+def test_what_is_no_model(
+    source: str,
+    kind: type[TransferError],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(kind, match=message):
+        load_model(source)

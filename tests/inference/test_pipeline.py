@@ -29,11 +29,10 @@ from transfer_maskrcnn.inference.outputs import (
     MASKS,
     OVERLAY,
     Journal,
-    Picture,
     check_output,
     video_file,
 )
-from transfer_maskrcnn.inference.predictor import Detection, Pixels
+from transfer_maskrcnn.inference.results import Detection, Picture, Pixels, Result
 
 ALL = [OVERLAY, JSON, MASKS, LABELME]
 
@@ -41,13 +40,13 @@ ALL = [OVERLAY, JSON, MASKS, LABELME]
 class BrightIsCat:
     """Finds what is brighter than 128, as a cat; nothing in a dark image."""
 
-    classes = ["dog", "black cat"]
+    names = ["dog", "black cat"]
 
     def __init__(self, masks: bool = True, stop_at: int = 10**9):
         self.masks, self.left = masks, stop_at
         self.batches: list[int] = []
 
-    def __call__(self, images: Sequence[Pixels]) -> list[list[Detection]]:
+    def find(self, images: Sequence[Pixels]) -> list[list[Detection]]:
         self.batches.append(len(images))
         self.left -= len(images)
         if self.left < 0:
@@ -213,6 +212,10 @@ def test_ctrl_c_leaves_whole_files_of_what_is_done(photos: list[Path], out: Path
     assert len(coco.loadRes(str(out / "predictions.json")).anns) == len(coco.imgs) == 1
 
 
+def result(*found: Detection) -> Result:
+    return Result(Picture(picture(5), Path("a.png"), "a"), found, BrightIsCat.names)
+
+
 def test_ctrl_c_in_the_middle_of_an_image(out: Path) -> None:
     found = Detection(0, 0.5, (1.0, 2.0, 3.0, 4.0), None)
 
@@ -220,11 +223,12 @@ def test_ctrl_c_in_the_middle_of_an_image(out: Path) -> None:
         yield found
         raise KeyboardInterrupt
 
-    image, stopped = Picture(Path("a.png"), "a", picture(5)), cast("Any", until_stopped())
+    stopped = result()
+    stopped.detections = cast("Any", until_stopped())
     journal = Journal(out, "this")
-    journal.add(image, [found])
+    journal.add(result(found))
     with pytest.raises(KeyboardInterrupt):
-        journal.add(image, stopped)
+        journal.add(stopped)
     journal.close(["dog"], is_done=False)
     assert [r["image_id"] for r in json.loads((out / "predictions.json").read_text())] == [1]
     assert len(json.loads((out / "images.json").read_text())["images"]) == 1
@@ -269,7 +273,7 @@ def test_another_command_does_not_go_on(photos: list[Path], out: Path) -> None:
 
 
 def test_two_at_once_are_refused(out: Path) -> None:
-    Journal(out, "this").add(Picture(Path("a.png"), "a", picture(5)), [])
+    Journal(out, "this").add(result())
     journal = Journal(out, "this")
     before = content(out)
     with pytest.raises(ConfigError, match="another prediction writes"):
@@ -281,8 +285,8 @@ def test_two_at_once_are_refused(out: Path) -> None:
 def test_on_a_full_disk_the_journal_stays(
     photos: list[Path], out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(folder: Path, classes: Any, picture: Picture, found: Any) -> None:
-        if picture.name == "dark":
+    def full(folder: Path, result: Result) -> None:
+        if result.name == "dark":
             raise OSError(errno.ENOSPC, "No space left on device", str(folder))
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):

@@ -24,8 +24,7 @@ A folder stands for the images directly in it.
 
 Examples:
   a finished run's model on a folder of images:
-    python tools/predict.py --config-file output/mine/config.yaml \\
-      --input photos --output found
+    python tools/predict.py --weights output/mine --input photos --output found
   any trained file, images at any depth, one class judged more strictly:
     python tools/predict.py --weights configs/shapes/shapes_source.pth \\
       --config-file configs/shapes/mask_rcnn_source.yaml \\
@@ -65,7 +64,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     # what is heavy is imported once the command line is understood
     from transfer_maskrcnn.config import load_config
     from transfer_maskrcnn.inference.inputs import Video, find_inputs, is_video
-    from transfer_maskrcnn.inference.load import command_of, find_weights, load_predictor, predict
+    from transfer_maskrcnn.inference.load import (
+        build_trained,
+        command_of,
+        config_of,
+        find_weights,
+        predict,
+    )
     from transfer_maskrcnn.inference.outputs import (
         JSON,
         LABELME,
@@ -79,15 +84,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     source = Video(paths[0]) if is_video(paths[0]) else paths
     if source is not paths and {LABELME, LABELME_MASKS}.intersection(kinds):
         raise ConfigError("--labelme: labelme opens images; save the video's frames as images")
-    cfg = load_config(args.config_file, args.opts)
     stated = dict(zip(args.opts[::2], args.opts[1::2], strict=False)).get("MODEL.WEIGHTS")
-    weights = args.weights or stated or find_weights(cfg, args.config_file)
+    weights = args.weights or stated
+    if args.config_file:
+        cfg = load_config(args.config_file, args.opts)
+        weights = weights or find_weights(cfg, args.config_file)
+    elif weights:
+        cfg = config_of(weights, args.opts)
+    else:
+        raise ConfigError("name the model: --weights output/mine, a run's folder or file")
     scores = args.score, dict(args.class_score)
     command = command_of(cfg, weights, scores, kinds, paths)
     check_output(args.output, command)
-    predictor = load_predictor(cfg, weights, score=args.score, class_scores=scores[1])
+    model = build_trained(cfg, weights, score=args.score, class_scores=scores[1])
     options = {"kinds": kinds, "command": command, "batch": args.batch}
-    found = predict(predictor, source, args.output, **options, report=_report)
+    found = predict(model, source, args.output, **options, report=_report)
     print(found.summary("images" if source is paths else "frames"))
     print(f"Written to {args.output}")
     return FAILED if found.failed else 0
@@ -96,12 +107,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = tool_parser("Find objects in images or a video with a trained model.", EXAMPLES)
     parser.add_argument(
-        "--config-file", required=True, metavar="FILE", help="of the model, or a run's config.yaml"
+        "--config-file",
+        default="",
+        metavar="FILE",
+        help="of the model, or a run's config.yaml; default: what --weights carries",
     )
     parser.add_argument(
         "--weights",
         metavar="FILE",
-        help="a trained model; default: the one in the config's OUTPUT_DIR, else MODEL.WEIGHTS",
+        help="a run's folder, or a trained file; default: what the config's OUTPUT_DIR holds, "
+        "else MODEL.WEIGHTS",
     )
     parser.add_argument(
         "--input",

@@ -19,7 +19,7 @@ from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from transfer_maskrcnn.config import RunSpec, editable
+from transfer_maskrcnn.config import CONFIG_FILE, RunSpec, editable
 from transfer_maskrcnn.engine.checkpoint import load_trained_model
 from transfer_maskrcnn.engine.manifest import RUN_FILE, describe_run, note
 from transfer_maskrcnn.engine.trainer import TransferTrainer
@@ -35,7 +35,7 @@ from transfer_maskrcnn.surgery.load import (
     trained_file,
 )
 
-LOCK_FILE, CONFIG_FILE = ".training", "config.yaml"
+LOCK_FILE = ".training"
 # From malloc.h, see mallopt(3).
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _LARGEST_INT = 2**31 - 1

@@ -11,7 +11,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from transfer_maskrcnn.inference.predictor import Detection, Pixels
+from transfer_maskrcnn.inference.results import Detection, Pixels
 
 Colour = tuple[int, int, int]  # BGR
 

@@ -1,22 +1,27 @@
-"""What a user names as input -> image files or a video, and a name for what is written of each."""
+"""What a user names as input -> image files, a video or pixels, and a name for what is written."""
 
 from __future__ import annotations
 
 import glob
+import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from detectron2.data.detection_utils import read_image
+from PIL import Image, ImageOps
+from torch import Tensor
 
 from transfer_maskrcnn.data.formats.base import WORDS
 from transfer_maskrcnn.data.formats.files import IMAGE_SUFFIXES, list_images, probe_image
 from transfer_maskrcnn.errors import DatasetError
-from transfer_maskrcnn.inference.predictor import Pixels
+from transfer_maskrcnn.inference.results import Picture, Pixels
 
 VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"))
 
@@ -26,29 +31,34 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
-def find_inputs(given: Sequence[str], output: Path) -> list[Path]:
+def find_inputs(
+    given: Sequence[str], output: Path | None = None, flag: str = "--input "
+) -> list[Path]:
     """The files that paths, folders and globs name, each once, in the order given.
 
     A folder stands for the image files directly in it, in natural order of their names; a glob for
     the image files that match it, with ``**`` for folders at any depth, but not for what an earlier
     run left in ``output``. A path that is a file is taken whatever its suffix, and may be a video.
 
+    Args:
+        flag: what errors begin with.
+
     Raises:
         DatasetError: something that names no image, or a video that is not alone.
     """
     by_file: dict[Path, Path] = {}
-    for path in [path for text in given for path in _named_by(text, output)]:
+    for path in [path for text in given for path in _named_by(text, output, flag)]:
         by_file.setdefault(path.resolve(), path)
     unique = list(by_file.values())
     if len(unique) > 1 and (videos := list(filter(is_video, unique))):
         raise DatasetError(
-            f"--input {videos[0]}: a video is taken alone, and {len(unique) - 1} more files are "
+            f"{flag}{videos[0]}: a video is taken alone, and {len(unique) - 1} more files are "
             "named; run the tool once for each video and once for the images"
         )
     return unique
 
 
-def _named_by(text: str, output: Path) -> list[Path]:
+def _named_by(text: str, output: Path | None, flag: str) -> list[Path]:
     path = Path(text)
     if path.is_file():
         return [path]
@@ -62,14 +72,14 @@ def _named_by(text: str, output: Path) -> list[Path]:
         hint = "check the path"
         if text.isupper() and text.replace(".", "_").isidentifier():
             hint = "a KEY VALUE pair must not follow --input's paths: write it after --output DIR"
-        raise DatasetError(f"--input {text}: there is no such file or folder; {hint}")
+        raise DatasetError(f"{flag}{text}: there is no such file or folder; {hint}")
     if not found:
-        raise DatasetError(f"--input {text}: {none} ({', '.join(sorted(IMAGE_SUFFIXES))}){hint}")
+        raise DatasetError(f"{flag}{text}: {none} ({', '.join(sorted(IMAGE_SUFFIXES))}){hint}")
     return found
 
 
-def _matching(pattern: str, output: Path) -> list[Path]:
-    own = {output.resolve() / name for name in ("overlays", "masks")}
+def _matching(pattern: str, output: Path | None) -> list[Path]:
+    own = {output.resolve() / name for name in ("overlays", "masks")} if output else set()
     return [
         path
         for path in sorted(map(Path, glob.glob(pattern, recursive=True)))
@@ -124,6 +134,74 @@ def read_bgr(path: Path) -> Pixels:
             raise DatasetError(
                 f"{path}: {' '.join(str(error).split()) or type(error).__name__}"
             ) from None
+
+
+def is_one_image(images: Any) -> bool:
+    """Whether it is a file or pixels, not a folder, a glob, a video or an iterable of images."""
+    if isinstance(images, (str, os.PathLike)):
+        return os.path.isfile(images) and not is_video(Path(images))
+    return isinstance(images, (Image.Image, np.ndarray, Tensor))
+
+
+def pictures_of(images: Any) -> Iterator[Picture]:
+    """What :class:`~transfer_maskrcnn.inference.model.Model` takes, one picture at a time.
+
+    Raises:
+        DatasetError: something that is no image, names none, or cannot be read.
+    """
+    if isinstance(images, (str, os.PathLike)):
+        for path in find_inputs([os.fspath(images)], flag=""):
+            if is_video(path):
+                yield from frames_of(path, Video(path))
+            else:
+                yield Picture(read_bgr(path), path, path.stem)
+    elif is_one_image(images):
+        yield Picture(_bgr_of(images), None, "0")
+    elif isinstance(images, Iterable):
+        for number, image in enumerate(images):
+            for picture in pictures_of(image):
+                yield picture if picture.path else replace(picture, name=str(number))
+    else:
+        raise DatasetError(
+            f"an image of type {type(images).__name__}; expected a path, a folder, a glob, a PIL "
+            "image, an array (height, width, 3) in RGB, or an iterable of these"
+        )
+
+
+def frames_of(path: Path, frames: Iterable[Pixels]) -> Iterator[Picture]:
+    """A video's frames as pictures."""
+    for number, frame in enumerate(frames):
+        yield Picture(frame, path, f"{path.stem}_{number:06d}", number)
+
+
+def _bgr_of(image: Image.Image | np.ndarray | Tensor) -> Pixels:
+    """
+    Raises:
+        DatasetError: another shape or type, or other values than 8 bits.
+    """
+    if isinstance(image, Image.Image):
+        deep = image.mode[0] in "IF"  # 16 bits and more, which PIL would cut off
+        turned = ImageOps.exif_transpose(image)
+        pixels = np.asarray(turned if deep else turned.convert("RGB"))
+    elif isinstance(image, Tensor):
+        pixels = np.moveaxis(image.detach().cpu().numpy(), 0, -1)
+    else:
+        pixels = image
+    grey = pixels.ndim == 2
+    if (
+        pixels.dtype != np.uint8
+        or not (grey or pixels.shape[2:] in ((3,), (4,)))
+        or not pixels.size
+    ):
+        kind = type(image).__name__
+        raise DatasetError(
+            f"an image ({kind}) of {pixels.dtype} and shape {pixels.shape}; expected uint8, 0 to "
+            "255, and (height, width, 3) in RGB or (height, width) in grey: "
+            "(255 * image).astype('uint8') where it is 0 to 1, image.transpose(1, 2, 0) where "
+            "channels come first"
+        )
+    rgb = np.stack([pixels] * 3, axis=-1) if grey else pixels[:, :, :3]
+    return np.ascontiguousarray(rgb[:, :, ::-1])
 
 
 class Video:

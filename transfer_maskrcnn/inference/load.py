@@ -1,4 +1,4 @@
-"""From a config, or that of a finished run, to a Predictor; from files to predictions on disk."""
+"""From a run, a weight file or a config to a Model; from image files to predictions on disk."""
 
 from __future__ import annotations
 
@@ -7,34 +7,112 @@ import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from transfer_maskrcnn.cli import progress
-from transfer_maskrcnn.config import FOLLOW_DATASET, RunSpec
+from transfer_maskrcnn.config import CONFIG_FILE, FOLLOW_DATASET, RunSpec, load_config
 from transfer_maskrcnn.data.cache import digest_of
 from transfer_maskrcnn.data.registry import catalog_files, register_catalogs
 from transfer_maskrcnn.engine.checkpoint import load_trained_model
 from transfer_maskrcnn.engine.manifest import check_device
 from transfer_maskrcnn.errors import ConfigError, DatasetError
-from transfer_maskrcnn.inference.inputs import Video, output_names, read_bgr
-from transfer_maskrcnn.inference.outputs import Journal, Picture, open_outputs
-from transfer_maskrcnn.inference.predictor import Predictor, class_thresholds
+from transfer_maskrcnn.inference.inputs import Video, frames_of, output_names, read_bgr
+from transfer_maskrcnn.inference.model import Model, class_thresholds, results_of
+from transfer_maskrcnn.inference.outputs import Journal, open_outputs
+from transfer_maskrcnn.inference.results import Picture
 from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.modeling.precision import autocast_dtype
 from transfer_maskrcnn.surgery.hook import source_class_names
 from transfer_maskrcnn.surgery.load import (
     FINAL_FILE,
     load_weights,
+    local_file,
     trained_file,
     weights_digest,
 )
 from transfer_maskrcnn.text import few
 
 logger = logging.getLogger(__name__)
+
+# what models are exported as, for other programs to run
+_EXPORTED = (".onnx", ".torchscript", ".ts", ".pt2", ".engine", ".mlpackage", ".tflite")
+
+
+def load_model(
+    source: str | os.PathLike[str],
+    *,
+    device: str | None = None,
+    score: float = 0.5,
+    class_scores: Mapping[str, float] | None = None,
+    batch: int = 1,
+    trust_pickle: bool = False,
+) -> Model:
+    """A trained model, ready for images::
+
+        model = load_model("output/mine")
+        result = model("photo.jpg")
+
+    Neither the run's dataset nor its config needs to be there: a weight file of this project
+    carries both classes and config, wherever it is copied to.
+
+    Args:
+        source: the OUTPUT_DIR of a run (its last model: the exported one, else its last
+            checkpoint), or a weight file of one (``model_final.safetensors``, ``model_best.pth``);
+            a file that says nothing of itself needs the run's config.yaml beside it.
+        device: ``cpu``, ``cuda``, ``cuda:1``; None: CUDA where there is some.
+        score: detections of at most this score are left out, 0 to 1.
+        class_scores: class name -> its own ``score``.
+        batch: how many images are read before the model sees them; those of one size go through it
+            together. More is faster on a GPU, and takes that much more memory.
+        trust_pickle: unpickle whatever the file says. This runs code from it.
+
+    Raises:
+        ConfigError: no trained model, an exported one, an unknown class in ``class_scores``, or a
+            device that is not there.
+        WeightFileError: the file is missing or cannot be read.
+    """
+    address = os.fspath(source)
+    if address.endswith(_EXPORTED):
+        raise ConfigError(
+            f"{address} is an exported model, which other programs run; load_model takes the "
+            "OUTPUT_DIR of a run, or a weight file of it (.safetensors, .pth)"
+        )
+    place = device or load_config("").MODEL.DEVICE
+    opts = ["MODEL.DEVICE", str(place), "MODEL.TRANSFER.TRUST_PICKLE", trust_pickle]
+    cfg = config_of(address, opts)
+    if os.path.isdir(address):
+        address = find_weights(cfg, os.path.join(address, CONFIG_FILE))
+    return build_trained(cfg, address, score=score, class_scores=class_scores, batch=batch)
+
+
+def config_of(weights: str, opts: Sequence[Any] = ()) -> CfgNode:
+    """The config that a trained file carries, or that lies beside it as config.yaml.
+
+    Args:
+        weights: an address of :func:`load_weights`.
+        opts: KEY VALUE pairs that win over it.
+
+    Raises:
+        ConfigError: there is none.
+        WeightFileError: the file cannot be read.
+    """
+    trust = load_config("", opts).MODEL.TRANSFER.TRUST_PICKLE
+    carried = (load_weights(weights, trust_pickle=trust).metadata or {}).get("config")
+    if carried:
+        # the classes are known, and nothing of the datasets needs to be here
+        pairs = (pair for pair in carried.items() if not pair[0].startswith("DATASETS."))
+        return load_config("", [*(item for pair in pairs for item in pair), *opts])
+    beside = local_file(weights).with_name(CONFIG_FILE)
+    if not beside.is_file():
+        raise ConfigError(
+            f"{weights} does not say what model its weights are of, and no {CONFIG_FILE} lies "
+            f"beside it; copy the {CONFIG_FILE} of its run there"
+        )
+    return load_config(str(beside), opts)
 
 
 def find_weights(cfg: CfgNode, config_file: str = "") -> str:
@@ -48,7 +126,7 @@ def find_weights(cfg: CfgNode, config_file: str = "") -> str:
         ConfigError: there is neither.
     """
     file = Path(config_file)
-    folders = [*([file.parent] if file.name == "config.yaml" else []), cfg.OUTPUT_DIR]
+    folders = [*([file.parent] if file.name == CONFIG_FILE else []), cfg.OUTPUT_DIR]
     found = next(filter(None, map(trained_file, folders)), None)
     if found is None and not cfg.MODEL.WEIGHTS:
         raise ConfigError(
@@ -62,13 +140,14 @@ def find_weights(cfg: CfgNode, config_file: str = "") -> str:
     return str(found or cfg.MODEL.WEIGHTS)
 
 
-def load_predictor(
+def build_trained(
     cfg: CfgNode,
     weights: str,
     *,
     score: float = 0.5,
     class_scores: Mapping[str, float] | None = None,
-) -> Predictor:
+    batch: int = 1,
+) -> Model:
     """Build the model of ``cfg`` as an evaluation does, and load its trained weights.
 
     The class names are those in the file; no dataset needs to be on disk. For a file without, they
@@ -79,6 +158,7 @@ def load_predictor(
         weights: of a trained model; a path, or an address that detectron2 knows.
         score: detections of at most this score are left out, 0 to 1.
         class_scores: class name -> its own threshold.
+        batch: how many images are read before the model sees them.
 
     Raises:
         ConfigError: class names that nobody knows or that do not fit, a file that is not a trained
@@ -94,7 +174,7 @@ def load_predictor(
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = min(thresholds)
     model = build_model(cfg)
     load_trained_model(model, weights, classes, trust_pickle=cfg.MODEL.TRANSFER.TRUST_PICKLE)
-    return Predictor(
+    return Model(
         model,
         classes,
         shortest_side=cfg.INPUT.MIN_SIZE_TEST,
@@ -102,6 +182,7 @@ def load_predictor(
         channels=cfg.INPUT.FORMAT,
         precision=autocast_dtype(cfg),
         thresholds=thresholds,
+        batch=batch,
     )
 
 
@@ -167,7 +248,7 @@ class Found:
 
 
 def predict(
-    predictor: Predictor,
+    model: Model,
     source: Sequence[Path] | Video,
     folder: Path,
     *,
@@ -195,19 +276,17 @@ def predict(
     journal = Journal(folder, command, again=video is not None)
     for indices in journal.done.values():
         found.pictures += 1
-        found.instances.update(predictor.classes[index] for index in indices)
+        found.instances.update(model.names[index] for index in indices)
     if isinstance(source, Video):
-        pictures = _frames(source)
+        pictures = frames_of(source.path, progress(source, "frames", source.frames or None))
     else:
         pictures = _images(source, journal.done, found, report)
-    with open_outputs(folder, predictor.classes, kinds, journal, video) as writes:
-        while several := list(islice(pictures, batch)):
-            found_in = predictor([picture.pixels for picture in several])
-            for picture, detections in zip(several, found_in, strict=True):
-                for write in writes:
-                    write(picture, detections)
-                found.pictures += 1
-                found.instances.update(predictor.classes[d.class_index] for d in detections)
+    with open_outputs(folder, model.names, kinds, journal, video) as writes:
+        for result in results_of(model, pictures, batch):
+            for write in writes:
+                write(result)
+            found.pictures += 1
+            found.instances.update(result.names)
     return found
 
 
@@ -234,12 +313,7 @@ def _images(
         if name in done:
             continue
         try:
-            yield Picture(path, name, read_bgr(path))
+            yield Picture(read_bgr(path), path, name)
         except DatasetError as error:
             found.failed += 1
             report(str(error))
-
-
-def _frames(video: Video) -> Iterator[Picture]:
-    for number, frame in enumerate(progress(video, "frames", video.frames or None)):
-        yield Picture(video.path, f"{video.path.stem}_{number:06d}", frame, number)

@@ -13,7 +13,6 @@ import re
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -23,12 +22,10 @@ import cv2
 import numpy as np
 import pycocotools.mask as mask_util
 
-from transfer_maskrcnn.data.export import labelme_document
 from transfer_maskrcnn.errors import ConfigError, DatasetError
 from transfer_maskrcnn.files import atomic_path, lock, write_json
-from transfer_maskrcnn.inference.drawing import draw_detections
 from transfer_maskrcnn.inference.inputs import Video
-from transfer_maskrcnn.inference.predictor import Detection, Pixels
+from transfer_maskrcnn.inference.results import Pixels, Result
 
 OVERLAY, JSON, MASKS, LABELME = "overlay", "json", "masks", "labelme"
 LABELME_MASKS = "labelme_masks"
@@ -42,25 +39,8 @@ _JPEG = [
 ]
 
 
-@dataclass(frozen=True)
-class Picture:
-    """An image, or a frame of a video, that was predicted on.
-
-    Attributes:
-        path: the file it is from.
-        name: of what is written about it, without a suffix.
-        pixels: (height, width, 3), BGR.
-        frame: its number in the video, from 0 on.
-    """
-
-    path: Path
-    name: str
-    pixels: Pixels
-    frame: int | None = None
-
-
-#: Writes what was found in a picture: in its pixels, best first.
-Write = Callable[[Picture, Sequence[Detection]], object]
+#: Writes what was found in a picture, whose pixels are there.
+Write = Callable[[Result], object]
 
 
 def check_output(folder: Path, command: str) -> None:
@@ -129,8 +109,8 @@ class Journal:
         if not size:
             self._write(_opening(command))
 
-    def add(self, picture: Picture, found: Sequence[Detection]) -> None:
-        self._write({"image": _image(picture), "found": [_result(d) for d in found]})
+    def add(self, result: Result) -> None:
+        self._write({"image": result.describe(), "found": [d.to_coco() for d in result.detections]})
 
     def _write(self, entry: dict[str, Any]) -> None:
         try:
@@ -198,7 +178,7 @@ def open_outputs(
     journal: Journal,
     video: Video | None = None,
 ) -> Iterator[list[Write]]:
-    """Gives what is to be called with each picture and what was found in it, best first.
+    """Gives what is to be called with the result of each picture.
 
     Args:
         classes: names in the model's order.
@@ -207,17 +187,15 @@ def open_outputs(
         video: what the pictures are frames of; their overlays are a video then.
     """
     by_picture = {OVERLAY: write_overlay, MASKS: write_masks, LABELME: write_labelme}
-    writes: dict[str, Write] = {k: partial(w, folder, classes) for k, w in by_picture.items()}
-    writes[LABELME_MASKS] = partial(write_labelme, folder, classes, masks=True)
+    writes: dict[str, Write] = {kind: partial(w, folder) for kind, w in by_picture.items()}
+    writes[LABELME_MASKS] = partial(write_labelme, folder, masks=True)
     named, is_done = classes if JSON in kinds else None, False
     try:
         with ExitStack() as stack:
             if video and OVERLAY in kinds:
                 path = folder / "overlays" / f"{video.path.stem}.mp4"
                 add_frame = stack.enter_context(video_file(path, video.rate, video.size))
-                writes[OVERLAY] = lambda picture, found: add_frame(
-                    draw_detections(picture.pixels, found, classes)
-                )
+                writes[OVERLAY] = lambda result: add_frame(result.plot_bgr())
             yield [*(write for kind, write in writes.items() if kind in kinds), journal.add]
             is_done = True
     except OSError:  # a full disk: nothing more can be written, and the journal stays
@@ -227,49 +205,27 @@ def open_outputs(
         journal.close(named, is_done=is_done)
 
 
-def write_overlay(
-    folder: Path, classes: Sequence[str], picture: Picture, found: Sequence[Detection]
-) -> None:
-    drawn = draw_detections(picture.pixels, found, classes)
-    _write_image(folder / "overlays" / f"{picture.name}.jpg", drawn)
+def write_overlay(folder: Path, result: Result) -> None:
+    _write_image(folder / "overlays" / f"{result.name}.jpg", result.plot_bgr())
 
 
-def write_masks(
-    folder: Path, classes: Sequence[str], picture: Picture, found: Sequence[Detection]
-) -> None:
+def write_masks(folder: Path, result: Result) -> None:
     """One PNG an instance, 255 where it is: ``001_cat_0.93.png``."""
-    own = folder / "masks" / picture.name
+    own = folder / "masks" / result.name
     own.mkdir(parents=True, exist_ok=True)
-    for number, detection in enumerate(found, 1):
-        if detection.segmentation is not None:
-            name = re.sub(r"[^\w-]+", "_", classes[detection.class_index])
-            mask = mask_util.decode(detection.segmentation) * np.uint8(255)
-            _write_image(own / f"{number:03d}_{name}_{detection.score:.2f}.png", mask)
+    for number, (class_name, found) in enumerate(zip(result.names, result.detections, strict=True)):
+        if found.segmentation is not None:
+            name = re.sub(r"[^\w-]+", "_", class_name)
+            mask = mask_util.decode(found.segmentation) * np.uint8(255)
+            _write_image(own / f"{number + 1:03d}_{name}_{found.score:.2f}.png", mask)
 
 
-def write_labelme(
-    folder: Path,
-    classes: Sequence[str],
-    picture: Picture,
-    found: Sequence[Detection],
-    masks: bool = False,
-) -> None:
-    file = folder / "labelme" / f"{picture.name}.json"
+def write_labelme(folder: Path, result: Result, masks: bool = False) -> None:
+    file = folder / "labelme" / f"{result.name}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    record = {**_image(picture), "annotations": [_annotation(d) for d in found]}
-    relative = os.path.relpath(picture.path.resolve(), file.parent.resolve())
-    document = {**labelme_document(record, classes, masks), "imagePath": Path(relative).as_posix()}
+    relative = os.path.relpath(Path(result.path or "").resolve(), file.parent.resolve())
+    document = {**result.to_labelme(masks), "imagePath": Path(relative).as_posix()}
     write_json(file, document)
-
-
-def _annotation(detection: Detection) -> dict[str, Any]:
-    x, y, width, height = detection.bbox
-    corners = [x, y, x + width, y, x + width, y + height, x, y + height]
-    return {
-        "category_id": detection.class_index,
-        "segmentation": detection.segmentation or [corners],
-        "score": detection.score,
-    }
 
 
 def _write_image(path: Path, pixels: Pixels) -> None:
@@ -285,25 +241,6 @@ def _write_image(path: Path, pixels: Pixels) -> None:
         raise DatasetError(f"{path}: cannot be encoded: {' '.join(str(error).split())}") from None
     with atomic_path(path) as temporary:
         temporary.write_bytes(encoded.tobytes())
-
-
-def _image(picture: Picture) -> dict[str, Any]:
-    return {
-        "file_name": picture.path.as_posix(),
-        "name": picture.name,
-        "height": picture.pixels.shape[0],
-        "width": picture.pixels.shape[1],
-        **({} if picture.frame is None else {"frame": picture.frame}),
-    }
-
-
-def _result(detection: Detection) -> dict[str, Any]:
-    return {
-        "category_id": detection.class_index + 1,
-        "bbox": list(detection.bbox),
-        "score": detection.score,
-        **({"segmentation": detection.segmentation} if detection.segmentation else {}),
-    }
 
 
 @contextmanager

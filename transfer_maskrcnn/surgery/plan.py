@@ -58,7 +58,11 @@ class TransferPlan:
     notes: tuple[Problem, ...]
 
     def check(self, strict: bool = True) -> tuple[str, ...]:
-        """Raises one TransferPlanError that lists all problems, or returns them if not strict."""
+        """All problems, where they are no error.
+
+        Raises:
+            TransferPlanError: strict, and there are some; it lists all of them.
+        """
         if strict and self.problems:
             error = TransferPlanError(listing(self.problems))
             error.problems = self.problems

@@ -16,7 +16,7 @@ from detectron2.utils.events import EventStorage
 
 from transfer_maskrcnn.files import read_json
 from transfer_maskrcnn.inference.drawing import draw_detections
-from transfer_maskrcnn.inference.predictor import Detection
+from transfer_maskrcnn.inference.results import Detection
 
 logger = logging.getLogger(__name__)
 

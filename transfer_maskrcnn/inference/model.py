@@ -1,13 +1,13 @@
-"""A trained model on images in memory: what it finds, in the frame of each image."""
+"""A trained model on images: what it finds, in the frame of each image."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
@@ -16,71 +16,101 @@ from torch import nn
 from transfer_maskrcnn.errors import ConfigError, nearest
 from transfer_maskrcnn.evaluation.coco import coco_results
 from transfer_maskrcnn.evaluation.inference import FastInference
+from transfer_maskrcnn.inference.inputs import is_one_image, pictures_of
+from transfer_maskrcnn.inference.results import Detection, Picture, Pixels, Result, Results
 
-Pixels = npt.NDArray[np.uint8]  # (height, width, 3), BGR as cv2 has it
 
+class Model:
+    """Finds objects in images, as an evaluation of the same model would::
 
-@dataclass(frozen=True)
-class Detection:
-    """One object in an image, in pixels of that image.
+        model = transfer_maskrcnn.load_model("output/mine")
+        result = model("photo.jpg")
+        for name, score, box in zip(result.names, result.scores, result.boxes):
+            print(name, score, box)
+        model("photos").to_csv("found.csv")
+
+    Several threads may share one: what they ask for goes through it one after the other, with the
+    same results as alone. Processes need one each.
+
+    Memory: the weights, and ``batch`` images at a time.
 
     Attributes:
-        class_index: its place in the predictor's ``classes``.
-        score: 0 to 1.
-        bbox: x, y, width, height.
-        segmentation: its mask as a compressed COCO RLE whose ``counts`` are text; None for models
-            without masks.
-    """
-
-    class_index: int
-    score: float
-    bbox: tuple[float, float, float, float]
-    segmentation: dict[str, Any] | None
-
-
-class Predictor:
-    """Finds objects in images, as an evaluation of the same model would.
-
-    Example::
-
-        predictor = Predictor(model, ["cat", "dog"], shortest_side=320, longest_side=480)
-        (detections,) = predictor([cv2.imread("photo.jpg")])
+        names: of the classes, in order: ``names[result.classes[0]]`` is ``result.names[0]``.
+        thresholds: for each class, the score that a detection must exceed.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        classes: Sequence[str],
+        names: Sequence[str],
         *,
         shortest_side: int,
         longest_side: int,
         channels: str = "BGR",
         precision: torch.dtype | None = None,
         thresholds: Sequence[float] = (),
+        batch: int = 1,
     ):
         """
         Args:
             model: built and with its weights; it is put into eval mode.
-            classes: names in the order of the model's classes.
+            names: in the order of the model's classes.
             shortest_side, longest_side: of the image that the model sees, in pixels:
                 ``INPUT.MIN_SIZE_TEST`` and ``INPUT.MAX_SIZE_TEST``.
             channels: their order in the model: ``INPUT.FORMAT``, BGR or RGB.
             precision: of ``torch.autocast``; None: as the model is.
             thresholds: for each class, the score that a detection must exceed. Default: 0.
+            batch: how many images are read before the model sees them.
 
         Raises:
             ConfigError: channels of another kind.
         """
         if channels not in ("BGR", "RGB"):
             raise ConfigError(f"INPUT.FORMAT is {channels!r}; expected BGR or RGB")
-        self.thresholds = list(thresholds) or [0.0] * len(classes)
-        self.classes = list(classes)
-        self._channels = channels
+        self.thresholds = list(thresholds) or [0.0] * len(names)
+        self.names = list(names)
+        self._channels, self._batch = channels, batch
         self._resize = T.ResizeShortestEdge(shortest_side, longest_side, "choice")
         self._divisor = max(1, getattr(getattr(model, "backbone", None), "size_divisibility", 0))
         self._inference = FastInference(model.eval(), precision)
+        self._lock = threading.Lock()
 
-    def __call__(self, images: Sequence[Pixels]) -> list[list[Detection]]:
+    def __call__(self, images: Any) -> Any:
+        """What is in an image, or in several.
+
+        Args:
+            images: a path, a folder (the images directly in it), a glob (``photos/**/*.jpg``), a
+                PIL image, an array (height, width, 3) of uint8 **in RGB** or (height, width) in
+                grey, a tensor (3, height, width) of uint8 in RGB; or a list or another iterable of
+                these. EXIF orientation is applied. What OpenCV reads is BGR: ``image[:, :, ::-1]``.
+
+        Returns:
+            for one image a :class:`Result`; for a folder, a glob or an iterable
+            :class:`Results`, a list of them. The list holds no pixels of files: thousands of
+            images fit. For an iterable of arrays that does not end, or a video, see :meth:`stream`.
+
+        Raises:
+            DatasetError: something that names no image, or one that cannot be read.
+        """
+        found = Results()
+        for result in self.stream(images):
+            if result.path is not None:
+                result.pixels = None
+            found.append(result)
+        return found[0] if is_one_image(images) else found
+
+    def stream(self, images: Any) -> Iterator[Result]:
+        """The same one by one, while the images come: memory holds ``batch`` of them.
+
+        Args:
+            images: as above, or a video; one image gives one result.
+
+        Raises:
+            DatasetError: see above; when that image is at its turn.
+        """
+        return results_of(self, pictures_of(images), self._batch)
+
+    def find(self, images: Sequence[Pixels]) -> list[list[Detection]]:
         """
         Args:
             images: each (height, width, 3), BGR; sizes may differ.
@@ -98,7 +128,7 @@ class Predictor:
             groups.setdefault(size, []).append(number)
         found: list[list[Detection]] = [[] for _ in images]
         for numbers in groups.values():
-            with torch.no_grad():
+            with self._lock, torch.no_grad():
                 outputs = self._inference([seen[number] for number in numbers])
             for number, output in zip(numbers, outputs, strict=True):
                 found[number] = self._detections(output["instances"])
@@ -118,6 +148,15 @@ class Predictor:
         ]
 
 
+def results_of(model: Model, pictures: Iterable[Picture], batch: int) -> Iterator[Result]:
+    """What ``model`` finds in each picture, of which so many are read at a time."""
+    pictures = iter(pictures)
+    while several := list(islice(pictures, batch)):
+        found = model.find([picture.pixels for picture in several])
+        for picture, detections in zip(several, found, strict=True):
+            yield Result(picture, detections, model.names)
+
+
 def class_thresholds(
     classes: Sequence[str], score: float, by_class: Mapping[str, float]
 ) -> list[float]:
@@ -130,7 +169,7 @@ def class_thresholds(
     for name in by_class:
         if name not in classes:
             raise ConfigError(
-                f"--class-score {name}: the model has no such class; it has "
+                f"a score is given for {name!r}, but the model has no such class; it has "
                 f"{', '.join(classes)}{nearest(name, classes)}"
             )
     for value in (score, *by_class.values()):
