@@ -18,6 +18,9 @@ from transfer_maskrcnn.cli import parse_arguments
         # between them, with a value
         ("K 1 --file a L 2 --resume M 3", True, "a", ["K", "1", "L", "2", "M", "3"]),
         ("K -1", False, None, ["K", "-1"]),
+        # with a sign; only a key's first one is it, and a value may have more
+        ("K=1 L 2 M=a=b", False, None, ["K", "1", "L", "2", "M", "a=b"]),
+        ("K a=b L= M=-1", False, None, ["K", "a=b", "L", "", "M", "-1"]),
         ("", False, None, []),
     ],
 )

@@ -107,3 +107,52 @@ def test_one_catalog_or_several_whatever_the_file_has(
 def test_a_key_below_a_value_is_named() -> None:
     with pytest.raises(ConfigError, match="command line"):
         load_config("", ["SOLVER.MAX_ITER.X", "3"])
+
+
+# how a value may be written, typed and (where YAML has it) in a file -> what it becomes
+WRITTEN = [
+    # a name where a list of names is meant
+    ("DATASETS.TRAIN", "my_train", ("my_train",)),
+    ("DATASETS.TEST", "''", ()),
+    ("MODEL.TRANSFER.SOURCE_CLASSES", "coco_2017_val", ["coco_2017_val"]),
+    ("DATASETS.TEST", "['a', 'b']", ("a", "b")),  # as ever
+    # a number where several may be
+    ("TEST.EVAL_ITERS", "0", [0]),
+    ("SOLVER.STEPS", "75", (75,)),
+    # numbers of the other kind, where no digit is lost
+    ("SOLVER.EPOCHS", "3", 3.0),
+    ("SOLVER.MAX_ITER", "1e3", 1000),
+    ("SOLVER.BASE_LR", "1e-3", 0.001),  # which YAML takes for a text
+    ("TEST.VAL_LOSS", "true", True),
+]
+
+
+@pytest.mark.parametrize("way", ["typed", "file"])
+@pytest.mark.parametrize(("key", "written", "value"), WRITTEN)
+def test_a_value_is_taken_as_it_is_meant(
+    tmp_path: Path, way: str, key: str, written: str, value: Any
+) -> None:
+    path, (section, _, name) = tmp_path / "config.yaml", key.rpartition(".")
+    for part in [name, *reversed(section.split("."))]:
+        written = f"{{{part}: {written}}}" if way == "file" else written
+    path.write_text(written if way == "file" else "SEED: 1")
+    cfg = load_config(str(path), [] if way == "file" else [key, written])
+    found = dict(flat_config(cfg))[key]
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("opts", "words"),
+    [
+        (["MAX_ITER=5"], "SOLVER.MAX_ITER"),  # the nearest right key
+        (["SOLVER.MAX_ITER"], "SOLVER.MAX_ITER: a key without a value"),
+        (["SOLVER.MAX_ITER", "1.5"], "SOLVER.MAX_ITER"),  # a digit would be lost
+        (["SOLVER.MAX_ITER", "many"], "SOLVER.MAX_ITER"),
+        (["DATASETS.TRAIN", "3"], "DATASETS.TRAIN"),
+        (["SOLVER.EPOCHS", "True"], "SOLVER.EPOCHS"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(opts: list[str], words: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config("", opts)
+    assert words in str(error.value)

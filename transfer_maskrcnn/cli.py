@@ -42,8 +42,20 @@ def parse_arguments(
 
     (argparse's REMAINDER, which detectron2 uses, swallows flags behind a pair.)
     """
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys to override")
-    return parser.parse_intermixed_args(argv)
+    words = "config keys to override; KEY=VALUE is the same"
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help=words)
+    args = parser.parse_intermixed_args(argv)
+    args.opts = split_pairs(args.opts)
+    return args
+
+
+def split_pairs(typed: Iterable[Any]) -> list[Any]:
+    """Keys and values in turn, from ``KEY=VALUE`` and ``KEY VALUE``."""
+    flat: list[Any] = []
+    for word in typed:
+        key, sign, value = str(word).partition("=")
+        flat += [key, value] if sign and len(flat) % 2 == 0 else [word]
+    return flat
 
 
 def whole_number(least: int, text: str) -> int:

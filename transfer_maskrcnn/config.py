@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from ast import literal_eval
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from functools import reduce
 from typing import Any
@@ -17,6 +19,7 @@ try:
 except ImportError:  # not every build of detectron2 brings its projects
     add_pointrend_config = None
 
+from transfer_maskrcnn.cli import split_pairs
 from transfer_maskrcnn.errors import ConfigError, nearest
 from transfer_maskrcnn.files import parse_yaml
 from transfer_maskrcnn.text import shorten
@@ -27,11 +30,14 @@ FOLLOW_DATASET = 80
 CONFIG_FILE = "config.yaml"
 
 # What a message of yacs is about -> what to write instead; what is expected comes first.
-_HINTS = {
-    "(<class 'float'> vs. <class 'int'>)": ". Write the number with a point, as 12.0",
-    "(<class 'tuple'> vs.": ". A list is written \"('my_train',)\"",
-}
+_HINTS = {"(<class 'tuple'> vs.": '. A list is written "[1,2]"'}
 _FREE_KINDS = ("MODEL.TRANSFER.NEW_CLASS_INIT", "DATASETS.CATALOG")
+# Lists of which one alone may be written as it is -> its kind.
+_LISTS = {
+    **dict.fromkeys(("DATASETS.TRAIN", "DATASETS.TEST", "DATASETS.TEST_BASE"), str),
+    "MODEL.TRANSFER.SOURCE_CLASSES": str,
+    **dict.fromkeys(("TEST.EVAL_ITERS", "SOLVER.STEPS", "INPUT.MIN_SIZE_TRAIN"), int),
+}
 
 
 @dataclass(frozen=True)
@@ -244,6 +250,7 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     """Defaults of detectron2 and this project, then ``config_file``, then ``KEY VALUE`` pairs.
 
     Files are read as plain YAML: a tag that makes Python objects is refused, in ``_BASE_``, too.
+    In both a name may stand for a list of one, 3 for 3.0 and true for True.
 
     Raises:
         ConfigError: no such file, not plain YAML, an unknown key (with the nearest right one) or a
@@ -256,17 +263,16 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     place = config_file
     try:
         if config_file:
-            # its own default runs the code that a tag of a file, or of its _BASE_, names
-            _PlainFiles.load_yaml_with_base(config_file)  # it, or a _BASE_, may be refused
-            cfg.merge_from_file(config_file, allow_unsafe=False)
+            # detectron2's own way runs the code that a tag of a file, or of its _BASE_, names
+            _merge(cfg, flat_config(CfgNode(_PlainFiles.load_yaml_with_base(config_file))))
         place = "command line"
-        for key in _FREE_KINDS:
-            if key in opts:  # yacs would not put a list in place of the file's text
-                cfg.merge_from_list([key, None])
-        if "SOLVER.MAX_ITER" in opts[::2]:  # what is typed wins over the file's EPOCHS
+        typed = split_pairs(opts)
+        if len(typed) % 2:
+            raise ConfigError(f"{typed[-1]}: a key without a value; write KEY VALUE, or KEY=VALUE")
+        if "SOLVER.MAX_ITER" in typed[::2]:  # what is typed wins over the file's EPOCHS
             cfg.SOLVER.EPOCHS = 0.0
-        cfg.merge_from_list(list(opts))
-    except (KeyError, AssertionError) as error:  # yacs: from a file, and from the command line
+        _merge(cfg, zip(typed[::2], typed[1::2], strict=True))
+    except (KeyError, AssertionError) as error:  # yacs
         raise ConfigError(_unknown_key(cfg, str(error.args[0]))) from None
     except ConfigError:
         raise
@@ -281,6 +287,31 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     if cfg.MODEL.TRANSFER.NEW_CLASS_INIT == "default":
         cfg.MODEL.TRANSFER.NEW_CLASS_INIT = None  # said in one way only, so that runs compare equal
     return cfg
+
+
+def _merge(cfg: CfgNode, pairs: Iterable[tuple[str, Any]]) -> None:
+    """Set dotted keys, of a file or of a command line, to values of the kinds they have."""
+    known = dict(flat_config(cfg))
+    for key, value in pairs:
+        if key in _FREE_KINDS:  # yacs would not put a list in place of a text
+            cfg.merge_from_list([key, None])
+        cfg.merge_from_list([key, _fitted(key, value, known.get(key))])
+
+
+def _fitted(key: str, value: Any, default: Any) -> Any:
+    """``value`` as the key's kind has it, where there is no doubt what is meant."""
+    plain = value
+    if isinstance(value, str):
+        if type(default) is bool and value.lower() in ("true", "false"):
+            return value.lower() == "true"
+        with suppress(ValueError, SyntaxError):
+            plain = literal_eval(value)
+    if type(plain) is _LISTS.get(key):
+        return () if plain == "" else (plain,)
+    kinds = (type(default), type(plain))
+    if kinds == (float, int) or (kinds == (int, float) and plain.is_integer()):
+        return type(default)(plain)
+    return value
 
 
 class _PlainFiles(CfgNode):

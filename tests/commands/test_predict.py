@@ -113,7 +113,7 @@ def test_a_broken_image_is_named_and_makes_status_1(
     shown = capsys.readouterr()
     assert f"left out: {photos / 'broken.png'}: in no image format\n" in shown.err
     assert "2 images, " in shown.out
-    assert "1 images left out: they could not be read" in shown.out
+    assert "\n1 image could not be read" in shown.out
     assert written(tmp_path / "out" / "overlays") == {"0.jpg", "1.jpg"}
 
 

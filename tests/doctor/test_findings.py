@@ -36,7 +36,8 @@ def test_a_diagnosis_fits_a_terminal_of_80_columns(
     assert "1 image that is listed, but not on disk" in text
     assert "6 instances whose area field is not the area of their mask" in text
     assert "and 3 more" in text
-    assert "\n2 errors and 1 warning: 1 image that is listed, but not on disk; 3 instances" in text
+    # what a missing image takes along is no error of its own
+    assert "\n1 error, 1 warning and 1 note: 1 image that is listed, but not on disk; 6" in text
     assert "\x1b" not in text  # colours are for terminals
 
 
@@ -89,7 +90,7 @@ def test_the_worst_comes_first() -> None:
     assert worst_first([note, few, many, error]) == [error, many, few, note]
     lost = finding("lost_with_image", "toy", [place] * 9)  # a consequence
     missing, stops = (finding(k, "toy", [place]) for k in ("image_missing", "unloadable"))
-    assert worst_first([lost, error, missing, stops]) == [stops, error, missing, lost]
+    assert worst_first([lost, note, missing, error, stops]) == [stops, error, missing, note, lost]
 
 
 def test_every_kind_has_whole_sentences() -> None:

@@ -93,9 +93,8 @@ def test_an_unknown_dataset_gets_the_nearest_name() -> None:
     [
         ("MODEL: {TRANSFER: {KEPE: backbone}}", r"'MODEL\.TRANSFER\.KEPE'; did you mean .*KEEP'"),
         ("MODEL: {WIEGHTS: a}", r"'MODEL\.WIEGHTS'; did you mean 'MODEL\.WEIGHTS'"),
-        ("DATASETS: {TRAIN: toy}", r"A list is written"),
-        ("MODLE: {WEIGHTS: a}", r"'MODLE'; did you mean 'MODEL'"),
-        ("SOLVER: {EPOCHS: 12}", r"with a point, as 12\.0"),
+        ("DATASETS: {PROPOSAL_FILES_TEST: a}", r"A list is written"),
+        ("MODLE: {WEIGHTS: a}", r"'MODLE\.WEIGHTS'; did you mean 'MODEL\.WEIGHTS'"),
         ("MODEL: {WEIGHTS: 3}", r"config\.yaml: .*WEIGHTS"),
         ("MODEL: {WEIGHTS: a", r"not valid YAML"),
         ("_BASE_: nowhere.yaml", r"nowhere\.yaml"),
@@ -118,7 +117,7 @@ def test_the_form_of_a_list_is_told_where_one_is_expected() -> None:
     with pytest.raises(ConfigError, match=r"CALIBRATION_SET$"):
         load_config("", ["MODEL.TRANSFER.PSEUDO_LABELS.CALIBRATION_SET", "('held',)"])
     with pytest.raises(ConfigError, match="A list is written"):
-        load_config("", ["DATASETS.TEST_BASE", "held"])
+        load_config("", ["DATASETS.PROPOSAL_FILES_TRAIN", "held"])
 
 
 def test_device_defaults_to_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:

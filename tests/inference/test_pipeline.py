@@ -255,7 +255,7 @@ def test_the_same_command_goes_on(
     model = BrightIsCat()
     found = run(photos, out, model)
     assert (found.pictures, model.batches) == (3, [1, 1])
-    assert found.summary("images") == "3 images, 2 instances (black cat 2)"
+    assert found.summary("image") == "3 images, 2 instances (black cat 2)"
     assert (out / "labelme" / "a-1.json").read_text() == "corrected by hand"
     whole = tmp_path / "whole"
     whole.mkdir()

@@ -213,6 +213,7 @@ def test_problems(make: Callable, arguments: dict, code: str, words: list[str], 
     plan = plan_transfer(make(tiny), tiny(2), **{"target_classes": MINE, **arguments})
     found = [problem for problem in plan.problems if problem.code == code]
     assert len(found) == 1, plan.problems
+    assert "_keep" not in code or len(plan.problems) == 1  # what follows from a typo is not told
     assert all(word in str(found[0]) for word in words), str(found[0])
     with pytest.raises(TransferPlanError) as caught:
         plan.check()

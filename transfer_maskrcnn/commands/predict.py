@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     model = build_trained(cfg, weights, score=args.score, class_scores=scores[1])
     options = {"kinds": kinds, "command": command, "batch": args.batch}
     found = predict(model, source, args.output, **options, report=_report)
-    print(found.summary("images" if source is paths else "frames"))
+    print(found.summary("image" if source is paths else "frame"))
     print(f"Written to {args.output}")
     return FAILED if found.failed else 0
 

@@ -34,7 +34,7 @@ from transfer_maskrcnn.surgery.load import (
     trained_file,
     weights_digest,
 )
-from transfer_maskrcnn.text import few
+from transfer_maskrcnn.text import few, plural
 
 logger = logging.getLogger(__name__)
 
@@ -240,11 +240,16 @@ class Found:
     failed: int = 0
 
     def summary(self, unit: str) -> str:
-        """ "2 images, 5 instances (cat 3, dog 2)", and how many were left out."""
+        """ "2 images, 5 instances (cat 3, dog 2)", and how many were left out.
+
+        Args:
+            unit: "image" or "frame".
+        """
         shown = [f"{name} {times}" for name, times in self.instances.most_common()]
         counts = f" ({few(shown, 8)})" if shown else ""
-        left_out = f"\n{self.failed} {unit} left out: they could not be read" if self.failed else ""
-        return f"{self.pictures} {unit}, {self.instances.total()} instances{counts}{left_out}"
+        found = plural(self.instances.total(), "instance") + counts
+        lost = f"\n{plural(self.failed, unit)} could not be read and left out"
+        return f"{plural(self.pictures, unit)}, {found}{lost * bool(self.failed)}"
 
 
 def predict(

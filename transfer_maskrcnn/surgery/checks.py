@@ -25,7 +25,7 @@ _DEPTHS = {
 
 
 def find_problems(m: Matching, fates: Sequence[TensorFate]) -> tuple[Problem, ...]:
-    """Runs every check; a check that would only repeat an earlier one's cause says nothing."""
+    """Runs every check; one that would only tell a consequence of what another finds is silent."""
     checks = (
         *(_nothing_to_keep, _unknown_prefixes, _another_backbone, _parts_left_out, _shapes, _norms),
         *(_class_names, _class_counts, _rows_apart, _input_convention, _not_finite, _frozen_random),
@@ -44,7 +44,7 @@ def _moving(fates: Sequence[TensorFate]) -> list[TensorFate]:
 
 def _nothing_to_keep(m: Matching, fates: Sequence[TensorFate]) -> Iterator[Problem]:
     path = m.source.path
-    if m.keep == "random_init" or _moving(fates):
+    if m.keep == "random_init" or _moving(fates) or any(_unknown_prefixes(m, fates)):
         return
     if not m.source.tensors:
         yield Problem(Code.NO_WEIGHTS, {"keep": m.keep})
@@ -215,6 +215,8 @@ def _not_finite(m: Matching, fates: Sequence[TensorFate]) -> Iterator[Problem]:
 
 def _frozen_random(m: Matching, fates: Sequence[TensorFate]) -> Iterator[Problem]:
     """Random weights that stay random: frozen, or under norms that have no statistics."""
+    if any(_unknown_prefixes(m, fates)):
+        return  # what is meant would not be random
     random = {fate.name: fate for fate in fates if fate.fate == "initialised"}
     frozen = [f for k, f in random.items() if k in m.target.frozen and not is_statistic(k)]
     norms = [

@@ -33,7 +33,7 @@ from transfer_maskrcnn.errors import DatasetError
 @pytest.mark.parametrize("name", FORMATS)
 def test_annotations_missing(name: str, tmp_path: Path) -> None:
     missing = tmp_path / "no" / "such"
-    with pytest.raises(DatasetError, match=re.escape(str(missing)) + r".*\$DETECTRON2_DATASETS"):
+    with pytest.raises(DatasetError, match=re.escape(str(missing))):
         FORMATS[name](missing, tmp_path)
 
 

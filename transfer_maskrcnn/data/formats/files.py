@@ -24,7 +24,6 @@ from transfer_maskrcnn.text import few, plural, shorten
 from .base import Reason
 from .foreign import describe, describe_bytes
 
-_ADVICE = "Check the path; the roots of datasets lie under $DETECTRON2_DATASETS"
 _MAX_SHOWN = 80
 _KINDS = {
     dict: "an object {...}",
@@ -43,7 +42,7 @@ def existing(path: str | Path, what: str, kind: Literal["file", "folder"]) -> Pa
         return path
     state = f"is a {found}" if found else "does not exist"
     shown = shorten(str(path), 400)
-    raise DatasetError(f"{what} {shown} {state}; expected a {kind}. {_ADVICE}")
+    raise DatasetError(f"{what} {shown} {state}; expected a {kind}. Check the path")
 
 
 def read_text(path: Path) -> str:
