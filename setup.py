@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 README = ROOT / "README.md"
@@ -19,6 +20,16 @@ def version() -> str:
     return match.group(1)
 
 
+class BuildWithConfigs(build_py):
+    """Puts configs/ into the package; what is installed editable reads it where it is."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            target = Path(self.build_lib, "transfer_maskrcnn", "configs")
+            self.copy_tree(str(ROOT / "configs"), str(target))
+
+
 setup(
     name="transfer-maskrcnn",
     version=version(),
@@ -28,7 +39,9 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["transfer_maskrcnn", "transfer_maskrcnn.*"]),
-    package_data={"transfer_maskrcnn": ["**/*.yaml", "**/*.html", "**/*.pth", "**/*.safetensors"]},
+    package_data={"transfer_maskrcnn": ["py.typed", "**/*.yaml", "**/*.html"]},
+    cmdclass={"build_py": BuildWithConfigs},
+    entry_points={"console_scripts": ["transfer-maskrcnn = transfer_maskrcnn.__main__:main"]},
     # Optional: without a C compiler, or Python.h, torchvision's RoIAlign is used.
     ext_modules=[
         Extension(

@@ -2,8 +2,8 @@
 """Download, verify and unpack Matterport's balloon dataset (39 MB).
 
 Examples:
-    python datasets/prepare_balloon.py
-    python datasets/prepare_balloon.py --archive ~/Downloads/balloon_dataset.zip
+    .venv/bin/python datasets/prepare_balloon.py
+    .venv/bin/python datasets/prepare_balloon.py --archive balloon_dataset.zip
 
 Run again, it goes on with a download that broke off; where the dataset is
 complete it does nothing.

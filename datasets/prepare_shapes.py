@@ -2,7 +2,7 @@
 """Generate the synthetic shapes datasets (about 20 seconds).
 
 Example:
-    python datasets/prepare_shapes.py
+    .venv/bin/python datasets/prepare_shapes.py
 """
 
 import os

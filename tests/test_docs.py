@@ -57,4 +57,5 @@ def test_configs_open_with_their_command() -> None:
         ROOT.glob("configs/recipes/*.yaml")
     ):
         comment = config.read_text(encoding="utf-8").split("\n#\n")[0]
-        assert f"--config-file {config.relative_to(ROOT)}" in comment, config
+        command = f".venv/bin/python tools/train_net.py --config-file {config.relative_to(ROOT)}"
+        assert command in comment, config

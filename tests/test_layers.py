@@ -34,6 +34,7 @@ LAYERS = {
     "engine": 2,
     "study": 3,
     "commands": 3,
+    "__main__": TOP,
     "": TOP,  # the package's own __init__, which gathers the public names
 }
 # The `__init__` of a package that holds two layers counts as the upper one.

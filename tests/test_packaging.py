@@ -30,11 +30,12 @@ def run(*command: object, **options: object) -> subprocess.CompletedProcess[str]
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel, built from a copy, without network and without leaving anything in the tree."""
     source = tmp_path_factory.mktemp("source")
-    for name in ("setup.py", "pyproject.toml", "LICENSE", "README.md"):
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md"):
         if (REPOSITORY / name).exists():
             shutil.copy(REPOSITORY / name, source)
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(REPOSITORY / "transfer_maskrcnn", source / "transfer_maskrcnn", ignore=ignore)
+    shutil.copytree(REPOSITORY / "configs", source / "configs")
     pip = [sys.executable, "-m", "pip", "wheel", "--no-index", "--no-deps", "--no-build-isolation"]
     built = run(*pip, "--wheel-dir", source / "wheels", source)
     assert built.returncode == 0, built.stderr

@@ -7,8 +7,8 @@ cannot take less than: its FLOPs or bytes over the peak of this machine,
 measured in the same run. Leave the machine alone meanwhile.
 
 Examples:
-    python tools/benchmark.py --quick
-    python tools/benchmark.py --json benchmark.json
+    .venv/bin/python tools/benchmark.py --quick
+    .venv/bin/python tools/benchmark.py --json benchmark.json
 """
 
 import sys

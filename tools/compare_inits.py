@@ -1,9 +1,7 @@
 #!/usr/bin/env python3
 """Compare starting points for fine-tuning, with error bars. See --help."""
 
-from pathlib import Path
-
 from transfer_maskrcnn.commands.compare_inits import compare_inits
 
 if __name__ == "__main__":
-    compare_inits(Path(__file__).with_name("train_net.py"))
+    compare_inits()

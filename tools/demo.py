@@ -4,7 +4,7 @@
 The same model, images and budget, trained from weights and from nothing.
 
 Example:
-    python tools/demo.py
+    .venv/bin/python tools/demo.py
 """
 
 import os
@@ -35,7 +35,7 @@ def main() -> None:
     print("(all_but_predictors): same model, images and budget. Runs that have finished are")
     print("not run again; they are in output/demo.", flush=True)
     design = make_design(CONFIG, ["TEST.EVAL_ITERS", "[0, 25, 50]"], VARIANTS, [1.0], args.seeds)
-    found = run_study(design, OUTPUT, ROOT / "tools" / "train_net.py")
+    found = run_study(design, OUTPUT)
     print(study_text(found, OUTPUT))
     if found["comparisons"][0]["verdict"] == "better":
         print("\nBoth copied the layers, the structure; the difference is what the weights know.")

@@ -6,17 +6,21 @@ import argparse
 import logging
 import os
 import re
+import shlex
+import shutil
 import signal
 import sys
+import textwrap
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 from transfer_maskrcnn.errors import TrainingDivergedError, TransferError
-from transfer_maskrcnn.text import printable
+from transfer_maskrcnn.text import WIDTH, printable
 
 FAILED, DIVERGED_STATUS = 1, 3
 # As a shell reports a process that SIGINT, SIGPIPE, or SIGTERM ended.
@@ -26,13 +30,120 @@ _SECONDS_A_LINE = 30.0  # of progress, where stderr is no terminal
 T = TypeVar("T")
 
 
+class Command(NamedTuple):
+    """What ``transfer-maskrcnn NAME`` and ``tools/FILE`` run: a function of ``commands.MODULE``."""
+
+    module: str
+    function: str
+    file: str
+    help: str
+
+
+COMMAND = "transfer-maskrcnn"
+COMMANDS = {
+    "check": Command(
+        *("check_dataset", "check_dataset", "check_dataset.py"),
+        "examine datasets, mend or convert them",
+    ),
+    "config": Command(
+        *("make_config", "make_config_tool", "make_config.py"),
+        "write a config that is fitted to a dataset",
+    ),
+    "train": Command(
+        *("train_net", "train_net", "train_net.py"), "train a model of a config, or evaluate one"
+    ),
+    "predict": Command(
+        *("predict", "predict_tool", "predict.py"), "find objects in images or a video"
+    ),
+    "explain": Command(
+        *("explain_ap", "explain_ap_tool", "explain_ap.py"), "say why the AP of a run is low"
+    ),
+    "compare": Command(
+        *("compare_inits", "compare_inits", "compare_inits.py"),
+        "compare starting points, with error bars",
+    ),
+    "transfer": Command(
+        *("transfer_weights", "transfer_weights_tool", "transfer_weights.py"),
+        "show or write what weights give to a model",
+    ),
+    "few-shot": Command(
+        *("make_few_shot", "make_few_shot_tool", "make_few_shot.py"),
+        "write subsets of a few instances of each class",
+    ),
+    "pseudo-label": Command(
+        *("pseudo_label", "pseudo_label_tool", "pseudo_label.py"),
+        "label what the weights know on images that lack it",
+    ),
+    "summarise": Command(
+        *("summarise_runs", "summarise_runs_tool", "summarise_runs.py"),
+        "print one table of several runs",
+    ),
+}
+
+
+def program(name: str) -> str:
+    """``sys.argv[0]`` of the command ``name``, where it is started as this process was."""
+    as_command = Path(sys.argv[0]).name.startswith(COMMAND)
+    return f"{COMMAND} {name}" if as_command else COMMANDS[name].file
+
+
+def typed(name: str) -> str:
+    """The command ``name`` as the reader types it here, so that it works as it is pasted.
+
+    In a clone it is the file in ``tools/``, with the Python that runs now, unless this process was
+    started by ``transfer-maskrcnn``; both as seen from the current folder.
+    """
+    tool = Path(__file__).resolve().parents[1] / "tools" / program(name)
+    python = _seen(sys.executable)
+    if tool.is_file():
+        return f"{python} {_seen(tool)}"
+    beside = shutil.which(COMMAND, path=os.path.dirname(sys.executable))
+    found = shutil.which(COMMAND)
+    if found and (beside is None or os.path.samefile(found, beside)):
+        return f"{COMMAND} {name}"
+    return f"{_seen(beside)} {name}" if beside else f"{python} -m transfer_maskrcnn {name}"
+
+
+def _seen(path: str | os.PathLike[str]) -> str:
+    """``path`` from the current folder, or whole where that is shorter; quoted if it has to be."""
+    return shlex.quote(min(os.path.relpath(path), os.path.abspath(path), key=len))
+
+
+def command_line() -> list[str]:
+    """The words that started this process, as :func:`typed` writes the first of them."""
+    started = Path(sys.argv[0]).name
+    name = next((name for name in COMMANDS if program(name) == started), None)
+    return [*(shlex.split(typed(name)) if name else sys.argv[:1]), *sys.argv[1:]]
+
+
 def tool_parser(description: str | None, examples: str = "") -> argparse.ArgumentParser:
-    """A parser whose ``--help`` leaves the lines of both texts as they are."""
+    """A parser whose ``--help`` leaves the lines of both texts as they are.
+
+    But for ``transfer-maskrcnn NAME`` in examples, which becomes what is :func:`typed`; a command
+    may then be continued on other lines.
+    """
+    lines = re.sub(r" \\\n *", " ", examples).split("\n")
     return argparse.ArgumentParser(
         description=description,
-        epilog=examples,
+        epilog="\n".join(map(_example, lines)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def _example(line: str) -> str:
+    known = rf"{COMMAND} ({'|'.join(COMMANDS)})\b"
+    line = re.sub(known, lambda found: typed(found[1]), line)
+    if len(line) <= WIDTH:
+        return line
+    together = re.sub(r"( --?[\w-]+) (?!-)", "\\1\0", line)  # an option and its value
+    parts = textwrap.wrap(
+        together,
+        WIDTH - 2,
+        subsequent_indent=" " * (len(line) - len(line.lstrip()) + 2),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return " \\\n".join(parts).replace("\0", " ")
 
 
 def parse_arguments(

@@ -12,6 +12,7 @@ from functools import reduce
 from typing import Any
 
 import torch
+import yaml
 from detectron2.config import CfgNode, get_cfg
 
 try:
@@ -21,7 +22,7 @@ except ImportError:  # not every build of detectron2 brings its projects
 
 from transfer_maskrcnn.cli import split_pairs
 from transfer_maskrcnn.errors import ConfigError, nearest
-from transfer_maskrcnn.files import parse_yaml
+from transfer_maskrcnn.files import CONFIGS, parse_yaml, shipped
 from transfer_maskrcnn.text import shorten
 
 # MODEL.ROI_HEADS.NUM_CLASSES as detectron2 has it: nobody has stated a number.
@@ -246,11 +247,30 @@ def add_transfer_config(cfg: CfgNode) -> None:
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
-    """Defaults of detectron2 and this project, then ``config_file``, then ``KEY VALUE`` pairs.
+def config_file(name: str, said: str = "--config-file") -> str:
+    """The path of a config: ``name`` itself, or what comes with the package under that name.
+
+    ``balloon/mask_rcnn_R_50_FPN.yaml``, with or without ``configs/``; "" (no file) stays.
+
+    Raises:
+        ConfigError: there is none; with the nearest name of those that come with the package.
+    """
+    path = shipped(name)
+    if name and not os.path.isfile(path):
+        known = [own.relative_to(CONFIGS).as_posix() for own in CONFIGS.rglob("*.yaml")]
+        hint = nearest(name.removeprefix("configs/"), sorted(known))
+        raise ConfigError(f"{said} {name}: there is no such file{hint}")
+    return path
+
+
+def load_config(name: str, opts: Sequence[str] = ()) -> CfgNode:
+    """Defaults of detectron2 and this project, then a config, then ``KEY VALUE`` pairs.
 
     Files are read as plain YAML: a tag that makes Python objects is refused, in ``_BASE_``, too.
     In both a name may stand for a list of one, 3 for 3.0 and true for True.
+
+    Args:
+        name: as :func:`config_file` takes it, and so is ``_BASE_``; "" for the defaults alone.
 
     Raises:
         ConfigError: no such file, not plain YAML, an unknown key (with the nearest right one) or a
@@ -258,13 +278,11 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     """
     cfg = get_cfg()
     add_transfer_config(cfg)
-    if config_file and not os.path.isfile(config_file):
-        raise ConfigError(f"--config-file {config_file}: there is no such file")
-    place = config_file
+    place = path = config_file(name)
     try:
-        if config_file:
+        if path:
             # detectron2's own way runs the code that a tag of a file, or of its _BASE_, names
-            _merge(cfg, flat_config(CfgNode(_PlainFiles.load_yaml_with_base(config_file))))
+            _merge(cfg, flat_config(CfgNode(_PlainFiles.load_yaml_with_base(path))))
         place = "command line"
         typed = split_pairs(opts)
         if len(typed) % 2:
@@ -315,13 +333,19 @@ def _fitted(key: str, value: Any, default: Any) -> Any:
 
 
 class _PlainFiles(CfgNode):
-    """Opens what :func:`parse_yaml` can read, and nothing else."""
+    """Opens what :func:`parse_yaml` can read, and nothing else; finds a ``_BASE_`` by name."""
 
     @classmethod
     def _open_cfg(cls, filename: str) -> io.StringIO:
         with super()._open_cfg(filename) as file:
             text = file.read()
-        parse_yaml(text, filename, ConfigError)
+        content = parse_yaml(text, filename, ConfigError)
+        base = content.get("_BASE_") if isinstance(content, dict) else None
+        if isinstance(base, str) and "://" not in base:
+            beside = os.path.join(os.path.dirname(filename), os.path.expanduser(base))
+            if not os.path.exists(beside):
+                content["_BASE_"] = os.path.abspath(config_file(base, f"{filename}: _BASE_"))
+                text = yaml.safe_dump(content)
         return io.StringIO(text)
 
 

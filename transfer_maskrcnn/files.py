@@ -7,7 +7,6 @@ and lets aliases of aliases unfold to more than any memory holds.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -24,6 +23,13 @@ import yaml
 
 from transfer_maskrcnn.errors import DatasetError, TransferError
 
+try:
+    import fcntl
+
+    _LOCKS = True
+except ImportError:  # Windows
+    _LOCKS = False
+
 T = TypeVar("T")
 _DEPTH = 50  # no file that is written by hand comes near
 _UNFOLDED = 100_000  # values that aliases may stand for, all together
@@ -35,6 +41,20 @@ _DISK_FULL = re.compile(
     r"No space left|File too large|os error (27|28|122)|PytorchStreamWriter|file write failed"
 )
 _swept: set[Path] = set()  # folders that this process has looked through
+
+_HERE = Path(__file__).resolve().parent
+# In a wheel they are inside the package; a checkout has them at its top.
+CONFIGS = next(filter(Path.is_dir, (_HERE / "configs", _HERE.parent / "configs")), _HERE)
+
+
+def shipped(name: str) -> str:
+    """``name``; where there is no such file, that of ``configs/`` which comes with the package.
+
+    ``balloon/mask_rcnn_R_50_FPN.yaml``, also with ``configs/`` in front.
+    """
+    path = os.path.expanduser(name)
+    own = CONFIGS / path.removeprefix("configs/")
+    return str(own) if own.is_file() and not os.path.exists(path) else path
 
 
 def _umask() -> int:
@@ -120,7 +140,7 @@ def _locked(final: Path, is_folder: bool) -> tuple[int, Path]:
 def _sweep(folder: Path) -> None:
     """Remove what killed processes of this machine left in a folder; once a process."""
     folder = folder.absolute()
-    if folder in _swept:
+    if folder in _swept or not _LOCKS:
         return
     _swept.add(folder)
     for path in folder.glob(f".*.{_HOST}.*.part"):
@@ -144,8 +164,11 @@ def _remove(path: Path) -> None:
 def lock(file: IO[Any] | int) -> bool:
     """Hold an open file or folder for this process; False where another one holds it.
 
-    The system lets go of it when the file is closed, whatever ends the process.
+    The system lets go of it when the file is closed, whatever ends the process. Where Python has
+    no such locks (Windows), nobody is kept out.
     """
+    if not _LOCKS:
+        return True
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from transfer_maskrcnn.cli import typed
 from transfer_maskrcnn.commands.check_dataset import EXPORTED, check_dataset
 from transfer_maskrcnn.commands.check_dataset import FORMATS as FORMATS_LISTED
 from transfer_maskrcnn.data.export import EXPORTERS
@@ -259,7 +260,7 @@ def test_a_folder_is_recognised_and_declared(run: Run, catalog: Path, tmp_path: 
         f"error: --write {tmp_path / 'kites.yaml'}: exists already; nothing is overwritten",
     )
     status, shown = run("--catalog", tmp_path / "kites.yaml", "kites_val")
-    assert status == 0 and "next: python tools/make_config.py --catalog" in shown
+    assert status == 0 and f"next: {typed('config')} --catalog" in shown
     status, shown = run(export / "valid", "--format", "labelme")
     assert status == 1 and "has no dataset of format" in shown
     for part in ("train", "val"):

@@ -46,5 +46,5 @@ def test_mistakes(
     monkeypatch.setattr(sys, "argv", ["compare_inits.py", *CONFIG, *output, *arguments])
     monkeypatch.setattr("transfer_maskrcnn.study.design.fit_config", three_classes)
     with pytest.raises(SystemExit, match=rf"^error: .*{message}"):
-        cli.compare_inits(Path("train_net.py"))
+        cli.compare_inits()
     assert not (tmp_path / "out").exists(), "nothing is begun"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from transfer_maskrcnn.cli import typed
 from transfer_maskrcnn.commands.explain_ap import explain_ap_tool
 
 
@@ -55,5 +56,6 @@ def test_help_shows_an_example(
     with pytest.raises(SystemExit):
         run(monkeypatch, "--help")
     shown = capsys.readouterr().out
-    assert "python tools/explain_ap.py output/mine" in shown and "Exit status" in shown
+    words = " ".join(shown.replace("\\\n", "").split())
+    assert f"{typed('explain')} output/mine" in words and "Exit status" in shown
     assert max(map(len, shown.splitlines())) <= 80

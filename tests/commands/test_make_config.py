@@ -15,6 +15,7 @@ import yaml
 from detectron2.config import CfgNode
 
 from transfer_maskrcnn.autoconfig.lines import settings_of
+from transfer_maskrcnn.cli import typed
 from transfer_maskrcnn.commands.make_config import make_config
 from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.errors import TransferError
@@ -100,7 +101,7 @@ def test_what_is_said(make: Make, base: Path, capsys: pytest.CaptureFixture[str]
     printed = capsys.readouterr().out
     assert f"train: {train}; validate: {val}" in printed
     assert "note: the base names no weights" in printed
-    command = f"python tools/train_net.py --config-file '{output}'"
+    command = f"{typed('train')} --config-file '{output}'"
     assert f"next: {command}" in printed
     text = output.read_text()
     assert text.startswith(f"# {command}\n")

@@ -9,15 +9,17 @@ from pathlib import Path
 import pytest
 
 from transfer_maskrcnn.errors import TransferError
+from transfer_maskrcnn.study import runner
 from transfer_maskrcnn.study.runner import (
     Interrupted,
     iterations_done,
     train,
 )
 
-# Stands for tools/train_net.py: writes its arguments, then does what the first of them says.
+# Stands for study/child.py: writes its arguments, then does what the first of them says.
 PROGRAM = """
 import os, pathlib, sys, time
+del sys.argv[1:3]  # the process that started it, and its name
 print(sys.argv[1:], os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
 if sys.argv[1] == "fail":
     sys.exit("error: the dataset is empty")
@@ -31,9 +33,10 @@ if sys.argv[1] == "hang":
 
 
 @pytest.fixture
-def program(tmp_path: Path) -> Path:
-    path = tmp_path / "train_net.py"
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "child.py"
     path.write_text(PROGRAM)
+    monkeypatch.setattr(runner, "CHILD", path)
     return path
 
 
@@ -41,7 +44,6 @@ def run(program: Path, what: str, stop: threading.Event | None = None) -> str:
     folder = program.parent / "out"
     folder.mkdir()
     return train(
-        program,
         [what],
         folder,
         {"CUDA_VISIBLE_DEVICES": "3"},

@@ -36,9 +36,7 @@ class Trainings:
             },
         )
 
-    def train(
-        self, train_net: Path, arguments: list[str], folder: Path, environment: Any, *rest: Any
-    ) -> str:
+    def train(self, arguments: list[str], folder: Path, environment: Any, *rest: Any) -> str:
         self.started[folder.name] += 1
         self.gpus.setdefault(environment.get("CUDA_VISIBLE_DEVICES", ""), []).append(folder.name)
         if self.together is not None and sum(self.started.values()) <= self.together.parties:
@@ -75,15 +73,15 @@ NAMES = [
 
 
 def test_every_run_once_and_in_order(trainings: Trainings, tmp_path: Path) -> None:
-    results = StudyRunner(design(), tmp_path, Path("train_net.py")).run()
+    results = StudyRunner(design(), tmp_path).run()
     assert [result["folder"] for result in results] == [f"runs/{name}" for name in NAMES]
     assert trainings.started == Counter(NAMES)
     assert set(trainings.gpus) == {""}
 
-    again = StudyRunner(design(), tmp_path, Path("train_net.py")).run()
+    again = StudyRunner(design(), tmp_path).run()
     assert again == results and trainings.started == Counter(NAMES)
 
-    more = StudyRunner(design(3), tmp_path, Path("train_net.py")).run()
+    more = StudyRunner(design(3), tmp_path).run()
     assert len(more) == 12 and set(trainings.started.values()) == {1}, "only the third seed"
 
 
@@ -93,7 +91,7 @@ def test_a_gpu_each_and_a_free_one_takes_the_next(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5,7,8")
     monkeypatch.setattr(runner.torch.cuda, "device_count", lambda: 4)
     trainings.together = threading.Barrier(3)  # broken unless three run at a time
-    StudyRunner(design(), tmp_path, Path("train_net.py"), gpus=3).run()
+    StudyRunner(design(), tmp_path, gpus=3).run()
     assert sorted(trainings.gpus) == ["2", "5", "7"]
     assert sorted(name for names in trainings.gpus.values() for name in names) == sorted(NAMES)
 
@@ -103,17 +101,17 @@ def test_a_failure_ends_the_study_and_what_is_done_stays(
 ) -> None:
     trainings.fail = NAMES[2]
     with pytest.raises(TransferError, match="failed"):
-        StudyRunner(design(), tmp_path, Path("train_net.py")).run()
+        StudyRunner(design(), tmp_path).run()
     assert trainings.started == Counter(NAMES[:3])
     trainings.fail = None
-    StudyRunner(design(), tmp_path, Path("train_net.py")).run()
+    StudyRunner(design(), tmp_path).run()
     assert trainings.started == Counter([*NAMES, NAMES[2]])
     assert threading.active_count() < 5, "no worker is left"
 
 
 def test_a_folder_of_another_study_is_left_alone(trainings: Trainings, tmp_path: Path) -> None:
-    StudyRunner(design(), tmp_path, Path("train_net.py")).run()
+    StudyRunner(design(), tmp_path).run()
     other = design(2, "SOLVER.MAX_ITER", "7", "SOLVER.STEPS", "(5,)")
     with pytest.raises(ConfigError, match=r"holds a run with another config.*--output-dir"):
-        StudyRunner(other, tmp_path, Path("train_net.py")).run()
+        StudyRunner(other, tmp_path).run()
     assert trainings.started == Counter(NAMES)

@@ -1,4 +1,4 @@
-"""The command line of tools/check_dataset.py: what is wrong with a dataset, before training."""
+"""The command line ``check``: what is wrong with a dataset, before training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transfer_maskrcnn.cli import run_tool, tool_parser
+from transfer_maskrcnn.cli import run_tool, tool_parser, typed
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.files import write_json, write_text
 from transfer_maskrcnn.text import plural, printable, wrapped
@@ -25,13 +25,13 @@ FORMATS = ("coco", "via", "labelme", "yolo", "png_masks")
 EXPORTED = ("coco", "yolo", "labelme", "labelme_masks", "png_masks")
 EXAMPLES = """
 Examples:
-  python tools/check_dataset.py my_photos --write my.yaml --html doctor.html
-  python tools/check_dataset.py --catalog my.yaml
-  python tools/check_dataset.py balloon_train balloon_val
-  python tools/check_dataset.py --format coco --annotations train.json \\
+  transfer-maskrcnn check my_photos --write my.yaml --html doctor.html
+  transfer-maskrcnn check --catalog my.yaml
+  transfer-maskrcnn check balloon_train balloon_val
+  transfer-maskrcnn check --format coco --annotations train.json \\
     --image-root images
-  python tools/check_dataset.py --catalog my.yaml --fix mended
-  python tools/check_dataset.py balloon_train --convert yolo balloon_yolo
+  transfer-maskrcnn check --catalog my.yaml --fix mended
+  transfer-maskrcnn check balloon_train --convert yolo balloon_yolo
 A folder or file is recognised: labelme, COCO, VIA, YOLO, or PNG masks, as tools
 export them; --format and the options beside it say what is not as it was found.
 Names with "val" or "test" in them are taken for validation sets, the others for
@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="YAML that declares datasets of your own; may be repeated",
     )
-    parser.add_argument("--config-file", default="", metavar="FILE", help="as for train_net.py")
+    parser.add_argument("--config-file", default="", metavar="FILE", help="as for training")
     files = parser.add_argument_group("a dataset that is not declared anywhere")
     files.add_argument("--write", type=Path, metavar="FILE", help="declare what was found in FILE")
     files.add_argument("--format", choices=FORMATS)
@@ -190,10 +190,10 @@ def _tell_next(args: argparse.Namespace, diagnosis: Diagnosis) -> None:
         print("next: the same with --write my.yaml, which keeps what you said of the dataset")
     elif diagnosis.has_errors:
         print("next: mend what is above, or have it mended as far as a program can:")
-        print(f"  python tools/check_dataset.py {given} --fix mended")
+        print(f"  {typed('check')} {given} --fix mended")
     else:
         chosen = f" --train {trained_on[0]}" if len(trained_on) > 1 else ""  # its val is found
-        print(f"next: python tools/make_config.py {given}{chosen} -o my_config.yaml")
+        print(f"next: {typed('config')} {given}{chosen} -o my_config.yaml")
 
 
 def _check_outputs(args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""The command line of tools/compare_inits.py."""
+"""The command line ``compare``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ the same with what training from nothing needs. Others take MODEL.WEIGHTS, or a
 file of their own: backbone@backbone.pkl.
 
 Examples:
-  python tools/compare_inits.py \\
+  transfer-maskrcnn compare \\
     --config-file configs/shapes/mask_rcnn_transfer.yaml \\
     --output-dir output/study
   ... --variants from_scratch,backbone@imagenet.pkl,all_but_predictors --seeds 5
@@ -28,13 +28,13 @@ fractions add to it. Exit status: 0, or 1 for an error.
 """
 
 
-def compare_inits(train_net: Path) -> None:
+def compare_inits() -> None:
     """Parse the command line, then run or go on with the study."""
     args = parse_arguments(_parser())
-    run_tool(partial(_main, args, train_net), "the same command goes on with it")
+    run_tool(partial(_main, args), "the same command goes on with it")
 
 
-def _main(args: argparse.Namespace, train_net: Path) -> None:
+def _main(args: argparse.Namespace) -> None:
     from transfer_maskrcnn.study.design import make_design
     from transfer_maskrcnn.study.runner import visible_gpus
     from transfer_maskrcnn.study.study import run_study
@@ -48,7 +48,7 @@ def _main(args: argparse.Namespace, train_net: Path) -> None:
     design = make_design(
         args.config_file, args.opts, args.variants.split(","), _numbers(args.fractions), args.seeds
     )
-    found = run_study(design, args.output_dir, train_net, args.num_gpus)
+    found = run_study(design, args.output_dir, args.num_gpus)
     print(study_text(found, args.output_dir))
 
 
@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = tool_parser(
         "Train one model from several starting points and say what each was worth.", EXAMPLES
     )
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="as for train_net.py")
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="as for training")
     parser.add_argument("--output-dir", required=True, type=Path, metavar="DIR")
     parser.add_argument("--variants", default=DEFAULT_VARIANTS, help=f"default: {DEFAULT_VARIANTS}")
     parser.add_argument("--seeds", type=int, default=3, help="how many; default: 3")

@@ -1,4 +1,4 @@
-"""The command line of tools/explain_ap.py: why is AP low?"""
+"""The command line ``explain``: why is AP low?"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from transfer_maskrcnn.cli import progress, run_tool, tool_parser
 
 _EPILOG = """
 Examples:
-  why a run is as good as it is:  python tools/explain_ap.py output/mine
+  why a run is as good as it is:  transfer-maskrcnn explain output/mine
 It needs what an evaluation leaves: inference/<dataset> with ground truth and
 results; explanation.json is written beside them.
 Exit status: 0; 1 for an error; 130 after Ctrl-C.

@@ -1,4 +1,4 @@
-"""The command line of tools/make_config.py: writes a config that is fitted to a dataset."""
+"""The command line ``config``: writes a config that is fitted to a dataset."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transfer_maskrcnn.cli import progress, run_tool, tool_parser, whole_number
+from transfer_maskrcnn.cli import progress, run_tool, tool_parser, typed, whole_number
 from transfer_maskrcnn.errors import ConfigError
-from transfer_maskrcnn.files import atomic_path, write_text
+from transfer_maskrcnn.files import CONFIGS, atomic_path, shipped, write_text
 from transfer_maskrcnn.text import plural
 
 if TYPE_CHECKING:  # what is heavy is imported once the command line is understood
@@ -22,15 +22,14 @@ if TYPE_CHECKING:  # what is heavy is imported once the command line is understo
     from transfer_maskrcnn.autoconfig import Data, Line
     from transfer_maskrcnn.data.given import Catalog
 
-DEFAULT_BASE = "configs/Base-R50-FPN-coco.yaml"
-REPOSITORY = Path(__file__).resolve().parents[2]
+DEFAULT_BASE = "Base-R50-FPN-coco.yaml"
 EXAMPLES = """
 Examples:
-  your data:   python tools/make_config.py --catalog my.yaml -o my_config.yaml
-  then train:  python tools/train_net.py --config-file my_config.yaml
-  its folder:  python tools/make_config.py --train my_photos -o my_config.yaml
-  known name:  python tools/make_config.py --train balloon_train -o b.yaml
-  for a CPU:   ... --base configs/Base-thin-R50-FPN-cpu.yaml --weights w.pth
+  your data:   transfer-maskrcnn config --catalog my.yaml -o my_config.yaml
+  then train:  transfer-maskrcnn train --config-file my_config.yaml
+  its folder:  transfer-maskrcnn config --train my_photos -o my_config.yaml
+  known name:  transfer-maskrcnn config --train balloon_train -o b.yaml
+  for a CPU:   ... --base Base-thin-R50-FPN-cpu.yaml --weights w.pth
 
 The base decides the architecture and how large images may be; every line that
 is written has its reason above it.
@@ -90,12 +89,11 @@ def make_config(argv: Sequence[str] | None = None) -> None:
     from detectron2.data import DatasetCatalog
 
     from transfer_maskrcnn.autoconfig import Line, choose_datasets, fit_lines, yaml_text
-    from transfer_maskrcnn.config import load_config
+    from transfer_maskrcnn.config import config_file, load_config
     from transfer_maskrcnn.data.given import names_of
 
-    default = Path(DEFAULT_BASE) if Path(DEFAULT_BASE).is_file() else REPOSITORY / DEFAULT_BASE
-    base_file = Path(args.base).expanduser() if args.base else default
-    base = load_config(str(base_file))
+    base_file = config_file(args.base or DEFAULT_BASE, "--base")
+    base = load_config(base_file)
     own, sources = names_of(args.catalog)
     named = []
     for argument in (args.train, args.val):
@@ -104,7 +102,7 @@ def make_config(argv: Sequence[str] | None = None) -> None:
         named.append(names[0] if len(names) == 1 else None)
     train, val = choose_datasets(own, DatasetCatalog.list(), *named)
     print(f"train: {train}; validate: {val or 'nothing, so there will be no AP'}")
-    command = f"python tools/train_net.py --config-file {shlex.quote(str(output))}"
+    command = f"{typed('train')} --config-file {shlex.quote(str(output))}"
     with _declared(sources, output) as files:
         given = [
             Line(*line) for line in _given(files, train, val, args.weights) if line[1] is not None
@@ -175,7 +173,7 @@ def _given(
 ) -> list[tuple[str, Any, str]]:
     """Key, value and reason of what the command line says; None stays unsaid."""
     if weights and "://" not in weights:
-        weights, asked = _whole(weights), weights
+        weights, asked = _whole(shipped(weights)), weights
         if not os.path.isfile(weights):
             raise ConfigError(f"--weights {asked}: there is no such file")
     tested = "AP is measured here at the end." if val else "No validation set: no AP is measured."
@@ -200,7 +198,7 @@ def _check(base: CfgNode, lines: Sequence[Line]) -> None:
 
 
 def _heading(
-    command: str, output: Path, base: Path, data: Data, names: tuple[str, str | None]
+    command: str, output: Path, base: str, data: Data, names: tuple[str, str | None]
 ) -> str:
     from transfer_maskrcnn.autoconfig import comment, scalar
 
@@ -210,12 +208,12 @@ def _heading(
         if m is not None
     )
     classes = f"{len(data.classes)} class{'es' if len(data.classes) > 1 else ''}"
-    about = comment(
-        f"Fitted by tools/make_config.py to {measured}; {classes}. What is not said here is as in "
-        "the base."
-    )
-    # relative where both are below this folder: they move together
-    here, base, folder = Path.cwd().resolve(), base.resolve(), output.parent.resolve()
-    moves = base.is_relative_to(here) and folder.is_relative_to(here)
-    reference = scalar(os.path.relpath(base, folder) if moves else str(base))
+    about = comment(f"Fitted to {measured}; {classes}. What is not said here is as in the base.")
+    here, path, folder = Path.cwd().resolve(), Path(base).resolve(), output.parent.resolve()
+    base = str(path)
+    if path.is_relative_to(CONFIGS):  # what comes with the package is found by its name
+        base = path.relative_to(CONFIGS).as_posix()
+    elif path.is_relative_to(here) and folder.is_relative_to(here):  # they move together
+        base = os.path.relpath(path, folder)
+    reference = scalar(base)
     return "\n".join([f"# {command}", "#", *about, f"_BASE_: {reference}", ""])

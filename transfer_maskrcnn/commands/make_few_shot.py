@@ -1,4 +1,4 @@
-"""The command line of tools/make_few_shot.py: K instances of each class, for each K and seed."""
+"""The command line ``few-shot``: K instances of each class, for each K and seed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transfer_maskrcnn.cli import progress, run_tool, tool_parser, whole_number
+from transfer_maskrcnn.cli import progress, run_tool, tool_parser, typed, whole_number
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.text import plural, quoted, wrapped
@@ -25,12 +25,12 @@ Written into --output DIR, a new folder:
 Images stay where they are. Other objects in them lose their annotation.
 
 Examples:
-  novel classes:   python tools/make_few_shot.py shapes_extend_train \\
+  novel classes:   transfer-maskrcnn few-shot shapes_extend_train \\
                    --shots 1 5 10 --seeds 0 1 2 3 4 --output few
   base and novel ones, 5 of each (TFA's second stage):
-                 python tools/make_few_shot.py shapes_source_train \\
+                 transfer-maskrcnn few-shot shapes_source_train \\
                    shapes_extend_train --shots 5 --seeds 0 --output balanced
-  your own data: python tools/make_few_shot.py my_train --catalog my.yaml \\
+  your own data: transfer-maskrcnn few-shot my_train --catalog my.yaml \\
                    --classes cat dog --shots 5 --seeds 0 --output few
 Exit status: 0; 1 for an error; 130 after Ctrl-C.
 """
@@ -121,7 +121,7 @@ def make_few_shot(argv: Sequence[str] | None = None) -> None:
     print(
         wrapped(f"{plural(len(runs), 'set')} of {classes} ({quoted(few.classes)}) in"),
         f"  {args.output}",  # whole, however long
-        "next: python tools/train_net.py --config-file ... \\",
+        f"next: {typed('train')} --config-file ... \\",
         f"  DATASETS.CATALOG {shlex.quote(str(args.output / CATALOG))} \\",
         f"  DATASETS.TRAIN \"('{names[-1]}',)\"",
         sep="\n",

@@ -1,4 +1,4 @@
-"""The command line of tools/predict.py: a trained model on images, folders, globs or a video."""
+"""The command line ``predict``: a trained model on images, folders, globs or a video."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ A folder stands for the images directly in it.
 
 Examples:
   a finished run's model on a folder of images:
-    python tools/predict.py --weights output/mine --input photos --output found
+    transfer-maskrcnn predict --weights output/mine --input photos --output found
   any trained file, images at any depth, one class judged more strictly:
-    python tools/predict.py --weights configs/shapes/shapes_source.pth \\
+    transfer-maskrcnn predict --weights configs/shapes/shapes_source.pth \\
       --config-file configs/shapes/mask_rcnn_source.yaml \\
       --input 'photos/**/*.png' --output found --masks \\
       --score 0.4 --class-score ring=0.8
   a video, on the CPU:
-    python tools/predict.py --config-file output/mine/config.yaml \\
+    transfer-maskrcnn predict --config-file output/mine/config.yaml \\
       --input clip.mp4 --output found MODEL.DEVICE cpu
 Exit status: 0; 1 for an error, or where an image could not be read (the
 others are predicted on); 130 after Ctrl-C, with the files of what was done.

@@ -1,4 +1,4 @@
-"""The command line of tools/pseudo_label.py: base objects that nobody annotated, as COCO json."""
+"""The command line ``pseudo-label``: base objects that nobody annotated, as COCO json."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from transfer_maskrcnn.cli import parse_arguments, run_tool, tool_parser
+from transfer_maskrcnn.cli import parse_arguments, run_tool, tool_parser, typed
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.text import plural, wrapped
 
@@ -26,9 +26,9 @@ out, as in training (DATALOADER.FILTER_EMPTY_ANNOTATIONS False takes them in).
 What was labelled is kept, and not computed again.
 
 Examples:
-  python tools/pseudo_label.py --output labelled \\
+  transfer-maskrcnn pseudo-label --output labelled \\
     --config-file configs/recipes/unannotated_class.yaml
-  look at it:   python tools/check_dataset.py --catalog labelled/catalog.yaml \\
+  look at it:   transfer-maskrcnn check --catalog labelled/catalog.yaml \\
                   --html labelled.html
   correct it in labelme:  ... --catalog labelled/catalog.yaml \\
                   --convert labelme by_hand
@@ -102,6 +102,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"Written to {args.output}\n"
         "next: look at it, move what is right of doubtful.json into annotations.json\n"
         "(what stays behind is background), correct the rest, and train on it:\n"
-        "  python tools/check_dataset.py --catalog "
+        f"  {typed('check')} --catalog "
         f"{shlex.quote(str(args.output / 'catalog.yaml'))}"
     )

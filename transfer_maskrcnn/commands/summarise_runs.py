@@ -1,4 +1,4 @@
-"""The command line of tools/summarise_runs.py: one table of several runs."""
+"""The command line ``summarise``: one table of several runs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ the order in which they were given; few_1shot comes before few_10shot.
 A model that was fine-tuned on novel classes alone has their AP, and no more.
 
 Examples:
-  python tools/summarise_runs.py output/extended_s* output/plain_s*
+  transfer-maskrcnn summarise output/extended_s* output/plain_s*
   against a model of the novel classes alone:
-    python tools/summarise_runs.py output/alone_s* output/extended_s* \\
+    transfer-maskrcnn summarise output/alone_s* output/extended_s* \\
       --reference alone --json table.json
   few shots:
-    python tools/summarise_runs.py output/few_*shot_seed*
+    transfer-maskrcnn summarise output/few_*shot_seed*
 Exit status: 0; 1 for an error, such as unfinished runs, or other test sets.
 """
 

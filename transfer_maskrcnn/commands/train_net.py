@@ -1,4 +1,4 @@
-"""The command line of tools/train_net.py: detectron2's arguments, one clear line for a mistake."""
+"""The command line ``train``: detectron2's arguments, one clear line for a mistake."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transfer_maskrcnn.errors import ConfigError
 AFTER_INTERRUPT = "where a checkpoint was written, --resume goes on from it"
 EXAMPLES = """
 Examples:
-  train:      python tools/train_net.py \\
+  train:      transfer-maskrcnn train \\
                 --config-file configs/shapes/mask_rcnn_transfer.yaml
   evaluate:   ... the same with --eval-only (the last checkpoint of OUTPUT_DIR,
               or MODEL.WEIGHTS)
@@ -29,14 +29,14 @@ def train_parser() -> argparse.ArgumentParser:
     """The arguments of detectron2's ``default_argument_parser``, which needs torch to make them."""
     parser = tool_parser("Train a model of a config, or evaluate one.", EXAMPLES)
     add = parser.add_argument
-    add("--config-file", default="", metavar="FILE", help="a YAML config, as those in configs/")
+    add("--config-file", default="", metavar="FILE", help="a YAML config, or one of configs/")
     add("--resume", action="store_true", help="go on from the last checkpoint of OUTPUT_DIR")
     add("--eval-only", action="store_true", help="evaluate, do not train")
     add("--num-gpus", type=int, default=1, help="GPUs of this machine, a process each")
     add("--num-machines", type=int, default=1, help="how many machines train together")
     add("--machine-rank", type=int, default=0, help="the number of this machine, from 0")
     # of one user always the same, so that a process that was left behind is noticed
-    url = f"tcp://127.0.0.1:{2**15 + 2**14 + os.getuid() % 2**14}"
+    url = f"tcp://127.0.0.1:{2**15 + 2**14 + getattr(os, 'getuid', int)() % 2**14}"
     add("--dist-url", default=url, help="where processes meet: tcp://HOST:PORT of machine 0")
     return parser
 

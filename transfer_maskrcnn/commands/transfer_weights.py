@@ -1,4 +1,4 @@
-"""The command line of tools/transfer_weights.py: show a plan, write its result, compare files."""
+"""The command line ``transfer``: show a plan, write its result, compare files."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:  # what is heavy is imported once the command line is understo
 
 EXAMPLES = """
 Examples:
-  what would move:    python tools/transfer_weights.py --dry-run \\
+  what would move:    transfer-maskrcnn transfer --dry-run \\
                         --config-file configs/shapes/mask_rcnn_transfer.yaml
   move it:            ... --output start.safetensors (or .pth), not --dry-run
-  what really moved:  python tools/transfer_weights.py \\
+  what really moved:  transfer-maskrcnn transfer \\
                         --diff start.pth output/model_final.pth
 Exit status: 0; 1 for an error, or for a plan that strict mode refuses.
 """
@@ -31,7 +31,7 @@ def transfer_weights_tool() -> None:
         "Show, or write, what MODEL.WEIGHTS gives to the model of a config.", EXAMPLES
     )
     add = parser.add_argument
-    add("--config-file", default="", metavar="FILE", help="as for train_net.py")
+    add("--config-file", default="", metavar="FILE", help="as for training")
     add("--weights", metavar="FILE", help="instead of the config's MODEL.WEIGHTS")
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--dry-run", action="store_true", help="print the plan, write no weights")

@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import platform
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from transfer_maskrcnn import __version__
+from transfer_maskrcnn.cli import command_line
 from transfer_maskrcnn.config import RunSpec, flat_config, load_config
 from transfer_maskrcnn.data.registry import dataset_digest
 from transfer_maskrcnn.errors import ConfigError, TransferError
@@ -75,7 +75,7 @@ def describe_run(cfg: CfgNode, spec: RunSpec) -> dict[str, Any]:
     """What a reader needs to repeat the run; plain values for :func:`note`."""
     device = cfg.MODEL.DEVICE
     return {
-        "command": sys.argv,
+        "command": command_line(),
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
         "machine": platform.machine(),
         "precision": describe_precision(cfg),

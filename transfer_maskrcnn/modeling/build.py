@@ -32,6 +32,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from transfer_maskrcnn.cli import typed
 from transfer_maskrcnn.compat import check_detectron2
 from transfer_maskrcnn.config import RunSpec, editable
 from transfer_maskrcnn.errors import ConfigError, TransferError
@@ -138,7 +139,7 @@ def _check_doubtful(cfg: CfgNode, model: nn.Module) -> None:
             f"MODEL.TRANSFER.PSEUDO_LABELS with {type(heads).__name__}"
             f"{'' if cascade else ' and keypoints'}: doubtful objects cannot be left out of its "
             "losses; use StandardROIHeads without keypoints, or train on what "
-            "tools/pseudo_label.py writes"
+            f"{typed('pseudo-label')} writes"
         )
 
 

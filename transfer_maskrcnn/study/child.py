@@ -1,16 +1,17 @@
-"""Runs a script that ends when the process that started it does, however that ended.
+"""The command ``train`` in a process that ends when the one that started it does, however it ends.
 
-Called as ``python child.py PARENT SCRIPT ARGUMENT ...``. A study that is killed would otherwise
-leave its training behind, which goes on writing where the restarted study trains.
+Called as ``python child.py PARENT NAME ARGUMENT ...``; NAME is what the process calls itself. A
+study that is killed would otherwise leave its training behind, which goes on writing where the
+restarted study trains.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
-import runpy
 import signal
 import sys
+from pathlib import Path
 
 PR_SET_PDEATHSIG = 1  # of Linux' prctl(2)
 
@@ -26,5 +27,8 @@ def end_with(parent: int) -> None:
 if __name__ == "__main__":
     end_with(int(sys.argv[1]))
     sys.argv = sys.argv[2:]
-    sys.path[0] = os.path.dirname(os.path.abspath(sys.argv[0]))  # as if it had been run itself
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    # what lies beside this file has common names; the package itself may not be installed
+    sys.path[:] = [*sys.path[1:], str(Path(__file__).resolve().parents[2])]
+    from transfer_maskrcnn.commands.train_net import train_net
+
+    train_net()

@@ -183,7 +183,7 @@ class Design:
         return Run(variant, fraction or self.fractions[-1], self.seeds[0])
 
     def arguments(self, run: Run, output_dir: Path) -> list[str]:
-        """What ``tools/train_net.py`` is called with for ``run``."""
+        """What the command ``train`` is called with for ``run``."""
         return [
             *("--config-file", self.config_file, *self.options, *self._measured),
             *run.variant.settings,

@@ -12,6 +12,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from transfer_maskrcnn.cli import typed
 from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.engine.evaluation import EVALUATION_FILE
 from transfer_maskrcnn.engine.hooks.record import CURVE_FILE, DRIFT_FILE, INITIAL_FILE
@@ -229,8 +230,8 @@ def _read_run(folder: Path, cfg: CfgNode | None, task: str) -> RunScores:
     if extended if extension is None else extension["base_classes"] is None:
         raise TransferError(
             f"{folder} was extended, but its {EVALUATION_FILE} does not tell base and novel "
-            "classes apart; evaluate it again (train_net.py --eval-only) with MODEL.WEIGHTS in "
-            "place"
+            f"classes apart; evaluate it again ({typed('train')} --eval-only) with MODEL.WEIGHTS "
+            "in place"
         )
     name = "" if extension else _tested_on(folder, content, cfg)
     by_task = extension or content[name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from tqdm import tqdm
 
-from transfer_maskrcnn.cli import DIVERGED_STATUS
+from transfer_maskrcnn.cli import DIVERGED_STATUS, program, typed
 from transfer_maskrcnn.config import editable
 from transfer_maskrcnn.engine.manifest import config_hash, dataset_fingerprint
 from transfer_maskrcnn.engine.run import only_run_in
@@ -56,16 +57,15 @@ class StudyRunner:
         configs: of every run, in the design's order.
     """
 
-    def __init__(self, design: Design, output_dir: Path, train_net: Path, gpus: int = 0):
+    def __init__(self, design: Design, output_dir: Path, gpus: int = 0):
         """
         Args:
             design: what to run.
             output_dir: the study's folder.
-            train_net: the path of ``tools/train_net.py``.
             gpus: processes at a time, a GPU each; 0: one process, wherever the config says.
         """
         self.configs = {run: design.fitted(run, output_dir)[0] for run in design.runs()}
-        self._design, self._output_dir, self._train_net = design, output_dir, train_net
+        self._design, self._output_dir = design, output_dir
         self._stop = Event()
         self._slots = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in visible_gpus()[:gpus]] or [{}]
 
@@ -123,7 +123,6 @@ class StudyRunner:
             disable=None,
         ) as bar:
             diverged = train(
-                self._train_net,
                 self._design.arguments(run, self._output_dir),
                 folder,
                 self._slots[slot],
@@ -142,14 +141,13 @@ def visible_gpus() -> list[str]:
 
 
 def train(
-    train_net: Path,
     arguments: Sequence[str],
     folder: Path,
     environment: Mapping[str, str],
     stop: Event,
     progress: Callable[[int], object],
 ) -> str:
-    """Run ``train_net`` to its end in a process of its own; it resumes what ``folder`` holds.
+    """Run the command ``train`` to its end, as a process; it resumes what ``folder`` holds.
 
     Args:
         folder: is there.
@@ -163,10 +161,10 @@ def train(
         TransferError: the run failed; shows the end of what it printed.
         Interrupted: ``stop`` was set.
     """
-    command = [str(train_net), *arguments, "--resume"]
+    arguments = [*arguments, "--resume"]
     with (folder / CONSOLE).open("w") as out:
         process = subprocess.Popen(
-            [sys.executable, str(CHILD), str(os.getpid()), *command],
+            [sys.executable, str(CHILD), str(os.getpid()), program("train"), *arguments],
             stdout=out,
             stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
@@ -184,8 +182,8 @@ def train(
         errors = [line for line in lines if line.startswith("error: ")] or ["training diverged"]
         return errors[-1].removeprefix("error: ")
     if process.returncode:
-        shown, end = " ".join([sys.executable, *command]), "\n".join(lines[-LAST_WORDS:])
-        raise TransferError(f"{shown}\nended with {process.returncode}:\n{end}")
+        shown, end = shlex.join(arguments), "\n".join(lines[-LAST_WORDS:])
+        raise TransferError(f"{typed('train')} {shown}\nended with {process.returncode}:\n{end}")
     return ""
 
 

@@ -19,6 +19,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from transfer_maskrcnn.cli import typed
 from transfer_maskrcnn.data.loader import training_images
 from transfer_maskrcnn.engine.manifest import read_manifest, versions
 from transfer_maskrcnn.evaluation.bootstrap import resample
@@ -47,7 +48,7 @@ LEAST_LEVEL = 1.0  # AP; a reference that learnt less sets no level worth reachi
 MAIN_VARIANT = "all_but_predictors"
 
 
-def run_study(design: Design, output_dir: Path, train_net: Path, gpus: int = 0) -> Json:
+def run_study(design: Design, output_dir: Path, gpus: int = 0) -> Json:
     """Train what is missing, then write its figures (json), page and picture.
 
     Returns the content of ``study.json``.
@@ -57,7 +58,7 @@ def run_study(design: Design, output_dir: Path, train_net: Path, gpus: int = 0) 
             run failed, or ``output_dir`` holds runs of other settings.
     """
     transferred = check_variants(design, output_dir)
-    runner = StudyRunner(design, output_dir, train_net, gpus)
+    runner = StudyRunner(design, output_dir, gpus)
     results = runner.run()
     cfg = runner.configs[design.first_run(design.variants[0])]
     matches = [load_matches(output_dir / r["folder"], cfg, r) for r in results]
@@ -124,18 +125,18 @@ def _setting(
 def _commands(design: Design, output_dir: Path) -> list[str]:
     """The study's own command, and one training of each variant."""
     study = [
-        *("tools/compare_inits.py", "--config-file", design.config_file),
+        *("--config-file", design.config_file),
         *("--variants", ",".join(variant.text for variant in design.variants)),
         *("--seeds", str(len(design.seeds))),
         *("--fractions", ",".join(f"{fraction:g}" for fraction in design.fractions)),
         *("--output-dir", str(output_dir), *design.options),
     ]
     repeats = output_dir / "repeat"  # the study's own runs stay as they are
-    single = [
-        ["tools/train_net.py", *design.arguments(design.first_run(variant), repeats)]
+    train = [
+        f"{typed('train')} {shlex.join(design.arguments(design.first_run(variant), repeats))}"
         for variant in design.variants
     ]
-    return [f"python {shlex.join(command)}" for command in (study, *single)]
+    return [f"{typed('compare')} {shlex.join(study)}", *train]
 
 
 def _machine(cfg: CfgNode) -> Json:

@@ -22,7 +22,7 @@ from detectron2.utils.file_io import PathManager
 from torch import Tensor
 
 from transfer_maskrcnn.errors import WeightFileError
-from transfer_maskrcnn.files import file_digest
+from transfer_maskrcnn.files import file_digest, shipped
 from transfer_maskrcnn.surgery.names import TORCHVISION_EXPECTS, part_of, translate
 from transfer_maskrcnn.surgery.read import METADATA_KEY, MOST_TENSORS, read_file
 
@@ -162,7 +162,7 @@ def local_file(address: str) -> Path:
     Raises:
         WeightFileError: it cannot be fetched, or a folder holds no trained model.
     """
-    address = _HEURISTICS.sub("", address).removeprefix("file://")
+    address = shipped(_HEURISTICS.sub("", address).removeprefix("file://"))
     if os.path.isdir(address):
         found = trained_file(address)
         if found is None:

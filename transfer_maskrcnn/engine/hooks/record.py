@@ -6,7 +6,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable, Collection
@@ -178,6 +177,10 @@ def _peak_memory_mb() -> float:
     """Of this process on the GPU if it uses one, else in main memory, in MiB."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated() / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from termcolor import colored
 
+from transfer_maskrcnn.cli import typed
 from transfer_maskrcnn.errors import DatasetError, TransferError
 from transfer_maskrcnn.evaluation.explain.causes import (
     Blame,
@@ -132,7 +133,7 @@ def evaluated_folders(output_dir: Path) -> list[Path]:
         raise TransferError(
             f"{output_dir}: there is no evaluation, that is no inference/<dataset>/{RESULTS_FILE} "
             "with its ground truth; give the OUTPUT_DIR of a run, or evaluate with "
-            "tools/train_net.py --eval-only"
+            f"{typed('train')} --eval-only"
         )
     return folders
 
