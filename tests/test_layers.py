@@ -53,6 +53,7 @@ THIRD_PARTY = {
         "detectron2.structures",
         "detectron2.checkpoint",
         "detectron2.utils.file_io",
+        "iopath.common.file_io",  # the cache of detectron2's downloads
         # what is known of the model zoo's files: class names, and what they were trained with
         "detectron2.model_zoo",
         "detectron2.data.datasets",

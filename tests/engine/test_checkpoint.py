@@ -12,7 +12,6 @@ import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import MetadataCatalog
-from detectron2.utils.file_io import PathManager
 from torch import nn
 
 from transfer_maskrcnn.engine import checkpoint
@@ -219,7 +218,7 @@ def test_zoo_files_are_evaluated_by_their_names(
     path.parent.mkdir(parents=True)
     path.write_bytes(pickle.dumps({"model": {k: v.numpy() for k, v in model.state_dict().items()}}))
     fetched: dict[str, str] = {f"detectron2://{name}": str(path)}
-    monkeypatch.setattr(PathManager, "get_local_path", lambda p, **_: fetched.get(p, p))
+    monkeypatch.setattr("transfer_maskrcnn.surgery.fetch.fetch", lambda p: Path(fetched[p]))
     coco = list(MetadataCatalog.get("coco_2017_val").thing_classes)
     for address in (f"detectron2://{name}", f"{path}?matching_heuristics=True"):
         other = nn.ModuleDict({"cls_score": nn.Linear(2, 81)})

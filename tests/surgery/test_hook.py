@@ -251,8 +251,8 @@ def test_an_address_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch) -> N
         raise OSError("Name or service not known")
 
     monkeypatch.setattr(PathManager, "get_local_path", unreachable)
-    with pytest.raises(WeightFileError, match=r"detectron2://a.pkl: cannot be fetched .*Name or"):
-        load_weights("detectron2://a.pkl")
+    with pytest.raises(WeightFileError, match=r"catalog://a.pkl: cannot be fetched .*Name or"):
+        load_weights("catalog://a.pkl")
 
 
 def test_the_public_names() -> None:

@@ -33,6 +33,7 @@ FINAL_FILE = "model_final.safetensors"
 #: with TEST.BEST_METRIC: its best checkpoint, which the final file then holds, and the last weights
 BEST_NAME, LAST_FILE = "model_best", "model_last.safetensors"
 
+_REMOTE = ("detectron2://", "https://", "http://")
 _STATE_KEYS = ("model", "model_state", "state_dict", "model_state_dict", "blobs")
 # detectron2's mark; names match here anyway
 _HEURISTICS = re.compile(r"\?matching_heuristics=\w+$")
@@ -176,7 +177,13 @@ def local_file(address: str) -> Path:
             from detectron2 import model_zoo  # it builds models, too, and takes a second to import
 
             address = str(model_zoo.get_checkpoint_url(address))
-        return Path(PathManager.get_local_path(address))
+        if not address.startswith(_REMOTE):
+            return Path(PathManager.get_local_path(address))
+        from transfer_maskrcnn.surgery.fetch import fetch
+
+        return fetch(address)
+    except WeightFileError:  # a ValueError, which has said all
+        raise
     except (OSError, RuntimeError, LookupError, ValueError, AssertionError) as error:
         raise WeightFileError(
             f"{address}: cannot be fetched ({error}). Fetch it another way and set MODEL.WEIGHTS "
