@@ -14,10 +14,16 @@ import yaml
 from detectron2.data import DatasetCatalog
 
 from transfer_maskrcnn.data.datasets import load
-from transfer_maskrcnn.data.formats.yolo import YAML_SUFFIXES, is_yolo, read_yaml
+from transfer_maskrcnn.data.formats.names import part_of, words_of
+from transfer_maskrcnn.data.formats.yolo import YAML_SUFFIXES
 from transfer_maskrcnn.data.recognise import Found, recognise
-from transfer_maskrcnn.data.registry import make_spec, register_catalog, register_entries, spec_of
-from transfer_maskrcnn.data.tree import part_of, words_of
+from transfer_maskrcnn.data.registry import (
+    declared_in,
+    make_spec,
+    register_catalog,
+    register_entries,
+    spec_of,
+)
 from transfer_maskrcnn.errors import DatasetError
 from transfer_maskrcnn.text import listed, wrapped
 
@@ -89,34 +95,6 @@ def names_of(
             catalogs.append(replace(catalog_of(path, format, options, split=split), path=argument))
             names += catalogs[-1].register()
     return names, catalogs
-
-
-def declared_in(path: Path) -> Path | None:
-    """The catalog file that ``path`` is, or the one in it; None where it has to be recognised.
-
-    Raises:
-        DatasetError: several catalogs in a folder.
-    """
-    if not path.is_dir():
-        is_yaml = path.suffix.lower() in YAML_SUFFIXES
-        return path if not path.is_file() or (is_yaml and not is_yolo(_content(path))) else None
-    files = [file for file in sorted(path.iterdir()) if file.suffix.lower() in YAML_SUFFIXES]
-    catalogs = [
-        file
-        for file in files
-        if any(isinstance(entry, dict) and "format" in entry for entry in _content(file).values())
-    ]
-    if len(catalogs) > 1:
-        names = listed(file.name for file in catalogs)
-        raise DatasetError(f"{path} has several catalogs, {names}; name one of them")
-    return catalogs[0] if catalogs else None
-
-
-def _content(file: Path) -> dict[str, Any]:
-    try:
-        return read_yaml(file)
-    except DatasetError:  # whoever reads it for good has the words for it
-        return {}
 
 
 def catalog_of(

@@ -13,14 +13,13 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from transfer_maskrcnn.data.formats.files import THREADS
+from transfer_maskrcnn.data.formats.files import in_threads
 
 SIDE = 32  # pixels of a thumbnail
 _BITS, _BANDS = 63, 7
@@ -91,8 +90,7 @@ def groups(files: Sequence[str]) -> list[int]:
 
     Whatever looks like one image of a group belongs to it. What cannot be read stands alone.
     """
-    with ThreadPoolExecutor(THREADS) as pool:
-        seen = list(pool.map(_seen, files))
+    seen = in_threads(_seen, files)
     prints = _Prints([thumb for _, thumb in seen])
     group = np.arange(len(files))
     first: dict[bytes, int] = {}

@@ -12,7 +12,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,9 @@ from transfer_maskrcnn.data.formats.files import IMAGE_SUFFIXES, probe_image, re
 from transfer_maskrcnn.data.formats.foreign import describe, describe_bytes
 from transfer_maskrcnn.data.formats.labelme_via import parse_label
 from transfer_maskrcnn.data.formats.mask_files import find_masks
+from transfer_maskrcnn.data.formats.names import part_of
 from transfer_maskrcnn.data.formats.yolo import YAML_SUFFIXES, is_yolo, label_path, read_yaml
-from transfer_maskrcnn.data.tree import Tree, part_of
+from transfer_maskrcnn.data.tree import Tree
 from transfer_maskrcnn.errors import DatasetError
 from transfer_maskrcnn.text import few, plural
 
@@ -112,8 +112,13 @@ def recognise(path: str | os.PathLike[str], format: str | None = None) -> list[F
     if not path.exists():
         raise DatasetError(f"{path} does not exist; expected a folder or file of a dataset")
     tree = Tree(path if path.is_dir() else path.parent)
-    of_folder = _yamls(tree, tree.files), _jsons(tree, tree.files), _masks(tree), _label_files(tree)
-    every = list(chain(*of_folder) if path.is_dir() else _of_file(tree, path))
+    files = tree.files if path.is_dir() else {path.parent: [path.name]}
+    every = [*_yamls(tree, files), *_jsons(tree, files)]
+    if path.is_dir():
+        every += [*_masks(tree), *_label_files(tree)]
+    elif every and every[0].kind != "yolo" and every[0].image_root is None:
+        above = path.resolve().parent  # beside which the images lie, as of annotations/train.json
+        every = [*_jsons(Tree(above.parent), {above: [path.name]})]
     found = _chosen([one for one in every if format in (None, one.format)])
     if not found and every:
         there = few([one.about(path.parent) for one in every], 4)
@@ -124,16 +129,6 @@ def recognise(path: str | os.PathLike[str], format: str | None = None) -> list[F
         logger.warning("not read: %s", problem)
     order = ("train", "", "val", "test")
     return sorted(found, key=lambda one: (order.index(one.part), str(one.place)))
-
-
-def _of_file(tree: Tree, path: Path) -> Iterator[Found]:
-    if path.suffix.lower() in YAML_SUFFIXES:
-        return _yamls(tree, {path.parent: [path.name]})
-    found = list(_jsons(tree, {path.parent: [path.name]}))
-    if found and found[0].image_root is None:  # beside its folder, as with annotations/train.json
-        above = path.resolve().parent
-        found = list(_jsons(Tree(above.parent), {above: [path.name]}))
-    return iter(found)
 
 
 def _yamls(tree: Tree, files: Files) -> Iterator[Found]:

@@ -28,10 +28,11 @@ from transfer_maskrcnn.data.formats import FORMATS
 from transfer_maskrcnn.data.formats.assemble import Merge, check_merge
 from transfer_maskrcnn.data.formats.base import LoadedDataset, MaskFormat
 from transfer_maskrcnn.data.formats.files import clip
-from transfer_maskrcnn.data.formats.yolo import YAML_SUFFIXES, is_yolo
+from transfer_maskrcnn.data.formats.yolo import YAML_SUFFIXES, is_yolo, read_yaml
 from transfer_maskrcnn.data.split import PARTS, Split
 from transfer_maskrcnn.errors import ConfigError, DatasetError, nearest
 from transfer_maskrcnn.files import parse_yaml
+from transfer_maskrcnn.text import listed
 
 logger = logging.getLogger(__name__)
 
@@ -301,25 +302,43 @@ def register_catalog(
             recognised.
     """
     path = Path(path).expanduser()
-    is_yaml = path.suffix.lower() in YAML_SUFFIXES
-    if root is None and (path.is_dir() or (path.is_file() and not is_yaml)):
-        return _register_recognised(path)
-    entries = _read_catalog(path)
-    if root is None and isinstance(entries, dict) and is_yolo(entries):
-        return _register_recognised(path)
-    for name, entry in _declared(path, entries).items():
-        _check_entry(path, name, entry)
-    return register_entries(entries, path.parent if root is None else root)
+    file = declared_in(path) if root is None else path
+    if file is None:
+        from .given import catalog_of  # which imports this module
 
-
-def _register_recognised(path: Path) -> list[str]:
-    """What lies in a folder, or is a file of a dataset."""
-    from .given import catalog_of, declared_in  # which imports this module
-
-    declared = declared_in(path)
-    if declared is None:
         return catalog_of(path).register()
-    return register_catalog(declared, declared.parent)
+    entries = _read_catalog(file)
+    for name, entry in entries.items():
+        _check_entry(file, name, entry)
+    return register_entries(entries, file.parent if root is None else root)
+
+
+def declared_in(path: Path) -> Path | None:
+    """The catalog file that ``path`` is, or the one in it; None where it has to be recognised.
+
+    Raises:
+        DatasetError: several catalogs in a folder.
+    """
+    if not path.is_dir():
+        is_yaml = path.suffix.lower() in YAML_SUFFIXES
+        return path if not path.is_file() or (is_yaml and not is_yolo(_content(path))) else None
+    files = [file for file in sorted(path.iterdir()) if file.suffix.lower() in YAML_SUFFIXES]
+    catalogs = [
+        file
+        for file in files
+        if any(isinstance(entry, dict) and "format" in entry for entry in _content(file).values())
+    ]
+    if len(catalogs) > 1:
+        names = listed(file.name for file in catalogs)
+        raise DatasetError(f"{path} has several catalogs, {names}; name one of them")
+    return catalogs[0] if catalogs else None
+
+
+def _content(file: Path) -> dict[str, Any]:
+    try:
+        return read_yaml(file)
+    except DatasetError:  # whoever reads it for good has the words for it
+        return {}
 
 
 def register_entries(
@@ -329,10 +348,8 @@ def register_entries(
     base = Path(base).expanduser()
     names: list[str] = []
     for name, entry in entries.items():
-        paths = {
-            key: entry[key] for key in ("annotations", "image_root") if entry.get(key) is not None
-        }
-        paths = {key: str(base / Path(value).expanduser()) for key, value in paths.items()}
+        stated = [key for key in ("annotations", "image_root") if entry.get(key) is not None]
+        paths = {key: str(base / Path(entry[key]).expanduser()) for key in stated}
         names += register_dataset(name, **{**entry, **paths})
     return names
 
@@ -358,11 +375,10 @@ def register_catalogs(stated: Any) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _read_catalog(path: Path) -> Any:
+def _read_catalog(path: Path) -> dict[Any, Any]:
     try:
         # a folder is no file either, and says so itself; to read a pipe would never end
         text = "" if path.is_fifo() else path.read_text(encoding="utf-8")
-        return parse_yaml(text, f"the dataset catalog {path}")
     except OSError as error:
         raise DatasetError(
             f"cannot read the dataset catalog {path}: {error.strerror}; "
@@ -371,9 +387,7 @@ def _read_catalog(path: Path) -> Any:
         ) from None
     except UnicodeDecodeError as error:
         raise DatasetError(f"the dataset catalog {path} is not UTF-8 text: {error}") from None
-
-
-def _declared(path: Path, entries: Any) -> dict[Any, Any]:
+    entries = parse_yaml(text, f"the dataset catalog {path}")
     if not isinstance(entries, dict) or not entries:
         raise DatasetError(
             f"the dataset catalog {path} declares no dataset; expected lines of the form\n"

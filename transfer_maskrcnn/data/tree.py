@@ -12,29 +12,12 @@ from itertools import islice
 from pathlib import Path
 
 from transfer_maskrcnn.data.formats.files import IMAGE_SUFFIXES, MOST_FILES, walk
-from transfer_maskrcnn.data.formats.names import are_parts, parts_of
+from transfer_maskrcnn.data.formats.names import are_parts, part_of, parts_of, words_of
 from transfer_maskrcnn.errors import DatasetError
 from transfer_maskrcnn.text import listed
 
-_PARTS = {
-    "train": ("train", "training", "trainval"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing"),
-}
-_PART_OF = {word: part for part, words in _PARTS.items() for word in words}
 _SAMPLE = 50  # names that are looked up, to find the folder of thousands
 _ENOUGH = 0.9  # of them in one folder: it is the folder
-
-
-def part_of(words: str | os.PathLike[str]) -> str:
-    """train, val or test, as a path or a name says, its last word before the others; or ""."""
-    said = [_PART_OF[word] for word in words_of(words) if word in _PART_OF]
-    return said[-1] if said else ""
-
-
-def words_of(text: str | os.PathLike[str]) -> list[str]:
-    """The words in a path or name, in small letters, without numbers."""
-    return re.findall(r"[^\W\d_]+", os.fspath(text).lower())
 
 
 class Tree:
@@ -86,7 +69,7 @@ class Tree:
         return _stem(name) in self._folders_of
 
     def local(self, path: Path) -> Path:
-        return path.relative_to(self.root)
+        return Path(os.path.relpath(path, self.root))  # behind a link, outside of the root
 
     def part(self, path: Path) -> str:
         """As the names below the root say, or else the root's, where it says nothing more."""
@@ -132,11 +115,8 @@ class Tree:
         apart, own = set(one).difference(other), set(other).difference(one)
         if any(name.lower() in _names_in(mine) for name in apart for mine in own):
             return False
-        said = part_of("/".join(apart)), part_of("/".join(own))
-        return (
-            (all(said) and said[0] != said[1])
-            or any(are_parts(a, b) for a in apart for b in own)
-            or any(name.lower() in self._sets for name in apart)
+        return any(are_parts(a, b) for a in apart for b in own) or any(
+            name.lower() in self._sets for name in apart
         )
 
     @cached_property

@@ -17,6 +17,7 @@ from detectron2.structures import BoxMode
 from transfer_maskrcnn.data.datasets import DatasetSpec, parse
 from transfer_maskrcnn.data.formats import base
 from transfer_maskrcnn.data.formats.base import LoadedDataset, LoadReport, Reason
+from transfer_maskrcnn.data.formats.names import part_of
 from transfer_maskrcnn.data.formats.yolo import label_path
 from transfer_maskrcnn.data.registry import dataset_facts, spec_of
 from transfer_maskrcnn.doctor.anchors import Floats, Measures, Settings, measure
@@ -25,8 +26,6 @@ from transfer_maskrcnn.doctor.images import TINY_SIDE, Figures, Look
 from transfer_maskrcnn.errors import DatasetError, nearest
 from transfer_maskrcnn.text import plural
 
-_VALIDATION = ("val", "valid", "validation", "test", "dev", "eval")
-_TRAINING = ("train", "training", "trainval")
 _MANY_BEYOND = 0.2  # of all instances: more are no careless strokes at the border
 _LISTS = {"coco": "annotations", "labelme": "shapes", "via": "regions"}  # keys of the json
 _DECODER, _SPACE = json.JSONDecoder(), re.compile(r"[ \t\n\r,:]*")
@@ -57,22 +56,17 @@ def subject_of(name: str, is_validation: bool = False, spec: DatasetSpec | None 
 
 
 def looks_like_validation(name: str) -> bool:
-    """By its name: it holds "val", "valid", "test" or "dev" as a word, and no "train"."""
-    words = _words(name)
-    return any(w in _VALIDATION for w in words) and not any(w in _TRAINING for w in words)
+    """By its name: the last word in it that names a part is no "train"."""
+    return part_of(name) in ("val", "test")
 
 
 def belong_together(train: str, validation: str) -> bool:
     """By their names, which differ by "train" and "val" alone, or the like."""
     one, other = (
-        [word for word in _words(name) if word not in (*_VALIDATION, *_TRAINING)]
+        [word for word in re.split(r"[\W_]+", name.lower()) if not part_of(word)]
         for name in (train, validation)
     )
     return one == other
-
-
-def _words(name: str) -> list[str]:
-    return [word.rstrip("0123456789") or word for word in re.split(r"[-_/.\s]+", name.lower())]
 
 
 @dataclass

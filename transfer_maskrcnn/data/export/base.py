@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -165,19 +167,14 @@ def image_files(dataset: LoadedDataset) -> tuple[str, ...]:
 def distinct_stems(files: Sequence[str]) -> list[str]:
     """The name without suffix of each file; where one is taken, its folder's name goes before it,
     then a number behind it. Two that differ in case alone are taken for the same."""
-    taken: set[str] = set()
-    numbers: Counter[str] = Counter()
-    stems = []
+    taken: dict[str, str] = {}
+    numbers: defaultdict[str, Iterator[int]] = defaultdict(partial(count, 2))
     for file in map(Path, files):
-        stem = file.stem
-        if stem.casefold() in taken:
-            stem = f"{file.absolute().parent.name}_{file.stem}"
-        while stem.casefold() in taken:
-            numbers[file.stem] += 1
-            stem = f"{file.stem}_{numbers[file.stem] + 1}"
-        taken.add(stem.casefold())
-        stems.append(stem)
-    return stems
+        numbered = (f"{file.stem}_{number}" for number in numbers[file.stem])
+        names = chain([file.stem, f"{file.absolute().parent.name}_{file.stem}"], numbered)
+        stem = next(name for name in names if name.casefold() not in taken)
+        taken[stem.casefold()] = stem
+    return list(taken.values())
 
 
 def _copy(source: Path, folder: Path, stem: str) -> tuple[str, str]:

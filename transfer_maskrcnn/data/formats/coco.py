@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -74,7 +75,7 @@ def load_coco_json(
     if crowds not in ("ignore", "instances"):
         raise DatasetError(f"crowds is {crowds!r}; expected 'ignore' or 'instances'")
     report = LoadReport()
-    images = parse_images(data, source, report)
+    images, names_of = parse_images(data, source, report)
     root.locate(list(images.values()))
     categories = need(data, "categories", list, source, "the file")
     keys = read_ids(categories, "id", "categories", source, report)
@@ -86,7 +87,7 @@ def load_coco_json(
     usage = Counter(labels)
     names = parse_categories(categories, keys, usage, source, report)
     parse_annotations(
-        *(data, images, [names[key] for key in labels], source, report),
+        *(data, images, names_of, [names[key] for key in labels], source, report),
         are_crowds=crowds == "ignore",
     )
     numbers = numbered(keys)
@@ -111,17 +112,15 @@ def read_ids(
 
     ``aliases`` are pairs of a name and the id that it may stand for, unless several have it.
     """
-    with suppress(TypeError, KeyError, IndexError):
-        values = [record[key] for record in records]
-        if set(map(type, values)) <= {int}:
-            return values
+    values = [record.get(key) if isinstance(record, dict) else None for record in records]
+    if set(map(type, values)) <= {int}:
+        return values
     ids: list[Id] = []
     pairs = list(aliases)
     times = Counter(name for name, _ in pairs)
     own = {id for _, id in pairs}
     of_name = {name: id for name, id in pairs if times[name] == 1 and name not in own}
-    for k, record in enumerate(records):
-        text = record.get(key) if isinstance(record, dict) else None
+    for k, (record, text) in enumerate(zip(records, values, strict=True)):
         if isinstance(text, str) and text.strip():
             number = int(text) if text.isdecimal() and str(int(text)) == text else text
             _count_type(report, place, k, f"{key} {text!r}")
@@ -143,8 +142,11 @@ def numbered(ids: Iterable[Id]) -> dict[Id, int]:
     return {id: int(id) for id in distinct}
 
 
-def parse_images(data: dict[str, Any], source: str, report: LoadReport) -> dict[Id, RawImage]:
-    """Id -> image, without its instances. Name and size are what the file states."""
+def parse_images(
+    data: dict[str, Any], source: str, report: LoadReport
+) -> tuple[dict[Id, RawImage], set[tuple[str, Id]]]:
+    """Id -> image, without its instances, name and size being what the file states; and what
+    annotations may call one instead: its file name, with or without the suffix."""
     records = need(data, "images", list, source, "the file")
     ids = read_ids(records, "id", "images", source, report)
     named = {(id, str(record.get("file_name"))) for record, id in zip(records, ids, strict=True)}
@@ -166,13 +168,13 @@ def parse_images(data: dict[str, Any], source: str, report: LoadReport) -> dict[
         if size and str in (type(record["height"]), type(record["width"])):
             image.repairs.append((Reason.OTHER_TYPE, "height or width as text"))
         images[id] = image
-    data["images"] = list(dict(zip(ids, records, strict=True)).values())
-    return images
+    return images, {(text, id) for id, name in named for text in (name, PurePath(name).stem)}
 
 
 def parse_annotations(
     data: dict[str, Any],
     images: dict[Id, RawImage],
+    names_of: Iterable[tuple[str, Id]],
     labels: Sequence[str],
     source: str,
     report: LoadReport,
@@ -181,8 +183,7 @@ def parse_annotations(
     """Hang every annotation, of ``labels``, on its image; those of unknown images are counted as
     left out. Unless ``are_crowds``, what the file calls a crowd is an object."""
     records = data["annotations"]
-    names = _names_of(data["images"], images)
-    of_image = read_ids(records, "image_id", "annotations", source, report, names)
+    of_image = read_ids(records, "image_id", "annotations", source, report, names_of)
     crowds = _crowds(records, source, report)
     seen: dict[Id, dict[str, Any]] = {}
     rows = zip(records, of_image, labels, crowds, strict=True)
@@ -205,29 +206,18 @@ def parse_annotations(
             image.instances.append(_parse_annotation(record, label, here, iscrowd * are_crowds))
 
 
-def _names_of(records: list[dict[str, Any]], ids: Iterable[Id]) -> Iterator[tuple[str, Id]]:
-    """What annotations may call an image: its file name, with or without the suffix."""
-    for record, id in zip(records, ids, strict=True):
-        name = str(record.get("file_name"))
-        yield from ((text, id) for text in {name, PurePath(name).stem})
-
-
 def _crowds(records: list[dict[str, Any]], source: str, report: LoadReport) -> list[int]:
     """``iscrowd`` of each; null, and texts, are read as they are meant."""
     values = [record.get("iscrowd", 0) for record in records]
-    if set(map(type, values)) == {int} and set(values) <= {0, 1}:
-        return values
     for k, value in enumerate(values):
-        try:
-            values[k] = _CROWD[value]
-        except (KeyError, TypeError):
+        if isinstance(value, (list, dict)) or value not in _CROWD:
             raise DatasetError(
                 f"{source}: annotations[{k}].iscrowd is {clip(repr(value))}; expected 0 for an "
                 "object, or 1 for a crowd"
-            ) from None
+            )
         if value is None or isinstance(value, str):
             _count_type(report, "annotations", k, f"iscrowd {value!r}")
-    return values
+    return [_CROWD[value] for value in values]
 
 
 def _parse_annotation(
@@ -277,24 +267,20 @@ def unnested(segmentation: list[Any]) -> list[Any]:
 
     COCO's ``[[x, y, ...], ...]`` comes back as the same object.
     """
-    first = segmentation[0]
-    if isinstance(first, list) and len(first) > 2 and not isinstance(first[0], list):
-        return segmentation
     if not any(isinstance(value, (list, dict)) for value in segmentation):
         return [segmentation]
-    if len(segmentation) > 2 and all(
-        isinstance(pair, list) and len(pair) == 2 and not isinstance(pair[0], list)
-        for pair in segmentation
-    ):
-        return [[value for pair in segmentation for value in pair]]
-    if all(
-        isinstance(polygon, list)
-        and polygon
-        and all(isinstance(pair, list) and len(pair) == 2 for pair in polygon)
-        for polygon in segmentation
-    ):
-        return [[value for pair in polygon for value in pair] for polygon in segmentation]
+    if len(segmentation) > 2 and _are_pairs(segmentation):
+        return [[*chain.from_iterable(segmentation)]]
+    if all(map(_are_pairs, segmentation)):
+        return [[*chain.from_iterable(polygon)] for polygon in segmentation]
     return segmentation
+
+
+def _are_pairs(points: Any) -> bool:
+    return (isinstance(points, list) and len(points) > 0) and all(
+        isinstance(pair, list) and len(pair) == 2 and not isinstance(pair[0], list)
+        for pair in points
+    )
 
 
 def parse_categories(

@@ -8,13 +8,13 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, TypeVar
 
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
@@ -24,6 +24,7 @@ from transfer_maskrcnn.text import few, plural, shorten
 from .base import Reason
 from .foreign import describe, describe_bytes
 
+T, R = TypeVar("T"), TypeVar("R")
 _MAX_SHOWN = 80
 _KINDS = {
     dict: "an object {...}",
@@ -136,7 +137,7 @@ _LONGEST_LINK = 1_000  # bytes
 _LATE_EXIF = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 THREADS = 8
 MOST_FILES = 1_000_000  # below a folder: more are no dataset, but somebody's whole disk
-_AT_ONCE = 16  # images: handing each to a thread alone takes as long as looking at it
+_AT_ONCE = 16  # handing each file to a thread alone takes as long as looking at it
 # What files begin with that Pillow does not open, and what turns them into images.
 _FORMATS = {
     rb".{128}DICM": "DICOM; save one window of values for all, as 8 bit (pydicom)",
@@ -149,6 +150,13 @@ _FORMATS = {
     rb"%PDF|\s*<svg": "a drawing, not pixels; save it as PNG",
     rb"version https://git-lfs": "a pointer of Git LFS; git lfs pull",
 }
+
+
+def in_threads(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """``function`` of each item, such as files, which networks take their time for; in order."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        parts = [items[k : k + _AT_ONCE] for k in range(0, len(items), _AT_ONCE)]
+        return [*chain.from_iterable(pool.map(lambda part: [*map(function, part)], parts))]
 
 
 def natural_key(text: str) -> list[tuple[int, str]]:
@@ -230,10 +238,9 @@ class ImageProbe:
 
 def probe_images(paths: Sequence[str]) -> list[ImageProbe]:
     """:func:`probe_image` of every path, in threads; the order is kept."""
-    with warnings.catch_warnings(), ThreadPoolExecutor(THREADS) as pool:
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PIL's remarks on odd but readable metadata
-        parts = [paths[k : k + _AT_ONCE] for k in range(0, len(paths), _AT_ONCE)]
-        return [*chain.from_iterable(pool.map(lambda part: [*map(probe_image, part)], parts))]
+        return in_threads(probe_image, paths)
 
 
 def probe_image(path: str) -> ImageProbe:

@@ -30,7 +30,6 @@ from .files import (
     read_json,
     stated_size,
     wrong_kind,
-    wrong_type,
 )
 from .foreign import describe
 from .masks import ellipse, rectangle
@@ -333,9 +332,7 @@ def via_records(data: Any, source: str) -> dict[str, dict[str, Any]]:
     result = {}
     for key, record in records.items():
         place = f"image {key!r}"
-        if not isinstance(record, dict):
-            raise wrong_type(record, dict, source, place)
-        regions = record.get("regions")
+        regions = need({place: record}, place, dict, source, "").get("regions")
         regions = list(regions.values()) if isinstance(regions, dict) else regions
         for k, region in enumerate(need({"regions": regions}, "regions", list, source, place)):
             region_place = f"{place}.regions[{k}]"

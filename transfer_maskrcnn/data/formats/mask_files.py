@@ -98,10 +98,9 @@ def _by_names(folder: Path, root: Path, mask_suffix: str | None) -> list[Masked]
         )
     # Of two images of one name in one folder, the first; a mask only where it has that name alone.
     are_masks = set(masks.values())
-    likely, unlikely = (
-        {k: p for k, p in files[::-1] if (p in are_masks) == is_mask} for is_mask in (False, True)
-    )
-    by_key = unlikely | likely
+    by_key = {
+        key: p for last in (False, True) for key, p in files[::-1] if (p not in are_masks) == last
+    }
     pairs, unread = _pair(by_key, masks, mask_suffix, folder)
     of_image: defaultdict[Path, list[Path]] = defaultdict(list)
     for mask, path in pairs.items():
@@ -113,13 +112,14 @@ def _by_names(folder: Path, root: Path, mask_suffix: str | None) -> list[Masked]
     result: list[Masked] = []
     for path, _ in sorted((keys | lost).items(), key=lambda item: natural_key(item[1])):
         own = [path] if path in lost else of_image[path]
-        image = RawImage(str(path.with_suffix("") if path in lost else path), len(result) + 1)
-        image.problem = None if own else Reason.IMAGE_WITHOUT_MASK_FILE
-        image.note = f"of the mask {path.name}" if path in lost else hint
-        is_named = any(path.stem in (m.stem, m.parent.name) for m in own[:1])
-        image.repairs = [(Reason.MASK_NAMED, m.name) for m in own[:1] if not is_named]
-        if path in unread_of:
-            image.doubts = [(Reason.MASK_NOT_READ, unread_of[path].name)]
+        unnamed = [m for m in own[:1] if path.stem not in (m.stem, m.parent.name)]
+        image = RawImage(
+            *(str(path.with_suffix("") if path in lost else path), len(result) + 1),
+            problem=None if own else Reason.IMAGE_WITHOUT_MASK_FILE,
+            note=f"of the mask {path.name}" if path in lost else hint,
+            repairs=[(Reason.MASK_NAMED, mask.name) for mask in unnamed],
+            doubts=[(Reason.MASK_NOT_READ, unread_of[p].name) for p in unread_of.keys() & {path}],
+        )
         result.append((image, own))
     return result
 

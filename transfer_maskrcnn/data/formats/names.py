@@ -13,7 +13,6 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
@@ -25,7 +24,7 @@ from transfer_maskrcnn.errors import nearest
 from transfer_maskrcnn.text import listed
 
 from .base import RawImage, Reason
-from .files import IMAGE_SUFFIXES, MOST_FILES, THREADS, clip, existing, probe_image, walk
+from .files import IMAGE_SUFFIXES, MOST_FILES, clip, existing, in_threads, probe_image, walk
 
 _MOST_ALIKE = 100  # files of one name, or with its digits, that are remembered
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://[^/]*", re.I)  # with the host; C:/ is none
@@ -34,11 +33,27 @@ _UPLOAD = re.compile(r"[0-9a-f]{8}-(?=.)")  # Label Studio's 1a2b3c4d-name.jpg
 _NO_DATE = re.compile(rf"(?![0-9]+-){_UPLOAD.pattern}")
 _ROBOFLOW = re.compile(r"_([a-z]+)\.rf\.[0-9a-z]+\.[a-z]+$")  # name_png.rf.1a2b3c.jpg
 _SUFFIXES = IMAGE_SUFFIXES | {*(".gif", ".jp2", ".jfif", ".heic", ".heif", ".avif", ".dcm", ".npy")}
-_PARTS = {*("train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval")}
+_PARTS = {
+    "train": ("train", "training", "trainval"),
+    "val": ("val", "valid", "validation", "dev", "eval"),
+    "test": ("test", "testing"),
+}
+_PART_OF = {word: part for part, words in _PARTS.items() for word in words}
 _NO_IMAGE = "it is no image that can be read"
 _NO_IMAGES = (Reason.IMAGE_EMPTY, Reason.IMAGE_NO_IMAGE, Reason.IMAGE_FORMAT)
 
 Folders = tuple[str, ...]
+
+
+def words_of(text: str | os.PathLike[str]) -> list[str]:
+    """The words in a path or name, in small letters, without numbers."""
+    return re.findall(r"[^\W\d_]+", os.fspath(text).lower())
+
+
+def part_of(words: str | os.PathLike[str]) -> str:
+    """train, val or test, as a path or a name says, its last word before the others; or ""."""
+    said = [_PART_OF[word] for word in words_of(words) if word in _PART_OF]
+    return said[-1] if said else ""
 
 
 def _plain(name: str) -> str:
@@ -114,7 +129,7 @@ class ImageFolder:
         stated = [str(i.file_name) if type(i.file_name) in (str, int) else "" for i in images]
         for image, name in zip(images, stated, strict=True):
             image.file_name = os.path.join(self.root, name)
-        are_there = _are_images([image.file_name for image in images])
+        are_there = in_threads(_is_image, [image.file_name for image in images])
         missing = [
             i
             for i, image in enumerate(images)
@@ -139,34 +154,26 @@ class ImageFolder:
     def _read(self, image: RawImage, name: str) -> bool:
         """Whether a name leads to a file in its own notation, also from the annotations on."""
         plain = re.sub("^file://", "", name.strip()).replace("\\", "/")
-        for folder in (self.root, self._beside):
-            path = os.path.join(folder, plain)
-            if not _is_image(path):
-                continue
-            inner = os.path.relpath(path, self.root)
-            if not inner.startswith(os.path.join(os.pardir, "")):
-                path = os.path.join(self.root, inner)
-            elif folder is not self.root:
-                note = f"for {clip(repr(name))}: beside the annotations, not in image_root"
-                image.repairs.append((Reason.FOUND_ELSEWHERE, note))
-            if plain != name:
-                image.repairs.append((Reason.NAME_SPELT, f"for {clip(repr(name))}"))
-            image.file_name = path
-            return True
-        return False
+        in_root, beside = (os.path.join(folder, plain) for folder in (self.root, self._beside))
+        path = in_root if _is_image(in_root) else beside
+        if not _is_image(path):
+            return False
+        inner = os.path.relpath(path, self.root)
+        if not inner.startswith(os.path.join(os.pardir, "")):
+            path = os.path.join(self.root, inner)
+        elif path != in_root:
+            note = f"for {clip(repr(name))}: beside the annotations, not in image_root"
+            image.repairs.append((Reason.FOUND_ELSEWHERE, note))
+        if plain != name:
+            image.repairs.append((Reason.NAME_SPELT, f"for {clip(repr(name))}"))
+        image.file_name = path
+        return True
 
 
 def _is_image(path: str, believe: bool = True) -> bool:
     """Whether there is such a file, and it is an image, by its suffix or else by its content."""
     is_named = believe and os.path.splitext(path)[1].lower() in _SUFFIXES
     return os.path.isfile(path) and (is_named or probe_image(path).problem not in _NO_IMAGES)
-
-
-def _are_images(paths: Sequence[str]) -> list[bool]:
-    """:func:`_is_image` of each, in threads, since on a network that takes its time."""
-    with ThreadPoolExecutor(THREADS) as pool:
-        parts = list(pool.map(lambda k: [*map(_is_image, paths[k::THREADS])], range(THREADS)))
-    return [parts[i % THREADS][i // THREADS] for i in range(len(paths))]
 
 
 class _Hit(NamedTuple):
@@ -347,17 +354,14 @@ def are_parts(one: str, other: str, level: int = 1) -> bool:
     Far above the images, at ``level`` 3 or more, a number tells disks and users apart instead.
     """
     alike = {re.sub("[0-9]+|(?<![a-z])[a-z](?![a-z])", "#", name) for name in (one, other)}
-    mine, its = (_PARTS.intersection(re.split("[^a-z]+", name)) for name in (one, other))
-    return (level < 3 and len(alike) == 1) or bool(mine and its and mine != its)
+    said = {part_of(one), part_of(other)} - {""}
+    return (level < 3 and len(alike) == 1) or len(said) == 2
 
 
 def _tails(folders: Sequence[str], base: str) -> list[str]:
     """base, folder/base, ..., and the whole with a slash in front."""
-    tails = [base, *(base for _ in folders), ""]
-    for k, folder in enumerate(reversed(folders), start=1):
-        tails[k] = f"{folder}/{tails[k - 1]}"
-    tails[-1] = f"/{tails[-2]}"
-    return tails
+    parts = ["", *folders, base]
+    return ["/".join(parts[k:]) for k in reversed(range(len(parts)))]
 
 
 def _longest(

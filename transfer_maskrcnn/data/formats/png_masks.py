@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import repeat
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +19,7 @@ from transfer_maskrcnn.text import few, plural
 
 from .assemble import Merge, assemble
 from .base import LoadedDataset, Place, RawImage, RawInstance, Reason
-from .files import THREADS, existing
+from .files import existing, in_threads
 from .mask_files import Masked, find_masks
 from .masks import labels_to_rles, mask_to_rle, rle_area
 
@@ -102,9 +101,8 @@ def load_png_masks(
             f"classes is {list(names)!r}, but {layout} cannot tell one class from another: name "
             "one class, or use indexed PNGs of class numbers with pixel_values: class"
         )
-    with ThreadPoolExecutor(THREADS) as pool:
-        reading = masked, repeat(pixel_values == "class"), repeat(several)
-        frames = Counter(pool.map(_read_image, *reading))
+    read = partial(_read_image, by_class=pixel_values == "class", several=several)
+    frames = Counter(in_threads(read, masked))
     if pixel_values is None and len(frames) == 1 and max(frames) > 0:
         raise DatasetError(
             f"{folder}: value {max(frames) % _COLOUR} covers the border of every image, and 0 lies "

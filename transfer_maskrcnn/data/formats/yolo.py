@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -81,8 +82,10 @@ def load_yolo(
     images = list(by_file.values())
     _read_labels(images, names, source, unlabelled == "background")
     read_numbers([i for image in images for i in image.instances], config.get("kpt_shape"))
-    for path in _labels_without_image(list(by_file)):
-        images.append(RawImage(str(path), 0, problem=Reason.LABELS_WITHOUT_IMAGE))
+    images += [
+        RawImage(str(path), 0, problem=Reason.LABELS_WITHOUT_IMAGE)
+        for path in _labels_without_image(list(by_file))
+    ]
     known = {name: k for k, name in enumerate(names.values(), start=1)}
     return assemble(images, source, classes, merge, known=known)
 
@@ -258,29 +261,25 @@ def _parse_labels(
     """The lines of one label file, each with all numbers behind its class as one polygon; class
     numbers that ``names`` lacks go into ``unknown``."""
     instances = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        if not line.strip():
-            continue
+    lines = enumerate(read_text(path).splitlines(), start=1)
+    for number, line in ((number, line) for number, line in lines if line.strip()):
         first, *rest = line.split()
+        kind = finite([first]) or [math.nan]
         if len(rest) == 9 and finite(rest[:7]) and not finite(rest[7:8]):
             raise DatasetError(
                 f"{path}, line {number}: {clip(line)!r} looks like DOTA's: four corners of a "
                 "turned box, a class name and a difficulty; expected a class number, then x y of "
                 "each point of an outline. Annotate outlines; Mask R-CNN learns masks"
             )
-        try:
-            kind = int(float(first))
-            if kind != float(first):
-                raise ValueError
-        except (ValueError, OverflowError):
+        if not kind[0].is_integer():
             raise DatasetError(
                 f"{path}, line {number}: {clip(line)!r}; expected a class number, "
                 "then x y of each point"
-            ) from None
-        if kind not in names:
+            )
+        if kind[0] not in names:
             unknown[first] += 1
             continue
-        label, numbers = names[kind], finite(rest)
+        label, numbers = names[int(kind[0])], finite(rest)
         instance = RawInstance(Place(image, "line", number), label, [numbers], relative=True)
         instance.problem = None if numbers else Reason.BAD_COORDINATES
         instances.append(instance)
