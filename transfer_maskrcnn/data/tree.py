@@ -69,7 +69,7 @@ class Tree:
         return _stem(name) in self._folders_of
 
     def local(self, path: Path) -> Path:
-        return Path(os.path.relpath(path, self.root))  # behind a link, outside of the root
+        return path.relative_to(self.root)
 
     def part(self, path: Path) -> str:
         """As the names below the root say, or else the root's, where it says nothing more."""
@@ -105,7 +105,9 @@ class Tree:
         if not own:
             there = listed(sorted(str(self.local(folder)) for folder in votes))
             raise DatasetError(f"{near}: its images are not there; only {there} is")
-        first = max(own, key=lambda f: (votes[f], len(os.path.commonpath([f, near]))))
+        first = max(
+            sorted(own), key=lambda f: (votes[f], len(os.path.commonpath([f, near])), -len(f.parts))
+        )
         is_it = votes[first] >= _ENOUGH * len(called)
         return first if is_it else Path(os.path.commonpath(own))
 

@@ -112,7 +112,9 @@ def read_ids(
 
     ``aliases`` are pairs of a name and the id that it may stand for, unless several have it.
     """
-    values = [record.get(key) if isinstance(record, dict) else None for record in records]
+    values: list[Any] = [
+        record.get(key) if isinstance(record, dict) else None for record in records
+    ]
     if set(map(type, values)) <= {int}:
         return values
     ids: list[Id] = []

@@ -24,7 +24,8 @@ from transfer_maskrcnn.text import few, plural, shorten
 from .base import Reason
 from .foreign import describe, describe_bytes
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 _MAX_SHOWN = 80
 _KINDS = {
     dict: "an object {...}",
@@ -200,7 +201,7 @@ def _linked_folder(path: str) -> str:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError):  # ValueError: no text
         return ""
-    folder = os.path.normpath(os.path.join(os.path.dirname(path), text))
+    folder = os.path.join(os.path.dirname(path), text)  # ".." stays: it begins with what is walked
     return folder if "/" in text and os.path.isdir(folder) else ""
 
 
@@ -213,7 +214,9 @@ def list_files(folder: Path, suffixes: Container[str], *, recursive: bool = Fals
         return []
     found = map(Path, walk(folder)) if recursive else folder.iterdir()
     files = [p for p in found if p.suffix.lower() in suffixes and not is_hidden(p.name)]
-    return sorted(filter(Path.is_file, files), key=lambda p: natural_key(p.as_posix()))
+    return sorted(
+        filter(Path.is_file, files), key=lambda p: natural_key(Path(os.path.normpath(p)).as_posix())
+    )
 
 
 def list_images(folder: Path, *, recursive: bool = False) -> list[Path]:
