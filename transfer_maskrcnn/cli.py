@@ -78,6 +78,9 @@ COMMANDS = {
         *("summarise_runs", "summarise_runs_tool", "summarise_runs.py"),
         "print one table of several runs",
     ),
+    "weights": Command(
+        *("weights", "weights_tool", "weights.py"), "list or fetch weights that are known by name"
+    ),
 }
 
 

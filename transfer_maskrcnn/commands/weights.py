@@ -1,4 +1,4 @@
-"""The command line of tools/weights.py: known weights, and how to get them."""
+"""The command line ``weights``: known weights, and how to get them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from transfer_maskrcnn.cli import run_tool, tool_parser
 
 EXAMPLES = """
 Examples:
-  what there is:  python tools/weights.py
-  fetch one:      python tools/weights.py mask_rcnn_R_50_FPN_3x
+  what there is:  transfer-maskrcnn weights
+  fetch one:      transfer-maskrcnn weights mask_rcnn_R_50_FPN_3x
 A download that was cut off goes on. Without a connection the command says what
 to fetch elsewhere and where to put it. Training fetches what it needs itself.
 Exit status: 0; 1 for an error; 130 after Ctrl-C.
