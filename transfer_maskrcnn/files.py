@@ -14,7 +14,7 @@ import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -288,3 +288,11 @@ _PlainLoader.add_constructor("tag:yaml.org,2002:int", _PlainLoader.construct_yam
 def _refuse(wrong: bool, problem: str, at: Any) -> None:
     if wrong:
         raise yaml.MarkedYAMLError(problem=problem, problem_mark=at.start_mark)
+
+
+def common_folder(files: Sequence[str]) -> str:
+    """The folder, or the one file, that all absolute paths are in; "" where they share none."""
+    if not files or not all(os.path.isabs(file) for file in files):
+        return ""
+    common = os.path.commonpath(files) if len(files) > 1 else os.path.dirname(files[0])
+    return common if common != os.path.dirname(common) else ""

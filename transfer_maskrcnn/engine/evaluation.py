@@ -38,7 +38,7 @@ from transfer_maskrcnn.evaluation.explain import (
     EXPLANATION_FILE,
     RESULTS_FILE,
     explain_folder,
-    read_sentence,
+    read_told,
 )
 from transfer_maskrcnn.evaluation.explain.causes import SETTINGS_FILE
 from transfer_maskrcnn.evaluation.inference import FastInference
@@ -137,23 +137,25 @@ def _record(cfg: CfgNode, spec: RunSpec, results: Mapping[str, Results], model: 
 def print_summary(cfg: CfgNode, results: Mapping[str, Results]) -> None:
     """One row a test set: box and mask AP, AP50 and AP75; then what an extended model knows of old
     and novel classes; then why, a sentence a test set."""
-    rows = [
-        [name, task, *(by_task[task].get(metric) for metric in ("AP", "AP50", "AP75"))]
-        for name, by_task in results.items()
-        for task in ("bbox", "segm")
-        if task in by_task
-    ]
-    print(tabulate(rows, ["dataset", "task", "AP", "AP50", "AP75"], floatfmt=".1f"))
-    undefined = {row[0] for row in rows if any(v is not None and math.isnan(v) for v in row[2:])}
+    told_of = {name: read_told(Path(cfg.OUTPUT_DIR, "inference", name)) for name in results}
+    rows: list[list[Any]] = []
+    for name, by_task in results.items():
+        for task in [task for task in ("bbox", "segm") if task in by_task]:
+            ends = told_of[name][1].get(task)
+            figures = (by_task[task].get(metric) for metric in ("AP", "AP50", "AP75"))
+            rows.append([name, task, *figures, "{:.1f} to {:.1f}".format(*ends) if ends else ""])
+    title = "95 % interval"
+    print(tabulate(rows, ["dataset", "task", "AP", "AP50", "AP75", title], floatfmt=".1f"))
+    if any(row[-1] for row in rows):
+        print(f"{title} of AP: over the images alone; another seed of training is not in it.")
+    undefined = {r[0] for r in rows if any(v is not None and math.isnan(v) for v in r[2:-1])}
     records = chain.from_iterable(map(DatasetCatalog.get, undefined))
     # without any object, AP is undefined whatever the model detects
     if any(not a.get("iscrowd", 0) for r in records for a in r.get("annotations", ())):
         print("nan: the model detected nothing. It may need more iterations, or MODEL.WEIGHTS.")
     file = Path(cfg.OUTPUT_DIR, EVALUATION_FILE)
     told = list(read_or_begin(file).get(EXTENSION_KEY, {}).get("lines", ()))
-    for name in results:
-        sentence = read_sentence(Path(cfg.OUTPUT_DIR, "inference", name))
-        told += [f"{name}: {sentence}"] if sentence else []
+    told += [f"{name}: {sentence}" for name, (sentence, _) in told_of.items() if sentence]
     print(*(wrapped(line, "") for line in told), f"Written to {file}", sep="\n")
 
 

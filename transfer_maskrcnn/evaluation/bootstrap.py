@@ -16,6 +16,7 @@ LEAST_IMAGES = 5
 REPLICATES = 1000
 #: elements of the largest temporary array
 CELLS = 2**21
+_MOST_ENTRIES = 10_000_000  # detections times resamples of one interval: some seconds
 
 
 class Interval(NamedTuple):
@@ -62,6 +63,15 @@ def interval(values: np.ndarray) -> Interval:
     if not len(known):
         return Interval(np.nan, np.nan)
     return Interval(*np.percentile(known, [2.5, 97.5]).tolist())
+
+
+def ap_interval(matches: Matches) -> Interval:
+    """Of COCO AP, over the choice of the images alone: another training is not in it. NaN where
+    there are fewer than :data:`LEAST_IMAGES`. Very many detections get fewer resamples."""
+    images, most = len(matches.image_ids), _MOST_ENTRIES // max(1, len(matches.score))
+    if images < LEAST_IMAGES:
+        return Interval(np.nan, np.nan)
+    return interval(bootstrap_ap(matches, resample(images, max(200, min(REPLICATES, most)))))
 
 
 def bootstrap_ap(matches: Matches, weights: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from transfer_maskrcnn.files import common_folder
 from transfer_maskrcnn.report.page import Picture, count, decimal, write_page
 from transfer_maskrcnn.report.plots import (
     MOST_BARS,
@@ -69,7 +70,7 @@ def write_doctor_page(content: Json, output: Path) -> Path:
 
 def _finding(found: Json) -> dict[str, Any]:
     places = found["places"][:_MOST_PLACES]
-    folder = _common_folder([place["file"] for place in places])
+    folder = common_folder([place["file"] for place in places])
     is_close = any(place["drawn"] for place in found["places"])
     drawn = []
     for k, picture in found["pictures"]:
@@ -95,14 +96,6 @@ def _finding(found: Json) -> dict[str, Any]:
         # Those whose image is not to be had any more; of one that was left out, that is no news.
         "undrawn": sum(now is None for now, then in zip(drawn, known, strict=True) if then),
     }
-
-
-def _common_folder(files: Sequence[str]) -> str:
-    """The folder, or the one file, that all places are in; "" where they share none."""
-    if not files or not all(os.path.isabs(file) for file in files):
-        return ""
-    common = os.path.commonpath(files) if len(files) > 1 else os.path.dirname(files[0])
-    return common if common != os.path.dirname(common) else ""
 
 
 def _words(place: Json, folder: str) -> str:

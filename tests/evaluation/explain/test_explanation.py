@@ -15,6 +15,8 @@ from transfer_maskrcnn.evaluation.explain import explain
 from transfer_maskrcnn.evaluation.explain.causes import Facts
 from transfer_maskrcnn.evaluation.explain.tide import Cause
 
+from .conftest import make_perfect, make_truth
+
 Record = dict[str, Any]
 Results = list[Record]
 ROUND = {3: 5, 5: 9, 9: 3}
@@ -195,7 +197,38 @@ def test_examples_point_at_detections_and_objects(truth: Record, perfect: Result
         assert results[example["detection"]]["image_id"] == example["image_id"]
     missed = explain(truth, [], task="bbox").examples[Cause.MISSED]
     assert [truth["annotations"][e["object"]]["area"] for e in missed] == [130.0**2] * 4
-    assert missed[0] == {"image_id": 7, "detection": None, "object": 5}
+    assert missed[0] == {"image_id": 7, "file_name": "0.png", "detection": None, "object": 5}
+
+
+def test_the_worst_images_are_those_without_which_ap_is_higher(
+    truth: Record, perfect: Results
+) -> None:
+    spoiled = [moved(r, 2.0, 0.0) if r["image_id"] == 9 else r for r in perfect]
+    spoiled = [r for r in spoiled if r["image_id"] != 8 or r["bbox"][2] > 32]  # three lost
+    worst = explain(truth, spoiled, task="bbox").worst_images
+    assert [image["file_name"] for image in worst] == ["2.png", "1.png"]
+    # two of those that were moved reach a neighbour of another class
+    assert worst[0]["mistakes"] == {"background": 4, "both": 2, "missed": 6}
+    assert worst[1]["mistakes"] == {"missed": 3} and worst[1]["objects"] == 6
+    # as the evaluation of all other images says
+    others = [r for r in spoiled if r["image_id"] != 9]
+    rest = {**truth, "images": [i for i in truth["images"] if i["id"] != 9]}
+    rest["annotations"] = [a for a in truth["annotations"] if a["image_id"] != 9]
+    without, with_it = (
+        explain(t, r, task="bbox").figures.ap for t, r in ((rest, others), (truth, spoiled))
+    )
+    assert worst[0]["gain"] == pytest.approx(without - with_it)
+    assert explain(truth, perfect, task="bbox").worst_images == []
+
+
+def test_the_interval_holds_ap_and_needs_some_images() -> None:
+    truth = make_truth(12)
+    found = [r for r in make_perfect(truth) if r["image_id"] % 3 or r["bbox"][2] > 32]
+    figures = explain(truth, found, task="bbox").figures
+    low, high = figures.ap_interval
+    assert low < figures.ap < high and high - low > 2
+    few = make_truth(4)
+    assert np.isnan(explain(few, make_perfect(few), task="bbox").figures.ap_interval).all()
 
 
 STRANGERS = [

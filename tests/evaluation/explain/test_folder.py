@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from transfer_maskrcnn.errors import TransferError
-from transfer_maskrcnn.evaluation.explain import evaluated_folders, explain_folder, read_sentence
+from transfer_maskrcnn.evaluation.explain import evaluated_folders, explain_folder, read_told
 from transfer_maskrcnn.evaluation.explain.tide import Cause
 
 Record = dict[str, Any]
@@ -28,10 +28,10 @@ def folder(tmp_path: Path, truth: Record, perfect: list[Record]) -> Path:
 
 def test_both_tasks_are_explained(folder: Path, tmp_path: Path) -> None:
     assert evaluated_folders(tmp_path) == [folder]
-    assert read_sentence(folder) == ""
+    assert read_told(folder) == ("", {})
     explained = explain_folder(folder)
     assert list(explained) == ["segm", "bbox"]
-    assert read_sentence(folder) == explained["segm"].sentence
+    assert read_told(folder)[0] == explained["segm"].sentence
     content = json.loads((folder / "explanation.json").read_text())
     assert content["segm"]["figures"]["sizes"]["small"] == {"objects": 12, "found": 0}
     assert content["bbox"]["causes"][0] == {"name": "missed", "gain": pytest.approx(49.5, abs=1),
@@ -52,7 +52,7 @@ def test_facts_are_read(folder: Path) -> None:
         return blame.name, blame.size
 
     (folder / "settings.json").write_text(json.dumps({"min_size_test": 640, "of_later": 1}))
-    assert first() == (Cause.MISSED, "small") and "(now 640)" in read_sentence(folder)
+    assert first() == (Cause.MISSED, "small") and "(now 640)" in read_told(folder)[0]
     recall = {"1000": {"all": 0.5, "small": 0.0, "medium": 1.0, "large": None}}
     objects = {"all": 24, "small": 12, "medium": 12, "large": 0}
     (folder / "proposals.json").write_text(json.dumps({"recall": recall, "objects": objects}))
@@ -100,4 +100,4 @@ def test_what_is_no_box_is_an_error(name: str, box: Any, folder: Path) -> None:
 @pytest.mark.parametrize("content", ["{", "{}", '{"segm": 3}', '{"segm": {}}'])
 def test_a_damaged_explanation_has_no_sentence(content: str, folder: Path) -> None:
     (folder / "explanation.json").write_text(content)
-    assert read_sentence(folder) == ""
+    assert read_told(folder) == ("", {})

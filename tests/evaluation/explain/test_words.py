@@ -63,18 +63,23 @@ SENTENCES: list[tuple[Cause, str, Facts, str]] = [
     (Cause.PROPOSALS, "", Facts(recall={**LITTLE, "100": {"all": 0.3}}, rpn_post_nms_topk=300,
                                 proposals=FULL),
      "IoU 0.5): fit MODEL.ANCHOR_GENERATOR.SIZES"),
-    (Cause.MISSED, "", Facts(), "is missed objects: train longer, or on more images"),
+    (Cause.MISSED, "", Facts(),
+     "is missed objects: look for objects without annotation; train longer, or on more images"),
     (Cause.MISSED, "small", Facts(min_size_test=800),
      "Masks are fine, 40 % of the loss is missed small objects: try a larger INPUT.MIN_SIZE_TEST "
      "(now 800), in training, too."),
     (Cause.MISSED, "large", Facts(), "try larger MODEL.ANCHOR_GENERATOR.SIZES"),
-    (Cause.CLASSIFICATION, "", Facts(), "objects taken for another class: look for wrong labels"),
-    (Cause.LOCALISATION, "small", Facts(), "is boxes of small objects in the wrong place: look"),
+    (Cause.CLASSIFICATION, "", Facts(),
+     "classification (objects taken for another class): look for wrong labels"),
+    (Cause.LOCALISATION, "small", Facts(),
+     "localisation (boxes of small objects in the wrong place): look"),
     (Cause.MASK, "", Facts(), "is masks that are worse than their boxes: look whether polygons"),
     (Cause.DUPLICATE, "", Facts(nms_threshold=1.0),
-     "objects found more than once: try a lower MODEL.ROI_HEADS.NMS_THRESH_TEST (now 1)"),
-    (Cause.BACKGROUND, "small", Facts(), "is small detections where there is no object: look"),
-    (Cause.BOTH, "", Facts(), "detections near objects of another class: train longer"),
+     "duplicates (objects found more than once): try a lower MODEL.ROI_HEADS.NMS_THRESH_TEST "
+     "(now 1)"),
+    (Cause.BACKGROUND, "small", Facts(),
+     "is background (small detections where there is no object): look"),
+    (Cause.BOTH, "", Facts(), "(detections near objects of another class): train longer"),
     (Cause.INEXACT_BOXES, "", Facts(), "0 % of the loss is boxes that are not exact: look whether"),
     (Cause.INEXACT_MASKS, "", Facts(), "masks that are not exact: look whether polygons"),
 ]  # fmt: skip
@@ -89,6 +94,29 @@ def test_each_cause(
     permuted = {"cat": "owl", "owl": "cat"}
     figures = replace(figures, ap=50.0, ap50=50.0, renaming=permuted, beyond=7, suppressed=5)
     assert words in sentence(figures, facts, [Blame(cause, 20.0, size)])
+
+
+SHORT = [
+    # first cause, what it is told to do first, and what then
+    (Cause.CLASSIFICATION, "then look for wrong labels, classes in another order"),
+    (Cause.CHANCE, "then look whether MODEL.WEIGHTS loaded"),
+    (Cause.MASKS_BEHIND, "then look whether polygons are exact"),
+    (Cause.PROPOSALS, "then fit MODEL.ANCHOR_GENERATOR.SIZES"),
+    (Cause.BOTH, ""),
+]
+
+
+@pytest.mark.parametrize(("cause", "then"), SHORT)
+def test_a_short_run_is_told_to_train_longer_before_anything_else(
+    cause: Cause, then: str, truth: Record, perfect: Results
+) -> None:
+    figures = explain(truth, perfect[::2], task="bbox").figures
+    for iterations, first in ((2, True), (499, True), (500, False), (None, False)):
+        facts = Facts(iterations=iterations, recall=LITTLE)
+        told = sentence(figures, facts, [Blame(cause, 20.0)])
+        after = told.partition(f"train longer first ({iterations} iterations so far)")[2]
+        assert bool(after) == first
+        assert not first or (then in after and "train longer" not in after)
 
 
 def test_every_cause_has_words() -> None:
@@ -107,8 +135,8 @@ def test_what_is_found_but_not_exact_is_not_hidden(truth: Record, perfect: Resul
     nearly = replace(figures, ap=60.0, ap50=95.0, loose_boxes=35.0)
     assert sentence(nearly, Facts(), [Blame(Cause.MISSED, 4.0, "medium")]) == (
         "Nearly everything is found; 88 % of the loss is boxes that are found but not exact, as "
-        "with most models; 10 % is missed medium objects: train longer, or on more images; look "
-        "for objects without annotation."
+        "with most models; 10 % is missed medium objects: look for objects without annotation; "
+        "train longer, or on more images."
     )
     many = replace(figures, ap=40.0, ap50=80.0, loose_boxes=25.0, loose_masks=15.0)
     assert sentence(many, Facts(), [Blame(Cause.MISSED, 20.0)]).startswith(
@@ -196,6 +224,6 @@ def test_long_names_stay_different(truth: Record, perfect: Results) -> None:
     ]
     shown = lines(truth, perfect)
     start = next(n for n, line in enumerate(shown) if line.startswith("class  "))
-    rows = [line.split()[0] for line in shown[start + 1 : start + 4]]
+    rows = [line.split()[0] for line in shown[start + 2 : start + 5]]  # the title has two lines
     assert len(set(rows)) == 3
-    assert rows[0].endswith("A")
+    assert [rows[k][-1] for k in (0, 1)] == ["A", "B"]

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from operator import itemgetter
 from pathlib import Path
 
-import numpy as np
 from termcolor import colored
 
 from transfer_maskrcnn.cli import typed
 from transfer_maskrcnn.errors import DatasetError, TransferError
+from transfer_maskrcnn.evaluation.bootstrap import Interval
 from transfer_maskrcnn.evaluation.explain.causes import (
     Blame,
     Facts,
@@ -20,24 +20,22 @@ from transfer_maskrcnn.evaluation.explain.causes import (
     rank_causes,
     read_facts,
 )
-from transfer_maskrcnn.evaluation.explain.tide import (
-    KINDS,
-    NOBODY,
-    Cause,
-    Mistakes,
-    Record,
-    Scene,
-    find_mistakes,
-    read_scene,
+from transfer_maskrcnn.evaluation.explain.images import examples, worst_images
+from transfer_maskrcnn.evaluation.explain.tide import Cause, Record, find_mistakes, read_scene
+from transfer_maskrcnn.evaluation.explain.words import (
+    KIND_WORDS,
+    SURE_WORDS,
+    image_words,
+    notes,
+    sentence,
+    task_table,
+    worst_table,
 )
-from transfer_maskrcnn.evaluation.explain.words import KIND_WORDS, notes, sentence, task_table
 from transfer_maskrcnn.files import read_json, write_json
 from transfer_maskrcnn.text import wrapped
 
 EXPLANATION_FILE = "explanation.json"
 RESULTS_FILE = "coco_instances_results.json"
-#: of each kind of mistake
-EXAMPLES = 4
 
 
 @dataclass(frozen=True)
@@ -49,8 +47,10 @@ class Explanation:
         causes: by what to mend first; empty where nothing is to repair.
         notes: sentences about what the figures do not say by themselves.
         examples: kind of mistake -> some of them, those of the highest score (missed: the largest):
-            ``image_id``, the place of the ``detection`` in the results, and of the ``object`` among
-            the annotations of the ground truth; None where there is none.
+            ``image_id``, ``file_name`` as in the ground truth, the place of the ``detection`` in
+            the results, and of the ``object`` among the annotations of the ground truth; None
+            where there is none.
+        worst_images: those that cost most AP; see :func:`worst_images`, and "words".
     """
 
     sentence: str
@@ -58,6 +58,7 @@ class Explanation:
     notes: Sequence[str]
     figures: Figures
     examples: Mapping[Cause, Sequence[Record]]
+    worst_images: Sequence[Record]
 
 
 def explain(
@@ -85,37 +86,17 @@ def explain(
     names = [str(c.get("name", c["id"])) for c in sorted(truth["categories"], key=itemgetter("id"))]
     figures = measure(scene, mistakes, boxes, names, facts)
     causes = rank_causes(figures, facts)
+    files = {image["id"]: str(image.get("file_name", "")) for image in truth["images"]}
     return Explanation(
         sentence=sentence(figures, facts, causes),
         causes=causes,
         notes=list(notes(figures, facts)),
         figures=figures,
-        examples=_examples(scene, mistakes),
+        examples=examples(scene, mistakes, files),
+        worst_images=[
+            {**image, "words": image_words(image)} for image in worst_images(scene, mistakes, files)
+        ],
     )
-
-
-def _examples(scene: Scene, mistakes: Mistakes) -> dict[Cause, list[Record]]:
-    """Of as many images as can be."""
-    missed = np.argsort(-scene.object_area, kind="stable")
-    missed = missed[mistakes.missed[missed]]
-    of_detections = [scene.matches.image, scene.place, mistakes.about]
-    of_objects = [scene.object_image[missed], np.full_like(missed, NOBODY), missed]
-    rows = np.concatenate([of_detections, of_objects], axis=1)
-    kinds = np.append(mistakes.kind, np.full_like(missed, KINDS.index(Cause.MISSED)))
-    ids, found = scene.coco.image_ids.tolist(), {}
-    for place in np.unique(kinds[kinds != NOBODY]).tolist():
-        of_kind = rows[:, kinds == place].T
-        first = np.sort(np.unique(of_kind[:, 0], return_index=True)[1])
-        others = np.setdiff1d(np.arange(len(of_kind)), first)
-        found[KINDS[place]] = [
-            {
-                "image_id": ids[image],
-                "detection": None if detection == NOBODY else detection,
-                "object": None if object_ == NOBODY else object_,
-            }
-            for image, detection, object_ in of_kind[np.append(first, others)[:EXAMPLES]].tolist()
-        ]
-    return found
 
 
 def evaluated_folders(output_dir: Path) -> list[Path]:
@@ -160,18 +141,22 @@ def explain_folder(folder: Path) -> dict[str, Explanation]:
             f"{folder}: the ground truth, the results or what stands beside them is damaged "
             f"({type(error).__name__}: {error}); evaluate again"
         ) from error
-    content = {task: {**asdict(one), "kinds": KIND_WORDS} for task, one in explained.items()}
+    words = {"kinds": KIND_WORDS, "worst_images_are": SURE_WORDS}
+    content = {task: {**asdict(one), **words} for task, one in explained.items()}
     write_json(folder / EXPLANATION_FILE, content)
     return explained
 
 
-def read_sentence(folder: Path) -> str:
-    """The sentence of the ``explanation.json`` in ``folder``; "" without one that is whole."""
+def read_told(folder: Path) -> tuple[str, dict[str, Interval]]:
+    """Of the ``explanation.json`` in ``folder`` the sentence, and task -> interval of AP, where
+    there is one; "" and {} without a file that is whole."""
     try:
         content = read_json(folder / EXPLANATION_FILE, dict, {})
-        return str(next(iter(content.values()))["sentence"])
+        known = {task: one["figures"]["ap_interval"] for task, one in content.items()}
+        told = str(next(iter(content.values()))["sentence"])
+        return told, {task: Interval(*ends) for task, ends in known.items() if None not in ends}
     except (TransferError, LookupError, StopIteration, TypeError):
-        return ""
+        return "", {}
 
 
 def truth_file(folder: Path) -> Path:
@@ -187,5 +172,6 @@ def explanation_text(dataset: str, explanations: Mapping[str, Explanation]) -> s
         title, *table = task_table(explanation.figures)
         own = [] if explanation is first else [wrapped(explanation.sentence, indent="")]
         lines += ["", colored(title, attrs=["bold"]), *own, *table]
+    lines += worst_table(first.worst_images)
     lines += [""] * bool(first.notes) + [wrapped(note, indent="") for note in first.notes]
     return "\n".join(lines)

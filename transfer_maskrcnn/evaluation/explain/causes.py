@@ -13,7 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from transfer_maskrcnn.evaluation.bootstrap import average_precision, mean_ap
+from transfer_maskrcnn.evaluation.bootstrap import (
+    Interval,
+    ap_interval,
+    average_precision,
+    mean_ap,
+)
 from transfer_maskrcnn.evaluation.explain.tide import (
     KINDS,
     SIZES,
@@ -27,7 +32,7 @@ from transfer_maskrcnn.evaluation.explain.tide import (
 )
 from transfer_maskrcnn.files import read_json
 
-SETTINGS_FILE, PROPOSALS_FILE = "settings.json", "proposals.json"
+SETTINGS_FILE, PROPOSALS_FILE, RUN_FILE = "settings.json", "proposals.json", "run.json"
 
 #: points of AP that are not worth a word
 NEGLIGIBLE = 0.5
@@ -63,6 +68,7 @@ class Facts:
             proposal of IoU 0.5; None where there is no such object.
         proposed_objects: "all" or a size -> number of objects that these are shares of.
         proposals: "median" and "most" proposals an image, up to 1000.
+        iterations: that the model was trained for.
     """
 
     score_threshold: float | None = None
@@ -78,6 +84,7 @@ class Facts:
     recall: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     proposed_objects: Mapping[str, int] = field(default_factory=dict)
     proposals: Mapping[str, float] = field(default_factory=dict)
+    iterations: int | None = None
 
     def recall_of(self, proposals: int) -> float | None:
         """The share of all objects that one of the best so many proposals fits."""
@@ -85,7 +92,8 @@ class Facts:
 
 
 def read_facts(folder: Path) -> Facts:
-    """What ``settings.json`` and ``proposals.json`` of an evaluation say; one that lacks, nothing.
+    """What ``settings.json`` and ``proposals.json`` of an evaluation say, and the run's
+    ``run.json`` of its schedule; one that lacks, nothing.
 
     Args:
         folder: ``OUTPUT_DIR/inference/<dataset>``.
@@ -95,12 +103,14 @@ def read_facts(folder: Path) -> Facts:
     """
     settings = read_json(folder / SETTINGS_FILE, dict, {})
     proposals = read_json(folder / PROPOSALS_FILE, dict, {})
+    spec = read_json(folder.parent.parent / RUN_FILE, dict, {}).get("spec") or {}
     known = {one.name for one in fields(Facts)}
     return Facts(
         **{key: value for key, value in settings.items() if key in known},
         recall=proposals.get("recall", {}),
         proposed_objects=proposals.get("objects", {}),
         proposals=proposals.get("proposals", {}),
+        iterations=(spec.get("schedule") or {}).get("max_iter"),
     )
 
 
@@ -134,6 +144,7 @@ class Figures:
     Attributes:
         objects, found: but for crowds.
         most_objects: in one image.
+        ap_interval: 95 %, over the choice of the images alone; NaN where they are few.
         box_ap: AP of the boxes alone.
         class_ap50: of classes that have objects.
         loose_boxes, loose_masks: AP50 - AP, what stricter thresholds cost: what they cost the
@@ -150,6 +161,7 @@ class Figures:
     detections: int
     most_objects: int
     ap: float
+    ap_interval: Interval
     box_ap: float
     ap50: float
     class_ap50: Mapping[str, float]
@@ -218,6 +230,7 @@ def measure(
         detections=len(scene.found),
         most_objects=int(objects.max(initial=0)),
         ap=ap,
+        ap_interval=ap_interval(scene.coco),
         box_ap=box_ap,
         ap50=ap50,
         class_ap50=_by_name(names, scene.ap50),

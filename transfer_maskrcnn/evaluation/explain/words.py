@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 
 from tabulate import tabulate
@@ -13,8 +14,12 @@ from transfer_maskrcnn.evaluation.explain.causes import (
     Facts,
     Figures,
 )
-from transfer_maskrcnn.evaluation.explain.tide import SIZES, Cause
-from transfer_maskrcnn.text import few, listed, plural, shorten
+from transfer_maskrcnn.evaluation.explain.images import SURE
+from transfer_maskrcnn.evaluation.explain.tide import SIZES, Cause, Record
+from transfer_maskrcnn.files import common_folder
+from transfer_maskrcnn.text import few, listed, plural, shorten, wrapped
+
+SURE_WORDS = f"missed objects, and wrong detections of score {SURE:g} or more"
 
 #: kind of mistake -> what it is
 KIND_WORDS = {
@@ -33,19 +38,23 @@ _PARTS = {
     "roi_heads.box_predictor": "the box predictor",
     "roi_heads.mask_head": "the mask head",
 }
-_LOOK_AT_WEIGHTS = "look whether MODEL.WEIGHTS loaded and whether the loss fell, and train longer"
-_ON_BOXES = "look whether annotated boxes are exact and at the image's own size; train longer"
+# What to look at or to set, and how to train: in this order, but for a run that was short.
+_ON_WEIGHTS = ("look whether MODEL.WEIGHTS loaded and whether the loss fell", "train longer")
+_ON_BOXES = (
+    "look whether annotated boxes are exact and at the image's own size",
+    "train longer",
+)
 _ON_MASKS = (
-    "look whether polygons are exact; keep the mask head's weights (MODEL.TRANSFER.KEEP), and "
-    "train it longer"
+    "look whether polygons are exact; keep the mask head's weights (MODEL.TRANSFER.KEEP)",
+    "train longer",
 )
 #: condition -> its sentence without a full stop
 _CONDITIONS = {
     Cause.UNTRAINED: "The weights of {parts} were never trained, or did not load: look at "
     "MODEL.WEIGHTS and at transfer_plan.json, and train",
     Cause.CHANCE: "The detections have next to nothing to do with the objects, as of random "
-    f"weights: {_LOOK_AT_WEIGHTS}",
-    Cause.NOTHING_FOUND: f"{{nothing}}, as by random weights: {_LOOK_AT_WEIGHTS}",
+    "weights: {on_weights}",
+    Cause.NOTHING_FOUND: "{nothing}, as by random weights: {on_weights}",
     Cause.CLASSES: "Class ids are permuted ({pairs}): give the classes in the order that the "
     "weights were trained with",
     Cause.SCORE_THRESHOLD: "The score threshold is too high: nothing under "
@@ -54,7 +63,7 @@ _CONDITIONS = {
     Cause.ALL_UNDER_THRESHOLD: "{nothing}: either the score threshold is too high "
     "(MODEL.ROI_HEADS.SCORE_THRESH_TEST {facts.score_threshold:g}: nothing under "
     "{facts.score_threshold:g} counts; AP needs low scores, too: set it to 0.05), or the weights "
-    f"are as good as random ({_LOOK_AT_WEIGHTS})",
+    "are as good as random ({on_weights})",
     Cause.INPUT_SIZE: "INPUT.MIN_SIZE_TEST is {facts.min_size_test}, far from the sizes that the "
     "model was trained with (INPUT.MIN_SIZE_TRAIN {trained}), and {figures.lost:.0%} of the "
     "objects are not found: evaluate at a size of training",
@@ -67,37 +76,45 @@ _CONDITIONS = {
     "class by more than that; set it to 0.5",
     Cause.PROPOSALS: "The RPN misses {size}objects: {missing}: {rpn_remedy}",
     Cause.MASKS_BEHIND: "Boxes reach AP {figures.box_ap:.1f}, masks only {figures.ap:.1f}: masks "
-    f"are far worse than their boxes: {_ON_MASKS}",
+    "are far worse than their boxes: {on_masks}",
 }
-#: kind of mistake -> the share of the loss that is ...
+#: kind of mistake -> the share of the loss that is ... (the kind's name is in it)
 _WHAT = {
     Cause.MISSED: "missed {size}objects",
-    Cause.CLASSIFICATION: "{size}objects taken for another class",
-    Cause.LOCALISATION: "boxes{of_size} in the wrong place",
+    Cause.CLASSIFICATION: "classification ({size}objects taken for another class)",
+    Cause.LOCALISATION: "localisation (boxes{of_size} in the wrong place)",
     Cause.MASK: "masks{of_size} that are worse than their boxes",
-    Cause.DUPLICATE: "{size}objects found more than once",
-    Cause.BACKGROUND: "{size}detections where there is no object",
-    Cause.BOTH: "detections near {size}objects of another class",
+    Cause.DUPLICATE: "duplicates ({size}objects found more than once)",
+    Cause.BACKGROUND: "background ({size}detections where there is no object)",
+    Cause.BOTH: "both class and localisation (detections near {size}objects of another class)",
     Cause.INEXACT_BOXES: "boxes that are not exact",
     Cause.INEXACT_MASKS: "masks that are not exact",
 }
 _REMEDIES = {
-    Cause.MISSED: "train longer, or on more images; look for objects without annotation",
-    Cause.CLASSIFICATION: "look for wrong labels, classes in another order than the weights', and "
-    "classes that look alike; train longer, or on more images of those classes",
+    Cause.MISSED: ("look for objects without annotation", "train longer, or on more images"),
+    Cause.CLASSIFICATION: (
+        "look for wrong labels, classes in another order than the weights', and classes that look "
+        "alike",
+        "train longer, or on more images of those classes",
+    ),
     Cause.LOCALISATION: _ON_BOXES,
     Cause.MASK: _ON_MASKS,
-    Cause.DUPLICATE: "try a lower MODEL.ROI_HEADS.NMS_THRESH_TEST{nms}",
-    Cause.BACKGROUND: "look for objects without annotation; train with images that have no object "
-    "(DATALOADER.FILTER_EMPTY_ANNOTATIONS False)",
-    Cause.BOTH: "train longer, or on more images",
+    Cause.DUPLICATE: ("try a lower MODEL.ROI_HEADS.NMS_THRESH_TEST{nms}", ""),
+    Cause.BACKGROUND: (
+        "look for objects without annotation; train with images that have no object "
+        "(DATALOADER.FILTER_EMPTY_ANNOTATIONS False)",
+        "",
+    ),
+    Cause.BOTH: ("", "train longer, or on more images"),
     Cause.INEXACT_BOXES: _ON_BOXES,
     Cause.INEXACT_MASKS: _ON_MASKS,
 }
 _REMEDIES_OF_SIZE = {
-    (Cause.MISSED, "small"): "try a larger INPUT.MIN_SIZE_TEST{side}, in training, too",
-    (Cause.MISSED, "large"): "try larger MODEL.ANCHOR_GENERATOR.SIZES",
+    (Cause.MISSED, "small"): ("try a larger INPUT.MIN_SIZE_TEST{side}, in training, too", ""),
+    (Cause.MISSED, "large"): ("try larger MODEL.ANCHOR_GENERATOR.SIZES", ""),
 }
+#: iterations below which training longer is the first thing to try, whatever is wrong
+_FEW_ITERATIONS = 500
 #: AP50 at which nearly everything is found; and the share of it that stricter thresholds cost most
 #: models, good ones among them
 _HIGH_AP50, _NOT_UNUSUAL = 90.0, 0.5
@@ -113,9 +130,10 @@ _SILENT = (
 #: recall that those after the first 100 must bring for more of them to be advised
 _FEW_PROPOSALS, _CLIMBING = 50, 0.05
 
-_SHORT = {Cause.CLASSIFICATION: "class", Cause.LOCALISATION: "place", Cause.DUPLICATE: "twice",
-          Cause.BACKGROUND: "backgr."}  # fmt: skip
-_MOST_CLASSES, _WIDEST_NAME = 20, 20
+# 80 columns: a kind's name goes over two lines
+_TITLES = {Cause.CLASSIFICATION: "classi-\nfication", Cause.LOCALISATION: "locali-\nsation",
+           Cause.DUPLICATE: "dupli-\ncate", Cause.BACKGROUND: "back-\nground"}  # fmt: skip
+_MOST_CLASSES, _WIDEST_NAME, _MOST_IMAGES, _WIDEST_FILE = 20, 16, 5, 30
 
 
 def sentence(figures: Figures, facts: Facts, causes: Sequence[Blame]) -> str:
@@ -138,8 +156,8 @@ def sentence(figures: Figures, facts: Facts, causes: Sequence[Blame]) -> str:
     if first.name in _CONDITIONS:
         return f"{_filled(_CONDITIONS[first.name], first, figures, facts)}{beside}."
     what = _filled(_WHAT[first.name], first, figures, facts)
-    template = _REMEDIES_OF_SIZE.get((first.name, first.size), _REMEDIES[first.name])
-    remedy = _filled(template, first, figures, facts)
+    remedies = _REMEDIES_OF_SIZE.get((first.name, first.size), _REMEDIES[first.name])
+    remedy = _filled(_remedy(remedies, facts), first, figures, facts)
     found = "Nearly everything is found; " if figures.ap50 >= _HIGH_AP50 else ""
     whole = {Cause.INEXACT_BOXES: boxes, Cause.INEXACT_MASKS: masks}.get(first.name)
     if whole is not None:
@@ -154,6 +172,14 @@ def sentence(figures: Figures, facts: Facts, causes: Sequence[Blame]) -> str:
 
 def _share(points: float, loss: float) -> str:
     return f"{min(100, round(100 * points / loss))} %"
+
+
+def _remedy(remedies: tuple[str, str], facts: Facts) -> str:
+    look, train = remedies
+    if (facts.iterations or _FEW_ITERATIONS) >= _FEW_ITERATIONS:
+        return "; ".join(filter(None, (look, train)))
+    first = f"train longer first ({plural(facts.iterations or 0, 'iteration')} so far)"
+    return f"{first}; then {look}" if look else first
 
 
 def _filled(template: str, blame: Blame, figures: Figures, facts: Facts) -> str:
@@ -175,7 +201,9 @@ def _filled(template: str, blame: Blame, figures: Figures, facts: Facts) -> str:
         side=f" (now {facts.min_size_test})" if facts.min_size_test else "",
         nms="" if facts.nms_threshold is None else f" (now {facts.nms_threshold:g})",
         missing=_missing(facts) if proposals else "",
-        rpn_remedy=_rpn_remedy(facts) if proposals else "",
+        rpn_remedy=_remedy((_rpn_remedy(facts), ""), facts) if proposals else "",
+        on_weights=_remedy(_ON_WEIGHTS, facts),
+        on_masks=_remedy(_ON_MASKS, facts),
     ).replace("%", " %")
 
 
@@ -240,10 +268,13 @@ def notes(figures: Figures, facts: Facts) -> Iterator[str]:
 
 def task_table(figures: Figures) -> Iterator[str]:
     """The figures of a task in lines of 80 columns, the first a title."""
-    masks = figures.task == "segm"
-    yield (
-        f"{'Masks' if masks else 'Boxes'}: AP {_number(figures.ap)}, AP50 "
-        f"{_number(figures.ap50)}; {figures.objects:,} objects, {figures.detections:,} detections"
+    masks, (low, high) = figures.task == "segm", figures.ap_interval
+    between = "" if math.isnan(low) else f" ({low:.1f} to {high:.1f} over the images)"
+    yield wrapped(
+        f"{'Masks' if masks else 'Boxes'}: AP {_number(figures.ap)}{between}, AP50 "
+        f"{_number(figures.ap50)}; {plural(figures.objects, 'object')}, "
+        f"{plural(figures.detections, 'detection')}",
+        "  ",
     )
     if not figures.objects:
         return
@@ -264,9 +295,32 @@ def task_table(figures: Figures) -> Iterator[str]:
         [shorten(n, _WIDEST_NAME), _number(ap), *(_number(r.by_class[n]) for r in repairs.values())]
         for n, ap in worst[:_MOST_CLASSES]
     ]
-    yield _table(["class", "AP50", *(_SHORT.get(kind, kind.value) for kind in repairs)], rows)
+    yield _table(["class", "AP50", *(_TITLES.get(kind, kind.value) for kind in repairs)], rows)
     if len(worst) > _MOST_CLASSES:
         yield f"and {len(worst) - _MOST_CLASSES} more in explanation.json"
+
+
+def worst_table(images: Sequence[Record]) -> Iterator[str]:
+    """The first of ``Explanation.worst_images``, in lines of 80 columns; nothing of none."""
+    if not images:
+        return
+    files = [image["file_name"] for image in images[:_MOST_IMAGES]]
+    folder = common_folder(files)
+    names = [shorten(f.removeprefix(folder).lstrip(os.sep), _WIDEST_FILE) for f in files]
+    widest = max(map(len, names))
+    yield "\nAP gained without one image, the worst first"
+    if folder:
+        yield wrapped(f"in {folder}", "", whole=True)
+    for name, image in zip(names, images, strict=False):
+        told = f"{name:<{widest}} {image['gain']:>5.2f}  {image['words']}"
+        yield wrapped(told, " " * (widest + 8))
+    yield f"({SURE_WORDS})"
+
+
+def image_words(image: Record) -> str:
+    """ "5 objects; 2 missed, 1 background": what is wrong in one of the worst images."""
+    mistakes = [f"{n} {kind}" for kind, n in sorted(image["mistakes"].items())]
+    return f"{plural(image['objects'], 'object')}; {', '.join(mistakes) or 'low scores'}"
 
 
 def _table(titles: list[str], rows: list[list[str]]) -> str:
