@@ -143,6 +143,10 @@ _TRANSFER: Mapping[str, Any] = {
     "EXTEND": False,
     # True: unpickle MODEL.WEIGHTS without restriction. It can run any code: for files you made.
     "TRUST_PICKLE": False,
+    # Not yours to set. The config.yaml of a finished run has what it trained in MODEL.WEIGHTS, for
+    # detectron2's DefaultPredictor, and here [that file, what it started from]: this project's
+    # tools read the second in the place of the first.
+    "TRAINED_FROM": [],
     # Parts that keep their weights for the whole run, as in KEEP's presets ("backbone_fpn" ...), or
     # module prefixes, comma-separated; "" freezes nothing beside MODEL.BACKBONE.FREEZE_AT. With
     # EXTEND, "all_but_novel_rows" leaves only the rows of novel classes to train.
@@ -283,6 +287,9 @@ def load_config(name: str, opts: Sequence[str] = ()) -> CfgNode:
         if path:
             # detectron2's own way runs the code that a tag of a file, or of its _BASE_, names
             _merge(cfg, flat_config(CfgNode(_PlainFiles.load_yaml_with_base(path))))
+            if cfg.MODEL.TRANSFER.TRAINED_FROM[:1] == [cfg.MODEL.WEIGHTS]:
+                cfg.MODEL.WEIGHTS = cfg.MODEL.TRANSFER.TRAINED_FROM[-1]
+            cfg.MODEL.TRANSFER.TRAINED_FROM = []
         place = "command line"
         typed = split_pairs(opts)
         if len(typed) % 2:

@@ -173,8 +173,7 @@ GIVEN: list[tuple[Any, np.ndarray]] = [
     (Image.fromarray(RGB).convert("RGBA"), BGR),
     (Image.fromarray(GREY), np.dstack([GREY] * 3)),
     (turned(), BGR),
-    # channels first, as torchvision reads
-    (torch.from_numpy(RGB).permute(2, 0, 1), BGR),
+    (torch.from_numpy(RGB), BGR),
 ]
 
 
@@ -193,6 +192,8 @@ NO_IMAGES: list[tuple[Any, str]] = [
     (Image.fromarray(GREY.astype(np.uint16)), r"Image\) of uint16"),
     (Image.fromarray(GREY.astype(np.float32)), r"Image\) of float32"),
     (torch.zeros(3, 4, 4), r"Tensor\) of float32"),
+    # channels first, as torchvision reads
+    (torch.zeros(3, 4, 5, dtype=torch.uint8), r"Tensor\) of uint8 and shape \(3, 4, 5\)"),
     (7, "an image of type int; expected a path"),
     ([RGB, None], "an image of type NoneType"),
     ("gone.jpg", "^gone.jpg: there is no such file or folder; check the path"),

@@ -85,14 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if source is not paths and {LABELME, LABELME_MASKS}.intersection(kinds):
         raise ConfigError("--labelme: labelme opens images; save the video's frames as images")
     stated = dict(zip(args.opts[::2], args.opts[1::2], strict=False)).get("MODEL.WEIGHTS")
-    weights = args.weights or stated
-    if args.config_file:
-        cfg = load_config(args.config_file, args.opts)
-        weights = weights or find_weights(cfg, args.config_file)
-    elif weights:
-        cfg = config_of(weights, args.opts)
-    else:
-        raise ConfigError("name the model: --weights output/mine, a run's folder or file")
+    weights, file = args.weights or stated or "", args.config_file
+    cfg = load_config(file, args.opts) if file else config_of(weights, args.opts)
+    weights = weights or find_weights(cfg, file)
     scores = args.score, dict(args.class_score)
     command = command_of(cfg, weights, scores, kinds, paths)
     check_output(args.output, command)

@@ -20,10 +20,10 @@ from detectron2.utils import comm
 
 from transfer_maskrcnn import __version__
 from transfer_maskrcnn.cli import command_line
-from transfer_maskrcnn.config import RunSpec, flat_config, load_config
+from transfer_maskrcnn.config import CONFIG_FILE, RunSpec, editable, flat_config, load_config
 from transfer_maskrcnn.data.registry import dataset_digest
 from transfer_maskrcnn.errors import ConfigError, TransferError
-from transfer_maskrcnn.files import read_json, write_json
+from transfer_maskrcnn.files import read_json, write_json, write_text
 from transfer_maskrcnn.modeling.precision import describe_precision
 from transfer_maskrcnn.surgery.load import last_checkpoint, load_weights
 
@@ -84,6 +84,19 @@ def describe_run(cfg: CfgNode, spec: RunSpec) -> dict[str, Any]:
         "versions": versions(),
         "spec": spec.to_json(),
     }
+
+
+def name_trained(cfg: CfgNode, trained: str) -> None:
+    """Have the run's config.yaml name what it has trained, for detectron2's own DefaultPredictor;
+    ``load_config`` still finds what the run started from.
+
+    Args:
+        trained: a file in OUTPUT_DIR.
+    """
+    own = editable(cfg)
+    own.MODEL.WEIGHTS = os.path.join(cfg.OUTPUT_DIR, trained)
+    own.MODEL.TRANSFER.TRAINED_FROM = [own.MODEL.WEIGHTS, cfg.MODEL.WEIGHTS]
+    write_text(Path(cfg.OUTPUT_DIR, CONFIG_FILE), own.dump())
 
 
 def check_device(device: str) -> None:

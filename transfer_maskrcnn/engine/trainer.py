@@ -32,7 +32,7 @@ from transfer_maskrcnn.engine.hooks.record import (
     on_terminal,
     write_drift,
 )
-from transfer_maskrcnn.engine.manifest import make_metadata, note
+from transfer_maskrcnn.engine.manifest import make_metadata, name_trained, note
 from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.errors import TrainingDivergedError, TransferError
 from transfer_maskrcnn.incremental.classes import in_model_classes
@@ -182,15 +182,31 @@ class TransferTrainer(DefaultTrainer):
         if done and self.cfg.TEST.BEST_METRIC:
             self._keep_best()
 
-    def _write_final(self, name: str) -> None:
-        """The weights as .safetensors: half the size of a checkpoint, safe to pass on."""
+    def _write_final(self, name: str, checkpoint: str = "model_final") -> None:
+        """The weights as .safetensors: half the size of a checkpoint, safe to pass on.
+
+        Args:
+            checkpoint: of the same weights, but for their average.
+        """
         if not comm.is_main_process():
             return
+        if name == FINAL_FILE:  # named first: a run is complete with its final weights
+            name_trained(self.cfg, self._for_detectron2(checkpoint))
         path = os.path.join(self.cfg.OUTPUT_DIR, name)
         write_weights(path, self.checkpointer.model.state_dict(), self.checkpointer.metadata)
         if name == FINAL_FILE:
             logger.info("Final weights, with their class names: %s", path)
             write_drift(self.cfg.OUTPUT_DIR)
+
+    def _for_detectron2(self, checkpoint: str) -> str:
+        """A file of the final weights that its DefaultPredictor reads; or, where its model of them
+        would find something else, a name that stands in its error."""
+        if self.cfg.MODEL.ROI_BOX_HEAD.COSINE_SCALE or len(self.spec.tasks) > 1:
+            return f"{FINAL_FILE} (only transfer_maskrcnn.load_model builds its model)"
+        if self.cfg.SOLVER.EMA_DECAY and checkpoint != BEST_NAME:
+            checkpoint = "model_average"
+            self.checkpointer.save_weights(checkpoint)
+        return f"{checkpoint}.pth"
 
     def _keep_best(self) -> None:
         """Make the weights of the best evaluation the final ones, and the run's results theirs; the
@@ -203,7 +219,7 @@ class TransferTrainer(DefaultTrainer):
             from transfer_maskrcnn.engine.evaluation import evaluate_model
 
             self.results = evaluate_model(self.cfg, self.spec, self.model)
-            self._write_final(FINAL_FILE)
+            self._write_final(FINAL_FILE, BEST_NAME)
             return
         with self.evaluated_weights():
             self._write_final(FINAL_FILE)

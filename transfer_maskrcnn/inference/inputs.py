@@ -16,7 +16,6 @@ import cv2
 import numpy as np
 from detectron2.data.detection_utils import read_image
 from PIL import Image, ImageOps
-from torch import Tensor
 
 from transfer_maskrcnn.data.formats.base import WORDS
 from transfer_maskrcnn.data.formats.files import IMAGE_SUFFIXES, list_images, probe_image
@@ -140,7 +139,7 @@ def is_one_image(images: Any) -> bool:
     """Whether it is a file or pixels, not a folder, a glob, a video or an iterable of images."""
     if isinstance(images, (str, os.PathLike)):
         return os.path.isfile(images) and not is_video(Path(images))
-    return isinstance(images, (Image.Image, np.ndarray, Tensor))
+    return isinstance(images, Image.Image) or hasattr(images, "__array__")
 
 
 def pictures_of(images: Any) -> Iterator[Picture]:
@@ -174,7 +173,7 @@ def frames_of(path: Path, frames: Iterable[Pixels]) -> Iterator[Picture]:
         yield Picture(frame, path, f"{path.stem}_{number:06d}", number)
 
 
-def _bgr_of(image: Image.Image | np.ndarray | Tensor) -> Pixels:
+def _bgr_of(image: Any) -> Pixels:
     """
     Raises:
         DatasetError: another shape or type, or other values than 8 bits.
@@ -183,10 +182,8 @@ def _bgr_of(image: Image.Image | np.ndarray | Tensor) -> Pixels:
         deep = image.mode[0] in "IF"  # 16 bits and more, which PIL would cut off
         turned = ImageOps.exif_transpose(image)
         pixels = np.asarray(turned if deep else turned.convert("RGB"))
-    elif isinstance(image, Tensor):
-        pixels = np.moveaxis(image.detach().cpu().numpy(), 0, -1)
     else:
-        pixels = image
+        pixels = np.asarray(image)
     grey = pixels.ndim == 2
     if (
         pixels.dtype != np.uint8

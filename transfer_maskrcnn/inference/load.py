@@ -100,6 +100,8 @@ def config_of(weights: str, opts: Sequence[Any] = ()) -> CfgNode:
         ConfigError: there is none.
         WeightFileError: the file cannot be read.
     """
+    if not weights:
+        raise ConfigError("name a model: --weights output/mine, a run's folder or its file")
     trust = load_config("", opts).MODEL.TRANSFER.TRUST_PICKLE
     carried = (load_weights(weights, trust_pickle=trust).metadata or {}).get("config")
     if carried:

@@ -81,8 +81,8 @@ class Model:
         Args:
             images: a path, a folder (the images directly in it), a glob (``photos/**/*.jpg``), a
                 PIL image, an array (height, width, 3) of uint8 **in RGB** or (height, width) in
-                grey, a tensor (3, height, width) of uint8 in RGB; or a list or another iterable of
-                these. EXIF orientation is applied. What OpenCV reads is BGR: ``image[:, :, ::-1]``.
+                grey; or a list or another iterable of these. EXIF orientation is applied. What
+                OpenCV reads is BGR: give ``image[:, :, ::-1]``.
 
         Returns:
             for one image a :class:`Result`; for a folder, a glob or an iterable
@@ -92,12 +92,8 @@ class Model:
         Raises:
             DatasetError: something that names no image, or one that cannot be read.
         """
-        found = Results()
-        for result in self.stream(images):
-            if result.path is not None:
-                result.pixels = None
-            found.append(result)
-        return found[0] if is_one_image(images) else found
+        found = results_of(self, pictures_of(images), self._batch, keep_pixels=False)
+        return next(found) if is_one_image(images) else Results(found)
 
     def stream(self, images: Any) -> Iterator[Result]:
         """The same one by one, while the images come: memory holds ``batch`` of them.
@@ -148,13 +144,15 @@ class Model:
         ]
 
 
-def results_of(model: Model, pictures: Iterable[Picture], batch: int) -> Iterator[Result]:
+def results_of(
+    model: Model, pictures: Iterable[Picture], batch: int, *, keep_pixels: bool = True
+) -> Iterator[Result]:
     """What ``model`` finds in each picture, of which so many are read at a time."""
     pictures = iter(pictures)
     while several := list(islice(pictures, batch)):
         found = model.find([picture.pixels for picture in several])
         for picture, detections in zip(several, found, strict=True):
-            yield Result(picture, detections, model.names)
+            yield Result(picture, detections, model.names, keep_pixels=keep_pixels)
 
 
 def class_thresholds(

@@ -48,11 +48,6 @@ class Detection:
             **({"segmentation": self.segmentation} if self.segmentation else {}),
         }
 
-    @property
-    def area(self) -> float:
-        """Pixels of the mask; of the box, where there is no mask."""
-        return mask_util.area(self.segmentation) if self.segmentation else np.prod(self.bbox[2:])
-
 
 @dataclass(frozen=True, eq=False)
 class Picture:
@@ -83,13 +78,21 @@ class Result:
         pixels: of the image, (height, width, 3), BGR; None where they are not kept.
     """
 
-    def __init__(self, picture: Picture, detections: Sequence[Detection], names: Sequence[str]):
+    def __init__(
+        self,
+        picture: Picture,
+        detections: Sequence[Detection],
+        names: Sequence[str],
+        *,
+        keep_pixels: bool = True,
+    ):
         """
         Args:
             names: of the model's classes.
+            keep_pixels: False: only those that no file has.
         """
         self.path, self.name, self.frame = picture.path, picture.name, picture.frame
-        self.pixels: Pixels | None = picture.pixels
+        self.pixels = picture.pixels if keep_pixels or picture.path is None else None
         self.image_size: tuple[int, int] = picture.pixels.shape[:2]
         self.detections, self._model_names = list(detections), names
 
@@ -185,10 +188,10 @@ class Result:
         shapes = [
             {
                 "category_id": d.class_index,
-                "segmentation": d.segmentation or [_corners(d.bbox)],
+                "segmentation": d.segmentation or [[x0, y0, x1, y0, x1, y1, x0, y1]],
                 "score": d.score,
             }
-            for d in self.detections
+            for d, (x0, y0, x1, y1) in zip(self.detections, self.boxes.tolist(), strict=True)
         ]
         record = {**self.describe(), "annotations": shapes}
         return labelme_document(record, self._model_names, masks)
@@ -218,15 +221,14 @@ class Result:
         """A dict an instance: ``image`` (its file; its number in memory or in a video), ``class``,
         ``score``, ``x0``, ``y0``, ``x1``, ``y1``, and ``area`` in pixels."""
         image = str(self.path) if self.path and self.frame is None else self.name
+        areas = [
+            mask_util.area(d.segmentation) if d.segmentation else d.bbox[2] * d.bbox[3]
+            for d in self.detections
+        ]
+        numbers = np.column_stack([self.scores, self.boxes, areas]).round(3).tolist()
         return [
-            dict(
-                zip(
-                    _COLUMNS,
-                    [image, name, *(round(float(v), 3) for v in (d.score, *box, d.area))],
-                    strict=True,
-                )
-            )
-            for name, box, d in zip(self.names, self.boxes, self.detections, strict=True)
+            dict(zip(_COLUMNS, [image, name, *row], strict=True))
+            for name, row in zip(self.names, numbers, strict=True)
         ]
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
@@ -247,8 +249,3 @@ class Results(list[Result]):
             writer = csv.DictWriter(file, _COLUMNS)
             writer.writeheader()
             writer.writerows(row for result in self for row in result.rows())
-
-
-def _corners(bbox: Sequence[float]) -> list[float]:
-    x, y, width, height = bbox
-    return [x, y, x + width, y, x + width, y + height, x, y + height]
