@@ -111,10 +111,7 @@ def _part_of(spec: DatasetSpec, read: Callable[[DatasetSpec], LoadedDataset]) ->
     if keys[spec.part] not in _other_part:
         _other_part.clear()
         loaded = _whole(spec, read)
-        if spec.split is None:
-            val = _each_nth(spec, loaded.files)
-        else:
-            val = _drawn(spec, spec.split, loaded)
+        val = _drawn(spec, spec.split, loaded) if spec.split else _each_nth(spec, loaded.files)
         _other_part.update({keys[part]: _taken(loaded, val, part) for part in PARTS})
     own = _other_part.pop(keys[spec.part])
     if not own.dicts:

@@ -23,7 +23,13 @@ from transfer_maskrcnn.data.formats.foreign import describe, describe_bytes
 from transfer_maskrcnn.data.formats.labelme_via import parse_label
 from transfer_maskrcnn.data.formats.mask_files import find_masks
 from transfer_maskrcnn.data.formats.names import part_of
-from transfer_maskrcnn.data.formats.yolo import YAML_SUFFIXES, is_yolo, label_path, read_yaml
+from transfer_maskrcnn.data.formats.yolo import (
+    YAML_SUFFIXES,
+    find_entry,
+    is_yolo,
+    label_path,
+    read_yaml,
+)
 from transfer_maskrcnn.data.tree import Tree
 from transfer_maskrcnn.errors import DatasetError
 from transfer_maskrcnn.text import few, plural
@@ -150,9 +156,9 @@ def _splits(tree: Tree, path: Path, config: Mapping[str, Any]) -> Iterator[Found
         if (entries := config.get(key)) and isinstance(entries, (str, list))
     } or {"train": ["images"]}  # supervision's names the classes alone
     first = splits.get("train") or next(iter(splits.values()))
-    root = next((r for r in roots if any(_lies(r, entry) for entry in first)), roots[0])
+    root = next((r for r in roots if any(e.exists() for e in _places(r, first))), roots[0])
     for key, entries in splits.items():
-        lying = list(filter(None, (_lies(root, entry) for entry in entries)))
+        lying = [path for path in _places(root, entries) if path.exists()]
         if not lying and key != "train":  # Roboflow names a test set that it did not export
             continue
         yield Found(
@@ -163,10 +169,9 @@ def _splits(tree: Tree, path: Path, config: Mapping[str, Any]) -> Iterator[Found
         )
 
 
-def _lies(root: Path, entry: Any) -> Path | None:
-    """Where a folder or list of a data.yaml is; Roboflow's paths begin one folder deeper."""
-    tried = (root / str(entry), root / str(entry).removeprefix("../"))
-    return next((path for path in tried if os.path.exists(path)), None)
+def _places(root: Path, entries: Sequence[Any]) -> list[Path]:
+    """Where the loader looks for folders and lists of a data.yaml."""
+    return [find_entry(str(entry), root)[0] for entry in entries]
 
 
 def _jsons(tree: Tree, files: Files) -> Iterator[Found]:
@@ -376,8 +381,8 @@ def _alike_classes(found: list[Found]) -> list[Found]:
 
 def _nothing(path: Path, tree: Tree) -> str:
     """What lies in a path that holds no dataset."""
-    files = [folder / name for folder, names in tree.files.items() for name in names]
-    files = [path] if path.is_file() else files
+    folders = tree.files if path.is_dir() else {path.parent: [path.name]}
+    files = [folder / name for folder, names in folders.items() for name in names]
     first = {file.suffix.lower(): file for file in reversed(files)}
     seen = {file: what for file in first.values() if (what := _begins(file))}
     seen |= {file: what for file, what in (tree.broken | tree.unread).items() if file in files}

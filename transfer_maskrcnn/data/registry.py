@@ -27,7 +27,7 @@ from transfer_maskrcnn.data.datasets import (
 from transfer_maskrcnn.data.formats import FORMATS
 from transfer_maskrcnn.data.formats.assemble import Merge, check_merge
 from transfer_maskrcnn.data.formats.base import LoadedDataset, MaskFormat
-from transfer_maskrcnn.data.formats.files import clip
+from transfer_maskrcnn.data.formats.files import check_classes, clip
 from transfer_maskrcnn.data.formats.yolo import YAML_SUFFIXES, is_yolo, read_yaml
 from transfer_maskrcnn.data.split import PARTS, Split
 from transfer_maskrcnn.errors import ConfigError, DatasetError, nearest
@@ -93,8 +93,15 @@ def register_dataset(
     is_divided = isinstance(split, Mapping) and part is None
     parts = {f"{name}_{half}": half for half in PARTS} if is_divided else {name: part}
     for own, half in parts.items():
-        files = (format, annotations, image_root)
-        _register(make_spec(own, *files, classes=classes, merge=merge, part=half, **rest))
+        _register(
+            make_spec(
+                *(own, format, annotations, image_root),
+                classes=classes,
+                merge=merge,
+                part=half,
+                **rest,
+            )
+        )
     return list(parts)
 
 
@@ -114,9 +121,12 @@ def _register(spec: DatasetSpec) -> None:
             )
         return
     DatasetCatalog.register(name, DatasetLoader(spec))
-    known = {"image_root": spec.image_root, "thing_classes": spec.classes and list(spec.classes)}
-    if spec.format == "coco" and spec.part is None and not spec.merge:
-        known["json_file"] = spec.annotations
+    is_plain = spec.format == "coco" and spec.part is None and not spec.merge
+    known = {
+        "image_root": spec.image_root,
+        "thing_classes": spec.classes and list(spec.classes),
+        "json_file": spec.annotations if is_plain else None,
+    }
     stated = {key: value for key, value in known.items() if value is not None}
     MetadataCatalog.get(name).set(evaluator_type="coco", **stated)
 
@@ -147,7 +157,7 @@ def make_spec(
             format=format,
             annotations=_plain(annotations),
             image_root=None if image_root is None else _plain(image_root),
-            classes=None if classes is None else tuple(classes),
+            classes=check_classes(classes),
             options=rest,
             **own,
         )
@@ -412,12 +422,6 @@ def _check_entry(path: Path, name: Any, entry: Any) -> None:
         if key not in entry:
             close = nearest(key, [k for k in entry if k not in _KEYS], found_in="the file")
             raise DatasetError(f"{where} lacks {key!r}{close}")
-    classes = entry.get("classes", ["any"])
-    if not (isinstance(classes, list) and classes and all(isinstance(c, str) for c in classes)):
-        raise DatasetError(
-            f"{where}: classes is {clip(repr(classes))}; expected a list of names, "
-            'with quotes where YAML would read a number or a truth value ("1", "no")'
-        )
 
 
 def catalog_entry(name: str) -> Mapping[str, Any] | None:

@@ -89,12 +89,11 @@ def examine(
         try:
             one, told = load(subject, settings)
         except DatasetError as error:
-            place = Place(seen={"message": " ".join(str(error).split())})
-            findings.append(finding("unloadable", subject.spec.name, [place]))
+            name, message = subject.spec.name, " ".join(str(error).split())
+            findings.append(finding("unloadable", name, [Place(seen={"message": message})]))
             if isinstance(error, UnusableDataset):
                 values = figures(settings, error.report.instances_read)
-                lost = losses(subject.spec, error.report)
-                findings += grouped(subject.spec.name, lost, **values)
+                findings += grouped(name, losses(subject.spec, error.report), **values)
             continue
         mapper = mapper_of(one.dataset.mask_format)
         one.looks += look_at_images(one.name, one.dataset.dicts, one.scales.tolist(), mapper)

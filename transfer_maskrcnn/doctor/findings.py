@@ -54,10 +54,9 @@ class Place:
         if self.classes:
             word = "class" if len(self.classes) == 1 else "classes"
             return shorten(f"{word} {' and '.join(map(repr, self.classes))}", _LONG)
-        numbers = {"id": self.id, "line": self.line}
         shown = [
             f"{word} {shorten(str(number), _LONG)}"
-            for word, number in numbers.items()
+            for word, number in (("id", self.id), ("line", self.line))
             if number is not None
         ]
         where = ", ".join(filter(None, (self.item, *shown)))
@@ -90,9 +89,12 @@ class Finding:
         """All of it, and its words: they are written here, once, for whoever shows them."""
         words = advice()[self.kind]
         values = {**self.values, "count": self.count, "dataset": self.dataset}
-        note = words.get("note", "{note}")
         places = [
-            {**asdict(place), "where": place.where(), "note": _filled(note, place.seen)}
+            {
+                **asdict(place),
+                "where": place.where(),
+                "note": _filled(words.get("note", "{note}"), place.seen),
+            }
             for place in self.places
         ]
         return {

@@ -59,8 +59,7 @@ def fill_labelme(dataset: LoadedDataset, folder: Path, masks: bool = False) -> F
     for record, stem in zip(copied.named(dataset), copied.stems, strict=True):
         text = json.dumps(labelme_document(record, dataset.classes, masks), indent=1) + "\n"
         write_text(folder / "images" / f"{stem}.json", text)
-    entry = {"format": "labelme", "annotations": "images", "image_root": "images"}
-    return Filled(copied, entry)
+    return Filled(copied, {"format": "labelme", "annotations": "images", "image_root": "images"})
 
 
 def coco_document(
@@ -179,8 +178,8 @@ def fill_yolo(dataset: LoadedDataset, folder: Path) -> Filled:
     content = {"train": "images", "val": "images", "names": dict(enumerate(dataset.classes))}
     write_yaml(folder / "data.yaml", content)
     notes = [f"{plural(count, 'instance')} {what}." for what, count in sorted(counts.items())]
-    notes.append(SAME_IMAGES)
-    return Filled(copied, {"annotations": "data.yaml", "split": "train"}, notes)
+    entry = {"annotations": "data.yaml", "split": "train"}
+    return Filled(copied, entry, [*notes, SAME_IMAGES])
 
 
 def _label_lines(record: dict[str, Any], counts: Counter[str]) -> list[str]:

@@ -75,9 +75,10 @@ def assemble(
     positions, dicts = _dicts(images, index, report)
     files = tuple(image.file_name for image in images)
     if not dicts:
-        reasons = report.reasons(report.images_left_out)
         raise UnusableDataset(
-            f"{source}: none of its {len(images)} images can be used: {reasons}", report, files
+            f"{source}: none of its {len(images)} images can be used: "
+            f"{report.reasons(report.images_left_out)}",
+            *(report, files),
         )
     if not (wanted or is_known):
         reasons = report.reasons(report.left_out) or "there are no instances"

@@ -281,19 +281,23 @@ class LoadReport:
 
         ``has`` is also asked of what a place names where that is no image: "", a label file.
         """
-        mine = {
-            reason: Counter({image: n for image, n in counts.items() if has(image)})
-            for reason, counts in self.in_images.items()
-        }
-        part = LoadReport(images_kept=images_kept, instances_kept=instances_kept)
+        own = (
+            (r, {i: n for i, n in counts.items() if has(i)}) for r, counts in self.in_images.items()
+        )
+        mine = {reason: Counter(counts) for reason, counts in own if counts}
+        places = {reason: [p for p in self.places[reason] if has(p.image)] for reason in mine}
+        part = LoadReport(
+            images_kept=images_kept,
+            instances_kept=instances_kept,
+            places={
+                reason: there or [Place(next(iter(mine[reason])))]
+                for reason, there in places.items()
+            },
+            in_images=mine,
+        )
         for name in COUNTERS:
-            counts = {reason: mine[reason].total() for reason in getattr(self, name)}
-            setattr(part, name, +Counter(counts))
-        for reason, counted in mine.items():
-            if counted:
-                there = [place for place in self.places[reason] if has(place.image)]
-                part.places[reason] = there or [Place(next(iter(counted)))]
-                part.in_images[reason] = counted
+            counted = mine.keys() & getattr(self, name).keys()
+            setattr(part, name, Counter({reason: mine[reason].total() for reason in counted}))
         part.images_read = images_kept + part.images_left_out.total()
         part.instances_read = instances_kept + part.left_out.total()
         return part

@@ -339,7 +339,7 @@ def check_classes(classes: Sequence[str] | None) -> tuple[str, ...] | None:
     ):
         raise DatasetError(
             f"classes is {clip(repr(classes))}; expected a list of names, at least one name, "
-            "each a text"
+            'each a text: in quotes where YAML would read a number or a truth value ("1", "no")'
         )
     twice = [name for name, count in Counter(classes).items() if count > 1]
     if twice:

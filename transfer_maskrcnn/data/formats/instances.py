@@ -110,9 +110,8 @@ def _annotations(
             "segmentation": mask,
             "iscrowd": instance.iscrowd,
             PLACE: instance.place,
+            **({"area": area} if is_stated else {}),
         }
-        if is_stated:
-            annotation["area"] = area
         for repair in dict.fromkeys(instance.repairs):
             report.count(report.repaired, repair, instance.place)
         for doubt in instance.doubts:

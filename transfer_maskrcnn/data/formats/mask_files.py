@@ -70,9 +70,8 @@ def _of_samples(samples: Sequence[Path]) -> list[Masked]:
             )
         file_name = str(found[0] if found else sample / "images" / f"{sample.name}.png")
         masks = sorted((sample / "masks").glob("[!.]*.png"), key=lambda p: natural_key(p.name))
-        image = RawImage(file_name, image_id=len(images) + 1)
-        image.problem = None if masks else Reason.IMAGE_WITHOUT_MASK_FILE
-        images.append((image, masks))
+        problem = None if masks else Reason.IMAGE_WITHOUT_MASK_FILE
+        images.append((RawImage(file_name, len(images) + 1, problem=problem), masks))
     return images
 
 

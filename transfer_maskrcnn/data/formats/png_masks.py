@@ -232,9 +232,8 @@ def _instances(
         _, parts, stats, _ = cv2.connectedComponentsWithStats(crop, connectivity=8)
         number = abs(value) % _COLOUR
         note = f"colour #{number:06x}" if value >= _COLOUR else ""
-        instance = RawInstance(Place(file_name, "value", number, note), str(abs(value)), rle=rle)
-        if several:
-            instance.place = Place(file_name, mask)
+        shown = Place(file_name, mask) if several else Place(file_name, "value", number, note)
+        instance = RawInstance(shown, str(abs(value)), rle=rle)
         if value < 0:
             instance.problem = Reason.VOID
         elif not is_binary and "instanceIds" in mask and value < _STUFF:

@@ -168,7 +168,7 @@ def _entries(config: dict[str, Any], split: str, path: Path, root: Path) -> list
 
 def find_images(entry: str, root: Path) -> list[RawImage]:
     """The images of one entry of a split, a folder or a text file with a path a line."""
-    path, repairs = _find(entry, root)
+    path, repairs = find_entry(entry, root)
     if os.path.isdir(path):
         found = list_images(path, recursive=True)
         return [RawImage(str(image), 0, repairs=[*repairs]) for image in found]
@@ -188,7 +188,7 @@ def find_images(entry: str, root: Path) -> list[RawImage]:
     return images
 
 
-def _find(entry: str, root: Path) -> tuple[Path, list[tuple[Reason, str]]]:
+def find_entry(entry: str, root: Path) -> tuple[Path, list[tuple[Reason, str]]]:
     """Where an entry leads to; and a word where only its last folders do.
 
     Roboflow writes paths as if the data.yaml lay one folder deeper, others those of their machine.
