@@ -1,5 +1,8 @@
 """Packaging. detectron2 is not among the requirements: the name of its distribution differs from
-install to install. Importing transfer_maskrcnn without it says how to get it."""
+install to install. Importing transfer_maskrcnn without it says how to get it.
+
+The lower bounds of torch, torchvision and numpy are those that the suite was run with
+(requirements/py310-torch23.txt); requirements/runtime.txt has the newest."""
 
 import re
 from pathlib import Path
@@ -36,6 +39,19 @@ setup(
     description="Fine-tunes a pretrained Mask R-CNN of detectron2 on your own dataset",
     long_description=README.read_text(encoding="utf-8") if README.exists() else "",
     long_description_content_type="text/markdown",
+    keywords="mask-rcnn detectron2 instance-segmentation transfer-learning fine-tuning coco",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)),
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["transfer_maskrcnn", "transfer_maskrcnn.*"]),
@@ -62,16 +78,41 @@ setup(
         "jinja2>=3.0",
         "contourpy>=1.0.1",
         "matplotlib>=3.6",
-        "numpy>=1.23",
-        "opencv-python>=4.5",
+        "numpy>=1.26,<3",
+        # not opencv-python: the same module, but it needs libGL; each breaks the other
+        "opencv-python-headless>=4.5",
         "pillow>=9.5",
         "pycocotools>=2.0.6",
         "pyyaml>=6.0",
         "safetensors>=0.4",
         "shapely>=2.0",
         "tabulate>=0.8",
-        "torch>=2.0",
-        "torchvision>=0.15",
+        "torch>=2.3,<3",
+        "torchvision>=0.18,<1",
         "tqdm>=4.60",
     ],
+    extras_require={
+        # what a wheel of detectron2 that is installed without its dependencies needs beside ours
+        "detectron2": [
+            "cloudpickle>=2.0",
+            "hydra-core>=1.1",
+            "omegaconf>=2.1,<2.4",
+            "packaging",
+            "setuptools<81",  # its model_zoo imports pkg_resources
+            "tensorboard>=2.10",
+            "termcolor>=1.1",
+            "yacs>=0.1.8",
+        ],
+        "docs": ["mkdocs-material>=9.5", "mkdocstrings-python>=1.10"],
+        "dev": [
+            "hypothesis>=6.100",
+            "mypy>=1.10",
+            "pytest>=8.0",
+            "pytest-xdist>=3.5",
+            "ruff>=0.5",
+            "types-PyYAML",
+            "types-tabulate",
+            "types-tqdm",
+        ],
+    },
 )

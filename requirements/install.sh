@@ -72,12 +72,17 @@ pip_install() { "$venv/bin/python" -m pip install -qq --no-warn-conflicts "$@"; 
 
 # Plain pip refuses a wheel that is tagged for another Python, unless it installs into a folder.
 install_detectron2() {
-  local purelib pin
+  local purelib pin metadata
   pin=$(grep '==' requirements/detectron2.txt)
   if "$venv/bin/python" -m pip freeze | grep -qx "$pin"; then return; fi
   purelib=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
   pip_install --no-deps --upgrade --target "$purelib" --python-version 3.10 --implementation cp \
     --abi none --platform any --only-binary=:all: "$pin"
+  # It says that it needs black, which only prints lazy configs, and numpy below 2, which it does not:
+  # pip would call this environment broken, and put an old numpy into it with the next package.
+  for metadata in "$purelib"/sal_detectron2-*.dist-info/METADATA; do
+    [ ! -f "$metadata" ] || sed -i -e '/^Requires-Dist: black$/d' -e '/^Requires-Dist: numpy<2$/d' "$metadata"
+  done
 }
 
 install_packages() {

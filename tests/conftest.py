@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -48,6 +51,23 @@ def shared() -> Path:
     path = Path(os.environ.get("TRANSFER_SHARED", REPOSITORY.parent / "shared"))
     if not path.is_dir():
         pytest.skip(f"{path} is absent: real datasets and weights (TRANSFER_SHARED) are not here")
+    return path
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel, built from a copy, without network and without leaving anything in the tree."""
+    source = tmp_path_factory.mktemp("source")
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md"):
+        shutil.copy(REPOSITORY / name, source)
+    for name in ("configs", "transfer_maskrcnn"):
+        ignore = shutil.ignore_patterns("__pycache__", "*.so")
+        shutil.copytree(REPOSITORY / name, source / name, ignore=ignore)
+    pip = [sys.executable, "-m", "pip", "wheel", "--no-index", "--no-deps", "--no-build-isolation"]
+    command = [*pip, "--wheel-dir", str(source / "wheels"), str(source)]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    (path,) = (source / "wheels").glob("*.whl")
     return path
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from transfer_maskrcnn import __main__, cli
-from transfer_maskrcnn.cli import COMMANDS, command_line, program, tool_parser, typed
+from transfer_maskrcnn.cli import command_line, program, tool_parser, typed, typed_script
 from transfer_maskrcnn.config import config_file, load_config
 from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.table import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 NO_COMMANDS = {"demo.py", "benchmark.py"}  # of the clone, not of a user's work
@@ -107,7 +108,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for folder in ("tools", "transfer_maskrcnn", ".venv/bin", "photos", "my photos"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "tools/predict.py").touch()
-    monkeypatch.setattr(cli, "__file__", str(tmp_path / "transfer_maskrcnn/cli.py"))
+    monkeypatch.setattr(cli, "CHECKOUT", tmp_path)
     monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv/bin/python"))
     monkeypatch.setattr(sys, "argv", ["tools/check_dataset.py", "photos"])
     monkeypatch.setenv("PATH", "/nowhere")
@@ -125,6 +126,15 @@ def test_in_a_clone_it_is_the_tool(clone: Path, monkeypatch: pytest.MonkeyPatch)
     assert program("predict") == "predict.py"
     monkeypatch.chdir(clone / "photos")
     assert typed("predict") == "../.venv/bin/python ../tools/predict.py"
+
+
+def test_scripts_that_only_a_clone_has(clone: Path) -> None:
+    command = "python datasets/prepare_x.py"
+    assert typed_script(command) == f"{command}, in a checkout of transfer_maskrcnn"
+    (clone / "datasets").mkdir()
+    (clone / "datasets/prepare_x.py").touch()
+    assert typed_script(command) == f".venv/bin/{command}"
+    assert typed_script("wget https://example.org/x.zip") == "wget https://example.org/x.zip"
 
 
 def test_with_a_path_that_is_quoted(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ LAYERS = {
     "files": BASE,
     "text": BASE,
     "cli": BASE,
+    "table": BASE,
     "compat": BASE,
     "data.formats": 0,
     "data.export": 0,

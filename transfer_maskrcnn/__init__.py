@@ -99,9 +99,12 @@ def _without_detectron2(error: object) -> ImportError:
         "  from source, as detectron2 documents (needs a C++ compiler and an installed torch):\n"
         "    pip install --no-build-isolation "
         "git+https://github.com/facebookresearch/detectron2.git\n"
-        "  or the wheel sal-detectron2, which needs no compiler and runs Mask R-CNN on any Python;"
-        " in a checkout of this project:\n"
-        "    make setup"
+        "  or the wheel sal-detectron2 (Linux), which needs no compiler and runs Mask R-CNN on\n"
+        "  any Python; in a checkout of this project `make setup` does it, and by hand it is:\n"
+        "    pip install 'transfer-maskrcnn[detectron2]'\n"
+        "    pip install --no-deps --only-binary=:all: --platform any --implementation cp \\\n"
+        "      --python-version 3.10 --abi none sal-detectron2==0.7.2 \\\n"
+        '      --target "$(python -c \'import sysconfig; print(sysconfig.get_path("purelib"))\')"'
     )
 
 

@@ -6,8 +6,8 @@ import importlib
 import sys
 
 from transfer_maskrcnn import __version__
-from transfer_maskrcnn.cli import COMMAND, COMMANDS
 from transfer_maskrcnn.errors import nearest
+from transfer_maskrcnn.table import COMMAND, COMMANDS
 
 HELP = """usage: {command} COMMAND ...
 

@@ -17,9 +17,10 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from transfer_maskrcnn.errors import TrainingDivergedError, TransferError
+from transfer_maskrcnn.table import COMMAND, COMMANDS
 from transfer_maskrcnn.text import WIDTH, printable
 
 FAILED, DIVERGED_STATUS = 1, 3
@@ -27,61 +28,9 @@ FAILED, DIVERGED_STATUS = 1, 3
 _INTERRUPTED, _READER_GONE, _TERMINATED = 130, 141, 143
 _SECONDS_A_LINE = 30.0  # of progress, where stderr is no terminal
 
+CHECKOUT = Path(__file__).resolve().parents[1]  # where there is one
+
 T = TypeVar("T")
-
-
-class Command(NamedTuple):
-    """What ``transfer-maskrcnn NAME`` and ``tools/FILE`` run: a function of ``commands.MODULE``."""
-
-    module: str
-    function: str
-    file: str
-    help: str
-
-
-COMMAND = "transfer-maskrcnn"
-COMMANDS = {
-    "check": Command(
-        *("check_dataset", "check_dataset", "check_dataset.py"),
-        "examine datasets, mend or convert them",
-    ),
-    "config": Command(
-        *("make_config", "make_config_tool", "make_config.py"),
-        "write a config that is fitted to a dataset",
-    ),
-    "train": Command(
-        *("train_net", "train_net", "train_net.py"), "train a model of a config, or evaluate one"
-    ),
-    "predict": Command(
-        *("predict", "predict_tool", "predict.py"), "find objects in images or a video"
-    ),
-    "explain": Command(
-        *("explain_ap", "explain_ap_tool", "explain_ap.py"), "say why the AP of a run is low"
-    ),
-    "compare": Command(
-        *("compare_inits", "compare_inits", "compare_inits.py"),
-        "compare starting points, with error bars",
-    ),
-    "transfer": Command(
-        *("transfer_weights", "transfer_weights_tool", "transfer_weights.py"),
-        "show or write what weights give to a model",
-    ),
-    "few-shot": Command(
-        *("make_few_shot", "make_few_shot_tool", "make_few_shot.py"),
-        "write subsets of a few instances of each class",
-    ),
-    "pseudo-label": Command(
-        *("pseudo_label", "pseudo_label_tool", "pseudo_label.py"),
-        "label what the weights know on images that lack it",
-    ),
-    "summarise": Command(
-        *("summarise_runs", "summarise_runs_tool", "summarise_runs.py"),
-        "print one table of several runs",
-    ),
-    "weights": Command(
-        *("weights", "weights_tool", "weights.py"), "list or fetch weights that are known by name"
-    ),
-}
 
 
 def program(name: str) -> str:
@@ -96,8 +45,7 @@ def typed(name: str) -> str:
     In a clone it is the file in ``tools/``, with the Python that runs now, unless this process was
     started by ``transfer-maskrcnn``; both as seen from the current folder.
     """
-    tool = Path(__file__).resolve().parents[1] / "tools" / program(name)
-    python = _seen(sys.executable)
+    tool, python = CHECKOUT / "tools" / program(name), _seen(sys.executable)
     if tool.is_file():
         return f"{python} {_seen(tool)}"
     beside = shutil.which(COMMAND, path=os.path.dirname(sys.executable))
@@ -105,6 +53,16 @@ def typed(name: str) -> str:
     if found and (beside is None or os.path.samefile(found, beside)):
         return f"{COMMAND} {name}"
     return f"{_seen(beside)} {name}" if beside else f"{python} -m transfer_maskrcnn {name}"
+
+
+def typed_script(command: str) -> str:
+    """A command of a catalog; ``python FILE`` of this project, which only a clone has, as typed."""
+    python, _, file = command.partition(" ")
+    if python != "python" or not file.startswith("datasets/prepare_"):
+        return command
+    if (CHECKOUT / file).is_file():
+        return f"{_seen(sys.executable)} {_seen(CHECKOUT / file)}"
+    return f"{command}, in a checkout of transfer_maskrcnn"
 
 
 def _seen(path: str | os.PathLike[str]) -> str:

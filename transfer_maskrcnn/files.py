@@ -145,7 +145,7 @@ def _sweep(folder: Path) -> None:
     _swept.add(folder)
     for path in folder.glob(f".*.{_HOST}.*.part"):
         with suppress(OSError):  # its writer is alive, or another process was faster
-            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+            handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _remove(path)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -80,3 +83,18 @@ def test_progress_is_read_from_a_file_that_is_being_written(tmp_path: Path) -> N
     assert iterations_done(tmp_path) == 0
     (tmp_path / "metrics.json").write_text('{"iteration": 19}\n{"iteration": 39}\n{"itera')
     assert iterations_done(tmp_path) == 40
+
+
+def test_the_child_is_the_command_train_of_this_package(tmp_path: Path) -> None:
+    """In any folder, installed or not."""
+    name = runner.program("train")
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, str(runner.CHILD), str(os.getpid()), name, "--help"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+        check=True,
+    )
+    assert done.stdout.startswith(f"usage: {name} ")

@@ -28,6 +28,7 @@ from detectron2.structures import BoxMode
 from numpy.typing import NDArray
 
 from transfer_maskrcnn import __version__
+from transfer_maskrcnn.cli import typed_script
 from transfer_maskrcnn.data import formats
 from transfer_maskrcnn.data.cache import Entry, digest_of, user_cache
 from transfer_maskrcnn.data.formats.base import (
@@ -134,7 +135,7 @@ def _whole(spec: DatasetSpec, read: Callable[[DatasetSpec], LoadedDataset]) -> L
             error.report = error.report.part(_owner(val, spec.part))
         if spec.prepare is None or os.path.exists(spec.annotations):
             raise
-        raise DatasetError(f"{error}. To get this dataset: {spec.prepare}") from None
+        raise DatasetError(f"{error}. To get this dataset: {typed_script(spec.prepare)}") from None
 
 
 def _taken(loaded: LoadedDataset, val: Set[str], part: str) -> LoadedDataset:
