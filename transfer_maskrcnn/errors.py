@@ -46,6 +46,17 @@ class TrainingDivergedError(TransferError):
     """Loss or weights are no longer finite."""
 
 
+def refuse(*cases: tuple[object, str], error: type[TransferError] = ConfigError) -> None:
+    """Raise ``error`` in the words of the first case that holds.
+
+    Args:
+        cases: what is wrong if it is true, and the words for it.
+    """
+    for wrong, words in cases:
+        if wrong:
+            raise error(words)
+
+
 def nearest(word: str, known: Iterable[str], found_in: str = "") -> str:
     """ "; did you mean 'x'?" where a known word is close to ``word``, else ""."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

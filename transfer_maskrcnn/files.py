@@ -199,11 +199,17 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_text(path, json.dumps(finite, indent=1) + "\n")
 
 
-def read_json(path: str | os.PathLike[str], kind: type[T], missing: T | None = None) -> T:
+def read_json(
+    path: str | os.PathLike[str],
+    kind: type[T],
+    missing: T | None = None,
+    fix: str = "repeat the run that wrote it",
+) -> T:
     """The content of a JSON file that this package wrote, which is a ``kind`` (dict or list).
 
     Args:
         missing: what an absent file stands for; None: it must be there.
+        fix: what to do about any other.
 
     Raises:
         TransferError: it is absent, cannot be read, is no JSON, or holds something else.
@@ -214,13 +220,10 @@ def read_json(path: str | os.PathLike[str], kind: type[T], missing: T | None = N
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        raise TransferError(
-            f"{path} cannot be read as JSON ({error}); repeat the run that wrote it"
-        ) from error
+        raise TransferError(f"{path} cannot be read as JSON ({error}); {fix}") from error
     if not isinstance(content, kind):
         raise TransferError(
-            f"{path} holds a JSON {type(content).__name__}, expected a {kind.__name__}; repeat the "
-            "run that wrote it"
+            f"{path} holds a JSON {type(content).__name__}, expected a {kind.__name__}; {fix}"
         )
     return content
 

@@ -6,7 +6,9 @@ import math
 import textwrap
 import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 WIDTH = 80
 _LONG = 40  # columns of a name in a list
@@ -15,6 +17,16 @@ _LONG = 40  # columns of a name in a list
 def plural(number: float, word: str) -> str:
     """``(1, "image")`` -> "1 image", ``(1200, "image")`` -> "1,200 images"."""
     return f"{number:,.0f} {word}{'' if number == 1 else 's'}"
+
+
+def number(value: float | None) -> str:
+    """One decimal; "-" for what is not known."""
+    return "-" if value is None else f"{round(value, 1) + 0.0:.1f}"  # -0.0 becomes 0.0
+
+
+def first_of(*cases: tuple[object, T]) -> T:
+    """The value of the first case that holds: (whether it does, value) pairs."""
+    return next(value for holds, value in cases if holds)
 
 
 def few(items: Sequence[str], most: int) -> str:

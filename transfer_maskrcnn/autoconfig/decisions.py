@@ -19,7 +19,7 @@ from transfer_maskrcnn.doctor.anchors import (
     suggest_ratios,
     suggest_sizes,
 )
-from transfer_maskrcnn.text import percent, plural
+from transfer_maskrcnn.text import first_of, percent, plural
 
 # Two cells of the finest feature map, of stride 4: what is smaller is hardly seen.
 TINY = 8
@@ -283,15 +283,12 @@ def batch_lines(images: int, pixel_ratio: float, cfg: CfgNode) -> list[Line]:
     batch = base * 2 ** int(math.log2(growth)) if growth >= 2 else base
     if images < batch:
         batch = images
-    if batch == base:
-        why = "As in the base."
-    elif batch > base:
-        why = (
-            f"The base's {base} times {batch // base}: images have {pixel_ratio:.1f} times fewer "
-            "pixels than the base makes them."
-        )
-    else:
-        why = f"There {'is' if images == 1 else 'are'} only {plural(images, 'image')}."
+    more = (
+        f"The base's {base} times {batch // base}: images have {pixel_ratio:.1f} times fewer "
+        "pixels than the base makes them."
+    )
+    less = f"There {'is' if images == 1 else 'are'} only {plural(images, 'image')}."
+    why = first_of((batch == base, "As in the base."), (batch > base, more), (True, less))
     rule = "it follows the batch in proportion (https://arxiv.org/abs/1706.02677)"
     return [
         Line("SOLVER.IMS_PER_BATCH", batch, why),
@@ -329,14 +326,16 @@ def schedule_lines(
     epochs = math.ceil(EPOCHS * images / batch / 10) * 10
     length = iterations or min(max(epochs, FEWEST_ITERATIONS), longest)
     passes = f"{length * batch / images:.3g} passes over {plural(images, 'image')}"
-    if iterations:
-        why = f"As asked for: {passes}."
-    elif length == FEWEST_ITERATIONS > epochs:
-        why = f"{passes}: new heads need {FEWEST_ITERATIONS} iterations, even on few images."
-    elif length < epochs:
-        why = f"{passes}: not more images than COCO's 1x schedule sees, {MOST_IMAGES:,}."
-    else:
-        why = f"{passes}, as many as in COCO's 1x schedule."
+    least = f"new heads need {FEWEST_ITERATIONS} iterations, even on few images"
+    why = first_of(
+        (iterations, f"As asked for: {passes}."),
+        (length == FEWEST_ITERATIONS > epochs, f"{passes}: {least}."),
+        (
+            length < epochs,
+            f"{passes}: not more images than COCO's 1x schedule sees, {MOST_IMAGES:,}.",
+        ),
+        (True, f"{passes}, as many as in COCO's 1x schedule."),
+    )
     return [
         Line("SOLVER.MAX_ITER", length, why),
         Line(

@@ -16,10 +16,10 @@ from transfer_maskrcnn.data.loader import training_images
 from transfer_maskrcnn.data.registry import dataset_facts, register_catalogs
 from transfer_maskrcnn.engine.features import check_features
 from transfer_maskrcnn.engine.manifest import check_device
-from transfer_maskrcnn.errors import ConfigError, nearest
+from transfer_maskrcnn.errors import ConfigError, nearest, refuse
 from transfer_maskrcnn.incremental.classes import EXTENSION_KEY
 from transfer_maskrcnn.modeling.freezing import parse_phases
-from transfer_maskrcnn.text import quoted
+from transfer_maskrcnn.text import few, quoted
 
 logger = logging.getLogger(__name__)
 
@@ -38,17 +38,21 @@ def fit_config(cfg: CfgNode, *, eval_only: bool = False, seed: int | None = None
     Raises:
         ConfigError, DatasetError: what does not fit, and how to mend it.
     """
-    if cfg.MODEL.META_ARCHITECTURE in _WITHOUT_ROI_HEADS:
-        raise ConfigError(
-            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} has no ROI heads; expected "
-            "GeneralizedRCNN, as in configs/Base-Transfer-RCNN-FPN.yaml"
-        )
     register_catalogs(cfg.DATASETS.CATALOG)
     check_device(cfg.MODEL.DEVICE)
     names = list(cfg.DATASETS.TEST) if eval_only else [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
-    if not names or not (eval_only or cfg.DATASETS.TRAIN):
-        key = "DATASETS.TEST" if eval_only else "DATASETS.TRAIN"
-        raise ConfigError(f"{key} names no dataset; for example {key} \"('balloon_train',)\"")
+    key = "DATASETS.TEST" if eval_only else "DATASETS.TRAIN"
+    refuse(
+        (
+            cfg.MODEL.META_ARCHITECTURE in _WITHOUT_ROI_HEADS,
+            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} has no ROI heads; expected "
+            "GeneralizedRCNN, as in configs/Base-Transfer-RCNN-FPN.yaml",
+        ),
+        (
+            not names or not (eval_only or cfg.DATASETS.TRAIN),
+            f"{key} names no dataset; for example {key} \"('balloon_train',)\"",
+        ),
+    )
     classes, tasks = _fit_classes(cfg, eval_only)
     _check_number(cfg, classes, names[0])
     seed = cfg.SEED if cfg.SEED >= 0 else seed
@@ -99,20 +103,28 @@ def check_dataset(name: str) -> None:
     Raises:
         ConfigError: there is none of that name, it holds no instance, or its name is taken.
     """
-    if name == EXTENSION_KEY:
-        raise ConfigError(
+    refuse(
+        (
+            name == EXTENSION_KEY,
             f"a dataset is named {name!r}, which in evaluation.json is the place of what extended "
-            "models know of base and novel classes; give it another name"
-        )
-    if name not in DatasetCatalog:
-        raise ConfigError(
+            "models know of base and novel classes; give it another name",
+        ),
+        (
+            name not in DatasetCatalog,
             f"no dataset is registered as {name!r} (one of your own is declared in the YAML "
-            f"file that DATASETS.CATALOG names){nearest(name, DatasetCatalog.list())}"
-        )
-    if not any(record.get("annotations") for record in DatasetCatalog.get(name)):
-        raise ConfigError(f"dataset {name!r} holds no instance: nothing to learn or to score")
-    if not MetadataCatalog.get(name).get("thing_classes"):
-        raise ConfigError(f"dataset {name!r} has no thing_classes in its metadata")
+            f"file that DATASETS.CATALOG names){nearest(name, DatasetCatalog.list())}",
+        ),
+    )
+    refuse(
+        (
+            not any(record.get("annotations") for record in DatasetCatalog.get(name)),
+            f"dataset {name!r} holds no instance: nothing to learn or to score",
+        ),
+        (
+            not MetadataCatalog.get(name).get("thing_classes"),
+            f"dataset {name!r} has no thing_classes in its metadata",
+        ),
+    )
 
 
 def common_classes(names: Sequence[str]) -> list[str]:
@@ -132,11 +144,10 @@ def common_classes(names: Sequence[str]) -> list[str]:
 def _check_number(cfg: CfgNode, classes: Sequence[str], dataset: str) -> None:
     stated = cfg.MODEL.ROI_HEADS.NUM_CLASSES
     if stated not in (FOLLOW_DATASET, len(classes)):
-        shown = ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
         whose = "the extended model" if cfg.MODEL.TRANSFER.EXTEND else f"dataset {dataset!r}"
         raise ConfigError(
             f"MODEL.ROI_HEADS.NUM_CLASSES is {stated}, but {whose} has "
-            f"{len(classes)} classes ({shown}); leave the key out, it follows the dataset"
+            f"{len(classes)} classes ({few(classes, 8)}); leave the key out, it follows the dataset"
         )
 
 
@@ -150,14 +161,18 @@ def _mask_format(cfg: CfgNode, names: Sequence[str], eval_only: bool) -> str:
 
 def _check_evaluations(cfg: CfgNode) -> None:
     last = cfg.SOLVER.MAX_ITER
-    wrong = [i for i in cfg.TEST.EVAL_ITERS if type(i) is not int or not 0 <= i <= last]
-    if wrong:
-        raise ConfigError(
-            f"TEST.EVAL_ITERS holds {wrong[0]!r}; expected whole numbers from 0 to SOLVER.MAX_ITER "
-            f"({last})"
-        )
-    if cfg.TEST.VAL_LOSS and not cfg.DATASETS.TEST:
-        raise ConfigError("TEST.VAL_LOSS True: DATASETS.TEST names no dataset to measure it on")
+    wrong = [repr(i) for i in cfg.TEST.EVAL_ITERS if type(i) is not int or not 0 <= i <= last]
+    refuse(
+        (
+            wrong,
+            f"TEST.EVAL_ITERS holds {few(wrong, 1)}; expected whole numbers from 0 to "
+            f"SOLVER.MAX_ITER ({last})",
+        ),
+        (
+            cfg.TEST.VAL_LOSS and not cfg.DATASETS.TEST,
+            "TEST.VAL_LOSS True: DATASETS.TEST names no dataset to measure it on",
+        ),
+    )
 
 
 def draw_seed() -> int:
@@ -181,13 +196,14 @@ def fit_schedule(cfg: CfgNode, train_images: int) -> Schedule:
         ConfigError: values that cannot be; phases that are longer than the run.
     """
     own, epochs = Schedule.of(cfg), cfg.SOLVER.EPOCHS
-    if own.max_iter < 1:
-        raise ConfigError(f"SOLVER.MAX_ITER is {own.max_iter}; expected at least 1")
+    refuse(
+        (own.max_iter < 1, f"SOLVER.MAX_ITER is {own.max_iter}; expected at least 1"),
+        (
+            not 0 <= epochs < math.inf,
+            f"SOLVER.EPOCHS is {epochs}; expected 0 (SOLVER.MAX_ITER counts) or a number above it",
+        ),
+    )
     own = _fit_processes(own, comm.get_world_size())
-    if not 0 <= epochs < math.inf:
-        raise ConfigError(
-            f"SOLVER.EPOCHS is {epochs}; expected 0 (SOLVER.MAX_ITER counts) or a number above it"
-        )
     if epochs:
         # 1.1 * 100 is 110.00000000000001: not 111 iterations.
         iterations = max(1, math.ceil(round(epochs * train_images / own.ims_per_batch, 6)))

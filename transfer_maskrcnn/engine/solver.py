@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.engine.hooks.record import INITIAL_FILE
-from transfer_maskrcnn.errors import CheckpointError, ConfigError
+from transfer_maskrcnn.errors import CheckpointError, ConfigError, refuse
 from transfer_maskrcnn.files import read_json
 from transfer_maskrcnn.modeling.freezing import names_of
 from transfer_maskrcnn.surgery.hook import PLAN_FILE
@@ -116,13 +116,17 @@ class L2SP(HookBase):
     def check(cfg: CfgNode, spec: RunSpec | None = None) -> None:
         """Raise ConfigError for a strength that cannot be, or where nothing is transferred."""
         alpha = cfg.SOLVER.L2_SP
-        if not 0 < alpha < math.inf:
-            raise ConfigError(f"SOLVER.L2_SP is {alpha}; expected 0 (off) or a number above it")
-        if not cfg.MODEL.TRANSFER.ENABLED:
-            raise ConfigError(
+        refuse(
+            (
+                not 0 < alpha < math.inf,
+                f"SOLVER.L2_SP is {alpha}; expected 0 (off) or a number above it",
+            ),
+            (
+                not cfg.MODEL.TRANSFER.ENABLED,
                 f"SOLVER.L2_SP {alpha} pulls transferred weights towards where they started, but "
-                "MODEL.TRANSFER.ENABLED is False; set it True, or SOLVER.L2_SP 0"
-            )
+                "MODEL.TRANSFER.ENABLED is False; set it True, or SOLVER.L2_SP 0",
+            ),
+        )
 
     def before_train(self) -> None:
         """

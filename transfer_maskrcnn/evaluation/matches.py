@@ -18,7 +18,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from transfer_maskrcnn.errors import DatasetError, TransferError
+from transfer_maskrcnn.errors import DatasetError, TransferError, refuse
 from transfer_maskrcnn.files import read_json
 
 GEOMETRY = {"bbox": "bbox", "segm": "segmentation"}
@@ -57,16 +57,19 @@ def require_same_ground_truth(matches: Iterable[Matches]) -> None:
     first: Matches | None = None
     for other in matches:
         first = first or other
-        if other.iou_type != first.iou_type:
-            raise TransferError(
+        refuse(
+            (
+                other.iou_type != first.iou_type,
                 f"matches of IoU type {other.iou_type!r} beside {first.iou_type!r}; compare "
-                "matches of one type"
-            )
-        if other.ground_truth != first.ground_truth:
-            raise TransferError(
+                "matches of one type",
+            ),
+            (
+                other.ground_truth != first.ground_truth,
                 f"matches of two ground truths: one with {_size(first)}, one with {_size(other)}, "
-                "or other annotations; evaluate all runs on the same validation set"
-            )
+                "or other annotations; evaluate all runs on the same validation set",
+            ),
+            error=TransferError,
+        )
 
 
 def _size(matches: Matches) -> str:

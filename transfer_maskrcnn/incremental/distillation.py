@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from transfer_maskrcnn.config import RunSpec, flat_config
-from transfer_maskrcnn.errors import ConfigError, WeightFileError
+from transfer_maskrcnn.errors import ConfigError, WeightFileError, refuse
 from transfer_maskrcnn.incremental.classes import annotated_classes
 from transfer_maskrcnn.incremental.distillation_losses import (
     Answers,
@@ -103,21 +103,26 @@ def check_distillation(cfg: CfgNode, spec: RunSpec | None = None) -> None:
             classes in different ways.
         WeightFileError: the source, which is the teacher, cannot be read.
     """
-    weight = cfg.MODEL.TRANSFER.DISTILLATION
-    if not 0 <= weight < math.inf:
-        raise ConfigError(f"{KEY} is {weight}; expected 0.0 (off) or a number above it")
-    if not cfg.MODEL.TRANSFER.EXTEND:
-        raise ConfigError(
+    weight, keys = cfg.MODEL.TRANSFER.DISTILLATION, dict(flat_config(cfg))
+    refuse(
+        (
+            not 0 <= weight < math.inf,
+            f"{KEY} is {weight}; expected 0.0 (off) or a number above it",
+        ),
+        (
+            not cfg.MODEL.TRANSFER.EXTEND,
             f"{KEY} {weight} keeps the source's classes, but MODEL.TRANSFER.EXTEND is False; "
-            f"set it True, or {KEY} 0.0"
-        )
-    keys = dict(flat_config(cfg))
-    for key, values in _NEEDS.items():
-        if keys[key] not in values:
-            raise ConfigError(
+            f"set it True, or {KEY} 0.0",
+        ),
+        *(
+            (
+                keys[key] not in values,
                 f"{KEY} {weight} cannot work with {key} {keys[key]}; expected "
-                f"{' or '.join(map(str, values))}, or set {KEY} 0.0"
+                f"{' or '.join(map(str, values))}, or set {KEY} 0.0",
             )
+            for key, values in _NEEDS.items()
+        ),
+    )
     _check_teacher(cfg)
 
 
@@ -173,8 +178,10 @@ class Distillation:
         self._base = base.to(next(student.parameters()).device)
         self._weight = weight
         self._hidden = torch.tensor(hidden, dtype=torch.int64, device=self._base.student.device)
-        self._compared = ""  # the frozen part that was last compared
-        self._same = False
+        self._compared = (
+            "",
+            False,
+        )  # the frozen part that was last compared, and whether it is equal
         self._objectness: Tensor | None = None  # the student's, of the step under way
 
     def attach(self) -> None:
@@ -252,12 +259,10 @@ class Distillation:
         It is compared where a phase of training begins to freeze it, not in every step.
         """
         name = part.name if part else ""
-        if name != self._compared:
-            self._compared = name
-            self._same = part is not None and _same_weights(
-                part.module, self._teacher.get_submodule(name)
-            )
-        return self._same
+        if part is None or name != self._compared[0]:
+            theirs = self._teacher.get_submodule(name)
+            self._compared = name, part is not None and _same_weights(part.module, theirs)
+        return self._compared[1]
 
 
 def _same_weights(one: nn.Module, other: nn.Module) -> bool:

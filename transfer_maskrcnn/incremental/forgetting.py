@@ -27,7 +27,7 @@ from transfer_maskrcnn.evaluation.explain import RESULTS_FILE, truth_file
 from transfer_maskrcnn.evaluation.matches import Matches, match_detections
 from transfer_maskrcnn.incremental.classes import class_places
 from transfer_maskrcnn.incremental.source import SourceFacts, source_facts, source_matches
-from transfer_maskrcnn.text import plural
+from transfer_maskrcnn.text import number, plural
 
 logger = logging.getLogger(__name__)
 
@@ -170,13 +170,13 @@ def extension_lines(extension: Mapping[str, Any]) -> list[str]:
     lines = [f"base classes ({_share(scored['base'], base)}): {_base_words(figures, kind)}"]
     if novel:
         ap = figures["novel"]
-        known = "in no set of DATASETS.TEST" if ap is None else f"{kind} AP {_number(ap)}"
+        known = "in no set of DATASETS.TEST" if ap is None else f"{kind} AP {number(ap)}"
         lines.append(f"novel classes ({_share(scored['novel'], novel)}): {known}")
     if figures["all"] is not None and figures["harmonic_mean"] is not None:
         lines.append(
             f"all ({_share(scored['base'] + scored['novel'], base + novel)}): {kind} AP "
-            f"{_number(figures['all'])}; harmonic mean of base and novel "
-            f"{_number(figures['harmonic_mean'])}"
+            f"{number(figures['all'])}; harmonic mean of base and novel "
+            f"{number(figures['harmonic_mean'])}"
         )
     return lines
 
@@ -189,29 +189,25 @@ def _share(scored: int, known: int) -> str:
 def _base_words(figures: Mapping[str, Any], kind: str) -> str:
     if figures["base"] is None:
         return "in no test set; DATASETS.TEST_BASE names sets that annotate them"
-    now, lost = f"{kind} AP {_number(figures['base'])}", figures["forgetting"]
+    now, lost = f"{kind} AP {number(figures['base'])}", figures["forgetting"]
     if lost is None:
         return f"{now}; what was forgotten is not known without the source model"
-    return f"{now}, before {_number(figures['before'])}: {_lost_words(lost, figures['images'])}"
+    return f"{now}, before {number(figures['before'])}: {_lost_words(lost, figures['images'])}"
 
 
 def _lost_words(lost: Mapping[str, Any], images: int) -> str:
     ap, low, high = lost["ap"], lost["low"], lost["high"]
     of = plural(images, "image")
     if low is None or high is None:
-        return f"forgot {_number(ap)}; {of} cannot tell how surely"
+        return f"forgot {number(ap)}; {of} cannot tell how surely"
     if low == high == 0:
         return "nothing is forgotten"
     more = round(ap, 1) < 0
-    size, bounds = _number(abs(ap)), (-high, -low) if more else (low, high)
-    between = f"({_number(bounds[0])} to {_number(bounds[1])})"
+    size, bounds = number(abs(ap)), (-high, -low) if more else (low, high)
+    between = f"({number(bounds[0])} to {number(bounds[1])})"
     if low > 0 or high < 0:
         return f"{'gained' if more else 'forgot'} {size} {between}"
     return f"{size} {'more' if more else 'less'} {between}, which {of} cannot tell from nothing"
-
-
-def _number(ap: float) -> str:
-    return f"{round(ap, 1) + 0.0:.1f}"  # -0.0 becomes 0.0
 
 
 def extension_of(cfg: CfgNode, model: list[str]) -> dict[str, Any]:

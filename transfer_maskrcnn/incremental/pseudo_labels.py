@@ -19,7 +19,7 @@ from transfer_maskrcnn.data.export import coco_document
 from transfer_maskrcnn.data.export.base import common_folder, write_yaml
 from transfer_maskrcnn.data.registry import catalog_entry
 from transfer_maskrcnn.engine.setup import check_dataset
-from transfer_maskrcnn.errors import ConfigError, WeightFileError
+from transfer_maskrcnn.errors import ConfigError, WeightFileError, refuse
 from transfer_maskrcnn.files import write_json
 from transfer_maskrcnn.incremental.classes import (
     CALIBRATION_KEY,
@@ -61,21 +61,23 @@ def check_pseudo_labels(cfg: CfgNode, spec: RunSpec) -> None:
         ConfigError: scores out of order, no EXTEND, or a calibration set that is used otherwise.
     """
     keys = cfg.MODEL.TRANSFER.PSEUDO_LABELS
-    if not cfg.MODEL.TRANSFER.EXTEND:
-        raise ConfigError(
+    refuse(
+        (
+            not cfg.MODEL.TRANSFER.EXTEND,
             f"{KEY}.ENABLED labels the source's classes, which this model will not have; set "
-            "MODEL.TRANSFER.EXTEND True and KEEP class_rows, or leave it out"
-        )
-    if not LOWEST_SCORE <= keys.IGNORE_SCORE <= keys.SCORE <= 1:
-        raise ConfigError(
+            "MODEL.TRANSFER.EXTEND True and KEEP class_rows, or leave it out",
+        ),
+        (
+            not LOWEST_SCORE <= keys.IGNORE_SCORE <= keys.SCORE <= 1,
             f"{KEY}: IGNORE_SCORE {keys.IGNORE_SCORE:g} and SCORE {keys.SCORE:g}; expected "
-            f"{LOWEST_SCORE:g} <= IGNORE_SCORE <= SCORE <= 1"
-        )
-    if not 0 < keys.TARGET_PRECISION <= 1:
-        raise ConfigError(
+            f"{LOWEST_SCORE:g} <= IGNORE_SCORE <= SCORE <= 1",
+        ),
+        (
+            not 0 < keys.TARGET_PRECISION <= 1,
             f"{KEY}.TARGET_PRECISION is {keys.TARGET_PRECISION:g}; expected a share, above 0 and "
-            "at most 1"
-        )
+            "at most 1",
+        ),
+    )
     if keys.CALIBRATION_SET:
         _check_calibration_set(cfg, spec, keys.CALIBRATION_SET)
 

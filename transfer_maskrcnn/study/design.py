@@ -17,7 +17,7 @@ from detectron2.data import MetadataCatalog
 from transfer_maskrcnn.config import RunSpec, load_config
 from transfer_maskrcnn.data.registry import register_catalogs
 from transfer_maskrcnn.engine.setup import check_dataset, fit_config
-from transfer_maskrcnn.errors import ConfigError, nearest
+from transfer_maskrcnn.errors import ConfigError, nearest, refuse
 from transfer_maskrcnn.modeling.freezing import ALL_BUT_NOVEL_ROWS
 from transfer_maskrcnn.surgery.hook import plan_of_config
 from transfer_maskrcnn.surgery.names import PRESETS
@@ -74,21 +74,24 @@ def parse_variant(text: str, cfg: CfgNode) -> Variant:
         ConfigError: no such preset, a file where none is taken, or none where one is needed.
     """
     preset, at, file = (part.strip() for part in text.partition("@"))
-    _require(
-        preset in VARIANT_NAMES,
-        f"--variants: there is no variant {preset!r}; expected {', '.join(VARIANT_NAMES)}, those "
-        f"that take weights also as backbone@imagenet.pkl{nearest(preset, VARIANT_NAMES)}",
-    )
     random = preset in ("random_init", FAIR)
     keep, weights = ("random_init", "") if random else (preset, file or cfg.MODEL.WEIGHTS)
-    _require(
-        not (random and at),
-        f"--variants {text}: {preset} trains from random weights and takes no file",
-    )
-    _require(
-        random or weights,
-        f"--variants {text}: it needs weights; set MODEL.WEIGHTS in the config, or write "
-        f"{preset}@FILE",
+    refuse(
+        (
+            preset not in VARIANT_NAMES,
+            f"--variants: there is no variant {preset!r}; expected {', '.join(VARIANT_NAMES)}, "
+            "those that take weights also as backbone@imagenet.pkl"
+            f"{nearest(preset, VARIANT_NAMES)}",
+        ),
+        (
+            random and at,
+            f"--variants {text}: {preset} trains from random weights and takes no file",
+        ),
+        (
+            not (random or weights),
+            f"--variants {text}: it needs weights; set MODEL.WEIGHTS in the config, or write "
+            f"{preset}@FILE",
+        ),
     )
     settings = ["MODEL.WEIGHTS", weights, "MODEL.TRANSFER.KEEP", keep]
     if keep != "class_rows":  # the plan refuses these where they would mean nothing
@@ -99,11 +102,6 @@ def parse_variant(text: str, cfg: CfgNode) -> Variant:
         settings += _fair_settings(cfg) if preset == FAIR else as_it_is
     name = f"{preset}@{file.rpartition('/')[2]}" if at else preset
     return Variant(name, text.strip(), keep, weights, tuple(settings))
-
-
-def _require(holds: object, message: str) -> None:
-    if not holds:
-        raise ConfigError(message)
 
 
 def _without_extension(cfg: CfgNode) -> list[str]:
@@ -229,39 +227,43 @@ def make_design(
     """
     cfg = load_config(config_file, options)
     train, test = cfg.DATASETS.TRAIN, cfg.DATASETS.TEST
-    _require(
-        len(train) == len(test) == 1,
-        "a study needs one dataset in DATASETS.TRAIN and one in DATASETS.TEST; the config has "
-        f"{train} and {test}",
-    )
     own = next((key for key in options[::2] if key in SET_BY_THE_STUDY), "")
-    _require(
-        not own,
-        f"{own} is set by the study itself, run by run: see --variants, --fractions, --seeds and "
-        "--output-dir",
-    )
     same = "but a study gives every run the same number of iterations"
-    _require(
-        not cfg.TEST.EARLY_STOPPING,
-        f"TEST.EARLY_STOPPING is {cfg.TEST.EARLY_STOPPING}, {same}: set it to 0",
-    )
-    _require(
-        not cfg.SOLVER.EPOCHS,
-        f"SOLVER.EPOCHS is {cfg.SOLVER.EPOCHS:g}, {same}, on few images as on many: set "
-        "SOLVER.MAX_ITER, and EPOCHS 0.0",
+    refuse(
+        (
+            not len(train) == len(test) == 1,
+            "a study needs one dataset in DATASETS.TRAIN and one in DATASETS.TEST; the config has "
+            f"{train} and {test}",
+        ),
+        (
+            own,
+            f"{own} is set by the study itself, run by run: see --variants, --fractions, --seeds "
+            "and --output-dir",
+        ),
+        (
+            cfg.TEST.EARLY_STOPPING,
+            f"TEST.EARLY_STOPPING is {cfg.TEST.EARLY_STOPPING}, {same}: set it to 0",
+        ),
+        (
+            cfg.SOLVER.EPOCHS,
+            f"SOLVER.EPOCHS is {cfg.SOLVER.EPOCHS:g}, {same}, on few images as on many: set "
+            "SOLVER.MAX_ITER, and EPOCHS 0.0",
+        ),
     )
     parsed = tuple(parse_variant(variant, cfg) for variant in variants)
-    _require(
-        len({variant.folder for variant in parsed}) == len(parsed) > 1,
-        f"--variants {','.join(variants)}: expected at least two variants, each with another "
-        "name (of a file, its name counts, not its folder, and of that letters, digits, '.', "
-        "'_' and '-')",
+    refuse(
+        (
+            not len({variant.folder for variant in parsed}) == len(parsed) > 1,
+            f"--variants {','.join(variants)}: expected at least two variants, each with another "
+            "name (of a file, its name counts, not its folder, and of that letters, digits, '.', "
+            "'_' and '-')",
+        ),
+        (
+            not fractions or not all(0 < fraction <= 1 for fraction in fractions),
+            f"--fractions {fractions}: expected numbers above 0 and at most 1",
+        ),
+        (seeds < 1, f"--seeds {seeds}: expected at least 1"),
     )
-    _require(
-        fractions and all(0 < fraction <= 1 for fraction in fractions),
-        f"--fractions {fractions}: expected numbers above 0 and at most 1",
-    )
-    _require(seeds >= 1, f"--seeds {seeds}: expected at least 1")
     ordered = tuple(sorted({float(fraction) for fraction in fractions}))
     return Design(config_file, tuple(options), parsed, ordered, tuple(range(seeds)))
 
@@ -297,11 +299,11 @@ def _check_classes(design: Design) -> None:
     for name in (train, test):
         check_dataset(name)
     learnt, tested = (MetadataCatalog.get(name).thing_classes for name in (train, test))
-    _require(
-        learnt == tested,
-        f"--variants: MODEL.TRANSFER.EXTEND is for class_rows alone, and {others[0]} learns only "
-        f"the classes of DATASETS.TRAIN {train!r} ({quoted(learnt)}); DATASETS.TEST {test!r} has "
-        f"others ({quoted(tested)}), on which the variants cannot be compared. Test on a set of "
-        "the same classes, in the same order, as DATASETS.TRAIN; or name variants class_rows@FILE "
-        "alone",
-    )
+    if learnt != tested:
+        raise ConfigError(
+            f"--variants: MODEL.TRANSFER.EXTEND is for class_rows alone, and {others[0]} learns "
+            f"only the classes of DATASETS.TRAIN {train!r} ({quoted(learnt)}); DATASETS.TEST "
+            f"{test!r} has others ({quoted(tested)}), on which the variants cannot be compared. "
+            "Test on a set of the same classes, in the same order, as DATASETS.TRAIN; or name "
+            "variants class_rows@FILE alone"
+        )

@@ -174,6 +174,11 @@ class Estimate:
     mean: float
     half: float | None
 
+    def to_json(self) -> Json:
+        """``interval`` is ``[low, high]``, None for one run."""
+        mean, half = self.mean, self.half
+        return {"mean": mean, "interval": None if half is None else [mean - half, mean + half]}
+
 
 @dataclass(frozen=True)
 class Row:
@@ -248,7 +253,7 @@ def rows_json(rows: Sequence[Row], task: str, reference: Row | None) -> Json:
             {
                 "row": row.name,
                 "runs": [str(run.folder) for run in row.runs],
-                **{name: _estimate_json(row.figures[name]) for name in FIGURES},
+                **{name: value and value.to_json() for name, value in row.figures.items()},
                 **row.shares(reference),
             }
             for row in rows
@@ -263,10 +268,3 @@ def scored_on(rows: Sequence[Row]) -> ScoredOn:
 
 def _percent(part: float | None, whole: float | None) -> float | None:
     return None if part is None or not whole else 100 * (part / whole)
-
-
-def _estimate_json(value: Estimate | None) -> Json | None:
-    if value is None:
-        return None
-    mean, half = value.mean, value.half
-    return {"mean": mean, "interval": None if half is None else [mean - half, mean + half]}

@@ -44,23 +44,18 @@ def task_of(cfg: CfgNode) -> str:
 
 def read_result(folder: Path, key: dict[str, str]) -> Json | None:
     """The result of the run in ``folder``, if it ended and was one of this ``key``."""
-    path = folder / RESULT_FILE
-    result = read_record(path) if path.exists() else {}
+    result = read_record(folder / RESULT_FILE, {})
     return result if result.get("key") == key else None
 
 
-def read_record(path: Path) -> Json:
-    """A json file of a run.
+def read_record(path: Path, missing: Json) -> Json:
+    """A json file of a run; ``missing`` where there is none.
 
     Raises:
         TransferError: it is damaged.
     """
-    try:
-        return read_json(path, dict)
-    except TransferError as error:
-        raise TransferError(
-            f"{error}: remove the folder {path.parent}, and its run is trained again"
-        ) from None
+    fix = f"remove the folder {path.parent}, and its run is trained again"
+    return read_json(path, dict, missing, fix)
 
 
 def collect(run: Run, folder: Path, key: dict[str, str], diverged: str) -> Json:

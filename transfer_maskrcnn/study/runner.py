@@ -234,7 +234,7 @@ def _data_fingerprint(names: tuple[str, ...]) -> str:
 
 
 def _check_same(path: Path, wanted: Key) -> None:
-    found = read_record(path) if path.exists() else wanted
+    found = read_record(path, wanted)
     differing = [name for name in wanted if found.get(name) != wanted[name]]
     if differing:
         raise ConfigError(

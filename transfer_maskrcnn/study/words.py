@@ -9,7 +9,7 @@ from typing import Any
 from tabulate import tabulate
 
 from transfer_maskrcnn.study.intervals import Comparison, Estimate, Row, scored_on
-from transfer_maskrcnn.text import WIDTH, plural, shorten, wrapped
+from transfer_maskrcnn.text import WIDTH, number, plural, shorten, wrapped
 
 KIND = {"segm": "mask AP", "bbox": "box AP"}
 # against a variant without weights, and against one with others
@@ -112,9 +112,9 @@ def study_text(content: dict[str, Any], folder: Path) -> str:
             shorten(cell["variant"], 26),
             f"{int(100 * transferred[cell['variant']])}%",  # 100 is all of it, not nearly all
             images[cell["fraction"]],
-            _number(cell["mean"]),
+            number(cell["mean"]),
             "{:.1f} to {:.1f}".format(*cell["interval"]),
-            _number(cell["means"].get(f"{task}/AP50")),
+            number(cell["means"].get(f"{task}/AP50")),
         ]
         for cell in content["cells"]
     ]
@@ -143,7 +143,7 @@ def _rows_table(rows: Sequence[Row], names: Sequence[str], reference: Row | None
             name,
             len(row.runs),
             *(_cell(row.figures[figure]) for figure in _COLUMNS),
-            *map(_number, row.shares(reference).values()),
+            *map(number, row.shares(reference).values()),
         ]
         for name, row in zip(names, rows, strict=True)
     ]
@@ -192,10 +192,6 @@ def _notes(rows: Sequence[Row], task: str, reference: Row | None) -> list[str]:
 
 def _cell(value: Estimate | None) -> str:
     if value is None:
-        return _number(None)
-    half = "" if value.half is None else f"\n±{_number(value.half)}"
-    return f"{_number(value.mean)}{half}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{round(value, 1) + 0.0:.1f}"  # -0.0 becomes 0.0
+        return number(None)
+    half = "" if value.half is None else f"\n±{number(value.half)}"
+    return f"{number(value.mean)}{half}"

@@ -11,7 +11,7 @@ from torch import Tensor
 from transfer_maskrcnn.surgery.fates import Matching, TensorFate
 from transfer_maskrcnn.surgery.names import PRESETS, group_of, is_statistic, part_of, under
 from transfer_maskrcnn.surgery.words import Code, Problem, Reason
-from transfer_maskrcnn.text import few
+from transfer_maskrcnn.text import few, first_of
 
 _CONV = re.compile(r"(?:^|\.)(stem\.conv1|res[2-5]\.\d+\.(?:conv[123]|shortcut))\.weight$")
 _COLUMNS = re.compile(r"\.point_head\..*weight$")
@@ -43,16 +43,18 @@ def _moving(fates: Sequence[TensorFate]) -> list[TensorFate]:
 
 
 def _nothing_to_keep(m: Matching, fates: Sequence[TensorFate]) -> Iterator[Problem]:
-    path = m.source.path
-    if m.keep == "random_init" or _moving(fates) or any(_unknown_prefixes(m, fates)):
-        return
-    if not m.source.tensors:
-        yield Problem(Code.NO_WEIGHTS, {"keep": m.keep})
-    elif not m.partner:
-        here, there = list(m.target.tensors)[:3], list(m.source.tensors)[:3]
-        yield Problem(Code.NO_MATCH, {"path": path, "there": there, "here": here})
-    else:
-        yield Problem(Code.NOTHING_KEPT, {"keep": m.keep, "path": path})
+    here, there = list(m.target.tensors)[:3], list(m.source.tensors)[:3]
+    problem = first_of(
+        (not there, Problem(Code.NO_WEIGHTS, {"keep": m.keep})),
+        (
+            not m.partner,
+            Problem(Code.NO_MATCH, {"path": m.source.path, "there": there, "here": here}),
+        ),
+        (True, Problem(Code.NOTHING_KEPT, {"keep": m.keep, "path": m.source.path})),
+    )
+    told = _moving(fates) or any(_unknown_prefixes(m, fates))
+    if m.keep != "random_init" and not told:
+        yield problem
 
 
 def _unknown_prefixes(m: Matching, fates: Sequence[TensorFate]) -> Iterator[Problem]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from transfer_maskrcnn.errors import ConfigError
@@ -57,13 +57,8 @@ def _plurals(name: str) -> set[str]:
 
 def find_class(name: str, names: Sequence[str]) -> str | None:
     """The one of ``names`` that means ``name``; None where none or several do."""
-    levels: list[Callable[[str], bool]] = [
-        lambda other: other == name,
-        lambda other: fold(other) == fold(name),
-        lambda other: same_name(other, name),
-    ]
-    for level in levels:
-        found = [other for other in names if other and level(other)]
+    for same in (str.__eq__, lambda a, b: fold(a) == fold(b), same_name):
+        found = [other for other in names if other and same(other, name)]
         if found:
             return found[0] if len(found) == 1 else None
     return None

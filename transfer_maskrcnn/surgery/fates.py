@@ -24,6 +24,7 @@ from transfer_maskrcnn.surgery.names import (
     unwrapped,
 )
 from transfer_maskrcnn.surgery.words import Data, Reason
+from transfer_maskrcnn.text import first_of
 
 FATES = ("kept", "rows", "initialised", "dropped")
 _SCORE = re.compile(r"box_predictor\.(\d\.)?cls_score\.weight$")
@@ -262,23 +263,18 @@ def _asks_for_classes(m: Matching, name: str) -> bool:
 def _why_initialised(m: Matching, name: str, partner: str | None) -> _Why | None:
     """Why a target tensor stays as built whatever its shape; None where only that matters."""
     part, module = part_of(name), name.rpartition(".")[0]
-    if part == "settings":
-        return Reason.SETTINGS, {}
-    if not m.keeps(name):
-        if part == "predictors" and m.keep == "all_but_predictors":
-            return Reason.CLASS_NAMES, {}
-        return Reason.NOT_ASKED, {"keep": m.keep}
-    if partner is not None:
-        return m.norms.get(module)
-    if not m.source.tensors:
-        return Reason.NO_WEIGHTS, {}
-    if part not in m.source_parts:
-        return Reason.NO_PART, {"part": part}
-    if _score_weight(name) in m.partner:
-        return Reason.COSINE, {"side": "source"}
-    if is_statistic(name) and f"{module}.weight" in m.partner:
-        return Reason.NO_STATISTICS, {}
-    return Reason.NO_TENSOR, {}
+    fused = is_statistic(name) and f"{module}.weight" in m.partner
+    return first_of(
+        (part == "settings", (Reason.SETTINGS, {})),
+        (part == "predictors" and m.keep == "all_but_predictors", (Reason.CLASS_NAMES, {})),
+        (not m.keeps(name), (Reason.NOT_ASKED, {"keep": m.keep})),
+        (partner is not None, m.norms.get(module)),
+        (not m.source.tensors, (Reason.NO_WEIGHTS, {})),
+        (part not in m.source_parts, (Reason.NO_PART, {"part": part})),
+        (_score_weight(name) in m.partner, (Reason.COSINE, {"side": "source"})),
+        (fused, (Reason.NO_STATISTICS, {})),
+        (True, (Reason.NO_TENSOR, {})),
+    )
 
 
 def _score_weight(name: str) -> str | None:
@@ -288,10 +284,9 @@ def _score_weight(name: str) -> str | None:
 
 
 def _why_homeless(m: Matching, name: str) -> _Why:
-    if name in m.ambiguous:
-        return Reason.AMBIGUOUS, {}
-    if part_of(name) == "settings":
-        return Reason.SETTINGS, {}
-    if _score_weight(name) in m.partner.values():
-        return Reason.COSINE, {"side": "model"}
-    return Reason.NO_PLACE, {}
+    return first_of(
+        (name in m.ambiguous, (Reason.AMBIGUOUS, {})),
+        (part_of(name) == "settings", (Reason.SETTINGS, {})),
+        (_score_weight(name) in m.partner.values(), (Reason.COSINE, {"side": "model"})),
+        (True, (Reason.NO_PLACE, {})),
+    )

@@ -17,7 +17,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
-from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.errors import refuse
 from transfer_maskrcnn.files import write_text
 from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.surgery.classes import ClassMap, NewClassInit
@@ -55,25 +55,29 @@ def load_named_source(cfg: CfgNode) -> SourceWeights:
     """
     source, weights = load_source(cfg), cfg.MODEL.WEIGHTS
     names = source.classes or ()
-    if not names:
-        raise ConfigError(
+    twice = [name for name, times in Counter(names).items() if name and times > 1]
+    score = source.tensors.get("roi_heads.box_predictor.cls_score.weight")
+    rows = len(names) if score is None else len(score) - 1
+    refuse(
+        (
+            not names,
             f"MODEL.TRANSFER.EXTEND needs the class names of MODEL.WEIGHTS {weights!r}, which does "
             "not carry them; set MODEL.TRANSFER.SOURCE_CLASSES to its names in order, "
-            "or to a registered dataset's name (['coco_2017_val'] for COCO)"
-        )
-    twice = [name for name, times in Counter(names).items() if name and times > 1]
-    if twice:
-        raise ConfigError(
+            "or to a registered dataset's name (['coco_2017_val'] for COCO)",
+        ),
+        (
+            twice,
             f"MODEL.WEIGHTS {weights!r} has several classes named {quoted(twice)}, and classes are "
-            "told apart by name; set MODEL.TRANSFER.SOURCE_CLASSES with '' for rows without a class"
-        )
-    score = source.tensors.get("roi_heads.box_predictor.cls_score.weight")
-    if score is not None and len(score) != len(names) + 1:
-        raise ConfigError(
-            f"MODEL.WEIGHTS {weights!r} has a classifier of {len(score) - 1} classes, and "
+            "told apart by name; set MODEL.TRANSFER.SOURCE_CLASSES with '' for rows without a "
+            "class",
+        ),
+        (
+            rows != len(names),
+            f"MODEL.WEIGHTS {weights!r} has a classifier of {rows} classes, and "
             f"{len(names)} names ({quoted(names, 4)}); correct MODEL.TRANSFER.SOURCE_CLASSES: one "
-            "name a row, in order, '' for a row without a class"
-        )
+            "name a row, in order, '' for a row without a class",
+        ),
+    )
     return source
 
 

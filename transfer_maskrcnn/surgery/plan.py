@@ -103,11 +103,14 @@ class TransferPlan:
 
     def to_json(self) -> str:
         """Everything, with codes and sentences, one tensor a line."""
-        content = {**asdict(self), **self.summary(), "parts": self.parts()}
-        for key in ("problems", "notes"):
-            found = getattr(self, key)
-            content[key] = [{**asdict(p), "text": p.text, "remedy": p.remedy} for p in found]
-        content["classes"] = [{**asdict(row), "words": row.words} for row in self.classes]
+        content = {
+            **asdict(self),
+            **self.summary(),
+            "parts": self.parts(),
+            "problems": [problem.to_json() for problem in self.problems],
+            "notes": [note.to_json() for note in self.notes],
+            "classes": [{**asdict(row), "words": row.words} for row in self.classes],
+        }
         del content["tensors"]
         tensors = (json.dumps({**asdict(t), "reason": t.reason}) for t in self.tensors)
         lines = ",\n".join(f"  {tensor}" for tensor in tensors)

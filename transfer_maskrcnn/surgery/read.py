@@ -18,7 +18,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -210,17 +210,15 @@ class _Dtype:
 
     def __init__(self, code: str = "", align: Any = False, copy: Any = False):
         self.code = code
-        self.order: Literal["<", ">", "|", "="] = "="
+        self.order: Any = "="
 
     def __setstate__(self, state: Any) -> None:
-        order = state[1]
-        if order not in ("<", ">", "|", "="):
-            raise pickle.UnpicklingError(f"byte order {order!r} of a numpy dtype")
-        self.order = order
+        self.order = state[1]
 
     def resolve(self) -> np.dtype[Any]:
         """Returns the real dtype. Raises UnpicklingError for anything but numbers and booleans."""
-        if not isinstance(self.code, str) or not _DTYPE_CODE.fullmatch(self.code):
+        known = isinstance(self.code, str) and _DTYPE_CODE.fullmatch(self.code)
+        if not known or self.order not in ("<", ">", "|", "="):
             raise pickle.UnpicklingError(f"numpy dtype {self.code!r} holds no plain numbers")
         dtype = np.dtype(self.code)
         return dtype if self.order in "|=" else dtype.newbyteorder(self.order)

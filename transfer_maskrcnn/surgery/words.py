@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from types import MappingProxyType
 from typing import Any
@@ -255,6 +255,10 @@ class Problem:
     def remedy(self) -> str:
         """What to do about it."""
         return _Words().vformat(self.code.remedy, (), self.data)
+
+    def to_json(self) -> dict[str, Any]:
+        """Code and data, and both sentences."""
+        return {**asdict(self), "text": self.text, "remedy": self.remedy}
 
     def __str__(self) -> str:
         return f"{self.text} {self.remedy}".strip()

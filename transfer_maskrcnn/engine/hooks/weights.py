@@ -19,7 +19,7 @@ from transfer_maskrcnn.config import RunSpec
 from transfer_maskrcnn.engine.checkpoint import TransferCheckpointer
 from transfer_maskrcnn.engine.evaluation import sets_to_test
 from transfer_maskrcnn.engine.hooks.record import StopTraining
-from transfer_maskrcnn.errors import ConfigError, nearest
+from transfer_maskrcnn.errors import ConfigError, nearest, refuse
 from transfer_maskrcnn.surgery.load import BEST_NAME
 from transfer_maskrcnn.surgery.names import unwrapped
 
@@ -239,36 +239,39 @@ def check_best(cfg: CfgNode, spec: RunSpec | None = None) -> None:
             there will not be.
     """
     metric, patience, period = cfg.TEST.BEST_METRIC, cfg.TEST.EARLY_STOPPING, cfg.TEST.EVAL_PERIOD
-    if patience < 0:
-        raise ConfigError(
-            f"TEST.EARLY_STOPPING is {patience}; expected 0 (off) or a number of evaluations"
-        )
-    if patience and not metric:
-        raise ConfigError(
-            f"TEST.EARLY_STOPPING {patience} needs a metric to follow; for example "
-            "TEST.BEST_METRIC segm/AP"
-        )
-    last = cfg.SOLVER.MAX_ITER
+    last, is_loss, known = cfg.SOLVER.MAX_ITER, metric.startswith("val_loss"), _metric_names(cfg)
     periodic = range(period, last, period) if period > 0 else ()
     due = len({*periodic, *cfg.TEST.EVAL_ITERS} - {last})
-    if patience and due <= patience:
-        raise ConfigError(
+    refuse(
+        (
+            patience < 0,
+            f"TEST.EARLY_STOPPING is {patience}; expected 0 (off) or a number of evaluations",
+        ),
+        (
+            patience and not metric,
+            f"TEST.EARLY_STOPPING {patience} needs a metric to follow; for example "
+            "TEST.BEST_METRIC segm/AP",
+        ),
+        (
+            patience and due <= patience,
             f"TEST.EARLY_STOPPING {patience} needs more than {patience} evaluations during "
             f"training, and there will be {due}; set TEST.EVAL_PERIOD, for example to a tenth of "
-            "SOLVER.MAX_ITER"
-        )
-    if not cfg.DATASETS.TEST:
-        raise ConfigError(
-            f"TEST.BEST_METRIC {metric}: DATASETS.TEST names no dataset to measure it on"
-        )
-    if metric.startswith("val_loss"):
-        if not cfg.TEST.VAL_LOSS:
-            raise ConfigError(f"TEST.BEST_METRIC {metric} is measured with TEST.VAL_LOSS True only")
-    elif metric not in (known := _metric_names(cfg)):
-        raise ConfigError(
+            "SOLVER.MAX_ITER",
+        ),
+        (
+            not cfg.DATASETS.TEST,
+            f"TEST.BEST_METRIC {metric}: DATASETS.TEST names no dataset to measure it on",
+        ),
+        (
+            is_loss and not cfg.TEST.VAL_LOSS,
+            f"TEST.BEST_METRIC {metric} is measured with TEST.VAL_LOSS True only",
+        ),
+        (
+            not is_loss and metric not in known,
             f"TEST.BEST_METRIC {metric!r} is not among what is measured: {', '.join(known[:12])}"
-            f"{', ...' if len(known) > 12 else ''}, val_loss{nearest(metric, known)}"
-        )
+            f"{', ...' if len(known) > 12 else ''}, val_loss{nearest(metric, known)}",
+        ),
+    )
 
 
 def _metric_names(cfg: CfgNode) -> list[str]:
