@@ -178,9 +178,9 @@ def lock(file: IO[Any] | int) -> bool:
     return True
 
 
-def file_digest(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's content, in hexadecimal: a copy, or another name, has the same."""
-    digest = hashlib.sha256()
+def file_digest(path: str | os.PathLike[str], kind: str = "sha256") -> str:
+    """Of a file's content, in hexadecimal: a copy, or another name, has the same."""
+    digest = hashlib.new(kind, usedforsecurity=False)
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)

@@ -177,11 +177,11 @@ class TransferRCNN(GeneralizedRCNN):
         backbone: Any = self.backbone
         if part.name == "backbone":
             return output
-        backbone.bottom_up.forward = lambda _: output  # for this moment, before the class's own
+        own, backbone.bottom_up = backbone.bottom_up, _Given(output)
         try:
             return backbone(images)
         finally:
-            del backbone.bottom_up.forward
+            backbone.bottom_up = own
 
     def forward(self, batched_inputs: Batch) -> Any:
         learns = self.training and torch.is_grad_enabled()
@@ -207,3 +207,14 @@ class TransferRCNN(GeneralizedRCNN):
         if self.more_losses is not None:
             losses |= self.more_losses(Step(batched_inputs, images, part, frozen, features))
         return losses
+
+
+class _Given(nn.Module):
+    """Stands for a module whose output is known."""
+
+    def __init__(self, output: Features):
+        super().__init__()
+        self.output = output
+
+    def forward(self, _: Tensor) -> Features:
+        return self.output

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
 from typing import IO
@@ -17,7 +15,7 @@ from iopath.common.file_io import get_cache_dir
 
 from transfer_maskrcnn.cli import progress
 from transfer_maskrcnn.errors import WeightFileError
-from transfer_maskrcnn.files import lock
+from transfer_maskrcnn.files import file_digest, lock
 from transfer_maskrcnn.text import wrapped
 
 # "any model on this page contains its md5 prefix in its file name", says the model zoo's page
@@ -101,20 +99,10 @@ def _download(url: str, out: IO[bytes]) -> None:
 
 def _check(path: Path, name: str, url: str) -> None:
     stated = _ZOO_FILE.search(name)
-    if stated is None:
-        return
-    digest = hashlib.md5(usedforsecurity=False)
-    for block in _blocks(path):
-        digest.update(block)
-    if not digest.hexdigest().startswith(stated[1]):
+    found = file_digest(path, "md5")[:6] if stated else ""
+    if stated and stated[1] != found:
         path.unlink()
         raise WeightFileError(
-            f"{url}: damaged on its way: its MD5 begins with {digest.hexdigest()[:6]}, and the "
-            f"model zoo's name says {stated[1]}. Nothing was kept; fetch it again"
+            f"{url}: damaged on its way: its MD5 begins with {found}, and the model zoo's name "
+            f"says {stated[1]}. Nothing was kept; fetch it again"
         )
-
-
-def _blocks(path: Path) -> Iterator[bytes]:
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            yield block

@@ -24,7 +24,7 @@ from transfer_maskrcnn.surgery.classes import ClassMap, NewClassInit
 from transfer_maskrcnn.surgery.load import SourceWeights, load_weights, weights_digest
 from transfer_maskrcnn.surgery.names import unwrapped
 from transfer_maskrcnn.surgery.plan import TransferPlan, apply_plan, plan_transfer
-from transfer_maskrcnn.text import few, quoted
+from transfer_maskrcnn.text import few, first_of, quoted
 
 PLAN_FILE = "transfer_plan.json"
 _DIGEST = "digest"  # of the source, in a checkpoint's metadata
@@ -280,13 +280,14 @@ class WeightSurgeryHook(HookBase):
 
     def before_train(self) -> None:
         """Raises what :func:`transfer_weights` raises."""
-        if not self._enabled:
-            logger.info("MODEL.TRANSFER.ENABLED is False: no weight surgery.")
-            return
-        if self.trainer.start_iter > 0:
-            logger.info(
-                "Resumed at iteration %d: the weights stay as they are.", self.trainer.start_iter
-            )
+        start = self.trainer.start_iter
+        stays = first_of(
+            (not self._enabled, "MODEL.TRANSFER.ENABLED is False: no weight surgery."),
+            (start > 0, f"Resumed at iteration {start}: the weights stay as they are."),
+            (True, ""),
+        )
+        if stays:
+            logger.info(stays)
             return
         if not logging.getLogger("transfer_maskrcnn").hasHandlers():  # as DefaultTrainer does
             setup_logger(self._output_dir, name="transfer_maskrcnn", abbrev_name="transfer")

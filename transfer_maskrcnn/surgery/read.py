@@ -26,7 +26,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from transfer_maskrcnn.errors import WeightFileError
+from transfer_maskrcnn.errors import WeightFileError, refuse
 from transfer_maskrcnn.files import atomic_path
 
 #: where our own checkpoints say what they are: a key of a .pth, a metadata key of a .safetensors
@@ -117,9 +117,8 @@ def _kind(path: Path) -> str:
         )
     with path.open("rb") as f:
         head = f.read(1024)
-    for pattern, what in _STRANGERS:
-        if re.match(pattern, head):
-            raise WeightFileError(f"{path}: {what}")
+    strangers = ((re.match(pattern, head), f"{path}: {what}") for pattern, what in _STRANGERS)
+    refuse(*strangers, error=WeightFileError)
     if head.startswith(b"PK\x03\x04"):
         return "zip"
     if _LEGACY_TORCH in head[:16]:
