@@ -164,30 +164,37 @@ def _aligned(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 def _notes(rows: Sequence[Row], task: str, reference: Row | None) -> list[str]:
     scored, runs = scored_on(rows), sum(len(row.runs) for row in rows)
     base = f"base classes on {', '.join(scored.base)}; " if scored.base else ""
-    notes = [
-        f"{KIND[task][0].upper()}{KIND[task][1:]}, 0 to 100: {base}novel classes on "
-        f"{', '.join(scored.novel)}."
-    ]
-    if runs > len(rows):
-        notes.append(
+    notes = (
+        (
+            True,
+            f"{KIND[task][0].upper()}{KIND[task][1:]}, 0 to 100: {base}novel classes on "
+            f"{', '.join(scored.novel)}.",
+        ),
+        (
+            runs > len(rows),
             f"{plural(runs, 'run')}. Each figure is the mean over the runs of a row; ± is its 95 % "
             "interval (Student's t), which covers the seeds, not the choice of test images. A "
-            "single run has none."
-        )
-    else:
-        notes.append("One run a row: how much another seed would change is not known.")
-    if scored.base:
-        notes.append(
-            "harm. mean: of base and novel AP. forgot: AP of the base classes before minus after."
-        )
-    if reference:
-        notes.append(
+            "single run has none.",
+        ),
+        (
+            runs == len(rows),
+            "One run a row: how much another seed would change is not known.",
+        ),
+        (
+            scored.base,
+            "harm. mean: of base and novel AP. forgot: AP of the base classes before minus after.",
+        ),
+        (
+            reference,
             "kept: base AP in % of the source model's. share: novel AP in % of that of the row "
-            f"{reference.name}."
-        )
-    if any(row.mean(figure) is None for row in rows for figure in _COLUMNS):
-        notes.append("-: not extended, or not known of every run of the row.")
-    return notes
+            f"{reference.name if reference else ''}.",
+        ),
+        (
+            any(row.mean(figure) is None for row in rows for figure in _COLUMNS),
+            "-: not extended, or not known of every run of the row.",
+        ),
+    )
+    return [note for holds, note in notes if holds]
 
 
 def _cell(value: Estimate | None) -> str:

@@ -7,7 +7,7 @@ a setting, classes in another order, detections that have nothing to do with the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -293,52 +293,59 @@ def rank_causes(figures: Figures, facts: Facts) -> list[Blame]:
     return list(ranked.values())
 
 
-def _conditions(figures: Figures, facts: Facts, kinds: Sequence[Blame]) -> Iterator[Blame]:
+def _conditions(figures: Figures, facts: Facts, kinds: Sequence[Blame]) -> list[Blame]:
     """Those that hold, the one to mend first in front.
 
     Args:
         kinds: of mistakes, by falling gain.
     """
     lacking, lost, threshold = 100 - figures.ap, 100 * figures.lost, facts.score_threshold or 0.0
-    # A mask head of no use does no harm to boxes.
-    if any(figures.task == "segm" or "mask" not in part for part in facts.untrained):
-        yield Blame(Cause.UNTRAINED, lacking)
-    if figures.renaming:
-        yield Blame(Cause.CLASSES, figures.repairs[Cause.CLASSIFICATION].gain)
-    side, trained = facts.min_size_test, facts.min_size_train
+    first, repairs = kinds[0] if kinds else Blame(Cause.MISSED, 0.0), figures.repairs
+    side, trained, twice = facts.min_size_test, facts.min_size_train, repairs[Cause.DUPLICATE]
     far = side and trained and not min(trained) / 2 <= side <= 2 * max(trained)
-    if far and lost >= _MANY / 2:
-        yield Blame(Cause.INPUT_SIZE, lacking)
-    mendable = max(r.gain for kind, r in figures.repairs.items() if kind != Cause.MISSED)
+    mendable = max(r.gain for kind, r in repairs.items() if kind != Cause.MISSED)
     nothing = figures.ap50 < _CHANCE_AP50 and mendable < _CHANCE_GAIN
-    if nothing and figures.detections >= figures.objects:
-        yield Blame(Cause.CHANCE, lacking)
-    elif nothing:
-        if threshold > _SILENCING_THRESHOLD:
-            yield Blame(Cause.ALL_UNDER_THRESHOLD, lacking)
-        yield Blame(Cause.NOTHING_FOUND, lacking)
-    if figures.box_ap > _CHANCE_AP50 and figures.ap < HALF * figures.box_ap:
-        yield Blame(Cause.MASKS_BEHIND, figures.box_ap - figures.ap)
-    twice = figures.repairs[Cause.DUPLICATE]
-    if (facts.nms_threshold or 0) >= _NO_SUPPRESSION and twice.count >= HALF * figures.found > 0:
-        yield Blame(Cause.DUPLICATE, twice.gain)
-    first = kinds[0] if kinds else Blame(Cause.MISSED, 0.0)
-    for cause, number in (
-        (Cause.DETECTIONS_PER_IMAGE, figures.beyond),
-        (Cause.SUPPRESSION, figures.suppressed),
-    ):
-        gain = 100 * number / figures.objects
-        if gain >= min(_MAJOR, max(1.0, HALF * first.gain)):
-            yield Blame(cause, gain)
-    if threshold >= _HIGH_THRESHOLD and lost >= _MANY:
-        yield Blame(Cause.SCORE_THRESHOLD, figures.repairs[Cause.MISSED].gain)
-    recall = facts.recall_of(1000)
-    missing = 0.0 if recall is None else 100 * (1 - recall)
+    silent = nothing and figures.detections < figures.objects
+    lame = (facts.nms_threshold or 0) >= _NO_SUPPRESSION and twice.count >= HALF * figures.found > 0
+    beyond, merged = (100 * n / figures.objects for n in (figures.beyond, figures.suppressed))
+    worth = min(_MAJOR, max(1.0, HALF * first.gain))
     of_boxes = first.name in (Cause.MISSED, Cause.LOCALISATION, Cause.BOTH)
-    if (of_boxes or missing >= _MAJOR) and missing >= HALF * lost > 5:
-        objects = {s: n for s, n in facts.proposed_objects.items() if s in SIZES and n}
-        lacking_of = {s: n * (1 - (facts.recall["1000"][s] or 0.0)) for s, n in objects.items()}
-        yield Blame(Cause.PROPOSALS, missing, _standing_out(lacking_of, objects))
+    unseen = _unseen(facts)
+    # A mask head of no use does no harm to boxes.
+    untrained = any(figures.task == "segm" or "mask" not in part for part in facts.untrained)
+    conditions = (
+        (untrained, Blame(Cause.UNTRAINED, lacking)),
+        (figures.renaming, Blame(Cause.CLASSES, repairs[Cause.CLASSIFICATION].gain)),
+        (far and lost >= _MANY / 2, Blame(Cause.INPUT_SIZE, lacking)),
+        (nothing and not silent, Blame(Cause.CHANCE, lacking)),
+        (silent and threshold > _SILENCING_THRESHOLD, Blame(Cause.ALL_UNDER_THRESHOLD, lacking)),
+        (silent, Blame(Cause.NOTHING_FOUND, lacking)),
+        (
+            figures.box_ap > _CHANCE_AP50 and figures.ap < HALF * figures.box_ap,
+            Blame(Cause.MASKS_BEHIND, figures.box_ap - figures.ap),
+        ),
+        (lame, Blame(Cause.DUPLICATE, twice.gain)),
+        (beyond >= worth, Blame(Cause.DETECTIONS_PER_IMAGE, beyond)),
+        (merged >= worth, Blame(Cause.SUPPRESSION, merged)),
+        (
+            threshold >= _HIGH_THRESHOLD and lost >= _MANY,
+            Blame(Cause.SCORE_THRESHOLD, repairs[Cause.MISSED].gain),
+        ),
+        (
+            (of_boxes or unseen.gain >= _MAJOR) and unseen.gain >= HALF * lost > 5,
+            unseen,
+        ),
+    )
+    return [blame for holds, blame in conditions if holds]
+
+
+def _unseen(facts: Facts) -> Blame:
+    """The objects that have no proposal."""
+    recall, found = facts.recall.get("1000", {}), facts.recall_of(1000)
+    sizes = {s: n for s, n in facts.proposed_objects.items() if s in SIZES and n}
+    bad = {s: n * (1 - (recall.get(s) or 0.0)) for s, n in sizes.items()}
+    missing = 0.0 if found is None else 100 * (1 - found)
+    return Blame(Cause.PROPOSALS, missing, _standing_out(bad, sizes))
 
 
 def _standing_out(bad: Mapping[str, float], objects: Mapping[str, int]) -> str:
