@@ -13,7 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone
 
 from transfer_maskrcnn.doctor.anchors import Settings
-from transfer_maskrcnn.errors import ConfigError, refuse
+from transfer_maskrcnn.errors import ConfigError
 
 WIDTH = 100
 Tree = dict[str, Any]  # a part of a key -> what is below it, or the Line that ends there
@@ -93,15 +93,11 @@ def settings_of(cfg: CfgNode) -> Settings:
 def _strides(cfg: CfgNode) -> tuple[int, ...]:
     with torch.device("meta"):  # shapes alone: no memory, no time, no random number
         shapes = build_backbone(cfg).output_shape()
-    refuse(
-        *(
-            (
-                name not in shapes,
-                f"MODEL.RPN.IN_FEATURES names {name!r}; the backbone has {', '.join(shapes)}",
+    for name in cfg.MODEL.RPN.IN_FEATURES:
+        if name not in shapes:
+            raise ConfigError(
+                f"MODEL.RPN.IN_FEATURES names {name!r}; the backbone has {', '.join(shapes)}"
             )
-            for name in cfg.MODEL.RPN.IN_FEATURES
-        )
-    )
     return tuple(shapes[name].stride for name in cfg.MODEL.RPN.IN_FEATURES)
 
 

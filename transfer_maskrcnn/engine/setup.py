@@ -129,19 +129,15 @@ def check_dataset(name: str) -> None:
 
 def common_classes(names: Sequence[str]) -> list[str]:
     """The class names all of ``names`` share, in their order."""
-    classes = {name: list(MetadataCatalog.get(name).thing_classes) for name in names}
-    first = classes[names[0]]
-    refuse(
-        *(
-            (
-                own != first,
+    first = list(MetadataCatalog.get(names[0]).thing_classes)
+    for name in names:
+        classes = list(MetadataCatalog.get(name).thing_classes)
+        if classes != first:
+            raise ConfigError(
                 f"datasets {names[0]!r} and {name!r} name different classes:\n"
-                f"  {names[0]}: {first}\n  {name}: {own}\n"
-                "State the same `classes`, in the same order, where both are declared",
+                f"  {names[0]}: {first}\n  {name}: {classes}\n"
+                "State the same `classes`, in the same order, where both are declared"
             )
-            for name, own in classes.items()
-        )
-    )
     return first
 
 

@@ -76,28 +76,19 @@ def part_factors(lr_multipliers: Sequence[Any], names: Sequence[str]) -> dict[st
     Raises:
         ConfigError: no such pair or part, or a factor that is no number above 0.
     """
-    refuse(
-        *(
-            (
-                not isinstance(pair, (list, tuple)) or len(pair) != 2,
-                f"{LR_MULTIPLIERS_KEY}: {pair!r} is no pair of a part and a factor; for example "
-                '[["backbone", 0.1]]',
-            )
-            for pair in lr_multipliers
-        )
-    )
-    refuse(
-        *(
-            (
-                type(factor) not in (int, float) or not 0 < factor < math.inf,
-                f"{LR_MULTIPLIERS_KEY}: the factor of {part!r} is {factor!r}; expected a number "
-                "above 0. MODEL.TRANSFER.FREEZE keeps a part as it is",
-            )
-            for part, factor in lr_multipliers
-        )
-    )
     factors: dict[str, float] = {}
-    for part, factor in lr_multipliers:
+    for pair in lr_multipliers:
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+            raise ConfigError(
+                f"{LR_MULTIPLIERS_KEY}: {pair!r} is no pair of a part and a factor; for example "
+                '[["backbone", 0.1]]'
+            )
+        part, factor = pair
+        if type(factor) not in (int, float) or not 0 < factor < math.inf:
+            raise ConfigError(
+                f"{LR_MULTIPLIERS_KEY}: the factor of {part!r} is {factor!r}; expected a number "
+                "above 0. MODEL.TRANSFER.FREEZE keeps a part as it is"
+            )
         factors.update(dict.fromkeys(names_of(part, names, LR_MULTIPLIERS_KEY), float(factor)))
     return factors
 
@@ -179,17 +170,12 @@ class L2SP(HookBase):
     def _read_starts(self) -> dict[str, Tensor]:
         """Name -> where it started, of each tensor that was transferred."""
         plan_file, initial_file = self._folder / PLAN_FILE, self._folder / INITIAL_FILE
-        refuse(
-            *(
-                (
-                    not path.is_file(),
+        for path in (plan_file, initial_file):
+            if not path.is_file():
+                raise CheckpointError(
                     f"{path} is gone, and SOLVER.L2_SP needs to know where the weights started. "
-                    "Start again without --resume, or set SOLVER.L2_SP 0",
+                    "Start again without --resume, or set SOLVER.L2_SP 0"
                 )
-                for path in (plan_file, initial_file)
-            ),
-            error=CheckpointError,
-        )
         tensors = read_json(plan_file, dict)["tensors"]
         transferred = {t["target"] for t in tensors if t["fate"] in ("kept", "rows")}
         initial = load_weights(initial_file).tensors

@@ -13,7 +13,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from transfer_maskrcnn.errors import ConfigError, WeightFileError, nearest, refuse
+from transfer_maskrcnn.errors import ConfigError, WeightFileError, nearest
 from transfer_maskrcnn.modeling.build import tasks_of
 from transfer_maskrcnn.surgery.classes import extended_classes, find_class, fold, known_classes
 from transfer_maskrcnn.surgery.hook import began_with, load_named_source
@@ -157,17 +157,13 @@ def _check_source_sets(cfg: CfgNode, classes: Sequence[str], tasks: Sequence[int
         ConfigError: one of ``DATASETS.TEST_BASE`` has classes alone that are novel.
     """
     base = sum(tasks[:-1]) if len(tasks) > 1 else sum(tasks)
-    refuse(
-        *(
-            (
-                base and min(class_places(cfg, classes, name) or [0]) >= base,
+    for name in cfg.DATASETS.TEST_BASE if base else ():
+        if min(class_places(cfg, classes, name) or [0]) >= base:
+            raise ConfigError(
                 f"DATASETS.TEST_BASE {name!r} has none of the source's classes, only novel ones "
                 f"({quoted(MetadataCatalog.get(name).thing_classes)}); name a set of the source's "
-                "classes, or leave it empty",
+                "classes, or leave it empty"
             )
-            for name in cfg.DATASETS.TEST_BASE
-        )
-    )
 
 
 def extend(cfg: CfgNode, dataset_classes: Sequence[str]) -> tuple[list[str], list[int]]:
@@ -218,17 +214,13 @@ def _check_keys(cfg: CfgNode) -> None:
 
 
 def _check_class_map(cfg: CfgNode, source: Sequence[str]) -> None:
-    pairs = [pair for pair in cfg.MODEL.TRANSFER.CLASS_MAP if len(pair) == 2]
-    refuse(
-        *(
-            (
-                own,
-                f"MODEL.TRANSFER.CLASS_MAP gives {new!r} the rows of {old!r}, but EXTEND "
-                f"keeps the source's own {own!r}; leave the pair out, or EXTEND False",
+    for pair in cfg.MODEL.TRANSFER.CLASS_MAP:
+        own = find_class(pair[1], source) if len(pair) == 2 else None
+        if own is not None:
+            raise ConfigError(
+                f"MODEL.TRANSFER.CLASS_MAP gives {pair[1]!r} the rows of {pair[0]!r}, but EXTEND "
+                f"keeps the source's own {own!r}; leave the pair out, or EXTEND False"
             )
-            for (old, new), own in ((pair, find_class(pair[1], source)) for pair in pairs)
-        )
-    )
 
 
 def _source(cfg: CfgNode) -> tuple[tuple[str, ...], list[int]]:

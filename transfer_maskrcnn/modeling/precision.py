@@ -13,7 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import SimpleTrainer
 from torch import nn
 
-from transfer_maskrcnn.errors import refuse
+from transfer_maskrcnn.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -64,17 +64,13 @@ def prepare_layout(cfg: CfgNode, model: nn.Module) -> None:
         if cfg.SOLVER.AMP.ENABLED:
             logger.warning("training in %s", describe_precision(cfg))
         return
-    on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
-    refuse(
-        *(
-            (
-                on_cpu and cfg.MODEL[head].POOLER_TYPE not in ("ROIAlign", "ROIAlignV2", ""),
-                f"MODEL.{head}.POOLER_TYPE {cfg.MODEL[head].POOLER_TYPE} cannot work in bf16 on a "
-                "CPU; use ROIAlignV2, or set SOLVER.AMP.ENABLED False",
+    for head in ("ROI_BOX_HEAD", "ROI_MASK_HEAD", "ROI_KEYPOINT_HEAD"):
+        pooler, device = cfg.MODEL[head].POOLER_TYPE, torch.device(cfg.MODEL.DEVICE).type
+        if device == "cpu" and pooler not in ("ROIAlign", "ROIAlignV2", ""):
+            raise ConfigError(
+                f"MODEL.{head}.POOLER_TYPE {pooler} cannot work in bf16 on a CPU; use ROIAlignV2, "
+                "or set SOLVER.AMP.ENABLED False"
             )
-            for head in ("ROI_BOX_HEAD", "ROI_MASK_HEAD", "ROI_KEYPOINT_HEAD")
-        )
-    )
     model.to(memory_format=torch.channels_last)
 
 
