@@ -428,3 +428,9 @@ class RawImage:
     note: str = ""
     repairs: list[tuple[Reason, str]] = field(default_factory=list)
     doubts: list[tuple[Reason, str]] = field(default_factory=list)
+
+
+def is_panoptic(data: dict[str, Any]) -> bool:
+    """Of a json with images and annotations: whether these are segments of a PNG."""
+    first = data["annotations"][:1] if isinstance(data["annotations"], list) else ()
+    return any(isinstance(one, dict) and "segments_info" in one for one in first)

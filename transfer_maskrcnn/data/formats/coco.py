@@ -14,7 +14,7 @@ from transfer_maskrcnn.errors import DatasetError
 from transfer_maskrcnn.text import few
 
 from .assemble import Merge, assemble
-from .base import LoadedDataset, LoadReport, Place, RawImage, RawInstance, Reason
+from .base import LoadedDataset, LoadReport, Place, RawImage, RawInstance, Reason, is_panoptic
 from .files import (
     clip,
     existing,
@@ -24,7 +24,6 @@ from .files import (
     stated_size,
     wrong_kind,
 )
-from .foreign import is_panoptic
 from .masks import merge_rles
 from .names import ImageFolder
 

@@ -9,6 +9,8 @@ import json
 import re
 from typing import Any
 
+from .base import is_panoptic
+
 _COCO = "export them as COCO json (format: coco)"
 _BOXES = "has boxes and no outlines, which Mask R-CNN learns from"
 # Keys of the top object, or of the first item of a list -> what has them; the first that fits.
@@ -94,12 +96,6 @@ def describe(data: Any) -> str:
     listed = ", ".join(map(str, first)) or "(none)"
     where = "an object" if first is data else f"a list of {len(data)} objects"
     return f"{where} with the keys {listed[:80]}"
-
-
-def is_panoptic(data: dict[str, Any]) -> bool:
-    """Of a json with images and annotations: whether these are segments of a PNG."""
-    first = data["annotations"][:1] if isinstance(data["annotations"], list) else ()
-    return any(isinstance(one, dict) and "segments_info" in one for one in first)
 
 
 def describe_bytes(content: bytes) -> str:
