@@ -16,9 +16,16 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
 from transfer_maskrcnn.config import RunSpec, load_config
+from transfer_maskrcnn.engine.manifest import own_config
 from transfer_maskrcnn.engine.run import evaluate
 from transfer_maskrcnn.errors import ConfigError, TransferError, WeightFileError
-from transfer_maskrcnn.inference.load import build_trained, find_weights, load_model, predict
+from transfer_maskrcnn.inference.load import (
+    build_trained,
+    config_of,
+    find_weights,
+    load_model,
+    predict,
+)
 from transfer_maskrcnn.inference.outputs import JSON
 from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.surgery.load import UNTRAINED_KEY
@@ -242,6 +249,44 @@ def test_a_file_that_says_nothing_needs_its_config(toy: Toy, tmp_path: Path) -> 
     cfg.MODEL.DEVICE = "cuda"  # of the machine that it was trained on
     (weights.parent / "config.yaml").write_text(cfg.dump())
     assert load_model(weights, device="cpu").names == ["x"]
+
+
+UNUSUAL: list[Any] = [
+    *("MODEL.TRANSFER.KEEP", "backbone,roi_heads.box_head"),
+    *("MODEL.TRANSFER.CLASS_MAP", [["a", "x"]], "MODEL.TRANSFER.NEW_CLASS_INIT", [["x", "mean"]]),
+    *("SOLVER.LR_MULTIPLIERS", [["backbone", 0.1]], "SOLVER.EMA_DECAY", 0.9),
+    *("SOLVER.FREEZE_SCHEDULE", [[1, "all_but_predictors"]], "INPUT.MIN_SIZE_TRAIN", (48, 64)),
+    *("MODEL.ANCHOR_GENERATOR.SIZES", [[8], [16], [32], [64], [96]], "MODEL.PIXEL_STD", [57.0] * 3),
+    *("MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", [[0.5, 1.0]]),
+]
+
+
+def test_the_config_that_a_file_carries_is_the_runs(toy: Toy, train: Callable[..., Any]) -> None:
+    run = trained(toy, train, *UNUSUAL)
+    own = load_config(str(run / "config.yaml"))
+    carried = config_of(str(run / "model_final.safetensors"))
+    expected = {k: v for k, v in own_config(own).items() if not k.startswith("DATASETS.")}
+    assert len(expected) > 20
+    assert own_config(carried) == expected
+    again = config_of(str(run), ["INPUT.MIN_SIZE_TEST", 32])
+    assert again.INPUT.MIN_SIZE_TEST == 32, "what is asked for wins"
+
+
+DAMAGED: list[dict[Any, Any]] = [
+    # of a newer version, or no config at all
+    {"MODEL.NO_SUCH_KEY": 1},
+    {"MODEL.FPN.OUT_CHANNELS": {"a": 1}},
+    {"MODEL.FPN.OUT_CHANNELS": "many"},
+    {1: 2},
+    {"MODEL": 7},
+]
+
+
+@pytest.mark.parametrize("config", DAMAGED)
+def test_a_config_that_makes_no_sense(config: dict[Any, Any], toy: Toy, tmp_path: Path) -> None:
+    weights = write_model(toy(), tmp_path / "a.pth", {"thing_classes": ["x"], "config": config})
+    with pytest.raises(ConfigError):
+        load_model(weights)
 
 
 SOURCES: list[tuple[str, type[TransferError], str]] = [

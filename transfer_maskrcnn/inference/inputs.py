@@ -169,8 +169,7 @@ def pictures_of(images: Any) -> Iterator[Picture]:
 
 def frames_of(path: Path, frames: Iterable[Pixels]) -> Iterator[Picture]:
     """A video's frames as pictures."""
-    for number, frame in enumerate(frames):
-        yield Picture(frame, path, f"{path.stem}_{number:06d}", number)
+    return (Picture(f, path, f"{path.stem}_{n:06d}", n) for n, f in enumerate(frames))
 
 
 def _bgr_of(image: Any) -> Pixels:

@@ -106,7 +106,7 @@ def config_of(weights: str, opts: Sequence[Any] = ()) -> CfgNode:
     carried = (load_weights(weights, trust_pickle=trust).metadata or {}).get("config")
     if carried:
         # the classes are known, and nothing of the datasets needs to be here
-        pairs = (pair for pair in carried.items() if not pair[0].startswith("DATASETS."))
+        pairs = (pair for pair in carried.items() if not str(pair[0]).startswith("DATASETS."))
         return load_config("", [*(item for pair in pairs for item in pair), *opts])
     beside = local_file(weights).with_name(CONFIG_FILE)
     if not beside.is_file():

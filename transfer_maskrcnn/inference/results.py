@@ -193,8 +193,9 @@ class Result:
             }
             for d, (x0, y0, x1, y1) in zip(self.detections, self.boxes.tolist(), strict=True)
         ]
-        record = {**self.describe(), "annotations": shapes}
-        return labelme_document(record, self._model_names, masks)
+        return labelme_document(
+            {**self.describe(), "annotations": shapes}, self._model_names, masks
+        )
 
     def to_supervision(self) -> Any:
         """``supervision.Detections``, with the class names under ``data["class_name"]``.
