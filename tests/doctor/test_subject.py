@@ -13,14 +13,10 @@ from detectron2.data.datasets import register_coco_instances
 from transfer_maskrcnn.data.datasets import DatasetSpec, parse
 from transfer_maskrcnn.data.export import EXPORTERS
 from transfer_maskrcnn.data.formats import base
+from transfer_maskrcnn.data.formats.names import belong_together
 from transfer_maskrcnn.doctor import examine
 from transfer_maskrcnn.doctor.fix import repair
-from transfer_maskrcnn.doctor.subject import (
-    Subject,
-    belong_together,
-    looks_like_validation,
-    subject_of,
-)
+from transfer_maskrcnn.doctor.subject import Subject, looks_like_validation, subject_of
 from transfer_maskrcnn.errors import DatasetError
 
 from .conftest import HEIGHT, SETTINGS, WIDTH, MapperOf, Planted

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
+from transfer_maskrcnn.data.formats.names import belong_together, part_of
 from transfer_maskrcnn.errors import ConfigError, nearest
-
-_TRAIN = re.compile(r"^(?:(.*)[-_./])?(?:train|training)$", re.IGNORECASE)
-_VAL = re.compile(r"^(?:(.*)[-_./])?(?:val|valid|validation)$", re.IGNORECASE)
 
 
 def choose_datasets(
@@ -65,8 +62,6 @@ def _only_train(own: Sequence[str], val: str | None) -> str:
 
 def _partners(train: str, names: Sequence[str]) -> list[str]:
     """Names that say they are the validation set of ``train``."""
-    said = _TRAIN.match(train)
-    if said is None:
-        return []
-    found = ((name, _VAL.match(name)) for name in names)
-    return [name for name, match in found if match and match.group(1) == said.group(1)]
+    validated_on = [name for name in names if part_of(name) == "val"]
+    is_train = part_of(train) == "train"
+    return [name for name in validated_on if is_train and belong_together(train, name)]

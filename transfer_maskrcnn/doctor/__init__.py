@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from transfer_maskrcnn.data.formats.base import UnusableDataset
+from transfer_maskrcnn.data.formats.names import belong_together
 from transfer_maskrcnn.doctor.anchors import Integers, Settings
 from transfer_maskrcnn.doctor.checks import CHECKS, PAIR_CHECKS, told_of_images
 from transfer_maskrcnn.doctor.findings import (
@@ -27,7 +28,6 @@ from transfer_maskrcnn.doctor.images import Mapper, look_at_images
 from transfer_maskrcnn.doctor.subject import (
     Examined,
     Subject,
-    belong_together,
     figures,
     load,
     losses,

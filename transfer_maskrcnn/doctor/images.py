@@ -264,9 +264,6 @@ def overlaps(rles: Sequence[Record], least: float) -> Iterator[tuple[int, int, f
     """(later one, earlier one, IoU) of masks that have at least that IoU."""
     if len(rles) < 2:
         return
-    boxes = np.stack([mask_util.toBbox(rle) for rle in rles])
-    close = np.triu(mask_util.iou(boxes, boxes, [0] * len(rles)), 1)
-    for first, later in np.argwhere(close > least - 0.2).tolist():
-        iou = float(mask_util.iou([rles[first]], [rles[later]], [0])[0, 0])
-        if iou >= least:
-            yield later, first, iou
+    ious = np.triu(mask_util.iou(rles, rles, [0] * len(rles)), 1)
+    for first, later in np.argwhere(ious >= least).tolist():
+        yield later, first, float(ious[first, later])

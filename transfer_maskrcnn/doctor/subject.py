@@ -60,15 +60,6 @@ def looks_like_validation(name: str) -> bool:
     return part_of(name) in ("val", "test")
 
 
-def belong_together(train: str, validation: str) -> bool:
-    """By their names, which differ by "train" and "val" alone, or the like."""
-    one, other = (
-        [word for word in re.split(r"[\W_]+", name.lower()) if not part_of(word)]
-        for name in (train, validation)
-    )
-    return one == other
-
-
 @dataclass
 class Examined:
     """A dataset that could be read, and all that a check may ask of it.

@@ -12,7 +12,6 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from transfer_maskrcnn.data.formats.base import Patch, Reason
 from transfer_maskrcnn.data.formats.masks import (
-    Screened,
     box_of,
     clean_polygons,
     clean_rle,
@@ -24,16 +23,11 @@ from transfer_maskrcnn.data.formats.masks import (
     polygons_area,
     polygons_to_rle,
     rle_to_mask,
-    screen_polygons,
+    sound_polygon,
 )
 
 HEIGHT, WIDTH = 20, 30
 SQUARE = [2, 2, 8, 2, 8, 8, 2, 8]
-
-
-def screen(parts: list[Any], relative: list[bool] | None = None) -> Screened:
-    sizes = np.tile((HEIGHT, WIDTH), (len(parts), 1))
-    return screen_polygons(parts, sizes, np.array(relative or [False] * len(parts)))
 
 
 @pytest.mark.parametrize(
@@ -71,7 +65,7 @@ def test_problems(part: Any, problem: str) -> None:
     polygons, found, _ = clean_polygons([part], HEIGHT, WIDTH)
     assert found == problem
     assert bool(polygons) is not bool(problem)
-    assert not screen([part]).sound[0] or not problem
+    assert not sound_polygon(part, HEIGHT, WIDTH) or not problem
 
 
 @pytest.mark.parametrize(
@@ -138,36 +132,24 @@ part = st.one_of(
 @settings(max_examples=300, deadline=None)
 @given(st.lists(part, max_size=5))
 def test_the_fast_look_agrees_with_the_thorough_one(parts: list[Any]) -> None:
-    found = screen(parts)
-    assert len(found.areas) == len(parts)
-    for k, (one, area) in enumerate(zip(parts, found.areas, strict=True)):
+    for one in parts:
         cleaned, problem, repairs = clean_polygons([one], HEIGHT, WIDTH)
         for polygon in cleaned:
             assert len(polygon) >= 6
             x, y = np.array(polygon).reshape(-1, 2).T
             assert x.min() >= 0 and y.min() >= 0 and x.max() <= WIDTH and y.max() <= HEIGHT
-        assert found.sound[k] == (area > 0)
-        if area:
-            assert area == pytest.approx(polygons_area([one]), rel=1e-3)
-            assert cleaned == [one] == [found.polygons[k]] and not repairs and not problem
-            assert found.boxes[k].tolist() == box_of([one])
+        if found := sound_polygon(one, HEIGHT, WIDTH):
+            polygon, area, box = found
+            assert 0 < area == pytest.approx(polygons_area([one]), rel=1e-3)
+            assert cleaned == [one] == [polygon] and not repairs and not problem
+            assert set(map(type, polygon)) == {float}
+            assert box == box_of([one])
 
 
 def test_the_fast_look_passes_ordinary_polygons() -> None:
-    parts = [SQUARE, [*SQUARE, 2, 2], [2, 2, 2, 2, 8, 2, 8, 8], SQUARE, [2, 2, 8, 2], SQUARE]
-    assert screen(parts).areas.tolist() == [36, 36, 0, 36, 0, 36]
-    assert screen([]).areas.tolist() == []
-    fractions = [[value / (HEIGHT if k % 2 else WIDTH) for k, value in enumerate(SQUARE)]] * 2
-    found = screen(fractions, relative=[False, True])
-    assert found.areas.tolist() == pytest.approx([36 / HEIGHT / WIDTH, 36])
-    assert found.polygons[1] == pytest.approx(SQUARE)
-
-
-@pytest.mark.parametrize("at_once", [1, 2, 20_000])
-def test_blocks_make_no_difference(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("transfer_maskrcnn.data.formats.masks._AT_ONCE", at_once)
-    found = screen([SQUARE, [2, 2], SQUARE[:6], [10**400] * 6, SQUARE])
-    assert found.areas.tolist() == ([36, 0, 18, 0, 36] if at_once == 1 else found.areas.tolist())
+    parts = [SQUARE, [*SQUARE, 2, 2], [2, 2, 2, 2, 8, 2, 8, 8], SQUARE[:6], [2, 2, 8, 2]]
+    found = [sound_polygon(part, HEIGHT, WIDTH) for part in parts]
+    assert [one and one[1] for one in found] == [36, 36, None, 18, None]
 
 
 @pytest.mark.parametrize(

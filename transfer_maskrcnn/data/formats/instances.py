@@ -32,12 +32,12 @@ from .masks import (
     paste,
     polygons_area,
     polygons_to_rle,
+    rle_area,
     rle_to_mask,
-    screen_polygons,
+    sound_polygon,
 )
 from .rings import cut_holes
 
-_MOST_RLES = 255  # that pycocotools 2.0.11 measures at once: with numpy 2 it counts them in a byte
 _CUT = frozenset((Reason.PART_DROPPED, Reason.CLIPPED))
 PLACE = "place"  # of an annotation in its file, until all are gathered
 _AREA_FACTOR = 2.0  # how far a stated area may be from the mask's, either way
@@ -122,63 +122,46 @@ def _annotations(
 def _masks(instances: list[RawInstance], sizes: np.ndarray) -> _Found:
     """The masks; an instance learns why it has none, or what of it was mended."""
     total = len(instances)
-    counts = np.fromiter((len(one.polygons) for one in instances), np.int64, total)
-    owner = np.repeat(np.arange(total), counts)
-    relative = np.fromiter((one.relative for one in instances), bool, total)
-    polygons = [polygon for one in instances for polygon in one.polygons]
-    screened = screen_polygons(polygons, sizes[owner], relative[owner])
-    ends = np.cumsum(counts)
-    drawn = np.flatnonzero(counts)
-    around = np.zeros((total, 4))
-    if len(drawn):
-        first = (ends - counts)[drawn]
-        around[drawn, :2] = np.minimum.reduceat(screened.boxes[:, :2], first)
-        around[drawn, 2:] = np.maximum.reduceat(screened.boxes[:, 2:], first)
-    sound = (counts > 0) & (np.bincount(owner[~screened.sound], minlength=total) == 0)
     stated_areas = _numbers(instances, [(one.area,) for one in instances], 1)[:, 0]
-    areas = np.bincount(owner, weights=screened.areas, minlength=total)
-    found = _Found(instances, sizes, [], around, areas, stated_areas)
-    for k, (one, is_sound, end) in enumerate(
-        zip(instances, sound.tolist(), ends.tolist(), strict=True)
-    ):
-        mask: Segmentation = []
-        if not one.problem:
-            is_sound = is_sound and not one.patches
-            mask = screened.polygons[end - len(one.polygons) : end] if is_sound else []
-            if not is_sound or len(mask) > 1:
-                mask = _mask_alone(found, k, mask)
-        found.masks.append(mask)
-    bitmasks = [k for k, mask in enumerate(found.masks) if isinstance(mask, dict) and mask]
-    for start in range(0, len(bitmasks), _MOST_RLES):
-        some = bitmasks[start : start + _MOST_RLES]
-        rles = [found.masks[k] for k in some]
-        found.areas[some] = mask_util.area(rles)
-        boxes = mask_util.toBbox(rles)
-        found.around[some] = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+    found = _Found(instances, sizes, [], np.zeros((total, 4)), np.zeros(total), stated_areas)
+    for k, (one, size) in enumerate(zip(instances, sizes.tolist(), strict=True)):
+        found.masks.append([] if one.problem else _mask(found, k, *size))
     return found
 
 
-def _mask_alone(found: _Found, k: int, polygons: list[list[float]]) -> Segmentation:
-    """The mask of instance ``k``, of which ``polygons`` are known to be sound."""
-    one, (height, width) = found.instances[k], found.sizes[k].tolist()
-    if one.rle is not None:
+def _mask(found: _Found, k: int, height: int, width: int) -> Segmentation:
+    """The mask of instance ``k``, whose box and area are put into ``found``."""
+    one = found.instances[k]
+    drawn = _in_pixels(one, height, width)
+    sound = sound_polygon(drawn[0], height, width) if len(drawn) == 1 and not one.patches else None
+    if sound is not None:
+        polygon, found.areas[k], found.around[k] = sound
+        return [polygon]
+    if one.rle is None:
+        mask = _drawn(one, drawn, found.stated_areas[k], height, width)
+    else:
         mask, one.problem = clean_rle(one.rle, height, width)
-        return mask
-    problem = None
-    if not polygons:
-        polygons, problem, repairs = clean_polygons(_in_pixels(one, height, width), height, width)
-        one.repairs += repairs
+    if mask:
+        found.around[k] = box_of(mask)
+        found.areas[k] = rle_area(mask) if isinstance(mask, dict) else polygons_area(mask)
+    return mask
+
+
+def _drawn(
+    one: RawInstance, parts: list[Any], stated_area: float, height: int, width: int
+) -> Segmentation:
+    """The union of polygons, ``parts`` in pixels, and patches; their holes are cut out."""
+    polygons, problem, repairs = clean_polygons(parts, height, width)
+    one.repairs += repairs
     if len(polygons) > 1:
         # Of a clipped instance, it is the area of what was drawn.
-        stated = math.nan if Reason.CLIPPED in one.repairs else float(found.stated_areas[k])
+        stated = math.nan if Reason.CLIPPED in one.repairs else float(stated_area)
         polygons, holes = cut_holes(polygons, height, width, stated)
         one.repairs += [Reason.HOLES] if holes is Reason.HOLES else []
         one.doubts += [Reason.PART_IN_PART] if holes is Reason.PART_IN_PART else []
     if one.patches:
         return _pasted(one, polygons, height, width)
     one.problem = problem
-    if polygons:
-        found.around[k], found.areas[k] = box_of(polygons), polygons_area(polygons)
     return polygons
 
 
@@ -187,7 +170,8 @@ def _in_pixels(one: RawInstance, height: int, width: int) -> list[Any]:
     if not one.relative:
         return one.polygons
     numbers = [flat_numbers(polygon)[0] for polygon in one.polygons]
-    return [n if n is None else n * np.resize((width, height), n.size) for n in numbers]
+    sides = width, height
+    return [n if n is None else (n * np.resize(sides, n.size)).tolist() for n in numbers]
 
 
 def _pasted(one: RawInstance, polygons: list[list[float]], height: int, width: int) -> Segmentation:

@@ -56,6 +56,15 @@ def part_of(words: str | os.PathLike[str]) -> str:
     return said[-1] if said else ""
 
 
+def belong_together(one: str, other: str) -> bool:
+    """Whether names of datasets differ by the words of their parts alone, as x_train and x_val."""
+    mine, its = (
+        [word for word in re.split(r"[\W_]+", name.lower()) if not part_of(word)]
+        for name in (one, other)
+    )
+    return mine == its
+
+
 def _plain(name: str) -> str:
     return normalize("NFC", name)
 

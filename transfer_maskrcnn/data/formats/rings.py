@@ -8,13 +8,13 @@ to the area, one inside another cuts a hole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pycocotools.mask as mask_util
 
 from .base import Reason
-from .masks import box_of, polygons_area
+from .masks import polygons_area, rle_area
 
 _INSIDE = 0.98  # of a part's pixels, that the other one has too: edges may touch
 _NOTABLE = 0.05  # of the pixels around them: smaller parts make no difference worth a word
@@ -66,21 +66,15 @@ def cut_holes(
         the polygons, a hole being joined to what is around it; ``Reason.HOLES`` where there are
         any, ``Reason.PART_IN_PART`` where parts within others were left.
     """
-    pairs = list(_boxes_within(polygons))
-    if not pairs:
-        return polygons, None
     rles = mask_util.frPyObjects(polygons, height, width)
-    pixels = mask_util.area(rles).tolist()
-    around: dict[int, list[int]] = {}
-    for inner, outer in pairs:
-        if 0 < pixels[inner] < _INSIDE * pixels[outer]:
-            shared = mask_util.area(mask_util.merge([rles[inner], rles[outer]], intersect=True))
-            if shared >= _INSIDE * pixels[inner]:
-                around.setdefault(inner, []).append(outer)
+    pixels = np.array([rle_area(rle) for rle in rles])
+    # As of crowds, IoU is the share of a part's pixels that the other one has, too.
+    within = mask_util.iou(rles, rles, [1] * len(rles)) >= _INSIDE
+    within &= pixels[:, None] < _INSIDE * pixels
     inside: dict[int, list[int]] = {}  # a part and its holes
-    for inner, outers in around.items():
-        if len(outers) % 2:
-            inside.setdefault(min(outers, key=pixels.__getitem__), []).append(inner)
+    for inner in np.flatnonzero(within.sum(axis=1) % 2).tolist():
+        outers = np.flatnonzero(within[inner]).tolist()
+        inside.setdefault(min(outers, key=pixels.__getitem__), []).append(inner)
     if not inside:
         return polygons, None
     holes = [hole for own in inside.values() for hole in own]
@@ -89,7 +83,7 @@ def cut_holes(
         for k, part in enumerate(polygons)
         if k not in holes
     ]
-    filled = float(mask_util.area(mask_util.merge(rles)))
+    filled = float(rle_area(mask_util.merge(rles)))
     cut = polygons_area(joined)
     likeliest = min(
         (cut, filled, polygons_area(polygons)), key=lambda area: abs(area - stated_area)
@@ -97,24 +91,12 @@ def cut_holes(
     most = min(_SAME_AREA * stated_area, _CLEARLY * abs(likeliest - cut))
     is_filled = likeliest != cut and abs(likeliest - stated_area) <= most
     overlap = any(
-        mask_util.area(mask_util.merge([rles[k] for k in own]))
-        < _INSIDE * sum(pixels[k] for k in own)
+        rle_area(mask_util.merge([rles[k] for k in own])) < _INSIDE * pixels[own].sum()
         for own in inside.values()
     )
     if not (is_filled or overlap):
         return joined, Reason.HOLES
-    share = sum(pixels[k] for k in holes) / filled
-    return polygons, Reason.PART_IN_PART if share >= _NOTABLE else None
-
-
-def _boxes_within(polygons: Sequence[Sequence[float]]) -> Iterator[tuple[int, int]]:
-    """(inner, outer): the parts whose box lies within that of another one."""
-    boxes = np.array([box_of([polygon]) for polygon in polygons])
-    for outer, box in enumerate(boxes):
-        beyond = np.concatenate([box[:2] - boxes[:, :2], boxes[:, 2:] - box[2:]], axis=1)
-        for inner in np.flatnonzero(beyond.max(axis=1) <= 1).tolist():  # pixel: edges may touch
-            if inner != outer:
-                yield inner, outer
+    return polygons, Reason.PART_IN_PART if pixels[holes].sum() >= _NOTABLE * filled else None
 
 
 def _cut(part: list[float], holes: list[list[float]]) -> list[float]:
