@@ -105,10 +105,7 @@ def check_distillation(cfg: CfgNode, spec: RunSpec | None = None) -> None:
     """
     weight, keys = cfg.MODEL.TRANSFER.DISTILLATION, dict(flat_config(cfg))
     refuse(
-        (
-            not 0 <= weight < math.inf,
-            f"{KEY} is {weight}; expected 0.0 (off) or a number above it",
-        ),
+        (not 0 <= weight < math.inf, f"{KEY} is {weight}; expected 0.0 (off) or a number above it"),
         (
             not cfg.MODEL.TRANSFER.EXTEND,
             f"{KEY} {weight} keeps the source's classes, but MODEL.TRANSFER.EXTEND is False; "

@@ -176,10 +176,7 @@ def _notes(rows: Sequence[Row], task: str, reference: Row | None) -> list[str]:
             "interval (Student's t), which covers the seeds, not the choice of test images. A "
             "single run has none.",
         ),
-        (
-            runs == len(rows),
-            "One run a row: how much another seed would change is not known.",
-        ),
+        (runs == len(rows), "One run a row: how much another seed would change is not known."),
         (
             scored.base,
             "harm. mean: of base and novel AP. forgot: AP of the base classes before minus after.",

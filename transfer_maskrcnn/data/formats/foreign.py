@@ -32,10 +32,7 @@ _KINDS: dict[str, tuple[tuple[frozenset[str], str], ...]] = {
             ("data_row", f"a Labelbox export; {_COCO}, with Labelbox's converter"),
             ("item annotations", f"a V7 Darwin json; {_COCO}"),
             ("metadata instances", f"a SuperAnnotate json; {_COCO}, with its converter"),
-            (
-                "imgHeight objects",
-                "a Cityscapes json; take its instanceIds (format: png_masks)",
-            ),
+            ("imgHeight objects", "a Cityscapes json; take its instanceIds (format: png_masks)"),
             ("label_classes images", f"a Hasty json; {_COCO}"),
             ("type features", f"a GeoJSON; its coordinates are of a map or a slide: {_COCO}"),
         )

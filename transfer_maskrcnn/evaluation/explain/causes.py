@@ -331,10 +331,7 @@ def _conditions(figures: Figures, facts: Facts, kinds: Sequence[Blame]) -> list[
             threshold >= _HIGH_THRESHOLD and lost >= _MANY,
             Blame(Cause.SCORE_THRESHOLD, repairs[Cause.MISSED].gain),
         ),
-        (
-            (of_boxes or unseen.gain >= _MAJOR) and unseen.gain >= HALF * lost > 5,
-            unseen,
-        ),
+        ((of_boxes or unseen.gain >= _MAJOR) and unseen.gain >= HALF * lost > 5, unseen),
     )
     return [blame for holds, blame in conditions if holds]
 
