@@ -258,15 +258,16 @@ def _balance_line(train: Measures, names: list[str], limit: float) -> Line:
     most = max(range(len(counts)), key=lambda i: counts[i])
     least = min((i for i, count in enumerate(counts) if count), key=lambda i: counts[i])
     ratio = imbalance(counts)
-    reason = f"All classes have {plural(counts[most], 'instance')}."
-    if counts[most] != counts[least]:
-        reason = (
-            f"Class {names[most]!r} has {plural(counts[most], 'instance')}, {names[least]!r} "
-            f"{counts[least]:,}: {ratio:.1f} times fewer."
-        )
-    then = f"Up to {limit:g} times, all images are drawn alike."
-    if ratio > limit:
-        then = f"Beyond {limit:g} times, images of rare classes are drawn more often."
+    instances = plural(counts[most], "instance")
+    rarer = f"{names[least]!r} {counts[least]:,}: {ratio:.1f} times fewer."
+    reason = first_of(
+        (counts[most] == counts[least], f"All classes have {instances}."),
+        (True, f"Class {names[most]!r} has {instances}, {rarer}"),
+    )
+    then = first_of(
+        (ratio > limit, f"Beyond {limit:g} times, images of rare classes are drawn more often."),
+        (True, f"Up to {limit:g} times, all images are drawn alike."),
+    )
     return Line("DATALOADER.REPEAT_IMBALANCE", float(limit), f"{reason} {then}")
 
 
@@ -280,9 +281,7 @@ def batch_lines(images: int, pixel_ratio: float, cfg: CfgNode) -> list[Line]:
     """
     base, rate = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR
     growth = min(pixel_ratio, LARGEST_GROWTH, images / BATCHES_AN_EPOCH / base)
-    batch = base * 2 ** int(math.log2(growth)) if growth >= 2 else base
-    if images < batch:
-        batch = images
+    batch = min(images, base * 2 ** int(math.log2(growth)) if growth >= 2 else base)
     more = (
         f"The base's {base} times {batch // base}: images have {pixel_ratio:.1f} times fewer "
         "pixels than the base makes them."
