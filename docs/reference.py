@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the pages of docs/ that say what the code says: keys.md. A test compares them.
+"""Write the pages of docs/ that say what the code says. A test compares them.
 
 Example:
     python docs/reference.py
@@ -8,22 +8,27 @@ Example:
 from __future__ import annotations
 
 import ast
+import contextlib
+import io
+import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from functools import reduce
 from pathlib import Path
+from unittest import mock
 
 from detectron2.config import get_cfg
 
-from transfer_maskrcnn import config
+from transfer_maskrcnn import __main__, cli, config
 
 HERE = Path(__file__).resolve().parent
 
 
 def pages() -> dict[str, str]:
     """What each generated page has to say, by its name."""
-    return {"keys.md": keys_page()}
+    return {"keys.md": keys_page(), "commands.md": commands_page()}
 
 
 def own_keys() -> Iterator[tuple[str, str]]:
@@ -86,6 +91,38 @@ def marked(text: str, names: set[str]) -> str:
 
     linked = re.sub(r"docs/(\w+\.md)", r"[\1](\1)", re.sub(code, mark, text))
     return re.sub(r"https://[^\s,)]+", r"<\g<0>>", linked)
+
+
+def commands_page() -> str:
+    page = [
+        "# Command line",
+        "Each command with what its `--help` says. In a clone, `tools/` has the same commands as "
+        "files, and `.venv/bin/transfer-maskrcnn` is the command until `. .venv/bin/activate` has "
+        "been typed.",
+        "<!-- written by docs/reference.py -->",
+        in_block(help_of()),
+    ]
+    for name, command in cli.COMMANDS.items():
+        page += [f"## {name}", f"In a clone also `tools/{command.file}`.", in_block(help_of(name))]
+    return "\n\n".join(page) + "\n"
+
+
+def help_of(*words: str) -> str:
+    """What ``transfer-maskrcnn WORDS --help`` prints, where it is installed."""
+    said = io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", [cli.COMMAND, *words, "--help"]),
+        mock.patch.object(shutil, "which", lambda *_, **__: sys.executable),  # found, in PATH
+        mock.patch.dict(os.environ, COLUMNS="80"),
+        contextlib.redirect_stdout(said),
+        contextlib.suppress(SystemExit),
+    ):
+        __main__.main()
+    return said.getvalue()
+
+
+def in_block(text: str) -> str:
+    return f"```text\n{text.strip()}\n```"
 
 
 def main() -> None:
