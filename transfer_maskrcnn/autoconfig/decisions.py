@@ -125,27 +125,29 @@ def _why(measures: Measures, base: Settings, chosen: Settings) -> str:
     images = "images are {:.0f} x {:.0f} pixels (medians of the sides)".format(
         *_own_sides(measures)
     )
-    tiny = tiny_share(measures, chosen)
-    if chosen.min_size_test < base.min_size_test:
-        enlarged = float(np.median(chosen.test_scales(measures.images_hw)))
-        why = f"Below the base's {base.min_size_test}: {images}; more would only repeat pixels."
-        if enlarged > 1.2:
-            why += f" Enlarged {enlarged:.1f} times, because half of the objects are small."
-    elif chosen.min_size_test > base.min_size_test:
-        why = (
-            f"Above the base's {base.min_size_test}, where {percent(tiny_share(measures, base))} "
+    tiny, side, before = tiny_share(measures, chosen), chosen.min_size_test, base.min_size_test
+    enlarged = float(np.median(chosen.test_scales(measures.images_hw)))
+    sentences = (
+        (side == before, f"As in the base; {images}."),
+        (side < before, f"Below the base's {before}: {images}; more would only repeat pixels."),
+        (
+            side < before and enlarged > 1.2,
+            f"Enlarged {enlarged:.1f} times, because half of the objects are small.",
+        ),
+        (
+            side > before,
+            f"Above the base's {before}, where {percent(tiny_share(measures, base))} "
             f"of the objects are below {TINY} pixels, two cells of the finest feature map; here "
-            f"{percent(tiny)}. The {images}: no more than the base's largest image has."
-        )
-    else:
-        why = f"As in the base; {images}."
-    why += f" {_extent(measures, chosen)}"
-    if tiny > TINY_SHARE:
-        why += (
-            f" {percent(tiny)} of the objects are below {TINY} pixels, and hardly seen: a base "
-            "with a larger input, or images cut into tiles, would show more of them."
-        )
-    return why
+            f"{percent(tiny)}. The {images}: no more than the base's largest image has.",
+        ),
+        (True, _extent(measures, chosen)),
+        (
+            tiny > TINY_SHARE,
+            f"{percent(tiny)} of the objects are below {TINY} pixels, and hardly seen: a base "
+            "with a larger input, or images cut into tiles, would show more of them.",
+        ),
+    )
+    return " ".join(sentence for holds, sentence in sentences if holds)
 
 
 def _extent(measures: Measures, settings: Settings) -> str:

@@ -166,19 +166,19 @@ def extension_lines(extension: Mapping[str, Any]) -> list[str]:
     if task is None:
         return []
     figures, base, novel = extension[task], extension["base_classes"], extension["novel_classes"]
-    scored, kind = figures["scored"], _KINDS[task]
-    lines = [f"base classes ({_share(scored['base'], base)}): {_base_words(figures, kind)}"]
-    if novel:
-        ap = figures["novel"]
-        known = "in no set of DATASETS.TEST" if ap is None else f"{kind} AP {number(ap)}"
-        lines.append(f"novel classes ({_share(scored['novel'], novel)}): {known}")
-    if figures["all"] is not None and figures["harmonic_mean"] is not None:
-        lines.append(
+    scored, kind, ap = figures["scored"], _KINDS[task], figures["novel"]
+    known = "in no set of DATASETS.TEST" if ap is None else f"{kind} AP {number(ap)}"
+    lines = (
+        (True, f"base classes ({_share(scored['base'], base)}): {_base_words(figures, kind)}"),
+        (novel, f"novel classes ({_share(scored['novel'], novel)}): {known}"),
+        (
+            None not in (figures["all"], figures["harmonic_mean"]),
             f"all ({_share(scored['base'] + scored['novel'], base + novel)}): {kind} AP "
             f"{number(figures['all'])}; harmonic mean of base and novel "
-            f"{number(figures['harmonic_mean'])}"
-        )
-    return lines
+            f"{number(figures['harmonic_mean'])}",
+        ),
+    )
+    return [line for holds, line in lines if holds]
 
 
 def _share(scored: int, known: int) -> str:
