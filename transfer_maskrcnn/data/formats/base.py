@@ -400,8 +400,7 @@ class RawInstance:
     patches: list[Patch] = field(default_factory=list)
     rle: dict[str, Any] | None = None
     relative: bool = False
-    bbox_xywh: Any = None  # as the file states it; absent in formats that have no boxes
-    states_bbox: bool = False  # whether the format has boxes at all
+    bbox_xywh: Any = None  # as the file states it; None in formats that have no boxes
     area: Any = None  # as the file states it, in pixels
     iscrowd: int = 0
     problem: Reason | None = None

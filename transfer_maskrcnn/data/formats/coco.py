@@ -226,8 +226,7 @@ def _parse_annotation(
 ) -> RawInstance:
     instance = RawInstance(
         *(place, label),
-        bbox_xywh=record.get("bbox"),
-        states_bbox=True,
+        bbox_xywh=record.get("bbox") or (),
         area=record.get("area"),
         iscrowd=iscrowd,
     )
@@ -337,16 +336,14 @@ def _without_duplicates(
     names: dict[Id, str], usage: Counter[Id], source: str, report: LoadReport
 ) -> dict[Id, str]:
     kept: dict[str, Id] = {}
-    for category, name in names.items():
+    for category in sorted(names, key=lambda category: not usage[category]):  # those in use first
+        name = names[category]
         other = kept.setdefault(name, category)
-        if other == category:
-            continue
-        if usage[category] and usage[other]:
+        if other != category and usage[category]:
             raise DatasetError(
                 f"{source}: categories {other} and {category} are both named {name!r}; "
                 "rename one, or give their annotations one category_id"
             )
-        report.count(report.repaired, Reason.DUPLICATE_CATEGORY, Place(note=repr(name)))
-        if usage[category]:
-            kept[name] = category
+        if other != category:
+            report.count(report.repaired, Reason.DUPLICATE_CATEGORY, Place(note=repr(name)))
     return {category: name for category, name in names.items() if kept[name] == category}

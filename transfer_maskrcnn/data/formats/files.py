@@ -138,7 +138,7 @@ _LONGEST_LINK = 1_000  # bytes
 _LATE_EXIF = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 THREADS = 8
 MOST_FILES = 1_000_000  # below a folder: more are no dataset, but somebody's whole disk
-_AT_ONCE = 16  # handing each file to a thread alone takes as long as looking at it
+_AT_ONCE = 16  # at most: handing each file to a thread alone takes as long as looking at it
 # What files begin with that Pillow does not open, and what turns them into images.
 _FORMATS = {
     rb".{128}DICM": "DICOM; save one window of values for all, as 8 bit (pydicom)",
@@ -155,8 +155,9 @@ _FORMATS = {
 
 def in_threads(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
     """``function`` of each item, such as files, which networks take their time for; in order."""
+    size = min(_AT_ONCE, 1 + len(items) // THREADS)
     with ThreadPoolExecutor(THREADS) as pool:
-        parts = [items[k : k + _AT_ONCE] for k in range(0, len(items), _AT_ONCE)]
+        parts = [items[k : k + size] for k in range(0, len(items), size)]
         return [*chain.from_iterable(pool.map(lambda part: [*map(function, part)], parts))]
 
 

@@ -192,7 +192,8 @@ def _boxes(found: _Found, report: LoadReport) -> np.ndarray:
         for one in found.instances
     ]
     stated = _numbers(found.instances, rows, 4)
-    usable = found.usable & np.array([one.states_bbox for one in found.instances], dtype=bool)
+    has_boxes = [one.bbox_xywh is not None for one in found.instances]
+    usable = found.usable & np.array(has_boxes, dtype=bool)
     with np.errstate(invalid="ignore", over="ignore"):
         low, high = stated[:, :2], stated[:, :2] + stated[:, 2:]
         has_box = usable & np.isfinite(stated).all(axis=1) & (stated[:, 2:] > 0).all(axis=1)

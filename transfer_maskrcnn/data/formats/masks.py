@@ -201,12 +201,7 @@ def polygons_to_rle(polygons: Sequence[Sequence[float]], height: int, width: int
 
 def mask_to_rle(mask: np.ndarray) -> Rle:
     """A (height, width) mask, non-zero where the instance is, as compressed RLE."""
-    columns = np.zeros(mask.shape, dtype=np.uint8, order="F")
-    ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if len(ys):  # only the instance's box, since turning rows into columns is what costs time
-        box = slice(ys[0], ys[-1] + 1), slice(xs[0], xs[-1] + 1)
-        columns[box] = mask[box] != 0
-    return _as_text(mask_util.encode(columns))
+    return _as_text(mask_util.encode(np.asfortranarray(mask != 0, dtype=np.uint8)))
 
 
 def rle_to_mask(rle: Rle) -> np.ndarray:

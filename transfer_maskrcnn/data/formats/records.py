@@ -32,8 +32,8 @@ def merge_records(images: Sequence[RawImage], kept: Sequence[int], report: LoadR
         keys = {_content(one) for one in known.instances}
         new = [one for one in image.instances if _content(one) not in keys]
         names = " and ".join(one.record or f"id {one.image_id}" for one in (known, image))
-        note = f"{names}: {len(known.instances)} and {len(new)} instances"
-        note += f", {len(image.instances) - len(new)} in both"
+        counts = f"{len(known.instances)} and {len(new)} instances"
+        note = f"{names}: {counts}, {len(image.instances) - len(new)} in both"
         report.count(report.repaired, Reason.SAME_FILE, Place(image.file_name, note=note))
         known.instances += new
         image.instances = []
@@ -80,7 +80,7 @@ def read_fractions(images: Sequence[RawImage]) -> None:
         one.repairs.append(Reason.FRACTIONS)
         box, _ = flat_numbers(one.bbox_xywh)
         if box is None or box.max() <= 1:  # then so is the area
-            one.states_bbox, one.area = False, None
+            one.bbox_xywh = one.area = None
 
 
 def _within(reach: tuple[float, float], size: Size) -> bool:
