@@ -151,8 +151,10 @@ def share_near(pixels: npt.NDArray[np.uint8], colour: str, tolerance: int = 60) 
     return float((off <= tolerance).mean()) if off.size else 0.0
 
 
-def _visit(browser: Browser, path: Path, width: int = DESKTOP) -> Visit:
+def _visit(browser: Browser, path: Path, width: int = DESKTOP, scheme: str = "light") -> Visit:
     browser.events.clear()
+    preferred = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.call("Emulation.setEmulatedMedia", features=preferred)
     size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.call("Emulation.setDeviceMetricsOverride", **size)
     browser.call("Page.navigate", url=path.as_uri())
@@ -181,7 +183,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture
 def visit(browser: Browser) -> Callable[..., Visit]:
-    """``visit(path, width)`` opens a page and waits for all its images."""
+    """``visit(path, width, scheme)`` opens a page and waits for all its images."""
     return partial(_visit, browser)
 
 

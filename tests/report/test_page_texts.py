@@ -104,26 +104,21 @@ def test_kept_puts_the_presets_in_words_and_leaves_prefixes() -> None:
     assert texts.kept("backbone.stem") == "backbone.stem"
 
 
-def brightness(colour: str) -> int:
-    return sum(int(colour[i : i + 2], 16) for i in (1, 3, 5))
-
-
-def test_the_further_the_darker() -> None:
+def test_the_further_the_deeper() -> None:
     distances = [0.0, 0.0005, 0.005, 0.05, 0.5]
     table = drift_table({str(i): {"part": value} for i, value in enumerate(distances)})
     assert table is not None
-    shades = [brightness(cell.colour) for cell in table["rows"][0][1]]
-    assert shades == sorted(shades, reverse=True)
-    assert shades[0] == shades[1] == 3 * 255  # what moves less than the scale begins stays white
-    assert len(set(shades)) == 4
+    depths = [cell.depth for cell in table["rows"][0][1]]
+    assert depths == sorted(depths)
+    assert depths[0] == depths[1] == 0  # what moves less than the scale begins has no colour
+    assert len(set(depths)) == 4
 
 
 def test_shades_end_where_the_scale_ends() -> None:
     table = drift_table({"a": {"part": 1.0}, "b": {"part": 50.0}})
     assert table is not None
     one, fifty = table["rows"][0][1]
-    assert one.colour == fifty.colour
-    assert brightness(one.colour) > 300  # dark text stays readable on it
+    assert one.depth == fifty.depth == 1
 
 
 def test_a_part_that_one_variant_lacks() -> None:
@@ -137,6 +132,7 @@ def test_a_part_that_one_variant_lacks() -> None:
 
 def test_nothing_known_no_table() -> None:
     assert drift_table({"a": {}}) is None
+    assert drift_table({"a": {"roi_heads": None}}) is None  # all was initialised
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -198,10 +199,13 @@ def test_sentence_tables_and_pictures(explained: Path) -> None:
     assert SECTION in shown
     assert content["segm"]["sentence"] in shown
     assert "Classification the box fits an object of another class" in shown
-    assert 'there: star, detected: <b>"x"& 0.90' in shown
+    assert ': ground truth star, detection <b>"x"& 0.90' in shown
+    for kind, examples in content["segm"]["examples"].items():
+        for example in examples:  # each with the name of its file
+            assert f"{os.path.basename(example['file_name'])}: " in shown, kind
     assert '<b>"x"&' not in page, "names are escaped"
     assert "Box AP :" in shown
-    assert before == page.count("<img") == 2 + 2 * 2 + 3
+    assert before == page.count("<img") == 2 + 2 * 2 + 3 + len(content["segm"]["worst_images"])
 
 
 def test_without_images_there_are_tables_alone(explained: Path) -> None:
@@ -241,8 +245,27 @@ def test_more_is_darker(explained: Path) -> None:
     content = json.loads((folder / "explanation.json").read_text())
     task = view_explanation(folder, content)["tasks"][0]
     cells = [row["gains"][0] for row in task["mistakes"]]
-    red = {cell.text: int(cell.colour[5:7], 16) for cell in cells}
-    assert red["0.0"] == 255 > red[max(red, key=float)]
+    depth = {cell.text: cell.depth for cell in cells}
+    assert depth["0.0"] == 0 < depth[max(depth, key=float)] <= 1
+
+
+def test_the_worst_images_and_the_interval(explained: Path) -> None:
+    path = explained / "inference/shapes_val/explanation.json"
+    content = json.loads(path.read_text())
+    for task in content.values():
+        task["figures"]["ap_interval"] = [1.25, 9.75]
+    worst = {"image_id": 1, "file_name": "/far/<away>.png", "gain": 1.234, "words": "2 missed"}
+    content["segm"]["worst_images"] = [worst]
+    path.write_text(json.dumps(content))
+    page, shown = page_of(explained)
+    assert "<away>.png 1.23 2 missed" in shown and "<away>" not in page
+    assert "mask AP (1.2 to 9.8)" in shown and "another seed" in shown
+    for task in content.values():  # too few images, or a file that is older
+        task["figures"]["ap_interval"] = [None, None]
+        del task["worst_images"]
+    path.write_text(json.dumps(content))
+    shown = page_of(explained)[1]
+    assert "another seed" not in shown and "worst images" not in shown
 
 
 LOSSES = [

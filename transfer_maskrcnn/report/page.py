@@ -34,7 +34,6 @@ _FROM_THE_RIGHT = (
 )
 _RIGHT_TO_LEFT = re.compile(rf"{_FROM_THE_RIGHT}(?:[\s_-]+{_FROM_THE_RIGHT})*")
 _LEAST, _MOST = 1e-3, 1.0  # relative distances where the shades begin and end
-_MOVED = (0x7A, 0xB4, 0xDC)  # the darkest shade
 
 
 @dataclass(frozen=True)
@@ -53,16 +52,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class HeatCell:
-    """A number in words, and the CSS colour behind it."""
+    """A number in words, and how deep the colour behind it is: from 0, none, to 1."""
 
     text: str
-    colour: str = "#ffffff"
-
-
-def heat(text: str, depth: float, full: Sequence[int]) -> HeatCell:
-    """``depth`` from 0 (white) to 1 (``full``: red, green and blue)."""
-    shade = (round(255 + (dark - 255) * max(0.0, min(depth, 1.0))) for dark in full)
-    return HeatCell(text, "#" + "".join(f"{channel:02x}" for channel in shade))
+    depth: float = 0.0
 
 
 def drift_table(columns: Mapping[str, Figures]) -> dict[str, Any] | None:
@@ -72,16 +65,18 @@ def drift_table(columns: Mapping[str, Figures]) -> dict[str, Any] | None:
         columns: title -> part, as named in ``drift.json`` -> distance.
 
     Returns:
-        ``columns``, and ``rows`` of a part and its cells; None where there are no parts.
+        ``columns``, and ``rows`` of a part and its cells; None where no distance is known.
     """
+    if all(distance is None for column in columns.values() for distance in column.values()):
+        return None
     parts = dict.fromkeys(part for column in columns.values() for part in column)
     rows = [(part, [_moved(column.get(part)) for column in columns.values()]) for part in parts]
-    return {"columns": list(columns), "rows": rows} if rows else None
+    return {"columns": list(columns), "rows": rows}
 
 
 def _moved(value: float | None) -> HeatCell:
     depth = math.log(max(value or 0, _LEAST) / _LEAST) / math.log(_MOST / _LEAST)
-    return heat(drift(value), depth, _MOVED)
+    return HeatCell(drift(value), round(min(depth, 1.0), 2))
 
 
 def mean(values: Iterable[float | None]) -> float | None:

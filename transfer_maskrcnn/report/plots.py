@@ -59,9 +59,9 @@ def page_axes(height: float = PAGE_HEIGHT) -> tuple[Figure, Axes]:
 
 
 def page_picture(figure: Figure, alt: str, caption: str = "") -> Picture:
-    """``figure`` as part of a page."""
+    """``figure`` as part of a page: without a ground, as a page may be light or dark."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=190)
+    figure.savefig(buffer, format="png", dpi=190, transparent=True)
     return Picture(buffer.getvalue(), "png", alt, caption)
 
 

@@ -18,6 +18,7 @@ from transfer_maskrcnn.report.page import (
     decimal,
     described,
     drift_table,
+    interval,
     task_name,
     write_page,
 )
@@ -48,6 +49,7 @@ FILES = (
 # Of run.json, what a reader needs to repeat the run.
 _REPEAT = ("seed", "device", "machine", "precision", "threads", "processes", "versions")
 _SUMMARY = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+_INTERVAL = "95 % interval"
 _SIZES = {"APs": "small objects", "APm": "medium objects", "APl": "large objects"}
 
 
@@ -83,22 +85,24 @@ class _Run:
         losses, lost = read_lines(self._folder / "metrics.json")
         if lost:
             self.damaged.append(f"metrics.json: {lost} of its lines are damaged and left out.")
-        evaluated = self._read("evaluation.json", dict, _evaluated) or {
-            **_evaluated({}),
+        tested = sorted(path for path in (self._folder / "inference").glob("*") if path.is_dir())
+        explained = [
+            view
+            for p in tested
+            if (view := self._read(_explanation(p), dict, partial(view_explanation, p)))
+        ]
+        show = partial(_evaluated, intervals={e["dataset"]: e["intervals"] for e in explained})
+        evaluated = self._read("evaluation.json", dict, show) or {
+            **_evaluated({}, {}),
             "sentences": ["This run has no evaluation: evaluation.json is missing."],
         }
         manifest = self._read("run.json", dict, _manifest) or _manifest({})
         if (self._folder / "config.yaml").is_file():
             manifest["repeat"].append(("configuration", "config.yaml beside this page, complete"))
-        tested = sorted(path for path in (self._folder / "inference").glob("*") if path.is_dir())
-        explained = [
-            self._read(f"inference/{p.name}/explanation.json", dict, partial(view_explanation, p))
-            for p in tested
-        ]
         pictures = [
             (
                 p.name,
-                self._guard(f"inference/{p.name}", partial(comparison_tiles, {"predictions": [p]})),
+                self._guard(f"inference/{p.name}", partial(comparison_tiles, {"detections": [p]})),
             )
             for p in tested
         ]
@@ -108,8 +112,8 @@ class _Run:
             **manifest,
             "plots": [*filter(None, (losses_picture(losses, curve), validation_picture(curve)))],
             "pseudo_labels": self._read("pseudo_labels.json", dict, lambda file: file["sentence"]),
-            "explanations": [view for view in explained if view],
-            "colours": {"there": OBJECT_COLOUR, "detected": DETECTION_COLOUR},
+            "explanations": explained,
+            "colours": {"ground truth": OBJECT_COLOUR, "detection": DETECTION_COLOUR},
             "plan": self._read("transfer_plan.json", dict, view_plan),
             "moved": self._read("drift.json", dict, lambda drift: drift_table({"moved": drift})),
             "pictures": [(name, tiles) for name, tiles in pictures if tiles],
@@ -148,19 +152,29 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     return [rows[iteration] for iteration in sorted(rows)], lost
 
 
-def _evaluated(content: dict[str, Any]) -> View:
-    """Of ``evaluation.json``: AP in sentences and tables, and what is known of base classes."""
+def _explanation(folder: Path) -> str:
+    return f"inference/{folder.name}/explanation.json"
+
+
+def _evaluated(content: dict[str, Any], intervals: Mapping[str, Any]) -> View:
+    """Of ``evaluation.json``: AP in sentences and tables, and what is known of base classes.
+
+    Args:
+        intervals: dataset -> task -> ends of AP's.
+    """
     extension = content.pop("extension", {})  # the only part that is no dataset
+    known = [(name, tasks, intervals.get(name, {})) for name, tasks in content.items()]
     return {
-        "sentences": [_sentence(dataset, tasks) for dataset, tasks in content.items()],
-        "evaluations": [_tables(dataset, tasks) for dataset, tasks in content.items()],
+        "sentences": [_sentence(*one) for one in known],
+        "evaluations": [_tables(*one) for one in known],
         "extension": view_extension(extension),
     }
 
 
-def _sentence(dataset: str, tasks: Mapping[str, Figures]) -> str:
+def _sentence(dataset: str, tasks: Mapping[str, Figures], ends: Mapping[str, Any]) -> str:
     reached = [
         f"{decimal(tasks[task]['AP'])} {task_name(task)} AP"
+        + (f" ({interval(ends[task])})" if task in ends else "")
         for task in ("segm", "bbox", "keypoints")
         if tasks.get(task, {}).get("AP") is not None
     ]
@@ -169,9 +183,10 @@ def _sentence(dataset: str, tasks: Mapping[str, Figures]) -> str:
     return f"The model reaches {listed(reached)} on {dataset}."
 
 
-def _tables(dataset: str, tasks: Mapping[str, Figures]) -> View:
+def _tables(dataset: str, tasks: Mapping[str, Figures], ends: Mapping[str, Any]) -> View:
     """One dataset's AP: a row a task of ``figures``, a row a class of ``classes``."""
     titles = [title for title in _SUMMARY if any(title in figures for figures in tasks.values())]
+    titles[1:1] = [_INTERVAL] * bool(ends)  # behind AP
     of_classes = {task: [k for k in found if k.startswith("AP-")] for task, found in tasks.items()}
     scored = [task for task, keys in of_classes.items() if keys]
     classes = dict.fromkeys(key for keys in of_classes.values() for key in keys)
@@ -179,9 +194,16 @@ def _tables(dataset: str, tasks: Mapping[str, Figures]) -> View:
         "dataset": dataset,
         "titles": [f"{title} ({_SIZES[title]})" if title in _SIZES else title for title in titles],
         "figures": [
-            (f"{task_name(task)} AP", [ap_text(title, found) for title in titles])
+            (
+                f"{task_name(task)} AP",
+                [
+                    interval(ends.get(task)) if title == _INTERVAL else ap_text(title, found)
+                    for title in titles
+                ],
+            )
             for task, found in tasks.items()
         ],
+        "has_interval": bool(ends),
         "tasks": [f"{task_name(task)} AP" for task in scored],
         "classes": [
             (key.removeprefix("AP-"), [ap_text(key, tasks[task]) for task in scored])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,6 @@ from transfer_maskrcnn.report.page import (
     Picture,
     count,
     decimal,
-    heat,
     interval,
     kept,
     metric_name,
@@ -33,7 +33,7 @@ from transfer_maskrcnn.report.plots import (
     page_axes,
     page_picture,
 )
-from transfer_maskrcnn.report.tiles import mistake_tiles
+from transfer_maskrcnn.report.tiles import explained_tiles
 from transfer_maskrcnn.text import percent, plural
 
 Json = Mapping[str, Any]
@@ -62,7 +62,7 @@ _LOSSES = {
 }
 _AP = re.compile(r"(?:.+/)?(?:bbox|segm|keypoints)/AP")
 _MOST_CLASSES = 20
-_WORTH = (0xF2, 0xA5, 0x6B)  # the shade of a repair that brings 50 points or more
+_WORTH = 50.0  # points that a repair brings, from where the shade is deepest
 
 
 def view_plan(plan: Json) -> View:
@@ -139,13 +139,24 @@ def view_explanation(folder: Path, content: Json) -> View:
         content: of the file: task -> explanation.
     """
     first = next(iter(content.values()))
-    tiles = mistake_tiles(folder, first["examples"])
+    tiles, worst = explained_tiles(folder, first)
     return {
         "dataset": folder.name,
         "sentence": first["sentence"],
         "notes": first["notes"],
         "tasks": [_task(task, explanation) for task, explanation in content.items()],
         "pictures": [(k, what, tiles[k]) for k, what in first["kinds"].items() if k in tiles],
+        "worst": [
+            (os.path.basename(i["file_name"]), decimal(i["gain"], 2), i["words"])
+            for i in first.get("worst_images", ())
+        ],
+        "worst_pictures": worst,
+        "worst_are": first.get("worst_images_are", ""),
+        "intervals": {
+            task: ends
+            for task, one in content.items()
+            if None not in (ends := one["figures"].get("ap_interval", [None]))
+        },
     }
 
 
@@ -175,8 +186,7 @@ def _task(task: str, explanation: Json) -> View:
             for kind in kinds
         ],
         "found": [
-            f"{count(f)} of {count(o)}" if o else "none there"
-            for f, o in [(found, objects), *sizes]
+            f"{count(f)} of {count(o)}" if o else "no object" for f, o in [(found, objects), *sizes]
         ],
         "kinds": kinds,
         "classes": [
@@ -194,7 +204,8 @@ def _task(task: str, explanation: Json) -> View:
 
 
 def _cells(gains: Sequence[float | None]) -> list[HeatCell]:
-    return [heat(decimal(gain), (gain or 0.0) / 50, _WORTH) for gain in gains]
+    depths = (max(0.0, min((gain or 0.0) / _WORTH, 1.0)) for gain in gains)
+    return [HeatCell(decimal(g), round(depth, 2)) for g, depth in zip(gains, depths, strict=True)]
 
 
 def losses_picture(metrics: Sequence[Json], curve: Sequence[Json]) -> Picture | None:

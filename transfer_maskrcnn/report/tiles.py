@@ -9,9 +9,10 @@ in COCO's polygons and boxes.
 from __future__ import annotations
 
 import io
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,13 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from transfer_maskrcnn.files import read_json
 from transfer_maskrcnn.report.page import Picture
 from transfer_maskrcnn.report.plots import looks
-from transfer_maskrcnn.text import few
+from transfer_maskrcnn.text import few, shorten
 
 Line = np.ndarray  # (N, 2), from point to point
 Window = tuple[int, int, int, int]  # left, top, right, bottom
 
 SIDE = 312  # pixels of a tile's longer side
+_LARGE, _FEW_COLUMNS = 560, 3  # the same where so many columns have a page to themselves
 _FINE = 3  # lines are drawn so many times larger and shrunk: Pillow's own have hard edges
 _EDGE = 1.5  # pixels of white on both sides of a line, which is then seen on any background
 _TEXT = 13  # pixels
@@ -45,8 +47,10 @@ MIN_SCORE = 0.5  # of predictions that are shown
 #: what is there, and what the model says; Okabe and Ito's blue and orange
 OBJECT_COLOUR, DETECTION_COLOUR = "#56B4E9", "#E69F00"
 _WIDTH, _CLOSE_WIDTH = 2.2, 3.2  # of lines, in pixels of a tile
-_MOST_IMAGES = 4
+_MOST_IMAGES = 6
 _MOST_LABELS = 10  # in one picture: more of them hide what they name
+_LONGEST_NAME = 20
+_MOST_WORST = 8
 
 
 @dataclass(frozen=True)
@@ -120,10 +124,15 @@ def window_around(lines: Sequence[Line], width: int, height: int) -> Window:
     return left, top, min(left + side, width), min(top + side, height)
 
 
-def draw_tile(image: Image.Image, drawn: Sequence[Drawn], window: Window | None = None) -> bytes:
-    """A JPEG of the image within ``window`` (None: of all of it), the first of ``drawn`` below."""
+def draw_tile(
+    image: Image.Image, drawn: Sequence[Drawn], window: Window | None = None, side: int = SIDE
+) -> bytes:
+    """A JPEG of the image within ``window`` (None: of all of it), the first of ``drawn`` below.
+
+    ``side``: of the JPEG, the longer one, in pixels.
+    """
     left, top, right, bottom = window or (0, 0, *image.size)
-    scale = SIDE / max(right - left, bottom - top)
+    scale = side / max(right - left, bottom - top)
     size = (max(round((right - left) * scale), 1), max(round((bottom - top) * scale), 1))
     how = Image.Resampling.BOX if scale > 3 else Image.Resampling.LANCZOS  # large pixels stay such
     tile = image.resize(size, how, box=(left, top, right, bottom))
@@ -137,22 +146,35 @@ def draw_tile(image: Image.Image, drawn: Sequence[Drawn], window: Window | None 
                 pen.line(points.ravel().tolist(), "white" if edge else one.colour, width, "curve")
     layer = layer.resize(size, Image.Resampling.BOX)
     tile.paste(layer, mask=layer)
+    written: list[Window] = []
     for one in drawn:
         if one.label and one.lines:
-            _write(tile, (np.vstack(one.lines) - (left, top)) * scale, one.label)
+            _write(tile, (np.vstack(one.lines) - (left, top)) * scale, one.label, written)
     buffer = io.BytesIO()
     tile.save(buffer, "jpeg", quality=82, subsampling=0)  # thin coloured lines stay clear
     return buffer.getvalue()
 
 
-def _write(tile: Image.Image, points: Line, text: str) -> None:
-    """``text`` above the points, and within the tile."""
+def _write(tile: Image.Image, points: Line, text: str, written: list[Window]) -> None:
+    """``text`` above the points, else below or between them: within the tile, and not over what is
+    ``written``. What has no place is not written: the colour says what it is."""
     pen, (width, height) = ImageDraw.Draw(tile), tile.size
-    half = pen.textlength(text, _FONT) / 2
-    (low, top), (high, _) = points.min(axis=0), points.max(axis=0)
-    x = max(min((low + high) / 2, width - half), half)
-    where = (float(x), float(np.clip(top - 2, _TEXT, height)))
-    pen.text(where, text, "white", _FONT, "mb", stroke_width=1, stroke_fill="black")
+    if (length := pen.textlength(text, _FONT)) > width - 4:
+        text = shorten(text, max(6, int(len(text) * (width - 4) / length)))
+    half = round(pen.textlength(text, _FONT) / 2) + 2
+    (low, top), (high, bottom) = points.min(axis=0), points.max(axis=0)
+    x = max(min(round((low + high) / 2), width - half), half)
+    for place in (top - 2, bottom + _TEXT + 2, (top + bottom + _TEXT) / 2):
+        y = int(np.clip(place, _TEXT, max(height - 3, _TEXT)))
+        box = (x - half, y - _TEXT, x + half, y + 3)
+        if not any(_overlap(box, other) for other in written):
+            written.append(box)
+            pen.text((x, y), text, "white", _FONT, "mb", stroke_width=1, stroke_fill="black")
+            return
+
+
+def _overlap(a: Window, b: Window) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def inference_files(folder: Path) -> tuple[Path, Path]:
@@ -169,9 +191,9 @@ def comparison_tiles(folders: Mapping[str, Sequence[Path]]) -> dict[str, Any] | 
             opened as they stand) and predictions (COCO results json).
 
     Returns:
-        ``titles`` of the columns, ``rows`` of pictures, an image each, and ``colours`` of the
-        outlines, by class name; None where there are no predictions, or no image of the ground
-        truth is there any more.
+        ``titles`` of the columns, ``rows`` of pictures, an image each, the first with the name of
+        its file, and ``colours`` of the outlines, by class name; None where there are no
+        predictions, or no image of the ground truth is there any more.
 
     Raises:
         TransferError: a JSON file is damaged.
@@ -198,7 +220,10 @@ def comparison_tiles(folders: Mapping[str, Sequence[Path]]) -> dict[str, Any] | 
         [(p, [one for one in found if one["image_id"] == i["id"]]) for found in columns.values()]
         for i, p in shown
     ]
-    rows = [[_labelled(p, some, names, colours) for p, some in row] for row in cells]
+    side = _LARGE if len(columns) <= _FEW_COLUMNS else SIDE
+    rows = [[_labelled(p, some, names, colours, side) for p, some in row] for row in cells]
+    for row, (image, _) in zip(rows, shown, strict=True):
+        row[0] = replace(row[0], caption=os.path.basename(image["file_name"]))
     seen = {one["category_id"] for row in cells for _, some in row for one in some}
     key = {names[i]: colours[i] for i in names if i in seen}
     return {"titles": list(columns), "rows": rows, "colours": key} if rows else None
@@ -209,6 +234,7 @@ def _labelled(
     instances: Sequence[Mapping[str, Any]],
     names: Mapping[int, str],
     colours: Mapping[Any, str],
+    side: int,
 ) -> Picture:
     labels = [_label(instance, names) for instance in instances]
     shown = labels if len(labels) <= _MOST_LABELS else [""] * len(labels)
@@ -216,18 +242,20 @@ def _labelled(
         Drawn(outline(i, pixels.height, pixels.width), colours[i["category_id"]], _WIDTH, label)
         for i, label in zip(instances, shown, strict=True)
     ]
-    return Picture(draw_tile(pixels, drawn), "jpeg", few(labels, 10) or "nothing")
+    data = draw_tile(pixels, drawn, side=side)
+    return Picture(data, "jpeg", few(labels, 10) or "nothing")
 
 
-def mistake_tiles(
-    folder: Path, examples: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> dict[str, list[Picture]]:
-    """Kind of mistake -> a picture an example, with what is there and what was said as caption.
+def explained_tiles(
+    folder: Path, explanation: Mapping[str, Any]
+) -> tuple[dict[str, list[Picture]], list[Picture]]:
+    """Kind of mistake -> a picture an example, and pictures of the worst images, with their files,
+    what the ground truth says and what was detected as captions.
 
     Args:
         folder: ``OUTPUT_DIR/inference/<dataset>``.
-        examples: of ``explanation.json``. One whose image is not there any more is left out, and so
-            is a kind that has none left.
+        explanation: of a task in ``explanation.json``. An example whose image is not there any more
+            is left out, and so is a kind that has none left.
 
     Raises:
         TransferError: a JSON file is damaged.
@@ -237,26 +265,40 @@ def mistake_tiles(
     truth, detections = read_json(ground_truth, dict), read_json(results, list)
     images = {image["id"]: image for image in truth["images"]}
     names = {category["id"]: category["name"] for category in truth["categories"]}
-    sources = (
-        ("object", truth["annotations"], OBJECT_COLOUR, "there"),
-        ("detection", detections, DETECTION_COLOUR, "detected"),
-    )
+    objects = truth.get("annotations", [])
 
-    def tile(example: Mapping[str, Any]) -> Picture | None:
-        image = images[example["image_id"]]
+    def tile(
+        image_id: Any, seen: Sequence[Mapping[str, Any]], words: str, close: bool
+    ) -> Picture | None:
+        image = images[image_id]
         height, width = image["height"], image["width"]
-        said = [
-            (found[example[key]], colour, word)
-            for key, found, colour, word in sources
-            if example[key] is not None
+        drawn = [
+            Drawn(
+                outline(one, height, width),
+                DETECTION_COLOUR if "score" in one else OBJECT_COLOUR,
+                _CLOSE_WIDTH if close else _WIDTH,
+            )
+            for one in seen
         ]
-        drawn = [Drawn(outline(i, height, width), colour, _CLOSE_WIDTH) for i, colour, _ in said]
-        caption = ", ".join(f"{word}: {_label(i, names)}" for i, _, word in said)
-        window = window_around([line for one in drawn for line in one.lines], width, height)
+        lines = [line for one in drawn for line in one.lines]
+        window = window_around(lines, width, height) if close else None
+        caption = f"{os.path.basename(image['file_name'])}: {words}"
         return picture_of(image["file_name"], width, height, drawn, caption, window)
 
-    tiles = {kind: [*filter(None, map(tile, some))] for kind, some in examples.items()}
-    return {kind: some for kind, some in tiles.items() if some}
+    def example(one: Mapping[str, Any]) -> Picture | None:
+        pairs = (("object", objects, "ground truth"), ("detection", detections, "detection"))
+        seen = [(found[one[key]], word) for key, found, word in pairs if one[key] is not None]
+        words = ", ".join(f"{word} {_label(instance, names)}" for instance, word in seen)
+        return tile(one["image_id"], [instance for instance, _ in seen], words, close=True)
+
+    def worst(one: Mapping[str, Any]) -> Picture | None:
+        sure = [found for found in detections if found["score"] >= MIN_SCORE]
+        seen = [i for i in (*objects, *sure) if i["image_id"] == one["image_id"]]
+        return tile(one["image_id"], seen, one["words"], close=False)
+
+    tiles = {k: [*filter(None, map(example, some))] for k, some in explanation["examples"].items()}
+    worst_ones = map(worst, explanation.get("worst_images", ())[:_MOST_WORST])
+    return {kind: some for kind, some in tiles.items() if some}, [*filter(None, worst_ones)]
 
 
 def picture_of(
@@ -277,4 +319,4 @@ def picture_of(
 
 def _label(instance: Mapping[str, Any], names: Mapping[int, str]) -> str:
     score = f" {instance['score']:.2f}" if "score" in instance else ""
-    return f"{names[instance['category_id']]}{score}"
+    return f"{shorten(names[instance['category_id']], _LONGEST_NAME)}{score}"

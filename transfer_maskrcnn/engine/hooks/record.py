@@ -23,6 +23,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from transfer_maskrcnn.data.loader import derive_seed
 from transfer_maskrcnn.engine.manifest import note
 from transfer_maskrcnn.files import read_json, write_json
+from transfer_maskrcnn.surgery.hook import PLAN_FILE
 from transfer_maskrcnn.surgery.load import FINAL_FILE, load_weights
 from transfer_maskrcnn.surgery.names import is_statistic
 from transfer_maskrcnn.surgery.read import write_weights
@@ -185,7 +186,8 @@ def _peak_memory_mb() -> float:
 
 
 def write_drift(output_dir: str | os.PathLike[str]) -> None:
-    """Write ``drift.json``: part -> ``|final - initial| / |initial|``, L2 norms of parameters.
+    """Write ``drift.json``: part -> ``|final - initial| / |initial|``, L2 norms of parameters; None
+    of a part that was initialised, for the most, and has no start worth a comparison.
 
     Running statistics of norms are no parameters: they follow the images.
     """
@@ -198,7 +200,10 @@ def write_drift(output_dir: str | os.PathLike[str]) -> None:
     diff = diff_weights(load_weights(folder / INITIAL_FILE), load_weights(folder / FINAL_FILE))
     learnt = tuple(tensor for tensor in diff.tensors if not is_statistic(tensor.name))
     groups = replace(diff, tensors=learnt).groups()
-    drift = {name: part["distance"] for name, part in groups.items() if part["rows"]}
+    planned = read_json(folder / PLAN_FILE, dict, {}).get("parts", {})
+    new = {name for name, part in planned.items() if part["initialised"] >= part["transferred"]}
+    known = {name: part["distance"] for name, part in groups.items() if part["rows"]}
+    drift = {name: None if name in new else distance for name, distance in known.items()}
     write_json(folder / DRIFT_FILE, drift)
 
 
