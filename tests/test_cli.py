@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -12,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from transfer_maskrcnn.cli import progress, run_tool
-from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.cli import Folded, progress, run_tool
+from transfer_maskrcnn.errors import ConfigError, TransferError
 from transfer_maskrcnn.files import atomic_path
 
 SCRIPT = """
@@ -192,3 +193,18 @@ def test_nothing_is_printed_on_import(repository: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_long_warnings_are_wrapped_for_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = "/data/" + "a" * 90 + ".json"
+    plain = logging.Formatter("%(levelname)s: %(message)s")
+    for level, lines in ((logging.WARNING, 5), (logging.INFO, 1)):
+        record = logging.LogRecord("a", level, "", 0, f"{'word ' * 30}{path} end", (), None)
+        shown = Folded(plain).format(record).split("\n")
+        assert len(shown) == lines and any(path in line for line in shown)  # to be copied whole
+        assert all(len(line) <= 80 or path in line for line in shown) or level == logging.INFO
+    for is_terminal, most in ((True, 80), (False, 500)):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda answer=is_terminal: answer)
+        with pytest.raises(SystemExit) as stopped:
+            run_tool(_raise(TransferError("word " * 60)))
+        assert most / 2 < max(map(len, str(stopped.value.code).split("\n"))) <= most

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from transfer_maskrcnn.errors import TrainingDivergedError, TransferError
 from transfer_maskrcnn.table import COMMAND, COMMANDS
-from transfer_maskrcnn.text import WIDTH, printable
+from transfer_maskrcnn.text import WIDTH, folded, printable
 
 FAILED, DIVERGED_STATUS = 1, 3
 # As a shell reports a process that SIGINT, SIGPIPE, or SIGTERM ended.
@@ -145,6 +145,8 @@ def quiet_third_parties() -> None:
     ):
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+    if logging.lastResort and sys.stderr.isatty():
+        logging.lastResort.setFormatter(Folded(None))
     # a log.txt on a full disk is no reason for a stack trace a line
     logging.raiseExceptions = False
 
@@ -221,8 +223,8 @@ def run_tool(main: Callable[[], int | None], after_interrupt: str = "") -> None:
         print(f"error: {error}", file=sys.stderr)
         status = DIVERGED_STATUS
     except (TransferError, OSError) as error:  # OSError: a full disk, no right to write, ...
-        lines = str(_first_cause(error)).split("\n")
-        sys.exit("error: " + "\n".join(printable(lines)))
+        text = "error: " + "\n".join(printable(str(_first_cause(error)).split("\n")))
+        sys.exit(folded(text) if sys.stderr.isatty() else text)
     except (RuntimeError, MemoryError) as error:
         words = _from_outside(error)
         if not words:
@@ -262,10 +264,32 @@ def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterato
     if sys.stderr.isatty():
         yield from tqdm(items, desc=what, total=total, delay=2, leave=False, dynamic_ncols=True)
         return
-    of, told = f" of {total:,}" if total else "", time.monotonic()
+    tell = now_and_then(what, total)
     for done, item in enumerate(items):
-        now = time.monotonic()
-        if now - told >= _SECONDS_A_LINE:
-            print(f"{what}: {done:,}{of}", file=sys.stderr, flush=True)
-            told = now
+        tell(done)
         yield item
+
+
+def now_and_then(what: str, total: int | None = None) -> Callable[[int], None]:
+    """What prints how many are done, on stderr, when it is told so half a minute later or more."""
+    of, told = f" of {total:,}" if total else "", time.monotonic()
+
+    def tell(done: int) -> None:
+        nonlocal told
+        if (now := time.monotonic()) - told >= _SECONDS_A_LINE:
+            told = now
+            print(f"{what}: {done:,}{of}", file=sys.stderr, flush=True)
+
+    return tell
+
+
+class Folded(logging.Formatter):
+    """Warnings in lines of 80 columns, for a terminal; the rest as ``inner`` has it."""
+
+    def __init__(self, inner: logging.Formatter | None):
+        super().__init__()
+        self._inner = inner or logging.Formatter()
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = self._inner.format(record)
+        return folded(text) if record.levelno >= logging.WARNING else text

@@ -98,3 +98,9 @@ def wrapped(text: str, indent: str = "    ", first: str = "", whole: bool = Fals
         break_on_hyphens=False,
     )
     return "\n".join(lines).replace("\0", "")
+
+
+def folded(text: str) -> str:
+    """``text`` whose lines of more than 80 columns are wrapped."""
+    lines = (line if len(line) <= WIDTH else wrapped(line, whole=True) for line in text.split("\n"))
+    return "\n".join(lines)

@@ -23,7 +23,7 @@ ALL = [
 ORDER = [
     *("WeightSurgeryHook", "InitialWeights", "StepSeed", "FreezeSchedule", "CacheFeatures", "L2SP"),
     *("WeightAverage", "IterationTimer", "LRScheduler", "PeriodicCheckpointer", "EvalHistory"),
-    *("PeriodicWriter", "Cost", "BestCheckpoint"),
+    *("PeriodicWriter", "Cost", "ProgressBar", "BestCheckpoint"),
 ]
 
 

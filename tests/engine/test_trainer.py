@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +23,20 @@ def test_a_bar_that_never_began_ends_quietly(capsys: pytest.CaptureFixture[str])
     # a surgery error ends a run before the bar's before_train: its after_train comes all the same
     ProgressBar().after_train()
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_pipe_gets_a_line_every_half_minute(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 1000, 12))  # seconds an iteration
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    hook = ProgressBar()
+    hook.trainer = SimpleNamespace(max_iter=40, iter=0)
+    hook.before_train()
+    for hook.trainer.iter in range(7):
+        hook.after_step()
+    hook.after_train()
+    assert capsys.readouterr().err == "training: 3 of 40\ntraining: 6 of 40\n"
 
 
 def test_an_earlier_run_is_set_aside_whole(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from detectron2.config import CfgNode
+from detectron2.utils import comm
 
 from transfer_maskrcnn.config import RunSpec
 
@@ -139,7 +140,7 @@ FEATURES = (
     Feature(
         "progress bar",
         lambda trainer: [_get("engine.hooks.record:ProgressBar")()],
-        lambda cfg: _get("engine.hooks.record:on_terminal")(),
+        lambda cfg: comm.is_main_process(),
     ),
     # last: it may end the training, when the others have done their part of the iteration
     Feature(

@@ -7,6 +7,7 @@ import ctypes
 import logging
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -19,6 +20,7 @@ from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from transfer_maskrcnn.cli import Folded
 from transfer_maskrcnn.config import CONFIG_FILE, RunSpec, editable
 from transfer_maskrcnn.engine.checkpoint import load_trained_model
 from transfer_maskrcnn.engine.manifest import RUN_FILE, describe_run, note
@@ -227,6 +229,8 @@ class Logs:
             if isinstance(handler, logging.FileHandler):  # of an earlier run of this process
                 self._logger.removeHandler(handler)
                 handler.close()
+            elif sys.stdout.isatty() and not isinstance(handler.formatter, Folded):
+                handler.setFormatter(Folded(handler.formatter))
         self._early = MemoryHandler(capacity=10**6, flushLevel=logging.CRITICAL + 1)
         self._logger.addHandler(self._early)
 

@@ -249,13 +249,12 @@ def _labelled(
 def explained_tiles(
     folder: Path, explanation: Mapping[str, Any]
 ) -> tuple[dict[str, list[Picture]], list[Picture]]:
-    """Kind of mistake -> a picture an example, and pictures of the worst images, with their files,
-    what the ground truth says and what was detected as captions.
+    """Kind of mistake -> a picture an example, and pictures of the worst images; the file and what
+    is seen are the captions. What has no image any more is left out.
 
     Args:
         folder: ``OUTPUT_DIR/inference/<dataset>``.
-        explanation: of a task in ``explanation.json``. An example whose image is not there any more
-            is left out, and so is a kind that has none left.
+        explanation: of a task in ``explanation.json``.
 
     Raises:
         TransferError: a JSON file is damaged.

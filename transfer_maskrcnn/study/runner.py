@@ -19,7 +19,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from tqdm import tqdm
 
-from transfer_maskrcnn.cli import DIVERGED_STATUS, program, typed
+from transfer_maskrcnn.cli import DIVERGED_STATUS, now_and_then, program, typed
 from transfer_maskrcnn.config import editable
 from transfer_maskrcnn.engine.manifest import config_hash, dataset_fingerprint
 from transfer_maskrcnn.engine.run import only_run_in
@@ -122,12 +122,20 @@ class StudyRunner:
             dynamic_ncols=True,
             disable=None,
         ) as bar:
+            tell = now_and_then(run.title, cfg.SOLVER.MAX_ITER)
+
+            def show(done: int) -> None:
+                done = min(done, cfg.SOLVER.MAX_ITER)
+                bar.update(done - bar.n)
+                if bar.disable:
+                    tell(done)
+
             diverged = train(
                 self._design.arguments(run, self._output_dir),
                 folder,
                 self._slots[slot],
                 self._stop,
-                lambda done: bar.update(min(done, cfg.SOLVER.MAX_ITER) - bar.n),
+                show,
             )
         result = collect(run, folder, key, diverged)
         tqdm.write(f"{run.title}: {outcome(result, task_of(cfg))}")

@@ -20,6 +20,7 @@ from detectron2.utils import comm
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from transfer_maskrcnn.cli import now_and_then
 from transfer_maskrcnn.data.loader import derive_seed
 from transfer_maskrcnn.engine.manifest import note
 from transfer_maskrcnn.files import read_json, write_json
@@ -215,13 +216,18 @@ def on_terminal() -> bool:
 class ProgressBar(HookBase):
     """Iterations done, time left and the total loss, in one line that log lines pass above.
 
-    For a terminal; a log file or a pipe gets detectron2's plain lines.
+    For a terminal. A log file or a pipe gets detectron2's plain lines, one in twenty iterations;
+    where these take long, a line every half minute.
     """
 
     def __init__(self) -> None:
         self._exit = ExitStack()  # closed by after_train, which also follows a failed before_train
+        self._bar: Any = None
 
     def before_train(self) -> None:
+        self._tell = now_and_then("training", self.trainer.max_iter)
+        if not on_terminal():
+            return
         names = ("detectron2", "fvcore", "transfer_maskrcnn")
         loggers = [logging.getLogger(name) for name in names]
         self._exit.enter_context(logging_redirect_tqdm(loggers))
@@ -237,6 +243,9 @@ class ProgressBar(HookBase):
         )
 
     def after_step(self) -> None:
+        if self._bar is None:
+            self._tell(self.trainer.iter + 1)
+            return
         latest = self.trainer.storage.latest()
         if "total_loss" in latest:
             self._bar.set_postfix(loss=f"{latest['total_loss'][0]:.3f}", refresh=False)

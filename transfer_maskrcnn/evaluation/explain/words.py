@@ -40,14 +40,9 @@ _PARTS = {
 }
 # What to look at or to set, and how to train: in this order, but for a run that was short.
 _ON_WEIGHTS = ("look whether MODEL.WEIGHTS loaded and whether the loss fell", "train longer")
-_ON_BOXES = (
-    "look whether annotated boxes are exact and at the image's own size",
-    "train longer",
-)
-_ON_MASKS = (
-    "look whether polygons are exact; keep the mask head's weights (MODEL.TRANSFER.KEEP)",
-    "train longer",
-)
+_ON_BOXES = ("look whether annotated boxes are exact and at the image's own size", "train longer")
+_KEEP_HEAD = "keep the mask head's weights (MODEL.TRANSFER.KEEP)"
+_ON_MASKS = (f"look whether polygons are exact; {_KEEP_HEAD}", "train longer")
 #: condition -> its sentence without a full stop
 _CONDITIONS = {
     Cause.UNTRAINED: "The weights of {parts} were never trained, or did not load: look at "
