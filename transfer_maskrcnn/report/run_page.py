@@ -86,11 +86,11 @@ class _Run:
         if lost:
             self.damaged.append(f"metrics.json: {lost} of its lines are damaged and left out.")
         tested = sorted(path for path in (self._folder / "inference").glob("*") if path.is_dir())
-        explained = [
-            view
+        views = (
+            self._read(f"inference/{p.name}/explanation.json", dict, partial(view_explanation, p))
             for p in tested
-            if (view := self._read(_explanation(p), dict, partial(view_explanation, p)))
-        ]
+        )
+        explained = [view for view in views if view]
         show = partial(_evaluated, intervals={e["dataset"]: e["intervals"] for e in explained})
         evaluated = self._read("evaluation.json", dict, show) or {
             **_evaluated({}, {}),
@@ -150,10 +150,6 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
         except (LookupError, TypeError, ValueError):
             lost += line.endswith("\n") and bool(line.strip())
     return [rows[iteration] for iteration in sorted(rows)], lost
-
-
-def _explanation(folder: Path) -> str:
-    return f"inference/{folder.name}/explanation.json"
 
 
 def _evaluated(content: dict[str, Any], intervals: Mapping[str, Any]) -> View:

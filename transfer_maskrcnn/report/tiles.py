@@ -221,29 +221,23 @@ def comparison_tiles(folders: Mapping[str, Sequence[Path]]) -> dict[str, Any] | 
         for i, p in shown
     ]
     side = _LARGE if len(columns) <= _FEW_COLUMNS else SIDE
-    rows = [[_labelled(p, some, names, colours, side) for p, some in row] for row in cells]
+
+    def labelled(pixels: Image.Image, instances: Sequence[Mapping[str, Any]]) -> Picture:
+        labels = [_label(instance, names) for instance in instances]
+        shown = labels if len(labels) <= _MOST_LABELS else [""] * len(labels)
+        drawn = [
+            Drawn(outline(i, pixels.height, pixels.width), colours[i["category_id"]], _WIDTH, label)
+            for i, label in zip(instances, shown, strict=True)
+        ]
+        data = draw_tile(pixels, drawn, side=side)
+        return Picture(data, "jpeg", few(labels, 10) or "nothing")
+
+    rows = [[labelled(p, some) for p, some in row] for row in cells]
     for row, (image, _) in zip(rows, shown, strict=True):
         row[0] = replace(row[0], caption=os.path.basename(image["file_name"]))
     seen = {one["category_id"] for row in cells for _, some in row for one in some}
     key = {names[i]: colours[i] for i in names if i in seen}
     return {"titles": list(columns), "rows": rows, "colours": key} if rows else None
-
-
-def _labelled(
-    pixels: Image.Image,
-    instances: Sequence[Mapping[str, Any]],
-    names: Mapping[int, str],
-    colours: Mapping[Any, str],
-    side: int,
-) -> Picture:
-    labels = [_label(instance, names) for instance in instances]
-    shown = labels if len(labels) <= _MOST_LABELS else [""] * len(labels)
-    drawn = [
-        Drawn(outline(i, pixels.height, pixels.width), colours[i["category_id"]], _WIDTH, label)
-        for i, label in zip(instances, shown, strict=True)
-    ]
-    data = draw_tile(pixels, drawn, side=side)
-    return Picture(data, "jpeg", few(labels, 10) or "nothing")
 
 
 def explained_tiles(
@@ -271,13 +265,11 @@ def explained_tiles(
     ) -> Picture | None:
         image = images[image_id]
         height, width = image["height"], image["width"]
+        colours = [DETECTION_COLOUR if "score" in one else OBJECT_COLOUR for one in seen]
+        line_width = _CLOSE_WIDTH if close else _WIDTH
         drawn = [
-            Drawn(
-                outline(one, height, width),
-                DETECTION_COLOUR if "score" in one else OBJECT_COLOUR,
-                _CLOSE_WIDTH if close else _WIDTH,
-            )
-            for one in seen
+            Drawn(outline(one, height, width), colour, line_width)
+            for one, colour in zip(seen, colours, strict=True)
         ]
         lines = [line for one in drawn for line in one.lines]
         window = window_around(lines, width, height) if close else None
