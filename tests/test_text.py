@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from transfer_maskrcnn import text
+from transfer_maskrcnn.errors import ConfigError, DatasetError, refuse
 
 
 @pytest.mark.parametrize(
@@ -18,6 +19,23 @@ from transfer_maskrcnn import text
 )
 def test_plural(number: float, said: str) -> None:
     assert text.plural(number, "image") == said
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(None, "-"), (0.04, "0.0"), (-0.04, "0.0"), (-0.06, "-0.1"), (99.96, "100.0")],
+)
+def test_number(value: float | None, shown: str) -> None:
+    assert text.number(value) == shown
+
+
+def test_of_several_cases_the_first_that_holds_counts() -> None:
+    assert text.first_of((0, "a"), ([1], "b"), (True, "c")) == "b"
+    refuse((0, "a"), ("", "b"))
+    with pytest.raises(ConfigError, match=r"^b$"):
+        refuse((None, "a"), (["x"], "b"), (True, "c"))
+    with pytest.raises(DatasetError, match=r"^a$"):
+        refuse((True, "a"), error=DatasetError)
 
 
 @pytest.mark.parametrize(

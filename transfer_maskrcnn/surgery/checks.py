@@ -146,16 +146,8 @@ def groups_of(fates: Sequence[TensorFate]) -> list[str]:
 
 def _class_names(m: Matching, fates: Sequence[TensorFate]) -> Iterator[Problem]:
     """Rows need names; predictors kept whole go by position, and only names say what that means."""
-    old, new = m.source.classes, m.target_classes
-    if m.keep == "class_rows":
-        if "predictors" not in m.source_parts:
-            yield Problem(Code.NO_PREDICTORS)
-            return
-        if old is None:
-            yield Problem(Code.UNKNOWN_SOURCE_CLASSES, {"path": m.source.path})
-        if new is None:
-            yield Problem(Code.UNKNOWN_TARGET_CLASSES)
-        return
+    old, new, rows = m.source.classes, m.target_classes, m.keep == "class_rows"
+    known = "predictors" in m.source_parts
     by_position = not isinstance(m.keep, str)  # prefixes take the columns of PointRend, too
     whole = [
         f.name
@@ -163,9 +155,20 @@ def _class_names(m: Matching, fates: Sequence[TensorFate]) -> Iterator[Problem]:
         if f.fate == "kept"
         and (part_of(f.name) == "predictors" or (by_position and _COLUMNS.search(f.name)))
     ]
-    if whole and (old is None or new is None or old != new):
-        data = {"keep": m.keep, "first": whole[0], "more": len(whole) - 1, "old": old, "new": new}
-        yield Problem(Code.CLASS_NAMES, data)
+    data = {"keep": m.keep, "first": "".join(whole[:1]), "more": len(whole) - 1}
+    cases = (
+        (rows and not known, Problem(Code.NO_PREDICTORS)),
+        (
+            rows and known and old is None,
+            Problem(Code.UNKNOWN_SOURCE_CLASSES, {"path": m.source.path}),
+        ),
+        (rows and known and new is None, Problem(Code.UNKNOWN_TARGET_CLASSES)),
+        (
+            whole and not rows and (old is None or old != new),
+            Problem(Code.CLASS_NAMES, {**data, "old": old, "new": new}),
+        ),
+    )
+    yield from (problem for holds, problem in cases if holds)
 
 
 def _class_counts(m: Matching, fates: Sequence[TensorFate]) -> Iterator[Problem]:
