@@ -104,8 +104,8 @@ def examine(
     for train, validation in _pairs(examined):
         for compare in PAIR_CHECKS:
             findings += compare(train, validation)
-    told_of = worst_first(found for found in findings if found.places)
-    return Diagnosis(tuple(told_of), tuple(examined))
+    findings = worst_first(found for found in findings if found.places)
+    return Diagnosis(tuple(findings), tuple(examined))
 
 
 def _pairs(examined: Sequence[Examined]) -> Iterator[tuple[Examined, Examined]]:

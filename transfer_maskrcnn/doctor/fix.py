@@ -89,8 +89,8 @@ def repair(dataset: LoadedDataset, out: Path) -> list[Change]:
     for index, record in enumerate(progress(dataset.dicts, "repairing", len(dataset.dicts))):
         there = dataset.places[index] if dataset.places else ()  # another package's set has none
         records.append(_mend_record(record, there, changes))
-    counts = tuple(len(record["annotations"]) for record in records)
-    mended = replace(dataset, dicts=records, instances=counts, places=())
+    instances = tuple(len(record["annotations"]) for record in records)
+    mended = replace(dataset, dicts=records, instances=instances, places=())
     with new_folder(out) as folder:
         copied = fill_folder("coco", fill_coco, mended, folder, out).copied
         for source, name in zip(copied.sources, copied.names, strict=True):

@@ -305,8 +305,8 @@ class LoadReport:
     @property
     def needs_a_look(self) -> bool:
         """Whether anything was left out, doubted, or mended in a way that may not be right."""
-        is_lost = bool(self.images_left_out or self.left_out or self.doubted)
-        return is_lost or not self.repaired.keys() <= _QUIET
+        is_mended = self.repaired.keys() - _QUIET
+        return bool(self.images_left_out or self.left_out or self.doubted or is_mended)
 
     def summary(self) -> str:
         """One line: images and instances read, kept, left out, doubted and repaired, by reason."""

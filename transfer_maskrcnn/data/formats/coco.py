@@ -138,9 +138,8 @@ def _count_type(report: LoadReport, part: str, number: int, note: str) -> None:
 def numbered(ids: Iterable[Id]) -> dict[Id, int]:
     """The number of each id: itself, or from 1 on in their order where any is a text."""
     distinct = list(dict.fromkeys(ids))
-    if any(isinstance(id, str) for id in distinct):
-        return {id: number for number, id in enumerate(distinct, start=1)}
-    return {id: int(id) for id in distinct}
+    has_text = any(isinstance(id, str) for id in distinct)
+    return {id: k if has_text else int(id) for k, id in enumerate(distinct, start=1)}
 
 
 def parse_images(
