@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -149,12 +150,15 @@ class _RegisterWithCatalogs:
         return spec
 
 
+_error: object = "there is no such module"
 try:
     _found = importlib.util.find_spec("detectron2")
-except ImportError as _error:
-    raise _without_detectron2(_error) from None
+except ImportError as _problem:
+    _found, _error = None, _problem
 if _found is None:
-    raise _without_detectron2("there is no such module")
+    if os.path.basename(sys.argv[0]).startswith("transfer-maskrcnn"):  # typed by a person
+        sys.exit(f"error: {_without_detectron2(_error)}")
+    raise _without_detectron2(_error)
 if _CATALOGS in sys.modules:
     importlib.import_module(_REGISTRY)
 else:
