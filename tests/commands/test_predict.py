@@ -99,6 +99,14 @@ def test_flags_and_pairs_in_any_order(predict: Callable[..., int], tmp_path: Pat
     assert len(list((out / "masks" / "0").iterdir())) == 1
 
 
+def test_a_runs_folder_is_enough(finished: Path, photos: Path, tmp_path: Path) -> None:
+    arguments = ["--input", str(photos), "--output", str(tmp_path / "out"), "--score", "0.1"]
+    assert main(["--weights", str(finished.parent), *arguments, "MODEL.DEVICE=cpu"]) == 0
+    assert (tmp_path / "out" / "predictions.json").stat().st_size > 100
+    with pytest.raises(TransferError, match="name a model: --weights output/mine"):
+        main(arguments)
+
+
 def test_a_class_with_its_own_score(predict: Callable[..., int], tmp_path: Path) -> None:
     assert predict("--score", "0", "--class-score", "cat=1", "--json") == 0
     results = json.loads((tmp_path / "out" / "predictions.json").read_text())
