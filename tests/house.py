@@ -23,9 +23,9 @@ NAME = "transfer_maskrcnn"
 PACKAGE = ROOT / NAME
 # figure -> what it may be at most today, and what the design wants with all that is planned
 LIMITS = {
-    "modules": (146, 170),
-    "lines": (29_600, 25_000),
-    "statements": (14_400, 14_000),
+    "modules": (148, 170),
+    "lines": (30_300, 25_000),
+    "statements": (14_630, 14_000),
     "files in the largest room": (16, 20),
     "modules loaded at the first step of a training": (67, 85),
     "files that have run by then": (40, 35),

@@ -31,6 +31,7 @@ PUBLIC = [
     "__version__",
     "add_transfer_config",
     "build_model",
+    "finetune",
     "load_config",
     "load_model",
     "load_weights",

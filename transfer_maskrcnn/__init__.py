@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .commands.finetune import finetune
     from .config import add_transfer_config, load_config
     from .data.registry import register_catalog, register_dataset
     from .engine.trainer import TransferTrainer
@@ -57,6 +58,7 @@ __all__ = [
     "__version__",
     "add_transfer_config",
     "build_model",
+    "finetune",
     "load_config",
     "load_model",
     "load_weights",
@@ -75,6 +77,7 @@ _MODULES = {
     "WeightSurgeryHook": "surgery.hook",
     "add_transfer_config": "config",
     "build_model": "modeling.build",
+    "finetune": "commands.finetune",
     "load_config": "config",
     "load_model": "inference.load",
     "load_weights": "surgery.load",

@@ -178,6 +178,13 @@ def lock(file: IO[Any] | int) -> bool:
     return True
 
 
+def unlock(file: IO[Any] | int) -> None:
+    """Let go of what :func:`lock` holds, also for processes that inherited it."""
+    if _LOCKS:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
 def file_digest(path: str | os.PathLike[str], kind: str = "sha256") -> str:
     """Of a file's content, in hexadecimal: a copy, or another name, has the same."""
     digest = hashlib.new(kind, usedforsecurity=False)

@@ -24,6 +24,9 @@ COMMANDS = {
         *("make_config", "make_config_tool", "make_config.py"),
         "write a config that is fitted to a dataset",
     ),
+    "finetune": Command(
+        *("finetune", "finetune_tool", "finetune.py"), "from a folder of images to an own model"
+    ),
     "train": Command(
         *("train_net", "train_net", "train_net.py"), "train a model of a config, or evaluate one"
     ),

@@ -47,6 +47,14 @@ def listed(items: Iterable[Any]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
+def spoken(seconds: float) -> str:
+    """``80`` -> "80 seconds", ``200`` -> "3 minutes", ``9000`` -> "2.5 hours"."""
+    if seconds < 120:
+        return plural(round(seconds), "second")
+    minutes = round(seconds / 60)
+    return plural(minutes, "minute") if minutes < 120 else f"{minutes / 60:.1f} hours"
+
+
 def percent(share: float) -> str:
     """``0.9996`` -> "99.9 %": rounded down, so that "100 %" means that nothing is missing."""
     if share == int(share):

@@ -45,7 +45,7 @@ def fit_lines(
     data: Data,
     base: CfgNode,
     iterations: int | None = None,
-    evaluations: int = decisions.EVALUATIONS,
+    evaluations: int | None = None,
 ) -> list[Line]:
     """The lines that fit the config ``base`` to a dataset, each with its reason.
 
@@ -53,7 +53,7 @@ def fit_lines(
         data: with at least one object in ``train``.
         base: decides the architecture, and how many pixels and images a step can hold.
         iterations: the length of the training; None chooses it by the number of images.
-        evaluations: during it, where there is something to evaluate on.
+        evaluations: during it, where there is something to evaluate on; None: ten.
     """
     before = settings_of(base)
     settings, lines = decisions.fit_input(data.train, before)
@@ -70,5 +70,6 @@ def fit_lines(
     if base.SOLVER.EPOCHS:
         length.append(Line("SOLVER.EPOCHS", 0.0, "MAX_ITER says how long, not the base's EPOCHS."))
     if data.val is not None:
-        length += decisions.evaluation_lines(length[0].value, evaluations, base.MODEL.MASK_ON)
+        times = evaluations or decisions.EVALUATIONS
+        length += decisions.evaluation_lines(length[0].value, times, base.MODEL.MASK_ON)
     return [*lines, *of_images, *batch, *length]

@@ -80,7 +80,7 @@ def _main(args: argparse.Namespace) -> int:
         write_doctor_page(page_data(diagnosis), args.html)
         print(f"Page: {args.html}", file=sys.stderr if args.json == "-" else sys.stdout)
     if args.fix:
-        _fix(diagnosis, args.fix)
+        mend(diagnosis, args.fix)
     elif args.paths and args.json != "-":
         _tell_next(args, diagnosis)
     return int(diagnosis.has_errors)
@@ -211,7 +211,8 @@ def _check_outputs(args: argparse.Namespace) -> None:
         )
 
 
-def _fix(diagnosis: Diagnosis, output: Path) -> None:
+def mend(diagnosis: Diagnosis, output: Path) -> None:
+    """Write a mended copy of what was examined, with its catalog, into a new folder."""
     from transfer_maskrcnn.data.export.several import write_sets
     from transfer_maskrcnn.doctor.fix import repair
 

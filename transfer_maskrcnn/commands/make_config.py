@@ -7,13 +7,14 @@ import os
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from transfer_maskrcnn.cli import progress, run_tool, tool_parser, typed, whole_number
 from transfer_maskrcnn.errors import ConfigError
-from transfer_maskrcnn.files import CONFIGS, atomic_path, shipped, write_text
+from transfer_maskrcnn.files import CONFIGS, atomic_path, write_text
 from transfer_maskrcnn.text import plural
 
 if TYPE_CHECKING:  # what is heavy is imported once the command line is understood
@@ -22,7 +23,6 @@ if TYPE_CHECKING:  # what is heavy is imported once the command line is understo
     from transfer_maskrcnn.autoconfig import Data, Line
     from transfer_maskrcnn.data.given import Catalog
 
-DEFAULT_BASE = "Base-R50-FPN-coco.yaml"
 EXAMPLES = """
 Examples:
   your data:   transfer-maskrcnn config --catalog my.yaml -o my_config.yaml
@@ -61,8 +61,10 @@ def _parser() -> argparse.ArgumentParser:
         "--train", metavar="NAME", help="dataset, or its folder; needless where names tell"
     )
     parser.add_argument("--val", metavar="NAME", help="dataset to evaluate on; the same")
-    parser.add_argument("--base", metavar="FILE", help=f"default: {DEFAULT_BASE}")
-    parser.add_argument("--weights", metavar="FILE", help="MODEL.WEIGHTS; default: the base's")
+    parser.add_argument("--base", metavar="FILE", help="default: fits weights and device")
+    parser.add_argument(
+        "--weights", metavar="NAME", help="known name, file or address; default: the base's"
+    )
     parser.add_argument(
         *("--iterations",),
         type=partial(whole_number, 1),
@@ -88,12 +90,9 @@ def make_config(argv: Sequence[str] | None = None) -> None:
         raise ConfigError(f"-o {output}: there is no folder {output.parent}")
     from detectron2.data import DatasetCatalog
 
-    from transfer_maskrcnn.autoconfig import Line, choose_datasets, fit_lines, yaml_text
-    from transfer_maskrcnn.config import config_file, load_config
+    from transfer_maskrcnn.autoconfig import choose_datasets
     from transfer_maskrcnn.data.given import names_of
 
-    base_file = config_file(args.base or DEFAULT_BASE, "--base")
-    base = load_config(base_file)
     own, sources = names_of(args.catalog)
     named = []
     for argument in (args.train, args.val):
@@ -103,27 +102,99 @@ def make_config(argv: Sequence[str] | None = None) -> None:
     train, val = choose_datasets(own, DatasetCatalog.list(), *named)
     print(f"train: {train}; validate: {val or 'nothing, so there will be no AP'}")
     command = f"{typed('train')} --config-file {shlex.quote(str(output))}"
-    with _declared(sources, output) as files:
-        given = [
-            Line(*line) for line in _given(files, train, val, args.weights) if line[1] is not None
-        ]
-        _check(base, given)
-        data = _measured(train, val)
-        where = "Below the folder that training starts in."
-        folder = Line("OUTPUT_DIR", f"output/{output.stem}", where)
-        fitted = yaml_text([*given, *fit_lines(data, base, args.iterations), folder])
-        with atomic_path(output) as temporary:
-            heading = _heading(command, output, base_file, data, (train, val))
-            temporary.write_text(heading + fitted, encoding="utf-8")
-            _check(load_config(str(temporary)), [])
+    with declared(sources, output) as files:
+        fit = Fit.of(files, (train, val), args.weights, args.base)
+        lines = fit.lines(args.iterations)
+        fit.write(output, command, f"output/{output.stem}", lines)
     print(f"Written to {output}")
-    if not (args.weights or base.MODEL.WEIGHTS):
+    if not fit.base.MODEL.WEIGHTS:
         print("note: the base names no weights; add --weights here, or MODEL.WEIGHTS in training")
     print(f"next: {command}")
 
 
+@dataclass(frozen=True)
+class Fit:
+    """What a config is made of, decided and measured once.
+
+    Attributes:
+        names: the datasets to train and to validate on; None where there is none.
+        base_file: what is not said is as there.
+        given: what the user, the weights and the device say.
+        base: the base with these lines.
+        data: what is measured of the datasets.
+    """
+
+    names: tuple[str, str | None]
+    base_file: str
+    given: list[Line]
+    base: CfgNode
+    data: Data
+
+    @classmethod
+    def of(
+        cls,
+        catalogs: list[str],
+        names: tuple[str, str | None],
+        weights: str | None,
+        base: str | None = None,
+    ) -> Fit:
+        """
+        Args:
+            catalogs: files that declare the datasets.
+            weights: a known name, a file or an address; None: the base's.
+            base: a config; None: the one that fits the weights, and the device that is there.
+
+        Raises:
+            TransferError: what does not fit.
+        """
+        from transfer_maskrcnn.autoconfig.bases import address_of, start_lines, start_of
+        from transfer_maskrcnn.config import config_file, load_config
+
+        start = None if base else start_of(weights)
+        base_file = config_file(base or (start.base if start else ""), "--base")
+        cfg = load_config(base_file)
+        given = _given(catalogs, *names, address_of(weights) if weights else None)
+        given += start_lines(start, cfg) if start else []
+        cfg = merged(cfg, given)
+        _check(cfg)
+        return cls(names, base_file, given, cfg, _measured(*names))
+
+    def lines(self, iterations: int | None = None, evaluations: int | None = None) -> list[Line]:
+        """What the config says, for a training of so many iterations; see ``fit_lines``."""
+        from transfer_maskrcnn.autoconfig import fit_lines
+
+        said = {line.key: line.value for line in self.given}
+        fitted = fit_lines(self.data, self.base, iterations, evaluations)
+        return [*self.given, *(line for line in fitted if said.get(line.key) != line.value)]
+
+    def write(self, output: Path, command: str, folder: str, lines: Sequence[Line]) -> None:
+        """Write the config, once it was seen to work.
+
+        Args:
+            command: what its reader may type.
+            folder: its OUTPUT_DIR.
+        """
+        from transfer_maskrcnn.autoconfig import Line, yaml_text
+        from transfer_maskrcnn.config import load_config
+
+        where = "" if os.path.isabs(folder) else "Below the folder that training starts in."
+        text = yaml_text([*lines, Line("OUTPUT_DIR", folder, where or "Of this run.")])
+        with atomic_path(output) as temporary:
+            heading = _heading(command, output, self.base_file, self.data, self.names)
+            temporary.write_text(heading + text, encoding="utf-8")
+            _check(load_config(str(temporary)))
+
+
+def merged(cfg: CfgNode, lines: Sequence[Line]) -> CfgNode:
+    """A copy of a config with lines in it."""
+    own = cfg.clone()
+    own.DATASETS.CATALOG = None  # whether it has a text or a list there
+    own.merge_from_list([part for line in lines for part in (line.key, line.value)])
+    return own
+
+
 @contextmanager
-def _declared(sources: Sequence[Catalog], output: Path) -> Iterator[list[str]]:
+def declared(sources: Sequence[Catalog], output: Path) -> Iterator[list[str]]:
     """The catalogs that a config has to name; what was recognised is written beside ``output``, and
     goes again where there will be no config."""
     from transfer_maskrcnn.data.given import catalog_text
@@ -168,31 +239,26 @@ def _whole(path: str) -> str:
     return os.path.abspath(os.path.expanduser(path))
 
 
-def _given(
-    catalogs: list[str], train: str, val: str | None, weights: str | None
-) -> list[tuple[str, Any, str]]:
-    """Key, value and reason of what the command line says; None stays unsaid."""
-    if weights and "://" not in weights:
-        weights, asked = _whole(shipped(weights)), weights
-        if not os.path.isfile(weights):
-            raise ConfigError(f"--weights {asked}: there is no such file")
-    tested = "AP is measured here at the end." if val else "No validation set: no AP is measured."
+def _given(catalogs: list[str], train: str, val: str | None, weights: str | None) -> list[Line]:
+    """What the command line says."""
+    from transfer_maskrcnn.autoconfig import Line
+
+    tested = "AP is measured here." if val else "No validation set: no AP is measured."
     catalog = catalogs if len(catalogs) > 1 else next(iter(catalogs), None)
-    return [
-        ("DATASETS.CATALOG", catalog, "Whole, so that it works from any folder."),
-        ("DATASETS.TRAIN", [train], "Classes and mask format follow this dataset."),
-        ("DATASETS.TEST", [val] if val else [], tested),
-        ("MODEL.WEIGHTS", weights, "Given by --weights."),
+    lines = [
+        Line("DATASETS.CATALOG", catalog, "Whole, so that it works from any folder."),
+        Line("DATASETS.TRAIN", [train], "Classes and mask format follow this dataset."),
+        Line("DATASETS.TEST", [val] if val else [], tested),
+        Line("MODEL.WEIGHTS", weights, "Given by --weights."),
     ]
+    return [line for line in lines if line.value is not None]
 
 
-def _check(base: CfgNode, lines: Sequence[Line]) -> None:
-    """What train_net.py checks; a config for a GPU may be made where there is none."""
+def _check(cfg: CfgNode) -> None:
+    """What training checks; a config for a GPU may be made where there is none."""
     from transfer_maskrcnn.engine.setup import fit_config
 
-    cfg = base.clone()
-    cfg.DATASETS.CATALOG = None  # whether the base has a text or a list there
-    cfg.merge_from_list([part for line in lines for part in (line.key, line.value)])
+    cfg = cfg.clone()
     cfg.MODEL.DEVICE = "cpu"
     fit_config(cfg)
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from transfer_maskrcnn.cli import parse_arguments, run_tool, tool_parser
 from transfer_maskrcnn.errors import ConfigError
+
+if TYPE_CHECKING:
+    from detectron2.engine import HookBase
 
 AFTER_INTERRUPT = "where a checkpoint was written, --resume goes on from it"
 EXAMPLES = """
@@ -68,10 +74,18 @@ def _launch(args: argparse.Namespace) -> None:
 
 def run_process(args: argparse.Namespace) -> None:
     """What each process of a run does: on several GPUs it is a process of its own."""
-    run_tool(partial(_train_or_evaluate, args), AFTER_INTERRUPT)
+    run_tool(partial(train_or_evaluate, args), AFTER_INTERRUPT)
 
 
-def _train_or_evaluate(args: argparse.Namespace) -> None:
+def train_or_evaluate(
+    args: argparse.Namespace, hooks: Sequence[HookBase] = (), least: int = logging.DEBUG
+) -> None:
+    """What a command line asks for, in this process.
+
+    Args:
+        hooks: take part in a training.
+        least: the level from which on the terminal is told what is logged.
+    """
     from detectron2.utils import comm
 
     from transfer_maskrcnn.config import load_config
@@ -80,7 +94,7 @@ def _train_or_evaluate(args: argparse.Namespace) -> None:
     from transfer_maskrcnn.engine.setup import fit_config
 
     cfg = load_config(args.config_file, args.opts)
-    logs = run.Logs()
+    logs = run.Logs(least)
     seed = resumed_seed(cfg) if args.resume else None
     spec = fit_config(cfg, eval_only=args.eval_only, seed=seed)
     cfg = spec.resolve(cfg)
@@ -100,7 +114,7 @@ def _train_or_evaluate(args: argparse.Namespace) -> None:
         if not args.resume:
             run.set_aside(cfg.OUTPUT_DIR)
         logs.begin(cfg, cfg.OUTPUT_DIR, args)
-        run.train(cfg, spec, resume=args.resume)
+        run.train(cfg, spec, resume=args.resume, hooks=hooks)
     if comm.is_main_process():
         from transfer_maskrcnn.report.run_page import write_run_report
 

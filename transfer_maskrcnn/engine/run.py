@@ -8,7 +8,7 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from itertools import count
@@ -16,7 +16,7 @@ from logging.handlers import MemoryHandler
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from detectron2.engine import default_setup
+from detectron2.engine import HookBase, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
@@ -26,7 +26,7 @@ from transfer_maskrcnn.engine.checkpoint import load_trained_model
 from transfer_maskrcnn.engine.manifest import RUN_FILE, describe_run, note
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import ConfigError
-from transfer_maskrcnn.files import lock, write_text
+from transfer_maskrcnn.files import lock, unlock, write_text
 from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.surgery.hook import began_with, load_source, plan_of_config
 from transfer_maskrcnn.surgery.load import (
@@ -56,8 +56,10 @@ RUN_FILES = (
 )  # not feature_cache: an entry there is only used by a run that would compute the same
 
 
-def train(cfg: CfgNode, spec: RunSpec, resume: bool) -> None:
+def train(cfg: CfgNode, spec: RunSpec, resume: bool, hooks: Sequence[HookBase] = ()) -> None:
     """Train to ``SOLVER.MAX_ITER`` and evaluate; a complete run that is resumed is left alone.
+
+    ``hooks`` take part behind the run's own.
 
     Raises:
         ConfigError: the checkpoint to resume lies beyond SOLVER.MAX_ITER.
@@ -66,6 +68,7 @@ def train(cfg: CfgNode, spec: RunSpec, resume: bool) -> None:
         # of iterations that are lost, and will be written again
         Path(cfg.OUTPUT_DIR, "metrics.json").unlink(missing_ok=True)
     trainer = TransferTrainer(cfg, spec)
+    trainer.register_hooks(hooks)
     trainer.resume_or_load(resume=resume)
     if trainer.start_iter > trainer.max_iter:
         raise ConfigError(
@@ -191,7 +194,10 @@ def only_run_in(output_dir: str) -> Iterator[None]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        yield
+        try:
+            yield
+        finally:  # workers of an interrupted loader may live on for a while
+            unlock(file)
 
 
 def set_aside(output_dir: str) -> None:
@@ -221,8 +227,12 @@ class Logs:
     Of several processes the first alone speaks on the terminal; each has a file of its own.
     """
 
-    def __init__(self) -> None:
-        name = __name__.split(".")[0]
+    def __init__(self, least: int = logging.DEBUG) -> None:
+        """
+        Args:
+            least: the level from which on the terminal is told.
+        """
+        self._least, name = least, __name__.split(".")[0]
         setup_logger(distributed_rank=comm.get_rank(), name=name, abbrev_name="transfer")
         self._logger = logging.getLogger(name)
         for handler in self._logger.handlers[:]:
@@ -231,6 +241,7 @@ class Logs:
                 handler.close()
             elif sys.stdout.isatty() and not isinstance(handler.formatter, Folded):
                 handler.setFormatter(Folded(handler.formatter))
+        _speak_from(least)
         self._early = MemoryHandler(capacity=10**6, flushLevel=logging.CRITICAL + 1)
         self._logger.addHandler(self._early)
 
@@ -240,6 +251,7 @@ class Logs:
         What is resumed keeps its config.yaml until it really goes on, see :func:`train`.
         """
         setup_logger(folder, distributed_rank=comm.get_rank())
+        _speak_from(self._least)
         for handler in logging.getLogger("detectron2").handlers:
             if not isinstance(handler, logging.FileHandler):
                 handler.addFilter(lambda record: not record.getMessage().startswith(_DUMPS))
@@ -250,6 +262,7 @@ class Logs:
         if not os.path.isfile(args.config_file):  # a run's own, which has moved with it
             args = argparse.Namespace(**{**vars(args), "config_file": ""})
         default_setup(own, args)
+        _speak_from(self._least)
         if before and comm.is_main_process():
             write_text(config, before)
         self.write_to(folder)
@@ -264,6 +277,14 @@ class Logs:
         self._logger.removeHandler(self._early)
         self._early.close()
         self._logger.addHandler(file)
+
+
+def _speak_from(level: int) -> None:
+    """On the terminal; files get all."""
+    for name in (__name__.split(".")[0], "detectron2", "fvcore"):
+        for handler in logging.getLogger(name).handlers:
+            if not isinstance(handler, (logging.FileHandler, MemoryHandler)):
+                handler.setLevel(level)
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
@@ -29,6 +30,8 @@ from transfer_maskrcnn.evaluation.explain.tide import FOREGROUND, SIZES, in_size
 from transfer_maskrcnn.evaluation.inference import PROPOSAL_LIMITS, EncodedMasks
 from transfer_maskrcnn.evaluation.matches import evaluate
 from transfer_maskrcnn.files import write_json, write_text
+
+logger = logging.getLogger(__name__)
 
 
 def ground_truth(dataset_name: str) -> dict[str, Any]:
@@ -225,7 +228,7 @@ def evaluate_detections(
     max_dets: Sequence[int],
     image_ids: Iterable[Any] | None = None,
 ) -> COCOevalMaxDets:
-    """What pycocotools' COCOeval finds, in a fraction of its time; prints its summary.
+    """What pycocotools' COCOeval finds, in a fraction of its time; logs its summary.
 
     Args:
         truth, results, iou_type, image_ids: as for :func:`evaluate`.
@@ -245,7 +248,9 @@ def evaluate_detections(
     summary = COCOevalMaxDets(iouType=iou_type)
     summary.params.maxDets = sorted(max_dets)
     summary.eval = evaluation.eval
-    summary.summarize()
+    with contextlib.redirect_stdout(io.StringIO()) as text:
+        summary.summarize()
+    logger.info("%s:\n%s", iou_type, text.getvalue().rstrip())
     return summary
 
 

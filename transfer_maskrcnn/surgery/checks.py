@@ -71,7 +71,7 @@ def _unknown_prefixes(m: Matching, fates: Sequence[TensorFate]) -> Iterator[Prob
 
 
 def _another_backbone(m: Matching, fates: Sequence[TensorFate]) -> Iterator[Problem]:
-    convs = [_backbone_convs(tensors) for tensors in (m.source.tensors, m.target.tensors)]
+    convs = [backbone_convs(tensors) for tensors in (m.source.tensors, m.target.tensors)]
     if m.keep == "random_init" or not all("res2.0.conv2" in names for names in convs):
         return  # nothing is asked for, or not both are a ResNet of detectron2's form
     stages = [s for s in "2345" if all(f"res{s}.0.conv1" in names for names in convs)]
@@ -83,7 +83,7 @@ def _another_backbone(m: Matching, fates: Sequence[TensorFate]) -> Iterator[Prob
         yield Problem(Code.BACKBONE_DIFFERS, {"differences": pairs, "keys": keys})
 
 
-def _backbone_convs(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+def backbone_convs(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """Place in a ResNet -> shape of its convolution, (out, in, height, width)."""
     found = ((_CONV.search(k), v) for k, v in tensors.items() if part_of(k) == "backbone")
     return {place[1]: tuple(v.shape) for place, v in found if place and v.dim() == 4}

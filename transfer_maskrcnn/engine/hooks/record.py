@@ -213,6 +213,23 @@ def on_terminal() -> bool:
     return comm.is_main_process() and sys.stdout.isatty()
 
 
+class EvaluationLines(HookBase):
+    """A line for each evaluation, for whoever sees nothing of the log."""
+
+    def before_train(self) -> None:
+        self.trainer.curve.listeners.append(self._evaluated)
+
+    def _evaluated(self, row: Row) -> None:
+        metric, done, last = (
+            self.trainer.cfg.TEST.BEST_METRIC,
+            row["iteration"],
+            self.trainer.max_iter,
+        )
+        if metric and done > self.trainer.start_iter and row.get(metric) is not None:
+            tqdm.write(f"  {done} of {last} iterations: {metric} {row[metric]:.1f}", sys.stdout)
+            sys.stdout.flush()
+
+
 class ProgressBar(HookBase):
     """Iterations done, time left and the total loss, in one line that log lines pass above.
 
