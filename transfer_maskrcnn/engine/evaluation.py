@@ -147,7 +147,7 @@ def print_summary(cfg: CfgNode, results: Mapping[str, Results]) -> None:
     title = "95 % interval"
     print(tabulate(rows, ["dataset", "task", "AP", "AP50", "AP75", title], floatfmt=".1f"))
     if any(row[-1] for row in rows):
-        print(f"{title} of AP: over the images alone; another seed of training is not in it.")
+        print(f"{title}: over the images alone; another seed of training is not in it.")
     undefined = {r[0] for r in rows if any(v is not None and math.isnan(v) for v in r[2:-1])}
     records = chain.from_iterable(map(DatasetCatalog.get, undefined))
     # without any object, AP is undefined whatever the model detects
