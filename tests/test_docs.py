@@ -11,6 +11,7 @@ import pytest
 from detectron2.config import get_cfg
 from detectron2.projects.point_rend import add_pointrend_config
 
+import transfer_maskrcnn
 from transfer_maskrcnn.config import add_transfer_config, flat_config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,6 +54,12 @@ def test_every_key_has_a_comment() -> None:
     own = {key for key, _ in flat_config(cfg)} - {key for key, _ in flat_config(stock)}
     told = dict(REFERENCE["own_keys"]())
     assert own == set(told) and all(told.values())
+
+
+def test_every_public_name_is_on_the_page() -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    named = re.findall(r"^::: transfer_maskrcnn\.(\w+)$", page, re.MULTILINE)
+    assert sorted([*named, "__version__"]) == sorted(transfer_maskrcnn.__all__)
 
 
 def test_configs_open_with_their_command() -> None:
