@@ -10,7 +10,7 @@ Example:
 import os
 from pathlib import Path
 
-from transfer_maskrcnn.cli import run_tool, tool_parser
+from transfer_maskrcnn.cli import run_tool, tool_parser, typed
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = "configs/shapes/mask_rcnn_transfer.yaml"
@@ -39,6 +39,7 @@ def main() -> None:
     print(study_text(found, OUTPUT))
     if found["comparisons"][0]["verdict"] == "better":
         print("\nBoth copied the layers, the structure; the difference is what the weights know.")
+    print(f"\nnext: your own photos:\n  {typed('finetune')} FOLDER")
 
 
 if __name__ == "__main__":

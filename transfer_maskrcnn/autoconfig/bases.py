@@ -84,7 +84,7 @@ def start_of(weights: str | None) -> Start:
     if name in KNOWN:
         return Start(KNOWN[name].address, KNOWN[name].base, KNOWN[name].box_ap is not None)
     source = load_weights(address_of(name))
-    detector = any(part_of(tensor) == "rpn" for tensor in source.tensors)
+    detector = any(part_of(tensor) == "RPN" for tensor in source.tensors)
     return Start(address_of(name), _base_of(source), detector, source.expects)
 
 
