@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from .exports import labelme, roboflow, ultralytics
+
 # Few iterations of small images.
 SHORT = (
     "SOLVER.MAX_ITER 2 SOLVER.STEPS '()' SOLVER.WARMUP_ITERS 1 SOLVER.IMS_PER_BATCH 1 "
@@ -91,3 +93,31 @@ def test_from_photos_to_predictions(home: Path, type_in: Type) -> None:
     assert f"{command} SOLVER.MAX_ITER 2" in (home / "output/mine/report.html").read_text()
     type_in("transfer-maskrcnn predict --weights output/mine --input photos --output found")
     assert (home / "found/predictions.json").is_file()
+
+
+OWN_MODEL = """
+from transfer_maskrcnn import load_model
+model = load_model('output/{0}', score=0.0)
+results = model('{0}/**/*.png')
+assert len(results) >= 8 and sorted(model.names) == ['bar', 'blob']
+assert all(result.masks.shape[1:] == result.image_size for result in results)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("write", [labelme, roboflow, ultralytics])
+def test_one_command_to_an_own_model(
+    write: Callable[[Path], Path], home: Path, type_in: Type
+) -> None:
+    """To a report, predictions, and a model in Python."""
+    name = write.__name__
+    data = write(home / name).relative_to(home)
+    weights = "--weights shapes/shapes_source.pth"
+    shown = type_in(f"transfer-maskrcnn finetune {data} {weights} --time 20s")
+    predict, explain, compare = shown[shown.rindex("next:") :].strip().splitlines()[1:4]
+    assert (home / f"output/{name}/report.html").is_file()
+    type_in(predict.replace("IMAGES", f"'{name}/**/*.png'").replace("found", f"found_{name}"))
+    assert (home / f"found_{name}/predictions.json").is_file()
+    type_in(explain)
+    assert f"--config-file output/{name}/config.yaml" in compare
+    type_in(f'python -c "{OWN_MODEL.format(name)}"')

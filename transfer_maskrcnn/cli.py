@@ -144,7 +144,8 @@ def quiet_third_parties() -> None:
         "`torch.jit.script` is deprecated",
     ):
         warnings.filterwarnings("ignore", message=message)
-    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+    for name in ("torch.fx._symbolic_trace", "torch.utils.cpp_extension"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     if logging.lastResort and sys.stderr.isatty():
         logging.lastResort.setFormatter(Folded(None))
     # a log.txt on a full disk is no reason for a stack trace a line

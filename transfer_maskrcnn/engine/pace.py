@@ -18,7 +18,7 @@ from transfer_maskrcnn.autoconfig.decisions import EVALUATIONS
 from transfer_maskrcnn.config import editable
 from transfer_maskrcnn.data.loader import training_images
 from transfer_maskrcnn.engine.evaluation import build_evaluator, build_test_loader
-from transfer_maskrcnn.engine.hooks.record import StopTraining
+from transfer_maskrcnn.engine.hooks.record import ProgressBar, StopTraining
 from transfer_maskrcnn.engine.setup import fit_config
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.evaluation.inference import FastInference
@@ -86,6 +86,12 @@ class _Clock(HookBase):
             raise StopTraining("measured")
 
 
+class _Probe(TransferTrainer):
+    def build_hooks(self) -> list[HookBase]:
+        """Without the bar of a training that never gets to its end."""
+        return [hook for hook in super().build_hooks() if not isinstance(hook, ProgressBar)]
+
+
 def measure_pace(cfg: CfgNode, longest: float) -> Pace:
     """
     Args:
@@ -106,7 +112,7 @@ def measure_pace(cfg: CfgNode, longest: float) -> Pace:
         began = time.monotonic()
         spec = fit_config(own)
         own = spec.resolve(own)
-        trainer, clock = TransferTrainer(own, spec), _Clock(longest)
+        trainer, clock = _Probe(own, spec), _Clock(longest)
         trainer.register_hooks([clock])
         trainer.resume_or_load(resume=False)
         built = time.monotonic()
