@@ -138,6 +138,26 @@ def test_faulty_data_stops_and_is_mended(
     assert (data / "0.json").read_bytes() == (tmp_path / "before/0.json").read_bytes()
 
 
+def _unknown_class(content: dict[str, Any]) -> None:
+    content["annotations"][0]["category_id"] = 99
+
+
+def _no_instances(content: dict[str, Any]) -> None:
+    content["annotations"] = []
+
+
+@pytest.mark.parametrize("spoil", [_unknown_class, _no_instances])
+def test_what_no_program_can_mend_stops_a_fix_too(
+    spoil: Callable[[dict[str, Any]], None], at_once: None, tmp_path: Path
+) -> None:
+    file = roboflow(tmp_path / "mine") / "train" / "_annotations.coco.json"
+    content = json.loads(file.read_text())
+    spoil(content)
+    file.write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match=r"mine.* no program can"):
+        finetune(tmp_path / "mine", weights=WEIGHTS, time=SIX, fix=True)
+
+
 # data, options, the error, what it says
 WRONG: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("mine", {"time": "soon"}, ConfigError, "--time soon: .*90s, 30m or 2h"),

@@ -229,16 +229,17 @@ def _examined(
     diagnosis = examine(subjects, settings_of(cfg), partial(MapperForCheck, cfg))
     content = diagnosis.as_json()
     write_doctor_page(page_data(diagnosis), folder / PAGE)
-    if fix and content["findings"]:
+    # a set that cannot be loaded would be missing from the copy
+    if fix and content["findings"] and len(diagnosis.examined) == len(names):
         shutil.rmtree(folder / MENDED, ignore_errors=True)
         mend(diagnosis, folder / MENDED)
         return _examined(folder / MENDED, folder, base, fix=None)
     if diagnosis.has_errors:
         findings.print_diagnosis(content)
-    if diagnosis.has_errors and fix is False:
+        or_have_it = ", or have it mended as far as a program can: the same command with --fix"
         raise DatasetError(
-            f"{path} cannot be trained on as it is. Mend what is above, or have it mended as far "
-            "as a program can: the same command with --fix"
+            f"{path} cannot be trained on as it is. Mend what is above"
+            + (or_have_it if fix is False else "; no program can")
         )
     print(wrapped(f"examined: {content['verdict']} ({folder / PAGE})", "  "))
     return names, sources
