@@ -40,6 +40,8 @@ complete -o default -F _transfer_maskrcnn COMMAND
 def main() -> None:
     """Run the command that the command line names, or say which there are."""
     name, *arguments = sys.argv[1:] or ["--help"]
+    if name == "help" and arguments:
+        name, arguments = arguments[0], ["--help"]
     if name in COMMANDS:
         command = COMMANDS[name]
         sys.argv = [f"{COMMAND} {name}", *arguments]

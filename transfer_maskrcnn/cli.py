@@ -17,15 +17,16 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
-from transfer_maskrcnn.errors import TrainingDivergedError, TransferError
+from transfer_maskrcnn.errors import TrainingDivergedError, TransferError, nearest
 from transfer_maskrcnn.table import COMMAND, COMMANDS
 from transfer_maskrcnn.text import WIDTH, folded, printable
 
 FAILED, DIVERGED_STATUS = 1, 3
 # As a shell reports a process that SIGINT, SIGPIPE, or SIGTERM ended.
 _INTERRUPTED, _READER_GONE, _TERMINATED = 130, 141, 143
+WORKER_TERMINATED = "is killed by signal: Terminated"  # as torch says it
 _SECONDS_A_LINE = 30.0  # of progress, where stderr is no terminal
 
 CHECKOUT = Path(__file__).resolve().parents[1]  # where there is one
@@ -77,6 +78,20 @@ def command_line() -> list[str]:
     return [*(shlex.split(typed(name)) if name else sys.argv[:1]), *sys.argv[1:]]
 
 
+class _Parser(argparse.ArgumentParser):
+    """Knows the option that an unknown one may have meant, and "-5m" as a value."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        self._negative_number_matcher = re.compile(r"-\.?\d")
+
+    def error(self, message: str) -> NoReturn:
+        unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)
+        super().error(
+            message + nearest(unknown[1], self._option_string_actions) if unknown else message
+        )
+
+
 def tool_parser(description: str | None, examples: str = "") -> argparse.ArgumentParser:
     """A parser whose ``--help`` leaves the lines of both texts as they are.
 
@@ -84,7 +99,7 @@ def tool_parser(description: str | None, examples: str = "") -> argparse.Argumen
     may then be continued on other lines.
     """
     lines = re.sub(r" \\\n *", " ", examples).split("\n")
-    return argparse.ArgumentParser(
+    return _Parser(
         description=description,
         epilog="\n".join(map(_example, lines)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -157,12 +172,11 @@ _OUTSIDE = (
     (
         r"DataLoader worker .*(killed|exited unexpectedly)",
         "a process that reads images was killed, probably because memory was short: lower "
-        "DATALOADER.NUM_WORKERS, or free memory; --resume goes on from the last checkpoint",
+        "DATALOADER.NUM_WORKERS, or free memory",
     ),
     (
         r"CUDA out of memory|CUDA error: out of memory",
-        "the GPU's memory is full: lower SOLVER.IMS_PER_BATCH or INPUT.MIN_SIZE_TRAIN; --resume "
-        "goes on from the last checkpoint",
+        "the GPU's memory is full: lower SOLVER.IMS_PER_BATCH or INPUT.MIN_SIZE_TRAIN",
     ),
     (
         r"not enough memory|DefaultCPUAllocator|std::bad_alloc|Cannot allocate memory",
@@ -197,6 +211,10 @@ def _terminable() -> Iterator[None]:
     signal.signal(signal.SIGTERM, terminate)
     try:
         yield
+    except RuntimeError as error:  # the signal went to a whole group: torch tells of its worker's
+        if WORKER_TERMINATED not in str(error):
+            raise
+        raise Terminated from None
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -230,10 +248,13 @@ def run_tool(main: Callable[[], int | None], after_interrupt: str = "") -> None:
         words = _from_outside(error)
         if not words:
             raise
-        sys.exit(f"error: {words} ({str(error).splitlines()[0] if str(error) else 'no memory'})")
+        said = str(error).splitlines()[0] if str(error) else "no memory"
+        sys.exit(f"error: {words}{after_interrupt and f'; {after_interrupt}'} ({said})")
     except KeyboardInterrupt as stop:
         is_term = isinstance(stop, Terminated)
         word = "terminated" if is_term else "interrupted"
+        if hasattr(signal, "SIGCHLD"):  # by which torch would raise errors for its workers' end
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         print(word + (after_interrupt and f"; {after_interrupt}"), file=sys.stderr)
         status = _TERMINATED if is_term else _INTERRUPTED
     if status:

@@ -41,6 +41,15 @@ def at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+def test_no_iteration_begins_after_the_time(
+    at_once: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pace, "ending", lambda pace, seconds: seconds)  # it is over at once
+    finetune(labelme(tmp_path / "mine"), "cut", WEIGHTS, SIX)
+    rows = json.loads(Path("cut/eval_history.json").read_text())
+    assert [row["iteration"] for row in rows] == [1] and Path("cut/report.html").is_file()
+
+
 FORMATS: list[tuple[Callable[[Path], Path], list[str]]] = [
     (labelme, ["blob", "bar"]),
     (roboflow, ["blob", "bar"]),
@@ -71,7 +80,13 @@ def test_from_a_folder_to_a_model(
     assert [row["iteration"] for row in rows] == [2, 4, 6]
     shown = capsys.readouterr()
     assert max(map(len, shown.out.splitlines())) <= 80 + len(str(tmp_path))
-    assert "6 iterations of 10 s" in shown.out and "300 would suit" in " ".join(shown.out.split())
+    assert "6 iterations of 10 s" in shown.out
+    assert "WARNING: so few" in shown.out and "300 would suit" in shown.out
+    found = Path(command._validation_images(folder / "fitted.yaml"))
+    assert image.parent.parent == found.parent and list(found.glob("*.png"))
+    assert (
+        (folder / "fitted.yaml").read_text().partition("\n")[0].endswith("OUTPUT_DIR output/mine_2")
+    )
     assert "[" not in shown.out, "no lines of the log"
 
 
@@ -161,6 +176,11 @@ def test_what_no_program_can_mend_stops_a_fix_too(
 # data, options, the error, what it says
 WRONG: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("mine", {"time": "soon"}, ConfigError, "--time soon: .*90s, 30m or 2h"),
+    ("mine", {"time": "0s"}, ConfigError, "--time 0s: .*above 0"),
+    ("mine", {"time": "9s"}, ConfigError, "--time 9 seconds cannot be kept: .*--time 63m$"),
+    ("mime", {}, DatasetError, "mime: no such folder or file; did you mean 'mine'"),
+    ("mine", {"output": "mine/0.json/run"}, ConfigError, "--output .*0.json is a file"),
+    ("config.yaml", {}, DatasetError, "is a config: the command is train --config-file"),
     ("mine", {"weights": "mask_rcnn_R_50_FPN"}, WeightFileError, "did you mean 'mask_rcnn_R_50"),
     ("nowhere", {}, DatasetError, "nowhere"),
 ]
@@ -176,9 +196,11 @@ def test_mistakes(
     tmp_path: Path,
 ) -> None:
     labelme(tmp_path / "mine")
+    (tmp_path / "config.yaml").write_text("_BASE_: Base-Transfer-RCNN-FPN.yaml\n")
     with pytest.raises(error, match=message):
         finetune(tmp_path / data, **({"weights": WEIGHTS} | options))
     assert not list(tmp_path.rglob("fitted*"))
+    assert all(any(folder.iterdir()) for folder in tmp_path.glob("output/*")), "an empty folder"
 
 
 NAMES = [
@@ -186,24 +208,27 @@ NAMES = [
     ("a/train.yaml", "train"),
     ("a/data.yaml", "a"),  # Ultralytics' files are all called so
     ("a.b/catalog.yml", "a.b"),
-    ("my.photos", "my"),
+    ("my.json", "my"),
+    ("My.v1i.coco/", "My.v1i.coco"),  # a folder's is whole
 ]
 
 
 @pytest.mark.parametrize(("path", "name"), NAMES)
-def test_the_folder_is_called_as_the_data(path: str, name: str) -> None:
-    assert command._name(Path("/x", path)) == name
+def test_the_folder_is_called_as_the_data(path: str, name: str, tmp_path: Path) -> None:
+    if path.endswith("/"):
+        (tmp_path / path).mkdir()
+    assert command._name(tmp_path / path) == name
 
 
 # ------------------------------------------------------------------------------- the pace
 
 # a pace, seconds; iterations and evaluations that fit, of at most 900
 FITTING = [
-    (Pace(0.0, 1.0, 0.0, 0.0, 0, 2), 100, (85, 10)),
-    (Pace(15.0, 1.0, 0.0, 1.0, 0, 2), 100, (59, 10)),  # ten evaluations, and the best once more
-    (Pace(0.0, 1.0, 0.0, 10.0, 0, 2), 100, (65, 1)),  # slow ones: a quarter of the time
-    (Pace(0.0, 0.5, 0.1, 0.0, 100, 2), 100, (150, 10)),  # what is kept is computed first
-    (Pace(0.0, 0.5, 0.1, 0.0, 10_000, 2), 100, (121, 10)),  # too many images to keep
+    (Pace(0.0, 1.0, 0.0, 0.0, 0, 2), 100, (80, 10)),
+    (Pace(15.0, 1.0, 0.0, 1.0, 0, 2), 100, (54, 10)),  # ten evaluations, and the best once more
+    (Pace(0.0, 1.0, 0.0, 10.0, 0, 2), 100, (60, 1)),  # slow ones: a quarter of the time
+    (Pace(0.0, 0.5, 0.1, 0.0, 100, 2), 100, (140, 10)),  # what is kept is computed first
+    (Pace(0.0, 0.5, 0.1, 0.0, 10_000, 2), 100, (114, 10)),  # too many images to keep
     (Pace(0.0, 0.01, 0.0, 0.0, 0, 2), 100, (900, 10)),
     (Pace(200.0, 1.0, 0.0, 0.0, 0, 2), 100, (1, 1)),
 ]

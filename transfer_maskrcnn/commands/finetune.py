@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import re
 import shlex
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from transfer_maskrcnn.cli import run_tool, tool_parser, typed
 from transfer_maskrcnn.commands.make_config import Fit, declared, merged
-from transfer_maskrcnn.errors import ConfigError, DatasetError
+from transfer_maskrcnn.errors import ConfigError, DatasetError, nearest
 from transfer_maskrcnn.files import read_json, write_json
 from transfer_maskrcnn.text import plural, spoken, wrapped
 
@@ -29,6 +30,7 @@ CONFIG, ASKED, PAGE, MENDED = "fitted.yaml", "finetune.json", "doctor.html", "me
 #: times the schedule that is fitted to the images: as COCO's longest to its shortest
 _LONGEST = 3
 _PROBE, _PROBE_SECONDS = 0.05, 60  # of the time, or seconds, that measuring may take
+_FEW = 20  # iterations that teach next to nothing
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 EXAMPLES = """
 Examples:
@@ -53,8 +55,9 @@ def _main(args: argparse.Namespace) -> None:
     folder = _finetune(args.data, args.output, args.weights, args.time, fix=args.fix)
     run = shlex.quote(os.path.relpath(folder))
     config = shlex.quote(os.path.relpath(folder / "config.yaml"))
-    print("next:")
-    print(f"  {typed('predict')} --weights {run} --input IMAGES --output found")
+    images = shlex.quote(os.path.relpath(_validation_images(folder / CONFIG)))
+    print("next, your own images in the place of those that it was validated on:")
+    print(f"  {typed('predict')} --weights {run} --input {images} --output found")
     print(f"  {typed('explain')} {run}")
     print(f"  {typed('compare')} --config-file {config} --output-dir output/compared")
 
@@ -90,6 +93,19 @@ def finetune(
     return load_model(_finetune(data, output, weights, time, fix=fix))
 
 
+def _validation_images(config: Path) -> str:
+    from detectron2.data import DatasetCatalog
+
+    from transfer_maskrcnn.config import load_config
+    from transfer_maskrcnn.engine.setup import fit_config
+
+    cfg = load_config(str(config))
+    fit_config(cfg)  # which registers the datasets, for a run that was finished before
+    return os.path.dirname(
+        DatasetCatalog.get((cfg.DATASETS.TEST or cfg.DATASETS.TRAIN)[0])[0]["file_name"]
+    )
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = tool_parser("From a folder of annotated images to an own model.", EXAMPLES)
     parser.add_argument("data", metavar="DATA", help="folder or file of a dataset, or a catalog")
@@ -97,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--weights", metavar="NAME", help="known name or file; default: COCO's R50-FPN"
     )
-    parser.add_argument("--time", metavar="30m", help="that all may take: 90s, 30m, 2h")
+    parser.add_argument("--time", metavar="30m", help="about what all may take: 90s, 30m, 2h")
     parser.add_argument("--fix", action="store_true", help="train on a mended copy of the data")
     return parser
 
@@ -113,7 +129,7 @@ def _finetune(
     began, path = clock.monotonic(), Path(os.path.abspath(os.path.expanduser(data)))
     folder = Path(output or Path("output", _name(path)))
     asked = {"data": str(path), "weights": weights, "time": time}
-    config, seconds = folder / CONFIG, _seconds(time)
+    config, seconds, deadline = folder / CONFIG, _seconds(time), 0.0
     before = read_json(folder / ASKED, dict, {}) if config.is_file() else {}
     if before and before != asked:
         raise ConfigError(
@@ -121,31 +137,52 @@ def _finetune(
             f"{_shown(asked)}. Name another folder with --output"
         )
     if not before:
-        folder.mkdir(parents=True, exist_ok=True)
+        _check_places(path, folder)
         with _quiet():
-            _prepare(path, folder, weights, fix, seconds and began + seconds)
+            deadline = _prepare(path, folder, weights, fix, began, seconds)
         write_json(folder / ASKED, asked)
     if (folder / "report.html").is_file() and before:
         print(f"This run is finished: {folder / 'report.html'}; another --output begins anew.")
     else:
-        _train(config, resume=bool(before))
+        _train(config, bool(before), deadline)
     return folder
 
 
-def _train(config: Path, resume: bool) -> None:
+def _check_places(path: Path, folder: Path) -> None:
+    """
+    Raises:
+        DatasetError: there are no data.
+        ConfigError: a file is where the run's folder should be.
+    """
+    if not path.exists():
+        beside = os.listdir(path.parent) if path.parent.is_dir() else []
+        raise DatasetError(f"{path}: no such folder or file{nearest(path.name, beside)}")
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise ConfigError(f"--output {folder}: {there} is a file; name a folder")
+
+
+def _train(config: Path, resume: bool, deadline: float) -> None:
+    """
+    Args:
+        deadline: when iterations have to end, of the monotonic clock; 0: whenever.
+    """
     from transfer_maskrcnn.cli import parse_arguments
     from transfer_maskrcnn.commands.train_net import train_or_evaluate, train_parser
     from transfer_maskrcnn.engine.hooks.record import EvaluationLines
+    from transfer_maskrcnn.engine.pace import Deadline
 
     arguments = ["--config-file", str(config), *(["--resume"] if resume else [])]
     args = parse_arguments(train_parser(), arguments)
-    train_or_evaluate(args, [EvaluationLines()], logging.WARNING)
+    hooks = [EvaluationLines(), *([Deadline(deadline)] if deadline else [])]
+    train_or_evaluate(args, hooks, logging.WARNING)
 
 
 def _name(path: Path) -> str:
     """Of the run: the folder's, as of ``photos/data.yaml``, or the file's where it has its own."""
-    own = path.stem if path.suffix else path.name
-    return path.parent.name if own in ("data", "dataset", "catalog") and path.suffix else own
+    if path.is_dir():
+        return path.name
+    return path.parent.name if path.stem in ("data", "dataset", "catalog") else path.stem
 
 
 def _seconds(time: str | None) -> int:
@@ -153,9 +190,13 @@ def _seconds(time: str | None) -> int:
     Raises:
         ConfigError: it is no time.
     """
-    found = re.fullmatch(r"(\d+)([smh])", time or "0s")
+    if time is None:
+        return 0
+    found = re.fullmatch(r"0*([1-9]\d*)([smh])", time)
     if found is None:
-        raise ConfigError(f"--time {time}: expected a whole number and a unit: 90s, 30m or 2h")
+        raise ConfigError(
+            f"--time {time}: expected a whole number above 0 and a unit: 90s, 30m or 2h"
+        )
     return int(found[1]) * _UNITS[found[2]]
 
 
@@ -175,11 +216,17 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _prepare(path: Path, folder: Path, weights: str | None, fix: bool, ends: float) -> None:
+def _prepare(
+    path: Path, folder: Path, weights: str | None, fix: bool, began: float, seconds: int
+) -> float:
     """Recognise, examine, fit, measure; at the end ``folder`` has the config.
 
     Args:
-        ends: when all should be done, of the monotonic clock; 0: whenever.
+        began: of the monotonic clock.
+        seconds: that all may take from then on; 0: as many as it takes.
+
+    Returns:
+        when iterations have to end; 0: whenever.
     """
     from transfer_maskrcnn.autoconfig import choose_datasets
     from transfer_maskrcnn.autoconfig.bases import start_of
@@ -196,9 +243,11 @@ def _prepare(path: Path, folder: Path, weights: str | None, fix: bool, ends: flo
     config.with_name(f"{config.stem}_data.yaml").unlink(missing_ok=True)  # of a killed process
     with declared(sources, config) as files:
         fit = Fit.of(files, chosen, weights)
-        lines = _fitted_to_time(fit, ends)
-        command = f"{typed('train')} --config-file {shlex.quote(os.path.relpath(config))}"
-        fit.write(config, command, str(folder.absolute()), lines)
+        lines, deadline = _fitted_to_time(fit, began, seconds)
+        own, other = map(os.path.relpath, (config, folder.with_name(f"{folder.name}_2")))
+        again = ["--config-file", own, "OUTPUT_DIR", other]  # the run that is here stays
+        fit.write(config, f"{typed('train')} {shlex.join(again)}", str(folder.absolute()), lines)
+    return deadline
 
 
 def _examined(
@@ -228,6 +277,7 @@ def _examined(
     subjects = [subject_of(name) for name in names]
     diagnosis = examine(subjects, settings_of(cfg), partial(MapperForCheck, cfg))
     content = diagnosis.as_json()
+    folder.mkdir(parents=True, exist_ok=True)
     write_doctor_page(page_data(diagnosis), folder / PAGE)
     # a set that cannot be loaded would be missing from the copy
     if fix and content["findings"] and len(diagnosis.examined) == len(names):
@@ -245,28 +295,51 @@ def _examined(
     return names, sources
 
 
-def _fitted_to_time(fit: Fit, ends: float) -> Sequence[Any]:
-    """The lines of the config, with as many iterations as fit, if there is an end."""
+def _fitted_to_time(fit: Fit, began: float, seconds: int) -> tuple[Sequence[Any], float]:
+    """The lines of the config, with as many iterations as fit, if there is an end; and when these
+    have to end.
+
+    Raises:
+        ConfigError: nothing fits.
+    """
     from transfer_maskrcnn.autoconfig.decisions import EVALUATIONS
     from transfer_maskrcnn.engine.pace import measure_pace
     from transfer_maskrcnn.engine.run import keep_freed_memory
 
-    lines = fit.lines()
+    lines, deadline = fit.lines(), 0.0
     cfg = merged(fit.base, lines)
     if cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()
     print("measuring how fast this machine trains ...", flush=True)
-    longest = _PROBE * (ends - clock.monotonic()) if ends else _PROBE_SECONDS
+    longest = _PROBE * (began + seconds - clock.monotonic()) if seconds else _PROBE_SECONDS
     pace, wanted, evaluations = measure_pace(cfg, longest), cfg.SOLVER.MAX_ITER, EVALUATIONS
-    iterations = wanted
-    if ends:
-        left = ends - clock.monotonic()
+    iterations, spent = wanted, clock.monotonic() - began
+    if seconds:
+        left = seconds - spent
         iterations, evaluations = pace.fitting(left, _LONGEST * wanted)
+        least = spent + pace.seconds(1, 1)
+        if least > seconds:
+            raise ConfigError(
+                f"--time {spoken(seconds)} cannot be kept: a single iteration, with all that is "
+                f"before and behind it, takes about {spoken(least)} here, and "
+                f"{plural(wanted, 'iteration')}, which suit the images, "
+                f"--time {_rounded(spent + pace.seconds(wanted, EVALUATIONS))}"
+            )
         lines = fit.lines(iterations, evaluations)
+        deadline = began + seconds - pace.ending(left)
     where = "CPU" if cfg.MODEL.DEVICE == "cpu" else "GPU"
     takes = spoken(pace.seconds(iterations, evaluations))
     step = f"{pace.step:.2g} s" if pace.step >= 0.1 else f"{pace.step * 1000:.0f} ms"
-    few = f"; {wanted} would suit the images: expect less of it" if iterations < wanted / 2 else ""
-    made = f"about {takes} on this {where}: {plural(iterations, 'iteration')} of {step}{few}"
+    made = f"about {takes} on this {where}: {plural(iterations, 'iteration')} of {step}"
     print(wrapped(made, "  "), flush=True)
-    return lines
+    if iterations < wanted / 2:
+        enough = f"--time {_rounded(spent + pace.seconds(wanted, EVALUATIONS))}"
+        less = "WARNING: so few teach next to nothing" if iterations < _FEW else "expect less of it"
+        print(wrapped(f"{less}; {wanted} would suit the images: {enough}", "  "), flush=True)
+    return lines, deadline
+
+
+def _rounded(seconds: float) -> str:
+    """Up, as --time takes it."""
+    minutes = math.ceil(seconds / 60)
+    return f"{minutes}m" if minutes <= 120 else f"{math.ceil(minutes / 60)}h"

@@ -408,6 +408,8 @@ def _read_catalog(path: Path) -> dict[Any, Any]:
 
 def _check_entry(path: Path, name: Any, entry: Any) -> None:
     if not isinstance(name, str) or not isinstance(entry, dict):
+        if name == "_BASE_":
+            raise DatasetError(f"{path} is a config: the command is train --config-file {path}")
         raise DatasetError(
             f"{path}: entry {clip(repr(name))} is not a name with keys below it; "
             f"expected {', '.join(_REQUIRED)} and image_root"

@@ -28,7 +28,7 @@ from transfer_maskrcnn.surgery.names import unwrapped
 _WARM, _MEASURED, _FEWEST = 3, 10, 3  # iterations
 _IMAGES = 8  # that frozen layers, or an evaluation, are measured on
 _SHARE = 0.25  # of the time, that evaluations may take
-_RESERVE = 0.15  # for checkpoints, the report, and what else the machine does
+_RESERVE = 0.2  # for checkpoints, the report, and what else the machine does
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,10 @@ class Pace:
         evaluated = (evaluations + 1) * self.evaluation  # the best once more
         return (self.start + views + iterations * self.step + evaluated) / (1 - _RESERVE)
 
+    def ending(self, seconds: float) -> float:
+        """How many of the last of so many seconds the last evaluations and the report may take."""
+        return 2 * self.evaluation + _RESERVE / 2 * seconds
+
     def fitting(self, seconds: float, most: int) -> tuple[int, int]:
         """How many iterations, at least 1, and evaluations can be had in so many seconds."""
         own = seconds * (1 - _RESERVE) - self.start
@@ -84,6 +88,25 @@ class _Clock(HookBase):
         slow = done >= _FEWEST and self.times[-1] - self.times[0] > self._longest
         if done >= _WARM + _MEASURED or slow:
             raise StopTraining("measured")
+
+
+class Deadline(HookBase):
+    """Ends a training that would not be done in time, as early stopping does."""
+
+    def __init__(self, ends: float):
+        """
+        Args:
+            ends: after which no iteration begins, of the monotonic clock.
+        """
+        self._ends = ends
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        if done < self.trainer.max_iter and time.monotonic() > self._ends:
+            if not self.trainer.curve.is_written(done):
+                self.trainer.curve.add(done)
+            self.trainer.end_at(done)
+            raise StopTraining(f"training ends after iteration {done}: the time is over")
 
 
 class _Probe(TransferTrainer):

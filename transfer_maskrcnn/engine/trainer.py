@@ -20,6 +20,7 @@ from detectron2.utils.events import CommonMetricPrinter, EventWriter
 from torch import nn
 from torch.utils.data import DataLoader
 
+from transfer_maskrcnn.cli import WORKER_TERMINATED
 from transfer_maskrcnn.compat import gradient_clipper, restart_loader, with_gradient_clipping
 from transfer_maskrcnn.config import RunSpec, editable
 from transfer_maskrcnn.data.loader import build_train_loader, training_records
@@ -315,7 +316,8 @@ def _clipping(optimizer_class: type[torch.optim.Optimizer], cfg: CfgNode) -> Any
 def _not_our_error(record: logging.LogRecord) -> bool:
     # a FloatingPointError, which detectron2 logs first, run_step turns into one of ours
     ours = (TransferError, StopTraining, FloatingPointError)
-    return not (record.exc_info and isinstance(record.exc_info[1], ours))
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, ours) and WORKER_TERMINATED not in str(error)
 
 
 def describe_divergence(trainer: TransferTrainer, what: str) -> str:

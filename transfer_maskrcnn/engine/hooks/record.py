@@ -101,18 +101,18 @@ class EvalHistory(HookBase):
         for row in self.rows:  # the checkpoint may be older than its own evaluation
             self._tell(row)
         if self._due(start) and not _has(self.rows, start):
-            self._add(start)
+            self.add(start)
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
         if done < self.trainer.max_iter and self._due(done):
-            self._add(done)
+            self.add(done)
 
     def after_train(self) -> None:
         last = self.trainer.max_iter
         # after an error in the last iteration, trainer.iter is still one less
         if self.trainer.iter >= last and not _has(self.rows, last):
-            self._add(last)
+            self.add(last)
 
     def is_written(self, iteration: int) -> bool:
         """Whether ``eval_history.json``, perhaps of an earlier process, has that evaluation."""
@@ -122,7 +122,8 @@ class EvalHistory(HookBase):
         periodic = self._period > 0 and iteration > 0 and iteration % self._period == 0
         return periodic or iteration in self._iterations
 
-    def _add(self, iteration: int) -> None:
+    def add(self, iteration: int) -> None:
+        """Evaluate, after so many iterations."""
         figures = self._evaluate()
         self.trainer.storage.put_scalars(**figures, smoothing_hint=False)
         # Detectron2's results hold numpy scalars, and nan for what could not be measured.
