@@ -163,8 +163,6 @@ def quiet_third_parties() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     if logging.lastResort and sys.stderr.isatty():
         logging.lastResort.setFormatter(Folded(None))
-    # a log.txt on a full disk is no reason for a stack trace a line
-    logging.raiseExceptions = False
 
 
 # What torch and the system say -> what it means, and what helps: no faults of the program.
@@ -231,6 +229,8 @@ def run_tool(main: Callable[[], int | None], after_interrupt: str = "") -> None:
     """
     try:
         quiet_third_parties()
+        # a log.txt on a full disk is no reason for a stack trace a line
+        logging.raiseExceptions = False
         with _terminable():
             status = main() or 0
             sys.stdout.flush()

@@ -103,7 +103,7 @@ def test_a_runs_folder_is_enough(finished: Path, photos: Path, tmp_path: Path) -
     arguments = ["--input", str(photos), "--output", str(tmp_path / "out"), "--score", "0.1"]
     assert main(["--weights", str(finished.parent), *arguments, "MODEL.DEVICE=cpu"]) == 0
     assert (tmp_path / "out" / "predictions.json").stat().st_size > 100
-    with pytest.raises(TransferError, match="name a model: --weights output/mine"):
+    with pytest.raises(TransferError, match="name a model: a run's folder"):
         main(arguments)
 
 

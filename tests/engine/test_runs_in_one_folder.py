@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from detectron2.utils.logger import setup_logger
 
 from transfer_maskrcnn.cli import parse_arguments
 from transfer_maskrcnn.commands.train_net import run_process, train_parser
+from transfer_maskrcnn.config import load_config
 from transfer_maskrcnn.engine.run import LOCK_FILE, Logs, only_run_in
 
 HOLD = """
@@ -45,17 +47,41 @@ def command(toy: Callable[..., CfgNode], tmp_path: Path) -> Callable[..., None]:
 
 
 def test_an_earlier_run_moves_with_its_config_and_log(
-    command: Callable[..., None], tmp_path: Path
+    command: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     for seed in (1, 2):
-        command("SEED", seed)
+        command("SEED", seed, "OUTPUT_DIR", "run")
     now, before = tmp_path / "run", tmp_path / "run" / "earlier_run_1"
     for folder, seed in ((before, 1), (now, 2)):
-        assert yaml.safe_load((folder / "config.yaml").read_text())["SEED"] == seed
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        assert config["SEED"] == seed
+        assert config["MODEL"]["WEIGHTS"] == str(folder / "model_final.pth"), "its own, absolute"
+        assert load_config(str(folder / "config.yaml")).MODEL.WEIGHTS == ""
         assert json.loads((folder / "run.json").read_text())["spec"]["seed"] == seed
         log = (folder / "log.txt").read_text()
         assert log.count("schedule: 1 iterations") == 1, "each run has its own"
     assert "held an earlier run" in (now / "log.txt").read_text()
+
+
+def test_an_evaluation_is_of_the_run_beside_the_config(
+    command: Callable[..., None], tmp_path: Path
+) -> None:
+    run, moved = tmp_path / "run", tmp_path / "moved"
+    command()
+    run.rename(moved)
+    command()
+    evaluate = ["--config-file", str(moved / "config.yaml"), "--eval-only"]
+    sets = yaml.safe_load((moved / "config.yaml").read_text())["DATASETS"]["TRAIN"]
+    other = (run / "evaluation.json").read_text()
+    wrong = ["MODEL.WEIGHTS", str(tmp_path / "gone.pth")]
+    for opts in (wrong, []):
+        args = [*evaluate, "DATASETS.TEST", str(tuple(sets)), *opts]
+        with pytest.raises(SystemExit) if opts else nullcontext():
+            run_process(parse_arguments(train_parser(), args))
+        assert (moved / "inference").exists() == (opts == []), "an error leaves nothing"
+    assert (run / "evaluation.json").read_text() == other != (moved / "evaluation.json").read_text()
+    assert not (run / "inference").exists()
 
 
 def test_a_mistake_moves_nothing(command: Callable[..., None], tmp_path: Path) -> None:

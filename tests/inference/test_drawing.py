@@ -142,3 +142,8 @@ def test_letters_of_other_alphabets_are_letters() -> None:
         images.append(np.zeros((40, 120, 3), np.uint8))
         put_label(images[-1], free(images[-1]), text, (10, 20, 20, 10), (0, 165, 255))
     assert (images[0] != images[1]).any(), "not the same boxes for letters that the font lacks"
+
+
+def test_names_that_steer_a_terminal_are_drawn() -> None:
+    image = np.zeros((96, 96, 3), np.uint8)
+    assert draw_detections(image, [square(96)], ["two\nlines\t"]).any()

@@ -29,7 +29,7 @@ from transfer_maskrcnn.inference.load import (
 from transfer_maskrcnn.inference.outputs import JSON
 from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.surgery.load import UNTRAINED_KEY
-from transfer_maskrcnn.surgery.read import METADATA_KEY
+from transfer_maskrcnn.surgery.read import METADATA_KEY, write_weights
 
 Toy = Callable[..., CfgNode]
 SIZES = [(64, 64), (48, 96), (96, 48), (64, 64)]
@@ -293,6 +293,9 @@ SOURCES: list[tuple[str, type[TransferError], str]] = [
     ("model.onnx", ConfigError, "model.onnx is an exported model, .* takes the OUTPUT_DIR"),
     ("gone", WeightFileError, "gone: no such weight file"),
     (".", WeightFileError, "a folder that holds no trained model"),
+    ("", ConfigError, "name a model: a run's folder or its file"),
+    ("run/config.yaml", ConfigError, "takes the OUTPUT_DIR of a run, .* of it: run$"),
+    ("mask_rcnn_R_50_FPN_3x", ConfigError, "is to start from, .* finetune"),
 ]
 
 
@@ -305,5 +308,25 @@ def test_what_is_no_model(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").touch()
     with pytest.raises(kind, match=message):
         load_model(source)
+
+
+@pytest.mark.parametrize("device", ["", "gpu", "mps", "cuda:", 99])
+def test_devices_that_are_not_there(device: Any, toy: Toy, tmp_path: Path) -> None:
+    metadata = {"thing_classes": ["x"], "config": own_config(toy())}
+    weights = write_model(toy(), tmp_path / "a.pth", metadata)
+    with pytest.raises(ConfigError, match=r"no device '|sees no CUDA device"):
+        load_model(weights, device=device)
+
+
+def test_what_was_never_trained_is_told(
+    toy: Toy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = build_model(toy()).state_dict()
+    for name, told in (("model_final.safetensors", False), ("model_initial.safetensors", True)):
+        write_weights(tmp_path / name, state, {"thing_classes": ["x"]})
+        build_trained(toy(), str(tmp_path / name))
+        assert ("before any training: name its folder" in caplog.text) == told

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,16 @@ def test_the_model_gets_the_channels_it_knows() -> None:
         finder(tiny(), channels="YUV-BT.601")
 
 
+@pytest.mark.parametrize("batch", [0, -1, 2.5, "4"])
+def test_batches_that_make_no_sense(batch: Any) -> None:
+    with pytest.raises(ConfigError, match=r"batch is .*; expected a whole number from 1 on"):
+        finder(tiny(), batch=batch)
+
+
+def test_a_line_is_an_image() -> None:
+    assert len(finder(tiny()).find(images((1, 3000)))) == 1
+
+
 def test_the_model_is_in_eval_mode() -> None:
     model = tiny().train()
     finder(model)
@@ -184,6 +195,13 @@ def test_every_kind_of_image_becomes_bgr(given: Any, expected: np.ndarray) -> No
     assert picture.path is None
 
 
+def half_a_png() -> bytes:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
+    file = BytesIO()
+    Image.fromarray(noise).save(file, "PNG")
+    return file.getvalue()[:2000]
+
+
 NO_IMAGES: list[tuple[Any, str]] = [
     (RGB / 255.0, r"ndarray\) of float64 and shape \(6, 9, 3\); expected uint8.*255 \* image"),
     (RGB.transpose(2, 0, 1), r"shape \(3, 6, 9\).*transpose\(1, 2, 0\) where channels come first"),
@@ -194,6 +212,12 @@ NO_IMAGES: list[tuple[Any, str]] = [
     (torch.zeros(3, 4, 4), r"Tensor\) of float32"),
     # channels first, as torchvision reads
     (torch.zeros(3, 4, 5, dtype=torch.uint8), r"Tensor\) of uint8 and shape \(3, 4, 5\)"),
+    (np.zeros((4, 5, 1), np.uint8), r"shape \(4, 5, 1\).*image\[:, :, 0\] where there is one"),
+    (np.zeros((2, 4, 5, 3), np.uint8), r"shape \(2, 4, 5, 3\).*list\(images\)"),
+    (torch.zeros(4, 5, 3, requires_grad=True), r"image \(Tensor\): .*requires grad"),
+    (Image.open(BytesIO(half_a_png())), r"image \(PngImageFile\): .*truncated"),
+    (b"\x89PNG", r"an image of type bytes; .*PIL.Image.open\(io.BytesIO\(data\)\)"),
+    (BytesIO(), "an image of type BytesIO"),
     (7, "an image of type int; expected a path"),
     ([RGB, None], "an image of type NoneType"),
     ("gone.jpg", "^gone.jpg: there is no such file or folder; check the path"),

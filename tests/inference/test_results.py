@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
 import json
 import sys
 from pathlib import Path
@@ -100,7 +102,11 @@ def test_labelme_is_a_dataset(masks: bool, tmp_path: Path) -> None:
     (record,) = load_labelme_json(tmp_path, tmp_path).dicts
     boxes = [annotation["bbox"] for annotation in record["annotations"]]
     assert np.allclose(boxes, [[10, 5, 30, 25], [0, 0, 8, 40]], atol=1)
-    shapes = result().to_labelme(masks=True)["shapes"]
+    assert document["imageData"] is None, "the file has it"
+    alone = result().to_labelme(masks=True)
+    pixels = Image.open(io.BytesIO(base64.b64decode(alone["imageData"])))
+    assert (np.asarray(pixels) == (30, 20, 10)).all() and alone["imagePath"] == "0.png"
+    shapes = alone["shapes"]
     assert [shape["shape_type"] for shape in shapes] == ["mask", "mask"]
 
 
@@ -116,6 +122,7 @@ def test_rows_of_several_in_one_file(tmp_path: Path) -> None:
         ["0", "owl", "0.9", "10.0", "5.0", "30.0", "25.0", "400.0"],
         ["0", "cat", "0.75", "0.0", "0.0", "8.0", "40.0", "320.0"],
     ]
+    assert isinstance(Results([result(), result()])[:1], Results)
     result(path=file).to_csv(tmp_path / "b.csv")
     assert len((tmp_path / "b.csv").read_text().splitlines()) == 3
 

@@ -126,7 +126,7 @@ def test_a_cpu_without_bf16_trains_in_fp32_and_says_so_once(
     assert amp.losses == plain.losses
     said = [r for r in caplog.records if r.module == "precision"]
     assert [(r.levelno, r.getMessage()) for r in said] == [
-        (logging.WARNING, f"training in {describe_precision(amp.trainer.cfg)}")
+        (logging.WARNING, f"the model runs in {describe_precision(amp.trainer.cfg)}")
     ]
 
 

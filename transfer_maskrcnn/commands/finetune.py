@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transfer_maskrcnn.cli import run_tool, tool_parser, typed
+from transfer_maskrcnn.cli import quiet_third_parties, run_tool, tool_parser, typed
 from transfer_maskrcnn.commands.make_config import Fit, declared, merged
 from transfer_maskrcnn.errors import ConfigError, DatasetError, nearest
 from transfer_maskrcnn.files import read_json, write_json
@@ -90,6 +90,7 @@ def finetune(
     """
     from transfer_maskrcnn.inference.load import load_model
 
+    quiet_third_parties()
     return load_model(_finetune(data, output, weights, time, fix=fix))
 
 

@@ -88,12 +88,17 @@ def train_or_evaluate(
     """
     from detectron2.utils import comm
 
-    from transfer_maskrcnn.config import load_config
+    from transfer_maskrcnn.config import CONFIG_FILE, load_config
     from transfer_maskrcnn.engine import run
     from transfer_maskrcnn.engine.manifest import check_same_run, resumed_seed
     from transfer_maskrcnn.engine.setup import fit_config
+    from transfer_maskrcnn.surgery.load import trained_file
 
     cfg = load_config(args.config_file, args.opts)
+    beside, name = os.path.split(args.config_file)
+    of_a_run = name == CONFIG_FILE and "OUTPUT_DIR" not in args.opts[::2] and trained_file(beside)
+    if of_a_run and (args.eval_only or args.resume):  # it may have been moved
+        cfg.OUTPUT_DIR = beside or "."
     logs = run.Logs(least)
     seed = resumed_seed(cfg) if args.resume else None
     spec = fit_config(cfg, eval_only=args.eval_only, seed=seed)
@@ -102,8 +107,8 @@ def train_or_evaluate(
         run.keep_freed_memory()
     if args.eval_only:
         # with its logs beside the predictions: the run's own log and config.yaml stay
-        logs.begin(cfg, os.path.join(cfg.OUTPUT_DIR, "inference"), args)
-        run.evaluate(cfg, spec, cfg.MODEL.WEIGHTS if "MODEL.WEIGHTS" in args.opts else None)
+        begin = partial(logs.begin, cfg, os.path.join(cfg.OUTPUT_DIR, "inference"), args)
+        run.evaluate(cfg, spec, cfg.MODEL.WEIGHTS if "MODEL.WEIGHTS" in args.opts else None, begin)
         return
     # All that can be wrong with a run is found before anything of an earlier one is touched.
     if args.resume:

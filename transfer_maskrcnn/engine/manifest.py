@@ -8,12 +8,15 @@ import json
 import logging
 import os
 import platform
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
+import yaml
 from detectron2 import __version__ as detectron2_version
 from detectron2.config import CfgNode
 from detectron2.utils import comm
@@ -22,7 +25,7 @@ from transfer_maskrcnn import __version__
 from transfer_maskrcnn.cli import command_line
 from transfer_maskrcnn.config import CONFIG_FILE, RunSpec, editable, flat_config, load_config
 from transfer_maskrcnn.data.registry import dataset_digest
-from transfer_maskrcnn.errors import ConfigError, TransferError
+from transfer_maskrcnn.errors import ConfigError, TransferError, refuse
 from transfer_maskrcnn.files import read_json, write_json, write_text
 from transfer_maskrcnn.modeling.precision import describe_precision
 from transfer_maskrcnn.surgery.load import last_checkpoint, load_weights
@@ -94,23 +97,45 @@ def name_trained(cfg: CfgNode, trained: str) -> None:
         trained: a file in OUTPUT_DIR.
     """
     own = editable(cfg)
-    own.MODEL.WEIGHTS = os.path.join(cfg.OUTPUT_DIR, trained)
+    own.MODEL.WEIGHTS = os.path.abspath(os.path.join(cfg.OUTPUT_DIR, trained))
     own.MODEL.TRANSFER.TRAINED_FROM = [own.MODEL.WEIGHTS, cfg.MODEL.WEIGHTS]
     write_text(Path(cfg.OUTPUT_DIR, CONFIG_FILE), own.dump())
+
+
+def name_moved(folder: Path) -> None:
+    """The same for a run that was moved to ``folder``; one that trained nothing, or whose config
+    cannot be read, stays as it is."""
+    file = folder / CONFIG_FILE
+    with suppress(OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
+        content = yaml.safe_load(file.read_text("utf-8"))
+        model = content["MODEL"]
+        moved = str(folder.absolute() / Path(model["WEIGHTS"]).name)
+        model["TRANSFER"]["TRAINED_FROM"][0] = model["WEIGHTS"] = moved
+        write_text(file, yaml.safe_dump(content))
 
 
 def check_device(device: str) -> None:
     """Say in one line where the model runs.
 
     Raises:
-        ConfigError: CUDA is asked for where there is none.
+        ConfigError: another device than the CPU and CUDA's, or one that is not there.
     """
-    cuda = device.startswith("cuda")
-    if cuda and not torch.cuda.is_available():
-        raise ConfigError(
+    cuda, count = re.fullmatch(r"cuda(?::(\d+))?", device), torch.cuda.device_count()
+    refuse(
+        (
+            not cuda and device != "cpu",
+            f"there is no device {device!r}; expected cpu, cuda, or cuda:1",
+        ),
+        (
+            cuda and not torch.cuda.is_available(),
             f"MODEL.DEVICE is {device!r}, but torch {torch.__version__} sees no CUDA device; "
-            "use MODEL.DEVICE cpu, or install the driver and a CUDA build of torch"
-        )
+            "use MODEL.DEVICE cpu, or install the driver and a CUDA build of torch",
+        ),
+        (
+            cuda and int(cuda[1] or 0) >= count,
+            f"there is no device {device!r}; torch sees {count}, from cuda:0 on",
+        ),
+    )
     what = torch.cuda.get_device_name(device) if cuda else f"{torch.get_num_threads()} threads"
     logger.info("MODEL.DEVICE %s (%s)", device, what)
 

@@ -8,7 +8,7 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from itertools import count
@@ -23,7 +23,7 @@ from detectron2.utils.logger import setup_logger
 from transfer_maskrcnn.cli import Folded
 from transfer_maskrcnn.config import CONFIG_FILE, RunSpec, editable
 from transfer_maskrcnn.engine.checkpoint import load_trained_model
-from transfer_maskrcnn.engine.manifest import RUN_FILE, describe_run, note
+from transfer_maskrcnn.engine.manifest import RUN_FILE, describe_run, name_moved, note
 from transfer_maskrcnn.engine.trainer import TransferTrainer
 from transfer_maskrcnn.errors import ConfigError
 from transfer_maskrcnn.files import lock, unlock, write_text
@@ -95,7 +95,9 @@ def train(cfg: CfgNode, spec: RunSpec, resume: bool, hooks: Sequence[HookBase] =
         print_summary(cfg, trainer.results)
 
 
-def evaluate(cfg: CfgNode, spec: RunSpec, weights: str | None) -> None:
+def evaluate(
+    cfg: CfgNode, spec: RunSpec, weights: str | None, begin: Callable[[], object] = lambda: None
+) -> None:
     """Evaluate ``weights``, or, where None, the last checkpoint of OUTPUT_DIR.
 
     That checkpoint is meant, too, where ``weights`` is the file that its run started from: then the
@@ -104,6 +106,7 @@ def evaluate(cfg: CfgNode, spec: RunSpec, weights: str | None) -> None:
     Args:
         cfg: resolved by ``spec``.
         weights: what the user named, if anything.
+        begin: is called when the model is there, before anything is written.
 
     Raises:
         ConfigError: there is no checkpoint, or it is not one of this config.
@@ -129,6 +132,7 @@ def evaluate(cfg: CfgNode, spec: RunSpec, weights: str | None) -> None:
         from transfer_maskrcnn.incremental.source import before_extension
 
         cfg = before_extension(cfg, weights)
+    begin()
     results = evaluate_model(cfg, spec, model)
     if comm.is_main_process():
         print_summary(cfg, results)
@@ -212,6 +216,7 @@ def set_aside(output_dir: str) -> None:
         aside.mkdir()
         for path in found:
             path.rename(aside / path.name)
+        name_moved(aside)
         logger.warning("%s held an earlier run; its files are now in %s", folder, aside)
     comm.synchronize()
 

@@ -12,6 +12,7 @@ import pycocotools.mask as mask_util
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from transfer_maskrcnn.inference.results import Detection, Pixels
+from transfer_maskrcnn.text import printable
 
 Colour = tuple[int, int, int]  # BGR
 
@@ -66,7 +67,7 @@ def draw_detections(
         put_label(
             drawn,
             taken,
-            f"{classes[detection.class_index]} {detection.score:.2f}",
+            printable(f"{classes[detection.class_index]} {detection.score:.2f}"),
             detection.bbox,
             class_colour(detection.class_index),
         )

@@ -8,6 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from io import IOBase
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -156,14 +157,15 @@ def pictures_of(images: Any) -> Iterator[Picture]:
                 yield Picture(read_bgr(path), path, path.stem)
     elif is_one_image(images):
         yield Picture(_bgr_of(images), None, "0")
-    elif isinstance(images, Iterable):
+    elif isinstance(images, Iterable) and not isinstance(images, (bytes, bytearray, IOBase)):
         for number, image in enumerate(images):
             for picture in pictures_of(image):
                 yield picture if picture.path else replace(picture, name=str(number))
     else:
         raise DatasetError(
             f"an image of type {type(images).__name__}; expected a path, a folder, a glob, a PIL "
-            "image, an array (height, width, 3) in RGB, or an iterable of these"
+            "image, an array (height, width, 3) in RGB, or an iterable of these; of a file's bytes "
+            "PIL.Image.open(io.BytesIO(data)) makes one"
         )
 
 
@@ -175,14 +177,16 @@ def frames_of(path: Path, frames: Iterable[Pixels]) -> Iterator[Picture]:
 def _bgr_of(image: Any) -> Pixels:
     """
     Raises:
-        DatasetError: another shape or type, or other values than 8 bits.
+        DatasetError: another shape or type, other values than 8 bits, or damaged.
     """
-    if isinstance(image, Image.Image):
-        deep = image.mode[0] in "IF"  # 16 bits and more, which PIL would cut off
-        turned = ImageOps.exif_transpose(image)
-        pixels = np.asarray(turned if deep else turned.convert("RGB"))
-    else:
+    try:
+        if isinstance(image, Image.Image):
+            deep = image.mode[0] in "IF"  # 16 bits and more, which PIL would cut off
+            turned = ImageOps.exif_transpose(image)
+            image = turned if deep else turned.convert("RGB")
         pixels = np.asarray(image)
+    except Exception as error:  # of PIL's decoders, or of a tensor that is on a GPU
+        raise DatasetError(f"an image ({type(image).__name__}): {error}") from None
     grey = pixels.ndim == 2
     if (
         pixels.dtype != np.uint8
@@ -194,7 +198,7 @@ def _bgr_of(image: Any) -> Pixels:
             f"an image ({kind}) of {pixels.dtype} and shape {pixels.shape}; expected uint8, 0 to "
             "255, and (height, width, 3) in RGB or (height, width) in grey: "
             "(255 * image).astype('uint8') where it is 0 to 1, image.transpose(1, 2, 0) where "
-            "channels come first"
+            "channels come first, image[:, :, 0] where there is one, list(images) of a batch"
         )
     rgb = np.stack([pixels] * 3, axis=-1) if grey else pixels[:, :, :3]
     return np.ascontiguousarray(rgb[:, :, ::-1])

@@ -13,13 +13,14 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from transfer_maskrcnn.cli import progress
+from transfer_maskrcnn.cli import progress, quiet_third_parties
 from transfer_maskrcnn.config import CONFIG_FILE, FOLLOW_DATASET, RunSpec, load_config
 from transfer_maskrcnn.data.cache import digest_of
 from transfer_maskrcnn.data.registry import catalog_files, register_catalogs
 from transfer_maskrcnn.engine.checkpoint import load_trained_model
+from transfer_maskrcnn.engine.hooks.record import INITIAL_FILE
 from transfer_maskrcnn.engine.manifest import check_device
-from transfer_maskrcnn.errors import ConfigError, DatasetError
+from transfer_maskrcnn.errors import ConfigError, DatasetError, refuse
 from transfer_maskrcnn.inference.inputs import Video, frames_of, output_names, read_bgr
 from transfer_maskrcnn.inference.model import Model, class_thresholds, results_of
 from transfer_maskrcnn.inference.outputs import Journal, open_outputs
@@ -27,6 +28,7 @@ from transfer_maskrcnn.inference.results import Picture
 from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.modeling.precision import autocast_dtype
 from transfer_maskrcnn.surgery.hook import source_class_names
+from transfer_maskrcnn.surgery.known import KNOWN
 from transfer_maskrcnn.surgery.load import (
     FINAL_FILE,
     load_weights,
@@ -45,7 +47,7 @@ _EXPORTED = (".onnx", ".torchscript", ".ts", ".pt2", ".engine", ".mlpackage", ".
 def load_model(
     source: str | os.PathLike[str],
     *,
-    device: str | None = None,
+    device: str | int | None = None,
     score: float = 0.5,
     class_scores: Mapping[str, float] | None = None,
     batch: int = 1,
@@ -63,7 +65,7 @@ def load_model(
         source: the OUTPUT_DIR of a run (its last model: the exported one, else its last
             checkpoint), or a weight file of one (``model_final.safetensors``, ``model_best.pth``);
             a file that says nothing of itself needs the run's config.yaml beside it.
-        device: ``cpu``, ``cuda``, ``cuda:1``; None: CUDA where there is some.
+        device: ``cpu``, ``cuda``, ``cuda:1`` or 1; None: CUDA where there is some.
         score: detections of at most this score are left out, 0 to 1.
         class_scores: class name -> its own ``score``.
         batch: how many images are read before the model sees them; those of one size go through it
@@ -71,17 +73,30 @@ def load_model(
         trust_pickle: unpickle whatever the file says. This runs code from it.
 
     Raises:
-        ConfigError: no trained model, an exported one, an unknown class in ``class_scores``, or a
-            device that is not there.
+        ConfigError: no trained model, an exported one, an unknown class in ``class_scores``, a
+            ``batch`` below 1, or a device that is not there.
         WeightFileError: the file is missing or cannot be read.
     """
-    address = os.fspath(source)
-    if address.endswith(_EXPORTED):
-        raise ConfigError(
-            f"{address} is an exported model, which other programs run; load_model takes the "
-            "OUTPUT_DIR of a run, or a weight file of it (.safetensors, .pth)"
-        )
-    place = device or load_config("").MODEL.DEVICE
+    quiet_third_parties()
+    address, takes = os.fspath(source), "load_model takes the OUTPUT_DIR of a run, or a weight file"
+    refuse(
+        (
+            address.endswith(_EXPORTED),
+            f"{address} is an exported model, which other programs run; {takes} of it "
+            "(.safetensors, .pth)",
+        ),
+        (
+            os.path.isfile(address) and address.endswith((".yaml", ".yml")),
+            f"{address} is a config; {takes} of it: {Path(address).parent}",
+        ),
+        (
+            address in KNOWN and not os.path.exists(address),
+            f"{address} is to start from, and knows nothing of your classes; "
+            f"finetune(data, weights={address!r}) trains it, and {takes} of it",
+        ),
+    )
+    place = load_config("").MODEL.DEVICE if device is None else device
+    place = f"cuda:{place}" if isinstance(place, int) else place
     opts = ["MODEL.DEVICE", str(place), "MODEL.TRANSFER.TRUST_PICKLE", trust_pickle]
     cfg = config_of(address, opts)
     if os.path.isdir(address):
@@ -101,7 +116,7 @@ def config_of(weights: str, opts: Sequence[Any] = ()) -> CfgNode:
         WeightFileError: the file cannot be read.
     """
     if not weights:
-        raise ConfigError("name a model: --weights output/mine, a run's folder or its file")
+        raise ConfigError("name a model: a run's folder or its file, as output/mine")
     trust = load_config("", opts).MODEL.TRANSFER.TRUST_PICKLE
     carried = (load_weights(weights, trust_pickle=trust).metadata or {}).get("config")
     if carried:
@@ -168,6 +183,12 @@ def build_trained(
         WeightFileError: the file cannot be read.
     """
     check_device(cfg.MODEL.DEVICE)
+    if Path(weights).name == INITIAL_FILE:
+        logger.warning(
+            "%s is what a run began with, before any training: name its folder, or "
+            "model_final.safetensors",
+            weights,
+        )
     classes = _class_names(cfg, weights)
     thresholds = class_thresholds(classes, score, class_scores or {})
     cfg = RunSpec(tuple(classes)).resolve(cfg)

@@ -18,6 +18,7 @@ from transfer_maskrcnn.evaluation.coco import coco_results
 from transfer_maskrcnn.evaluation.inference import FastInference
 from transfer_maskrcnn.inference.inputs import is_one_image, pictures_of
 from transfer_maskrcnn.inference.results import Detection, Picture, Pixels, Result, Results
+from transfer_maskrcnn.text import few
 
 
 class Model:
@@ -63,8 +64,10 @@ class Model:
             batch: how many images are read before the model sees them.
 
         Raises:
-            ConfigError: channels of another kind.
+            ConfigError: channels of another kind, or a ``batch`` below 1.
         """
+        if not isinstance(batch, int) or batch < 1:
+            raise ConfigError(f"batch is {batch!r}; expected a whole number from 1 on")
         if channels not in ("BGR", "RGB"):
             raise ConfigError(f"INPUT.FORMAT is {channels!r}; expected BGR or RGB")
         self.thresholds = list(thresholds) or [0.0] * len(names)
@@ -74,6 +77,9 @@ class Model:
         self._divisor = max(1, getattr(getattr(model, "backbone", None), "size_divisibility", 0))
         self._inference = FastInference(model.eval(), precision)
         self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<Model of {few(self.names, 8)}>"
 
     def __call__(self, images: Any) -> Any:
         """What is in an image, or in several.
@@ -90,7 +96,9 @@ class Model:
             images fit. For an iterable of arrays that does not end, or a video, see :meth:`stream`.
 
         Raises:
-            DatasetError: something that names no image, or one that cannot be read.
+            DatasetError: something that names no image, or one that cannot be read: then nothing
+                of the others comes back. What :meth:`stream` gave before it stays, and the command
+                ``predict`` leaves such an image out.
         """
         found = results_of(self, pictures_of(images), self._batch, keep_pixels=False)
         return next(found) if is_one_image(images) else Results(found)
@@ -132,7 +140,9 @@ class Model:
 
     def _model_input(self, image: Pixels) -> dict[str, Any]:
         ordered = image if self._channels == "BGR" else image[:, :, ::-1]
-        shown = self._resize.get_transform(ordered).apply_image(ordered)
+        resize = self._resize.get_transform(ordered)
+        resize.new_h, resize.new_w = max(1, resize.new_h), max(1, resize.new_w)  # of a line
+        shown = resize.apply_image(ordered)
         tensor = torch.as_tensor(np.ascontiguousarray(shown.transpose(2, 0, 1)))
         return {"image": tensor, "height": image.shape[0], "width": image.shape[1]}
 

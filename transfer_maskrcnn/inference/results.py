@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import os
 from collections import Counter
@@ -11,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pycocotools.mask as mask_util
@@ -152,15 +154,18 @@ class Result:
             TransferError: a frame of a video that did not come out of ``model.stream``.
         """
         from transfer_maskrcnn.inference.drawing import draw_detections
+
+        return draw_detections(self._shown(), self.detections, self._model_names)
+
+    def _shown(self) -> Pixels:
         from transfer_maskrcnn.inference.inputs import read_bgr
 
         if self.pixels is None and self.frame is not None:
             raise TransferError(
-                f"{self.path}: the pixels of a video's frames are not kept; plot each result as it "
+                f"{self.path}: the pixels of a video's frames are not kept; use each result as it "
                 "comes out of model.stream(...)"
             )
-        pixels = read_bgr(Path(self.path or "")) if self.pixels is None else self.pixels
-        return draw_detections(pixels, self.detections, self._model_names)
+        return read_bgr(Path(self.path or "")) if self.pixels is None else self.pixels
 
     def describe(self) -> dict[str, Any]:
         """The image as a COCO dataset has it, but for its id."""
@@ -178,10 +183,14 @@ class Result:
         return [{"image_id": image_id, **d.to_coco()} for d in self.detections]
 
     def to_labelme(self, masks: bool = False) -> dict[str, Any]:
-        """The content of a labelme json that lies beside the image, to correct by hand.
+        """The content of a labelme json that lies beside the image, to correct by hand; what no
+        image file has, it holds itself.
 
         Args:
             masks: exact masks, of which labelme moves no point, in place of polygons.
+
+        Raises:
+            TransferError: a frame of a video that did not come out of ``model.stream``.
         """
         from transfer_maskrcnn.data.export import labelme_document
 
@@ -193,9 +202,13 @@ class Result:
             }
             for d, (x0, y0, x1, y1) in zip(self.detections, self.boxes.tolist(), strict=True)
         ]
-        return labelme_document(
-            {**self.describe(), "annotations": shapes}, self._model_names, masks
-        )
+        record = {**self.describe(), "annotations": shapes}
+        document = labelme_document(record, self._model_names, masks)
+        if self.path is None or self.frame is not None:
+            png = cv2.imencode(".png", self._shown())[1].tobytes()
+            document["imagePath"] = f"{self.name}.png"
+            document["imageData"] = base64.b64encode(png).decode()
+        return document
 
     def to_supervision(self) -> Any:
         """``supervision.Detections``, with the class names under ``data["class_name"]``.
@@ -239,6 +252,10 @@ class Result:
 
 class Results(list[Result]):
     """The results of several images, in their order: a list."""
+
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        return Results(found) if isinstance(index, slice) else found
 
     def to_coco(self) -> list[dict[str, Any]]:
         """All as COCO results: image n is ``results[n - 1]``, category k ``model.names[k - 1]``."""

@@ -62,7 +62,7 @@ def prepare_layout(cfg: CfgNode, model: nn.Module) -> None:
     """
     if autocast_dtype(cfg) is None:
         if cfg.SOLVER.AMP.ENABLED:
-            logger.warning("training in %s", describe_precision(cfg))
+            logger.warning("the model runs in %s", describe_precision(cfg))
         return
     for head in ("ROI_BOX_HEAD", "ROI_MASK_HEAD", "ROI_KEYPOINT_HEAD"):
         pooler, device = cfg.MODEL[head].POOLER_TYPE, torch.device(cfg.MODEL.DEVICE).type

@@ -88,7 +88,8 @@ def read_file(
         raise WeightFileError(
             f"{path}: loading it would run code: it asks for {error}, and weights need numbers and "
             "plain containers only. If you made this file yourself, or trust whoever did with your "
-            "account, set MODEL.TRANSFER.TRUST_PICKLE True; better, save it as .safetensors."
+            "account, set MODEL.TRANSFER.TRUST_PICKLE True (in Python trust_pickle=True); better, "
+            "save it as .safetensors."
         ) from None
     except TooMuchError as error:
         raise WeightFileError(
