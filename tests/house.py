@@ -24,7 +24,7 @@ PACKAGE = ROOT / NAME
 # figure -> what it may be at most today, and what the design wants with all that is planned
 LIMITS = {
     "modules": (148, 170),
-    "lines": (30_450, 25_000),
+    "lines": (30_550, 25_000),
     "statements": (14_700, 14_000),
     "files in the largest room": (16, 20),
     "modules loaded at the first step of a training": (67, 85),

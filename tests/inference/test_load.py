@@ -29,7 +29,7 @@ from transfer_maskrcnn.inference.load import (
 from transfer_maskrcnn.inference.outputs import JSON
 from transfer_maskrcnn.modeling.build import build_model
 from transfer_maskrcnn.surgery.load import UNTRAINED_KEY
-from transfer_maskrcnn.surgery.read import METADATA_KEY, write_weights
+from transfer_maskrcnn.surgery.read import METADATA_KEY
 
 Toy = Callable[..., CfgNode]
 SIZES = [(64, 64), (48, 96), (96, 48), (64, 64)]
@@ -295,6 +295,7 @@ SOURCES: list[tuple[str, type[TransferError], str]] = [
     (".", WeightFileError, "a folder that holds no trained model"),
     ("", ConfigError, "name a model: a run's folder or its file"),
     ("run/config.yaml", ConfigError, "takes the OUTPUT_DIR of a run, .* of it: run$"),
+    ("run/model_initial.safetensors", ConfigError, "before any training; load_model takes the"),
     ("mask_rcnn_R_50_FPN_3x", ConfigError, "is to start from, .* finetune"),
 ]
 
@@ -320,13 +321,3 @@ def test_devices_that_are_not_there(device: Any, toy: Toy, tmp_path: Path) -> No
     weights = write_model(toy(), tmp_path / "a.pth", metadata)
     with pytest.raises(ConfigError, match=r"no device '|sees no CUDA device"):
         load_model(weights, device=device)
-
-
-def test_what_was_never_trained_is_told(
-    toy: Toy, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    state = build_model(toy()).state_dict()
-    for name, told in (("model_final.safetensors", False), ("model_initial.safetensors", True)):
-        write_weights(tmp_path / name, state, {"thing_classes": ["x"]})
-        build_trained(toy(), str(tmp_path / name))
-        assert ("before any training: name its folder" in caplog.text) == told

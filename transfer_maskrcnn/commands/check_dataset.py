@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transfer_maskrcnn.cli import run_tool, tool_parser, typed
-from transfer_maskrcnn.errors import ConfigError
+from transfer_maskrcnn.errors import ConfigError, refuse
 from transfer_maskrcnn.files import write_json, write_text
 from transfer_maskrcnn.text import plural, printable, wrapped
 
@@ -203,12 +203,16 @@ def _check_outputs(args: argparse.Namespace) -> None:
         if path.is_dir() or not path.parent.is_dir():
             state = "is a folder" if path.is_dir() else f"there is no folder {path.parent}"
             raise ConfigError(f"{path}: {state}; expected the name of a file")
-    if args.write and args.write.exists():
-        raise ConfigError(f"--write {args.write}: exists already; nothing is overwritten")
-    if args.fix and args.fix.exists() and (not args.fix.is_dir() or any(args.fix.iterdir())):
-        raise ConfigError(
-            f"--fix {args.fix} is there already; name a new folder, nothing is overwritten"
-        )
+    refuse(
+        (
+            args.write and args.write.exists(),
+            f"--write {args.write}: exists already; nothing is overwritten",
+        ),
+        (
+            args.fix and args.fix.exists() and (not args.fix.is_dir() or any(args.fix.iterdir())),
+            f"--fix {args.fix} is there already; name a new folder, nothing is overwritten",
+        ),
+    )
 
 
 def mend(diagnosis: Diagnosis, output: Path) -> None:

@@ -96,9 +96,12 @@ def train_or_evaluate(
 
     cfg = load_config(args.config_file, args.opts)
     beside, name = os.path.split(args.config_file)
-    of_a_run = name == CONFIG_FILE and "OUTPUT_DIR" not in args.opts[::2] and trained_file(beside)
-    if of_a_run and (args.eval_only or args.resume):  # it may have been moved
-        cfg.OUTPUT_DIR = beside or "."
+    if (
+        (args.eval_only or args.resume)
+        and (name == CONFIG_FILE and trained_file(beside))
+        and "OUTPUT_DIR" not in args.opts[::2]
+    ):
+        cfg.OUTPUT_DIR = beside or "."  # of a run, which may have been moved
     logs = run.Logs(least)
     seed = resumed_seed(cfg) if args.resume else None
     spec = fit_config(cfg, eval_only=args.eval_only, seed=seed)

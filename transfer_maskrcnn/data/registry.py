@@ -30,7 +30,7 @@ from transfer_maskrcnn.data.formats.base import LoadedDataset, MaskFormat
 from transfer_maskrcnn.data.formats.files import check_classes, clip
 from transfer_maskrcnn.data.formats.yolo import YAML_SUFFIXES, is_yolo, read_yaml
 from transfer_maskrcnn.data.split import PARTS, Split
-from transfer_maskrcnn.errors import ConfigError, DatasetError, nearest
+from transfer_maskrcnn.errors import ConfigError, DatasetError, nearest, refuse
 from transfer_maskrcnn.files import parse_yaml
 from transfer_maskrcnn.text import listed
 
@@ -109,16 +109,19 @@ def _register(spec: DatasetSpec) -> None:
     name = spec.name
     if name in DatasetCatalog:
         before = spec_of(name)
-        if before is None:
-            raise DatasetError(
+        refuse(
+            (
+                before is None,
                 f"dataset name {name!r} is already registered by another package; "
-                "choose another name"
-            )
-        if before != spec:
-            raise DatasetError(
+                "choose another name",
+            ),
+            (
+                before != spec,
                 f"dataset {name!r} is already registered with other arguments:\n"
-                f"  before: {before}\n  now:    {spec}\nChoose another name."
-            )
+                f"  before: {before}\n  now:    {spec}\nChoose another name.",
+            ),
+            error=DatasetError,
+        )
         return
     DatasetCatalog.register(name, DatasetLoader(spec))
     is_plain = spec.format == "coco" and spec.part is None and not spec.merge
@@ -194,17 +197,23 @@ def _check_options(format: str, options: Mapping[str, Any]) -> None:
 
 def _check(spec: DatasetSpec) -> None:
     every, part = spec.hold_out_every, spec.part
-    if every is not None and spec.split is not None:
-        raise DatasetError("split and hold_out_every are two ways to divide; state one")
-    if (every is None and spec.split is None) != (part is None):
-        raise DatasetError(
+    refuse(
+        (
+            every is not None and spec.split is not None,
+            "split and hold_out_every are two ways to divide; state one",
+        ),
+        (
+            (every is None and spec.split is None) != (part is None),
             f"part goes with split or hold_out_every; got hold_out_every={every!r}, "
-            f"split={spec.split and spec.split._asdict()!r}, part={part!r}"
-        )
-    if every is not None and (not isinstance(every, int) or every < 2):
-        raise DatasetError(f"hold_out_every is {every!r}; expected a whole number of at least 2")
-    if part not in (None, "train", "val"):
-        raise DatasetError(f"part is {part!r}; expected train or val")
+            f"split={spec.split and spec.split._asdict()!r}, part={part!r}",
+        ),
+        (
+            every is not None and (not isinstance(every, int) or every < 2),
+            f"hold_out_every is {every!r}; expected a whole number of at least 2",
+        ),
+        (part not in (None, "train", "val"), f"part is {part!r}; expected train or val"),
+        error=DatasetError,
+    )
 
 
 class DatasetLoader:
@@ -416,10 +425,14 @@ def _check_entry(path: Path, name: Any, entry: Any) -> None:
         )
     where = f"{path}: dataset {name!r}"
     for key, value in entry.items():
-        if not isinstance(key, str) or key == "name":
-            raise DatasetError(f"{where}: {key!r} is no key of a dataset")
-        if key in _TEXTS and not isinstance(value, str):
-            raise DatasetError(f"{where}: {key} is {clip(repr(value))}; expected a text")
+        refuse(
+            (not isinstance(key, str) or key == "name", f"{where}: {key!r} is no key of a dataset"),
+            (
+                key in _TEXTS and not isinstance(value, str),
+                f"{where}: {key} is {clip(repr(value))}; expected a text",
+            ),
+            error=DatasetError,
+        )
     for key in _REQUIRED:
         if key not in entry:
             close = nearest(key, [k for k in entry if k not in _KEYS], found_in="the file")

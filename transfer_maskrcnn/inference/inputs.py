@@ -193,10 +193,9 @@ def _bgr_of(image: Any) -> Pixels:
         or not (grey or pixels.shape[2:] in ((3,), (4,)))
         or not pixels.size
     ):
-        kind = type(image).__name__
         raise DatasetError(
-            f"an image ({kind}) of {pixels.dtype} and shape {pixels.shape}; expected uint8, 0 to "
-            "255, and (height, width, 3) in RGB or (height, width) in grey: "
+            f"an image ({type(image).__name__}) of {pixels.dtype} and shape {pixels.shape}; "
+            "expected uint8, 0 to 255, and (height, width, 3) in RGB or (height, width) in grey: "
             "(255 * image).astype('uint8') where it is 0 to 1, image.transpose(1, 2, 0) where "
             "channels come first, image[:, :, 0] where there is one, list(images) of a batch"
         )

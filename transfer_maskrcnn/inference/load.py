@@ -90,14 +90,22 @@ def load_model(
             f"{address} is a config; {takes} of it: {Path(address).parent}",
         ),
         (
+            Path(address).name == INITIAL_FILE,
+            f"{address} is what a run began with, before any training; {takes} of what it trained",
+        ),
+        (
             address in KNOWN and not os.path.exists(address),
             f"{address} is to start from, and knows nothing of your classes; "
             f"finetune(data, weights={address!r}) trains it, and {takes} of it",
         ),
     )
     place = load_config("").MODEL.DEVICE if device is None else device
-    place = f"cuda:{place}" if isinstance(place, int) else place
-    opts = ["MODEL.DEVICE", str(place), "MODEL.TRANSFER.TRUST_PICKLE", trust_pickle]
+    opts = [
+        "MODEL.DEVICE",
+        f"cuda:{place}" if type(place) is int else str(place),
+        "MODEL.TRANSFER.TRUST_PICKLE",
+        trust_pickle,
+    ]
     cfg = config_of(address, opts)
     if os.path.isdir(address):
         address = find_weights(cfg, os.path.join(address, CONFIG_FILE))
@@ -183,12 +191,6 @@ def build_trained(
         WeightFileError: the file cannot be read.
     """
     check_device(cfg.MODEL.DEVICE)
-    if Path(weights).name == INITIAL_FILE:
-        logger.warning(
-            "%s is what a run began with, before any training: name its folder, or "
-            "model_final.safetensors",
-            weights,
-        )
     classes = _class_names(cfg, weights)
     thresholds = class_thresholds(classes, score, class_scores or {})
     cfg = RunSpec(tuple(classes)).resolve(cfg)

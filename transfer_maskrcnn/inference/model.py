@@ -13,12 +13,11 @@ from detectron2.data import transforms as T
 from detectron2.structures import Instances
 from torch import nn
 
-from transfer_maskrcnn.errors import ConfigError, nearest
+from transfer_maskrcnn.errors import ConfigError, nearest, refuse
 from transfer_maskrcnn.evaluation.coco import coco_results
 from transfer_maskrcnn.evaluation.inference import FastInference
 from transfer_maskrcnn.inference.inputs import is_one_image, pictures_of
 from transfer_maskrcnn.inference.results import Detection, Picture, Pixels, Result, Results
-from transfer_maskrcnn.text import few
 
 
 class Model:
@@ -66,10 +65,16 @@ class Model:
         Raises:
             ConfigError: channels of another kind, or a ``batch`` below 1.
         """
-        if not isinstance(batch, int) or batch < 1:
-            raise ConfigError(f"batch is {batch!r}; expected a whole number from 1 on")
-        if channels not in ("BGR", "RGB"):
-            raise ConfigError(f"INPUT.FORMAT is {channels!r}; expected BGR or RGB")
+        refuse(
+            (
+                not isinstance(batch, int) or batch < 1,
+                f"batch is {batch!r}; expected a whole number from 1 on",
+            ),
+            (
+                channels not in ("BGR", "RGB"),
+                f"INPUT.FORMAT is {channels!r}; expected BGR or RGB",
+            ),
+        )
         self.thresholds = list(thresholds) or [0.0] * len(names)
         self.names = list(names)
         self._channels, self._batch = channels, batch
@@ -77,9 +82,6 @@ class Model:
         self._divisor = max(1, getattr(getattr(model, "backbone", None), "size_divisibility", 0))
         self._inference = FastInference(model.eval(), precision)
         self._lock = threading.Lock()
-
-    def __repr__(self) -> str:
-        return f"<Model of {few(self.names, 8)}>"
 
     def __call__(self, images: Any) -> Any:
         """What is in an image, or in several.

@@ -206,8 +206,8 @@ class Result:
         document = labelme_document(record, self._model_names, masks)
         if self.path is None or self.frame is not None:
             png = cv2.imencode(".png", self._shown())[1].tobytes()
-            document["imagePath"] = f"{self.name}.png"
-            document["imageData"] = base64.b64encode(png).decode()
+            own = {"imagePath": f"{self.name}.png", "imageData": base64.b64encode(png).decode()}
+            return {**document, **own}
         return document
 
     def to_supervision(self) -> Any:
@@ -254,8 +254,8 @@ class Results(list[Result]):
     """The results of several images, in their order: a list."""
 
     def __getitem__(self, index: Any) -> Any:
-        found = super().__getitem__(index)
-        return Results(found) if isinstance(index, slice) else found
+        one_or_more: Any = super().__getitem__(index)
+        return Results(one_or_more) if isinstance(index, slice) else one_or_more
 
     def to_coco(self) -> list[dict[str, Any]]:
         """All as COCO results: image n is ``results[n - 1]``, category k ``model.names[k - 1]``."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from fnmatch import fnmatchcase
 from typing import Any
 
-from transfer_maskrcnn.errors import DatasetError
+from transfer_maskrcnn.errors import DatasetError, refuse
 from transfer_maskrcnn.text import listed
 
 from .base import (
@@ -253,15 +253,18 @@ def check_merge(merge: Any, classes: Sequence[str] | None) -> dict[str, tuple[st
     for name, labels in merge.items():
         for label in labels:
             other = class_of.setdefault(label, name)
-            if other != name or (label in merge and label != name):
-                raise DatasetError(
+            refuse(
+                (
+                    other != name or (label in merge and label != name),
                     f"merge: the label {label!r} cannot go to {name!r} and also be, or go to, "
-                    f"{other if other != name else label!r}; give each label one class"
-                )
-            if label in (classes or ()) and label != name:
-                raise DatasetError(
-                    f"classes names {label!r}, which merge makes part of {name!r}; leave it out"
-                )
+                    f"{other if other != name else label!r}; give each label one class",
+                ),
+                (
+                    label in (classes or ()) and label != name,
+                    f"classes names {label!r}, which merge makes part of {name!r}; leave it out",
+                ),
+                error=DatasetError,
+            )
         if classes is not None and name not in classes:
             raise DatasetError(f"merge makes the class {name!r}, which classes lacks; add it")
     return {name: tuple(labels) for name, labels in merge.items()}

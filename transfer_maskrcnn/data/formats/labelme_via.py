@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from transfer_maskrcnn.errors import DatasetError
+from transfer_maskrcnn.errors import DatasetError, refuse
 
 from .assemble import Merge, assemble, class_by_label
 from .base import LoadedDataset, LoadReport, Patch, Place, RawImage, RawInstance, Reason
@@ -355,18 +355,23 @@ def choose_attribute(
         return max(Counter(fitting), key=fitting.count, default=None)
     found = Counter(name for own in attributes for name in own)
     listed = ", ".join(f"{name!r} (in {count} regions)" for name, count in found.most_common())
-    if chosen is not None and found and chosen not in found:
-        raise DatasetError(f"{source}: no region has the attribute {chosen!r}; there are: {listed}")
-    if chosen is None and len(found) > 1:
-        raise DatasetError(
+    refuse(
+        (
+            chosen is not None and found and chosen not in found,
+            f"{source}: no region has the attribute {chosen!r}; there are: {listed}",
+        ),
+        (
+            chosen is None and len(found) > 1,
             f"{source}: the regions have several attributes: {listed}. Name the one that holds the "
-            "class as attribute, or pass one name as classes if all are of one class"
-        )
-    if chosen is None and attributes and not found:
-        raise DatasetError(
+            "class as attribute, or pass one name as classes if all are of one class",
+        ),
+        (
+            chosen is None and attributes and not found,
             f"{source}: the regions have no attribute to tell their class; "
-            "pass one name as classes, which all of them will have"
-        )
+            "pass one name as classes, which all of them will have",
+        ),
+        error=DatasetError,
+    )
     return next(iter(found), "") if chosen is None else chosen
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transfer_maskrcnn.errors import DatasetError
+from transfer_maskrcnn.errors import DatasetError, refuse
 from transfer_maskrcnn.files import parse_yaml
 
 from .assemble import Merge, assemble
@@ -239,16 +239,19 @@ def _read_labels(
             sharing[path].append(image)
         elif not with_unlabelled and os.path.isfile(image.file_name):
             image.problem = Reason.IMAGE_WITHOUT_LABELS
-    if unknown:
-        raise DatasetError(
+    refuse(
+        (
+            unknown,
             f"{source}: class numbers that names lacks: {list_counts(unknown)}; "
-            f"names has {list(names)[:100]}. Add them to names, or correct the label files"
-        )
-    if images and not sharing:
-        raise DatasetError(
+            f"names has {list(names)[:100]}. Add them to names, or correct the label files",
+        ),
+        (
+            images and not sharing,
             f"{source}: none of the {len(images)} images has a label file; expected, for the "
-            f"first, {label_path(images[0].file_name)}"
-        )
+            f"first, {label_path(images[0].file_name) if images else ''}",
+        ),
+        error=DatasetError,
+    )
     for path, those in sharing.items():
         for image in those if len(those) > 1 else ():
             note = f"{path.name} is of {len(those)} images"
