@@ -97,9 +97,9 @@ OUTSIDE = [
 @pytest.mark.parametrize(("error", "key"), OUTSIDE)
 def test_what_the_machine_does_is_told_in_a_line(error: Exception, key: str) -> None:
     with pytest.raises(SystemExit) as stopped:
-        run_tool(_raise(error))
+        run_tool(_raise(error), "go on")
     said = str(stopped.value.code)
-    assert said.startswith("error: ") and key in said and "\n" not in said
+    assert said.startswith("error: ") and "; go on (" in said and key in said and "\n" not in said
 
 
 def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
@@ -115,6 +115,15 @@ def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as stopped:
         run_tool(main)
     assert "a.txt" in str(stopped.value.code)
+
+
+def test_a_worker_that_was_terminated_with_all_is_no_error(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    error = RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated. ")
+    with pytest.raises(SystemExit) as stopped:
+        run_tool(_raise(error))
+    assert (stopped.value.code, capsys.readouterr().err) == (143, "terminated\n")
 
 
 def test_the_programs_own_faults_keep_their_trace() -> None:

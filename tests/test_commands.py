@@ -52,9 +52,17 @@ def test_every_tool_is_a_command() -> None:
         assert f"    {command.function}()\n" in text  # the same code
 
 
+def test_an_unknown_option_has_a_near_one(run: Run) -> None:
+    assert "did you mean '--time'" in run("finetune", "photos", "--tiem", "3m", status=2)
+    parser = tool_parser("Of a value that begins as an option does.")
+    parser.add_argument("--time")
+    assert parser.parse_args(["--time", "-5m"]).time == "-5m"
+
+
 def test_help_lists_all_commands(run: Run) -> None:
     shown = run("--help")
     assert shown == run() == run("help")
+    assert run("help", "weights") == run("weights", "--help")
     assert all(f"\n  {name} " in shown for name in COMMANDS)
     assert max(map(len, shown.splitlines())) <= 80
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from transfer_maskrcnn.cli import quiet_third_parties, run_tool, tool_parser, typed
 from transfer_maskrcnn.commands.make_config import Fit, declared, merged
-from transfer_maskrcnn.errors import ConfigError, DatasetError, nearest
+from transfer_maskrcnn.errors import ConfigError, DatasetError, nearest, refuse
 from transfer_maskrcnn.files import read_json, write_json
 from transfer_maskrcnn.text import plural, spoken, wrapped
 
@@ -307,36 +307,31 @@ def _fitted_to_time(fit: Fit, began: float, seconds: int) -> tuple[Sequence[Any]
     from transfer_maskrcnn.engine.pace import measure_pace
     from transfer_maskrcnn.engine.run import keep_freed_memory
 
-    lines, deadline = fit.lines(), 0.0
+    lines = fit.lines()
     cfg = merged(fit.base, lines)
     if cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()
     print("measuring how fast this machine trains ...", flush=True)
     longest = _PROBE * (began + seconds - clock.monotonic()) if seconds else _PROBE_SECONDS
     pace, wanted, evaluations = measure_pace(cfg, longest), cfg.SOLVER.MAX_ITER, EVALUATIONS
-    iterations, spent = wanted, clock.monotonic() - began
+    iterations, deadline, spent = wanted, 0.0, clock.monotonic() - began
+    enough = _rounded(spent + pace.seconds(wanted, EVALUATIONS))
+    suits = f"{wanted} would suit the images: --time {enough}"
     if seconds:
-        left = seconds - spent
-        iterations, evaluations = pace.fitting(left, _LONGEST * wanted)
+        iterations, evaluations = pace.fitting(seconds - spent, _LONGEST * wanted)
         least = spent + pace.seconds(1, 1)
-        if least > seconds:
-            raise ConfigError(
-                f"--time {spoken(seconds)} cannot be kept: a single iteration, with all that is "
-                f"before and behind it, takes about {spoken(least)} here, and "
-                f"{plural(wanted, 'iteration')}, which suit the images, "
-                f"--time {_rounded(spent + pace.seconds(wanted, EVALUATIONS))}"
-            )
+        why = f"a single iteration, with all around it, takes about {spoken(least)} here"
+        refuse((least > seconds, f"--time: {spoken(seconds)} cannot be kept: {why}; {suits}"))
         lines = fit.lines(iterations, evaluations)
-        deadline = began + seconds - pace.ending(left)
+        deadline = began + seconds - pace.ending(seconds - spent)
     where = "CPU" if cfg.MODEL.DEVICE == "cpu" else "GPU"
     takes = spoken(pace.seconds(iterations, evaluations))
     step = f"{pace.step:.2g} s" if pace.step >= 0.1 else f"{pace.step * 1000:.0f} ms"
     made = f"about {takes} on this {where}: {plural(iterations, 'iteration')} of {step}"
     print(wrapped(made, "  "), flush=True)
     if iterations < wanted / 2:
-        enough = f"--time {_rounded(spent + pace.seconds(wanted, EVALUATIONS))}"
         less = "WARNING: so few teach next to nothing" if iterations < _FEW else "expect less of it"
-        print(wrapped(f"{less}; {wanted} would suit the images: {enough}", "  "), flush=True)
+        print(wrapped(f"{less}; {suits}", "  "), flush=True)
     return lines, deadline
 
 
