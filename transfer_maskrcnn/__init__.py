@@ -116,7 +116,9 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        module = importlib.import_module(f"{__name__}.{_MODULES.get(name, 'errors')}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch, on what detectron2 does
+            module = importlib.import_module(f"{__name__}.{_MODULES.get(name, 'errors')}")
     except ImportError as error:
         raise _without_detectron2(error) from error
     return getattr(module, name)

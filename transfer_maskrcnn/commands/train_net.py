@@ -95,13 +95,15 @@ def train_or_evaluate(
     from transfer_maskrcnn.surgery.load import trained_file
 
     cfg = load_config(args.config_file, args.opts)
-    beside, name = os.path.split(args.config_file)
     if (
         (args.eval_only or args.resume)
-        and (name == CONFIG_FILE and trained_file(beside))
+        and os.path.basename(args.config_file) == CONFIG_FILE
+        and trained_file(os.path.dirname(args.config_file))
         and "OUTPUT_DIR" not in args.opts[::2]
     ):
-        cfg.OUTPUT_DIR = beside or "."  # of a run, which may have been moved
+        cfg.OUTPUT_DIR = (
+            os.path.dirname(args.config_file) or "."
+        )  # of a run, which may have been moved
     logs = run.Logs(least)
     seed = resumed_seed(cfg) if args.resume else None
     spec = fit_config(cfg, eval_only=args.eval_only, seed=seed)

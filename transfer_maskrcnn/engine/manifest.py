@@ -109,8 +109,9 @@ def name_moved(folder: Path) -> None:
     with suppress(OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
         content = yaml.safe_load(file.read_text("utf-8"))
         model = content["MODEL"]
-        moved = str(folder.absolute() / Path(model["WEIGHTS"]).name)
-        model["TRANSFER"]["TRAINED_FROM"][0] = model["WEIGHTS"] = moved
+        model["TRANSFER"]["TRAINED_FROM"][0] = model["WEIGHTS"] = str(
+            folder.absolute() / Path(model["WEIGHTS"]).name
+        )
         write_text(file, yaml.safe_dump(content))
 
 
