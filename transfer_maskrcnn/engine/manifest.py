@@ -124,7 +124,7 @@ def check_device(device: str) -> None:
     cuda, count = re.fullmatch(r"cuda(?::(\d+))?", device), torch.cuda.device_count()
     refuse(
         (
-            not cuda and device != "cpu",
+            not (cuda or device == "cpu" or (device == "mps" and torch.mps.is_available())),
             f"there is no device {device!r}; expected cpu, cuda, or cuda:1",
         ),
         (
