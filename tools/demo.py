@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """The one command on generated pictures, then what weights are worth there.
 
-First a folder of pictures becomes a model, as your own photos would; then the same
-model is trained from weights and from nothing, with the same images and budget.
+First a folder of pictures becomes a model, as your own photos would; then the
+same model is trained from weights and from nothing, with the same images and
+budget.
 
 Example:
     .venv/bin/python tools/demo.py
