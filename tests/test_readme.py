@@ -36,7 +36,7 @@ ADDED: dict[str, str | None] = {
     "python datasets/prepare_shapes.py": "",
     **dict.fromkeys((f"transfer-maskrcnn {name}" for name in COMMANDS), ""),
     "transfer-maskrcnn predict": "--score 0.0 INPUT.MIN_SIZE_TEST 64",
-    "transfer-maskrcnn finetune": "--weights shapes/shapes_source.pth --time 1s",
+    "transfer-maskrcnn finetune": "--weights shapes/shapes_source.pth --time 20s",
     # configs that extend a model, whose weights come with the project, and others
     "transfer-maskrcnn train --config-file configs/shapes/": SHORT,
     "transfer-maskrcnn train": f"{FROM_NOTHING} {SHORT} MODEL.BACKBONE.FREEZE_AT 0",

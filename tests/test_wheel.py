@@ -114,9 +114,9 @@ def test_one_command_to_an_own_model(
     data = write(home / name).relative_to(home)
     weights = "--weights shapes/shapes_source.pth"
     shown = type_in(f"transfer-maskrcnn finetune {data} {weights} --time 20s")
-    predict, explain, compare = shown[shown.rindex("next:") :].strip().splitlines()[1:4]
+    predict, explain, compare = shown[shown.rindex("next, your own") :].strip().splitlines()[1:4]
     assert (home / f"output/{name}/report.html").is_file()
-    type_in(predict.replace("IMAGES", f"'{name}/**/*.png'").replace("found", f"found_{name}"))
+    type_in(predict.replace("--output found", f"--output found_{name}"))
     assert (home / f"found_{name}/predictions.json").is_file()
     type_in(explain)
     assert f"--config-file output/{name}/config.yaml" in compare

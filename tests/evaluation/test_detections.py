@@ -7,6 +7,7 @@ import copy
 import io
 import sys
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -18,6 +19,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from transfer_maskrcnn.errors import DatasetError
+from transfer_maskrcnn.evaluation import coco
 from transfer_maskrcnn.evaluation.coco import evaluate_detections
 
 HEIGHT, WIDTH = 120, 160
@@ -129,9 +131,9 @@ def assert_same(
     limits: list[int] = DEFAULT_LIMITS,
     image_ids: list[Any] | None = None,
 ) -> np.ndarray:
-    """The 12 figures, all curves, and the lines that are printed; returns the precisions."""
+    """The 12 figures, all curves, and the lines that are logged; returns the precisions."""
     before = copy.deepcopy((truth.dataset, found))
-    with contextlib.redirect_stdout(io.StringIO()) as table:
+    with mock.patch.object(coco.logger, "info") as told:
         ours = evaluate_detections(truth.dataset, found, iou_type, limits, image_ids)
     assert (truth.dataset, found) == before
     with contextlib.redirect_stdout(io.StringIO()) as stock_table:
@@ -141,7 +143,7 @@ def assert_same(
             max_dets_per_image=limits,
             img_ids=image_ids,
         )
-    assert table.getvalue().splitlines() == stock_table.getvalue().splitlines()[-12:]
+    assert told.call_args.args[-1].splitlines() == stock_table.getvalue().splitlines()[-12:]
     for curves in ("precision", "recall", "scores"):
         np.testing.assert_array_equal(ours.eval[curves], stock.eval[curves])
     np.testing.assert_array_equal(ours.stats, stock.stats)

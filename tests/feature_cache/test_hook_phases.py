@@ -55,6 +55,18 @@ def test_each_phase_is_cached_as_far_as_it_freezes(mode: str, toy: Toy, train: T
     assert watch.seen == (EXPECTED if mode != "off" else [NONE] * ITERATIONS)
 
 
+class Keep(HookBase):
+    """Copies each checkpoint aside, of which a run has only the last."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def after_step(self) -> None:
+        self.folder.mkdir(exist_ok=True)
+        for path in Path(self.trainer.cfg.OUTPUT_DIR).glob("model_[0-9]*.pth"):
+            shutil.copy(path, self.folder)
+
+
 RESUMED = [
     # mode, iterations done -> what is seen in those that follow
     # within a phase with a cache, within one without, between two, after all of them
@@ -67,15 +79,18 @@ RESUMED = [
 @pytest.mark.parametrize(("mode", "interruptions"), RESUMED)
 @pytest.mark.slow
 def test_a_resumed_run_is_the_same(
-    mode: str, interruptions: dict[int, Any], toy: Toy, train: Train
+    mode: str, interruptions: dict[int, Any], toy: Toy, train: Train, tmp_path: Path
 ) -> None:
+    kept = Keep(tmp_path / "kept")
     plain = train(toy(*OPTS, CACHE, "off"))
     cfg = toy(*OPTS, CACHE, mode)
-    assert train(cfg).difference(plain) < 1e-5
+    assert train(cfg, kept).difference(plain) < 1e-5
     for done, expected in interruptions.items():
         folder = Path(cfg.OUTPUT_DIR).with_name(f"resumed{done}")
         shutil.copytree(cfg.OUTPUT_DIR, folder)
-        (folder / "last_checkpoint").write_text(f"model_{done - 1:07d}.pth")
+        name = f"model_{done - 1:07d}.pth"
+        shutil.copy(kept.folder / name, folder)
+        (folder / "last_checkpoint").write_text(name)
         later = cfg.clone()
         later.OUTPUT_DIR = str(folder)
         watch = Watch()
