@@ -30,6 +30,7 @@ SHORT = (
     "INPUT.MIN_SIZE_TRAIN '(64,)' INPUT.MIN_SIZE_TEST 64"
 )
 FROM_NOTHING = "MODEL.WEIGHTS '' MODEL.TRANSFER.KEEP random_init MODEL.RESNETS.NORM BN"
+THAWED = "MODEL.TRANSFER.FREEZE ''"  # where a config is fitted to a machine without a GPU
 # What is added to a command; None: it is run elsewhere.
 ADDED: dict[str, str | None] = {
     "make ": None,  # continuous integration runs them
@@ -39,7 +40,7 @@ ADDED: dict[str, str | None] = {
     "transfer-maskrcnn finetune": "--weights shapes/shapes_source.pth --time 20s",
     # configs that extend a model, whose weights come with the project, and others
     "transfer-maskrcnn train --config-file configs/shapes/": SHORT,
-    "transfer-maskrcnn train": f"{FROM_NOTHING} {SHORT} MODEL.BACKBONE.FREEZE_AT 0",
+    "transfer-maskrcnn train": f"{FROM_NOTHING} {SHORT} MODEL.BACKBONE.FREEZE_AT 0 {THAWED}",
     "transfer-maskrcnn compare": f"--seeds 1 --variants all_but_predictors,class_rows {SHORT}",
 }
 
