@@ -36,8 +36,8 @@ def test_the_first_cell_installs_what_is_missing_and_nothing_else(
 
 
 def test_cells_are_plain_python() -> None:
-    for cell in CODE:
-        ast.parse(cell)
+    parsed = [ast.parse(cell) for cell in CODE]  # "!pip" and "%matplotlib" are no Python
+    assert len(parsed) > 3 and all(cell.body for cell in parsed)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -265,6 +266,11 @@ def config_file(name: str, said: str = "--config-file") -> str:
         hint = nearest(name.removeprefix("configs/"), sorted(known))
         raise ConfigError(f"{said} {name}: there is no such file{hint}")
     return path
+
+
+def run_folder(config_file: str) -> Path | None:
+    """The folder of the run whose own config this is, also after it was moved; else None."""
+    return Path(config_file).parent if os.path.basename(config_file) == CONFIG_FILE else None
 
 
 def load_config(name: str, opts: Sequence[str] = ()) -> CfgNode:

@@ -62,7 +62,7 @@ def address_of(weights: str) -> str:
         return KNOWN[weights].address
     if "://" in weights or weights.endswith(".yaml"):  # of the model zoo
         return weights
-    path = os.path.abspath(os.path.expanduser(shipped(weights)))
+    path = os.path.abspath(shipped(weights))
     if not os.path.exists(path):
         raise WeightFileError(
             f"--weights {weights}: there is no such file{nearest(weights, KNOWN)}; known by name "
@@ -83,9 +83,10 @@ def start_of(weights: str | None) -> Start:
     name = weights or DEFAULT
     if name in KNOWN:
         return Start(KNOWN[name].address, KNOWN[name].base, KNOWN[name].box_ap is not None)
-    source = load_weights(address_of(name))
+    address = address_of(name)
+    source = load_weights(address)
     detector = any(part_of(tensor) == "RPN" for tensor in source.tensors)
-    return Start(address_of(name), _base_of(source), detector, source.expects)
+    return Start(address, _base_of(source), detector, source.expects)
 
 
 def _base_of(source: SourceWeights) -> str:
@@ -123,7 +124,7 @@ def start_lines(start: Start, cfg: CfgNode) -> list[Line]:
 def _cpu_lines(start: Start, cfg: CfgNode) -> list[Line]:
     """A model that two cores can train: heads on features that are computed once an image."""
     frozen, batch = "backbone_fpn_rpn" if start.is_detector else "backbone", 2
-    solver = cfg.SOLVER
+    rate = cfg.SOLVER.BASE_LR * batch / cfg.SOLVER.IMS_PER_BATCH
     small = "There is no GPU here: smaller images"
     return [
         Line(
@@ -138,6 +139,6 @@ def _cpu_lines(start: Start, cfg: CfgNode) -> list[Line]:
         Line("INPUT.MIN_SIZE_TEST", _CPU_SIDE, f"{small}."),
         Line("INPUT.MAX_SIZE_TEST", _CPU_LONG, f"{small}."),
         Line("SOLVER.IMS_PER_BATCH", batch, "For a CPU."),
-        Line("SOLVER.BASE_LR", solver.BASE_LR * batch / solver.IMS_PER_BATCH, "For that batch."),
+        Line("SOLVER.BASE_LR", rate, "For that batch."),
         Line("SOLVER.AMP.ENABLED", cpu_has_bf16(), "bf16, if this CPU has it."),
     ]

@@ -173,8 +173,8 @@ def _train(config: Path, resume: bool, deadline: float) -> None:
     from transfer_maskrcnn.engine.hooks.record import EvaluationLines
     from transfer_maskrcnn.engine.pace import Deadline
 
-    arguments = ["--config-file", str(config), *(["--resume"] if resume else [])]
-    args = parse_arguments(train_parser(), arguments)
+    args = parse_arguments(train_parser(), ["--config-file", str(config)])
+    args.resume = resume
     hooks = [EvaluationLines(), *([Deadline(deadline)] if deadline else [])]
     train_or_evaluate(args, hooks, logging.WARNING)
 

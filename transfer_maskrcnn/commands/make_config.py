@@ -281,5 +281,4 @@ def _heading(
         base = path.relative_to(CONFIGS).as_posix()
     elif path.is_relative_to(here) and folder.is_relative_to(here):  # they move together
         base = os.path.relpath(path, folder)
-    reference = scalar(base)
-    return "\n".join([f"# {command}", "#", *about, f"_BASE_: {reference}", ""])
+    return "\n".join([f"# {command}", "#", *about, f"_BASE_: {scalar(base)}", ""])

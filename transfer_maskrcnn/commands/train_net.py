@@ -88,22 +88,16 @@ def train_or_evaluate(
     """
     from detectron2.utils import comm
 
-    from transfer_maskrcnn.config import CONFIG_FILE, load_config
+    from transfer_maskrcnn.config import load_config, run_folder
     from transfer_maskrcnn.engine import run
     from transfer_maskrcnn.engine.manifest import check_same_run, resumed_seed
     from transfer_maskrcnn.engine.setup import fit_config
     from transfer_maskrcnn.surgery.load import trained_file
 
     cfg = load_config(args.config_file, args.opts)
-    if (
-        (args.eval_only or args.resume)
-        and os.path.basename(args.config_file) == CONFIG_FILE
-        and trained_file(os.path.dirname(args.config_file))
-        and "OUTPUT_DIR" not in args.opts[::2]
-    ):
-        cfg.OUTPUT_DIR = (
-            os.path.dirname(args.config_file) or "."
-        )  # of a run, which may have been moved
+    own = run_folder(args.config_file) if args.eval_only or args.resume else None
+    if own and trained_file(own) and "OUTPUT_DIR" not in args.opts[::2]:
+        cfg.OUTPUT_DIR = str(own)
     logs = run.Logs(least)
     seed = resumed_seed(cfg) if args.resume else None
     spec = fit_config(cfg, eval_only=args.eval_only, seed=seed)

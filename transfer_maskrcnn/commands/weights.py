@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 from transfer_maskrcnn.cli import run_tool, tool_parser
 
@@ -19,7 +18,7 @@ Exit status: 0; 1 for an error; 130 after Ctrl-C.
 
 def weights_tool() -> None:
     """Parse the command line; list, or fetch."""
-    run_tool(partial(weights), "the same command goes on with the download")
+    run_tool(weights, "the same command goes on with the download")
 
 
 def weights(argv: Sequence[str] | None = None) -> None:

@@ -26,7 +26,7 @@ from transfer_maskrcnn.cli import command_line
 from transfer_maskrcnn.config import CONFIG_FILE, RunSpec, editable, flat_config, load_config
 from transfer_maskrcnn.data.registry import dataset_digest
 from transfer_maskrcnn.errors import ConfigError, TransferError, refuse
-from transfer_maskrcnn.files import read_json, write_json, write_text
+from transfer_maskrcnn.files import parse_yaml, read_json, write_json, write_text
 from transfer_maskrcnn.modeling.precision import describe_precision
 from transfer_maskrcnn.surgery.load import last_checkpoint, load_weights
 
@@ -106,8 +106,8 @@ def name_moved(folder: Path) -> None:
     """The same for a run that was moved to ``folder``; one that trained nothing, or whose config
     cannot be read, stays as it is."""
     file = folder / CONFIG_FILE
-    with suppress(OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
-        content = yaml.safe_load(file.read_text("utf-8"))
+    with suppress(OSError, TransferError, ValueError, LookupError, TypeError):
+        content = parse_yaml(file.read_text("utf-8"), str(file))
         model = content["MODEL"]
         model["TRANSFER"]["TRAINED_FROM"][0] = model["WEIGHTS"] = str(
             folder.absolute() / Path(model["WEIGHTS"]).name

@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from transfer_maskrcnn.cli import progress, quiet_third_parties
-from transfer_maskrcnn.config import CONFIG_FILE, FOLLOW_DATASET, RunSpec, load_config
+from transfer_maskrcnn.config import CONFIG_FILE, FOLLOW_DATASET, RunSpec, load_config, run_folder
 from transfer_maskrcnn.data.cache import digest_of
 from transfer_maskrcnn.data.registry import catalog_files, register_catalogs
 from transfer_maskrcnn.engine.checkpoint import load_trained_model
@@ -150,8 +150,7 @@ def find_weights(cfg: CfgNode, config_file: str = "") -> str:
     Raises:
         ConfigError: there is neither.
     """
-    file = Path(config_file)
-    folders = [*([file.parent] if file.name == CONFIG_FILE else []), cfg.OUTPUT_DIR]
+    folders = filter(None, (run_folder(config_file), cfg.OUTPUT_DIR))
     found = next(filter(None, map(trained_file, folders)), None)
     if found is None and not cfg.MODEL.WEIGHTS:
         raise ConfigError(

@@ -25,10 +25,7 @@ _BLOCK, _TIMEOUT = 1 << 20, 60  # bytes, seconds
 
 def url_of(address: str) -> str:
     """The https:// address of a detectron2:// one; any other as it is."""
-    prefix = Detectron2Handler.PREFIX
-    if not address.startswith(prefix):
-        return address
-    return str(Detectron2Handler.S3_DETECTRON2_PREFIX + address.removeprefix(prefix))
+    return re.sub(f"^{Detectron2Handler.PREFIX}", Detectron2Handler.S3_DETECTRON2_PREFIX, address)
 
 
 def cached_file(address: str) -> Path:

@@ -221,11 +221,8 @@ class EvaluationLines(HookBase):
         self.trainer.curve.listeners.append(self._evaluated)
 
     def _evaluated(self, row: Row) -> None:
-        metric, done, last = (
-            self.trainer.cfg.TEST.BEST_METRIC,
-            row["iteration"],
-            self.trainer.max_iter,
-        )
+        metric, last = self.trainer.cfg.TEST.BEST_METRIC, self.trainer.max_iter
+        done = row["iteration"]
         if metric and done > self.trainer.start_iter and row.get(metric) is not None:
             tqdm.write(f"  {done} of {last} iterations: {metric} {row[metric]:.1f}", sys.stdout)
             sys.stdout.flush()
